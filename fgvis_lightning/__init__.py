@@ -1,0 +1,32 @@
+"""See, pixel by pixel and color by color, what evidence a CNN's decision rests on.
+
+FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the modules in its order::
+
+    network    a frozen classifier with its preprocessing and class names
+    defense    DefendedCNN: the classifier with gates behind its nonlinearities
+    games      the four objectives
+    store      explanations in memory and on disk
+    data       files → items (image, target class) → batches
+    search     lam: auto
+    explainer  FGVis, a LightningModule whose only parameter is the mask; explain()
+    figures    tensors → figures
+    callbacks  files, TensorBoard, progress
+    cli        the command line
+"""
+
+from fgvis_lightning.defense import DefendedCNN
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.explainer import FGVis, explain
+from fgvis_lightning.store import Explanation, load_explanation, load_explanations
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "DefendedCNN",
+    "Explanation",
+    "FGVis",
+    "InputError",
+    "explain",
+    "load_explanation",
+    "load_explanations",
+]

@@ -1,0 +1,110 @@
+"""The command line: Lightning's own for ``fit``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import TensorBoardLogger
+from torchvision.models import WeightsEnum
+
+from fgvis_lightning.callbacks import ExplanationWriter, SweepProgressBar, TensorBoardImages
+from fgvis_lightning.data import ImageData
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.explainer import FGVis
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the results folder, after `ExplanationWriter` has accepted the folder."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        pass
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.parser.save(self.config, Path(self.config.output) / "config.yaml", skip_none=False, overwrite=True)
+
+
+class FGVisCLI(LightningCLI):
+    """LightningCLI with ``--output`` and the callbacks that fill that folder."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": LightningCLI.subcommands()["fit"]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--output", type=str, default="results", help="Results folder.")
+        parser.add_lightning_class_args(ExplanationWriter, "writer")
+        parser.add_lightning_class_args(TensorBoardImages, "tensorboard")
+        parser.add_lightning_class_args(SweepProgressBar, "progress")
+        parser.set_defaults({"progress.refresh_rate": 5})
+        parser.link_arguments("output", "writer.folder")
+        parser.link_arguments("output", "data.done")
+        parser.link_arguments("output", "trainer.default_root_dir")
+
+    def before_instantiate_classes(self) -> None:
+        """Let the network's weights entry, which the network itself does not know, tell its preprocessing."""
+        model = self.config.fit.model
+        entry = getattr(getattr(model.network, "init_args", None), "weights", None)
+        if isinstance(entry, WeightsEnum) and model.weights is None:
+            model.weights = str(entry)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        config = self.config.fit
+        if config.trainer.logger is None:
+            kwargs["logger"] = TensorBoardLogger(config.output, name="tensorboard", version="", default_hp_metric=False)
+        trainer: pl.Trainer = super().instantiate_trainer(**kwargs)
+        return trainer
+
+    def before_fit(self) -> None:
+        print(f"network: {self.model.classifier.name}; {self.model.classifier.preprocessing}")
+
+    def after_fit(self) -> None:
+        """Say what was done, where to look, and what went wrong."""
+        output, data = Path(self.config.fit.output), self.datamodule
+        failures = data.sweep.failures
+        written = data.total - data.skipped - len(failures)
+        already = f", {data.skipped} were already there" if data.skipped else ""
+        if written:
+            print(f"\n{self.model.coverage}")
+        print(f"{written} of {data.total} items explained{already}.")
+        print(f"Look at {output / 'panels'} and {output / 'summary.csv'};")
+        if isinstance(self.trainer.logger, TensorBoardLogger):
+            print(f"at masks and curves with: tensorboard --logdir {self.trainer.logger.log_dir}")
+        if failures:
+            reasons = "\n  ".join(failure.reason for failure in failures)
+            raise InputError(f"{len(failures)} of {data.total} items could not be read:\n  {reasons}")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Raises:
+        SystemExit: with status 2 and one line on standard error after a user's mistake.
+    """
+    warnings.filterwarnings("ignore", r"Found .* module\(s\) in eval mode")  # the network is to be in eval mode
+    warnings.filterwarnings("ignore", r"The 'train_dataloader' does not have many workers")
+    try:
+        FGVisCLI(
+            FGVis,
+            ImageData,
+            save_config_callback=SaveConfig,
+            seed_everything_default=False,
+            auto_configure_optimizers=False,
+            trainer_defaults={
+                "max_epochs": -1,
+                "devices": 1,
+                "enable_checkpointing": False,
+                "log_every_n_steps": 10,
+                "use_distributed_sampler": False,
+            },
+            args=list(args) if args is not None else None,
+        )
+    except InputError as error:
+        print(f"fgvis: {error}", file=sys.stderr)
+        sys.exit(2)

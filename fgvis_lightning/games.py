@@ -1,0 +1,130 @@
+"""The four games of FGVis: what is minimized over the mask (Wagner et al., CVPR 2019, section 3.1, eq. 1 to 6).
+
+An explanation is ``e = r + m (x - r)`` for a mask ``m`` in [0,1], one value for each pixel and color
+channel, and a reference image ``r``. Preservation and generation look for the smallest mask that
+keeps the class; deletion and repression for the smallest removal that loses it. Within a pair the
+objective is the same and the start differs: the whole image, or the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torchvision.transforms.v2.functional as tvf
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Game:
+    """One game.
+
+    Attributes:
+        name: as in the paper.
+        start: value of the mask at the beginning, 1 (the image) or 0 (the reference).
+        keeps: whether the class is to stay (true) or to go (false).
+    """
+
+    name: str
+    start: float
+    keeps: bool
+
+    def loss(self, score: Tensor, mask: Tensor, lam: float | Tensor) -> Tensor:
+        """The objective of each image, to be minimized: λ‖m‖₁ - score, or its negative.
+
+        Args:
+            score: CNN_c(e), the target class's probability or log-probability (B,).
+            mask: (B,3,H,W) in [0,1].
+            lam: λ ≥ 0, one for all or (B,).
+
+        Returns:
+            (B,); ‖·‖₁ is the sum over all 3HW entries. Sum over the batch, never average, so that
+            the batch size does not change an explanation.
+        """
+        objective = lam * mask.flatten(1).abs().sum(1) - score
+        return objective if self.keeps else -objective
+
+    def evidence(self, mask: Tensor) -> Tensor:
+        """How much each entry belongs to the shown evidence: m where the class stays, 1 - m where it goes."""
+        return mask if self.keeps else 1 - mask
+
+    def size(self, mask: Tensor) -> Tensor:
+        """Mean of the evidence of each image (B,), 0 (nothing) to 1 (the whole image); what λ keeps small."""
+        return self.evidence(mask).flatten(1).mean(1)
+
+
+GAMES = {
+    game.name: game
+    for game in (
+        Game("preservation", start=1.0, keeps=True),
+        Game("deletion", start=1.0, keeps=False),
+        Game("generation", start=0.0, keeps=True),
+        Game("repression", start=0.0, keeps=False),
+    )
+}
+
+
+def blend(x: Tensor, mask: Tensor, reference: Tensor | None) -> Tensor:
+    """``e = r + m (x - r)``, an image the network can be run on.
+
+    Args:
+        x: normalized images (B,3,H,W).
+        mask: (B,3,H,W) in [0,1]; 1 gives x and 0 gives r, bit for bit.
+        reference: r, (B,3,H,W), normalized; None for zero.
+    """
+    # lerp starts from the nearer end, so it is exact at both.
+    return mask * x if reference is None else torch.lerp(reference, x, mask)
+
+
+# --- references: (normalized images (B,3,H,W), normalized black (3,1,1), generator) → (B,3,H,W) or None ---
+
+
+def zero(x: Tensor, black: Tensor, generator: torch.Generator) -> None:
+    """The data set's mean color, zero in normalized space."""
+
+
+def blurred(x: Tensor, black: Tensor, generator: torch.Generator) -> Tensor:
+    """The image under a Gaussian blur, σ = 10 pixels of 224 (Fong and Vedaldi, ICCV 2017, section 4.1)."""
+    sigma = 10 * min(x.shape[-2:]) / 224
+    kernel = 2 * min(int(3 * sigma), (min(x.shape[-2:]) - 1) // 2) + 1
+    return tvf.gaussian_blur(x, [kernel, kernel], [max(sigma, 0.1)] * 2)
+
+
+def noise(x: Tensor, black: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian noise with the data set's mean and deviation, the same for every image."""
+    draw = torch.randn(x.shape[1:], generator=generator, device=generator.device)
+    return torch.empty_like(x).copy_(draw.expand_as(x))
+
+
+def black(x: Tensor, black: Tensor, generator: torch.Generator) -> Tensor:
+    """Black, before normalization."""
+    return torch.empty_like(x).copy_(black.expand_as(x))
+
+
+Reference = Callable[[Tensor, Tensor, torch.Generator], Tensor | None]
+REFERENCES: dict[str, Reference] = {f.__name__: f for f in (zero, blurred, noise, black)}
+
+
+# --- scores: (logits (B,K), targets (B,)) → (B,) ---
+
+
+def probability(logits: Tensor, targets: Tensor) -> Tensor:
+    """Softmax probability of the target class."""
+    return log_probability(logits, targets).exp()
+
+
+def log_probability(logits: Tensor, targets: Tensor) -> Tensor:
+    """Logarithm of the target class's softmax probability, the negative cross-entropy."""
+    return logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1)
+
+
+Score = Callable[[Tensor, Tensor], Tensor]
+SCORES: dict[str, Score] = {f.__name__: f for f in (probability, log_probability)}
+
+
+def log_odds(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log p/(1 - p) of the target class (B,), exact where p is too close to 0 or 1 for its type."""
+    own = logits.gather(1, targets[:, None])
+    others = logits.scatter(1, targets[:, None], -torch.inf)
+    return own.squeeze(1) - others.logsumexp(1)
