@@ -184,8 +184,10 @@ class ImageData(LightningDataModule):
         self.skipped = self.total - len(items)
         photos = Photos(items, classifier, self.upscale)
         loader = DataLoader(photos, batch_size=None, num_workers=self.num_workers)
-        self.sweep = Sweep(loader, min(self.batch_size, max(len(items), 1)), iterations)
-        self.trainer.fit_loop.max_epochs = 0 if self.sweep.exhausted else -(-len(items) // self.batch_size)
+        # Of all items, not of those left: the size must be the same after an interruption.
+        batch_size = min(self.batch_size, self.total)
+        self.sweep = Sweep(loader, batch_size, iterations)
+        self.trainer.fit_loop.max_epochs = 0 if self.sweep.exhausted else -(-len(items) // batch_size)
 
     def train_dataloader(self) -> Sweep:
         assert self.sweep is not None

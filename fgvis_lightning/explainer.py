@@ -378,7 +378,7 @@ def explain(
             network's own where it brings them (timm's do), else ImageNet's.
         precision: as in Lightning's Trainer, e.g. ``bf16-mixed``.
         accelerator: likewise, e.g. ``cpu`` or ``gpu``; one device of it.
-        batch_size: how many images at a time; None for all.
+        batch_size: how many images at a time, the last batch padded; None for all.
         options: further arguments of `FGVis`: ``level``, ``score``, ``reference``, ``noise``, ``seed``,
             ``optimizer``, ``exempt``, ….
 
@@ -400,7 +400,7 @@ def explain(
     if len(classes) != len(images) or min(classes) < (-1 if targets is None else 0):
         raise InputError(f"Expected {len(images)} targets, class indices from 0, but got {classes}.")
     mean, std = map(tuple, normalize) if normalize is not None else (None, None)
-    size = min(batch_size or len(images), len(images))
+    size = batch_size or len(images)
     with _silence():
         model = FGVis(
             network, mean=mean, std=std, game=game, lam=lam, iterations=iterations, defended=defended, **options

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Callable[..., Path]:
+    """Makes image files of random blocks: ``photo("a.png", height=40, seed=1)``."""
+
+    def make(name: str, height: int = 32, width: int = 40, seed: int = 0, **save: object) -> Path:
+        blocks = np.random.default_rng(seed).integers(0, 256, (-(-height // 4), -(-width // 4), 3), dtype=np.uint8)
+        array = blocks.repeat(4, 0).repeat(4, 1)[:height, :width]
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path, **save)
+        return path
+
+    return make

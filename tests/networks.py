@@ -1,0 +1,86 @@
+"""Small networks for the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Plain(nn.Module):
+    """conv → activation → conv → activation → linear, with the activation as a module, called twice."""
+
+    def __init__(self, activation: nn.Module | None = None, classes: int = 4, size: int = 8) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 5, 3, padding=1)
+        self.conv2 = nn.Conv2d(5, 6, 3, padding=1)
+        self.act = activation if activation is not None else nn.ReLU()
+        self.head = nn.Linear(6 * size * size, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.conv1(x))
+        x = self.act(self.conv2(x))
+        return self.head(x.flatten(1))  # type: ignore[no-any-return]
+
+
+class Residual(nn.Module):
+    """A residual block whose one in-place ReLU is used three times, and whose output is added to in place."""
+
+    def __init__(self, classes: int = 4, size: int = 8) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 5, 3, padding=1)
+        self.conv2 = nn.Conv2d(5, 5, 3, padding=1)
+        self.conv3 = nn.Conv2d(5, 5, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(5 * size * size, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.relu(self.conv1(x))
+        x = self.relu(self.conv2(skip))
+        x = self.conv3(x)
+        x += skip
+        x = self.relu(x)
+        return self.head(x.flatten(1))  # type: ignore[no-any-return]
+
+
+class Spelled(nn.Module):
+    """One convolution, then an activation written in a given way, then a linear layer."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.activation = activation
+        self.head = nn.Linear(4 * 8 * 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.activation(self.conv(x)).flatten(1))  # type: ignore[no-any-return]
+
+
+class Tiny(nn.Module):
+    """A classifier of images of any size ≥ 4 with few weights, for whole runs; its weights are fixed."""
+
+    def __init__(self, classes: int = 5, seed: int = 0) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 4, stride=2), nn.ReLU6()
+        )
+        self.head = nn.Linear(8, classes)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))  # type: ignore[no-any-return]
+
+
+class WrongShape(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :, None]
+
+
+class NotANumber(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * torch.nan

@@ -1,0 +1,92 @@
+"""Slow, obvious versions of what the package computes, in float64 and without autograd."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from networks import Plain, Residual
+
+# name → (module, f(z), f'(z)), each from its definition
+ACTIVATIONS: dict[str, tuple[nn.Module, Callable[[float], float], Callable[[float], float]]] = {
+    "relu": (nn.ReLU(), lambda z: max(z, 0.0), lambda z: float(z > 0)),
+    "relu6": (nn.ReLU6(), lambda z: min(max(z, 0.0), 6.0), lambda z: float(0 < z < 6)),
+    "leaky_relu": (nn.LeakyReLU(0.1), lambda z: z if z > 0 else 0.1 * z, lambda z: 1.0 if z > 0 else 0.1),
+    "elu": (nn.ELU(), lambda z: z if z > 0 else math.expm1(z), lambda z: 1.0 if z > 0 else math.exp(z)),
+    "tanh": (nn.Tanh(), math.tanh, lambda z: 1 - math.tanh(z) ** 2),
+    "silu": (
+        nn.SiLU(),
+        lambda z: z / (1 + math.exp(-z)),
+        lambda z: (1 + math.exp(-z) * (1 + z)) / (1 + math.exp(-z)) ** 2,
+    ),
+    "gelu": (
+        nn.GELU(),
+        lambda z: z * (1 + math.erf(z / math.sqrt(2))) / 2,
+        lambda z: (1 + math.erf(z / math.sqrt(2))) / 2 + z * math.exp(-z * z / 2) / math.sqrt(2 * math.pi),
+    ),
+}
+
+
+def each(f: Callable[[float], float], z: Tensor) -> Tensor:
+    """``f`` of every element, one by one."""
+    return torch.tensor([f(value) for value in z.flatten().tolist()], dtype=torch.float64).reshape(z.shape)
+
+
+def gated(gradient: Tensor, h: Tensor, reference: Tensor) -> Tensor:
+    """The paper's two indicators, neuron by neuron."""
+    passed = [
+        g if min(0.0, r) <= value <= max(0.0, r) else 0.0
+        for g, value, r in zip(
+            gradient.flatten().tolist(), h.flatten().tolist(), reference.flatten().tolist(), strict=True
+        )
+    ]
+    return torch.tensor(passed, dtype=torch.float64).reshape(h.shape)
+
+
+def conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    assert layer.bias is not None
+    return F.conv2d(x, layer.weight.detach(), layer.bias.detach(), padding=1)
+
+
+def conv_backward(layer: nn.Conv2d, gradient: Tensor) -> Tensor:
+    """The adjoint of a 3×3 convolution with padding 1."""
+    return F.conv_transpose2d(gradient, layer.weight.detach(), padding=1)
+
+
+def plain_gradient(network: Plain, activation: str, x: Tensor, e: Tensor, target: int) -> Tensor:
+    """Gated gradient of one logit of `Plain` at e, with h(x) as the reference activations."""
+    _, f, slope = ACTIVATIONS[activation]
+
+    def forward(image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        z1 = conv(network.conv1, image)
+        h1 = each(f, z1)
+        z2 = conv(network.conv2, h1)
+        return z1, h1, z2, each(f, z2)
+
+    _, reference1, _, reference2 = forward(x)
+    z1, h1, z2, h2 = forward(e)
+    gradient = network.head.weight.detach()[target].reshape(1, *h2.shape[1:]).expand_as(h2)
+    gradient = gated(gradient, h2, reference2) * each(slope, z2)
+    gradient = conv_backward(network.conv2, gradient)
+    gradient = gated(gradient, h1, reference1) * each(slope, z1)
+    return conv_backward(network.conv1, gradient)
+
+
+def residual_gradient(network: Residual, x: Tensor, e: Tensor, target: int) -> Tensor:
+    """Gated gradient of one logit of `Residual` at e, with h(x) as the reference activations."""
+
+    def forward(image: Tensor) -> list[Tensor]:
+        skip = conv(network.conv1, image).clamp(min=0)
+        middle = conv(network.conv2, skip).clamp(min=0)
+        return [skip, middle, (conv(network.conv3, middle) + skip).clamp(min=0)]
+
+    references, (skip, middle, last) = forward(x), forward(e)
+    gradient = network.head.weight.detach()[target].reshape(1, *last.shape[1:]).expand_as(last)
+    summed = gated(gradient, last, references[2]) * (last > 0)
+    at_middle = gated(conv_backward(network.conv3, summed), middle, references[1]) * (middle > 0)
+    at_skip = gated(summed + conv_backward(network.conv2, at_middle), skip, references[0]) * (skip > 0)
+    return conv_backward(network.conv1, at_skip)

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from fgvis_lightning import DefendedCNN, Explanation, FGVis, InputError, explain
+from fgvis_lightning.data import Item, Sweep
+from fgvis_lightning.games import GAMES, blend
+from fgvis_lightning.network import IMAGENET_MEAN, IMAGENET_STD
+from networks import NotANumber, Plain, Tiny, WrongShape
+
+GAME_NAMES = list(GAMES)
+
+
+def images(count: int = 3, seed: int = 0, size: int = 12) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def fit(
+    model: FGVis, batch: Tensor, iterations: int, precision: Any = "32-true", size: int | None = None
+) -> pl.Trainer:
+    """One batch through a Trainer as the command line has it, without any output."""
+    stream = [(Item(str(i), "", -1), image) for i, image in enumerate(batch)]
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        precision=precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        trainer.fit(model, Sweep(stream, size or len(batch), iterations))
+    return trainer
+
+
+def slow_masks(network: nn.Module, x: Tensor, target: int, game: str, lam: float, iterations: int) -> Tensor:
+    """The method of one image (1,3,H,W), step by step in plain PyTorch."""
+    keep, start = game in ("preservation", "generation"), 0.0 if game in ("generation", "repression") else 1.0
+    defended = DefendedCNN(network)
+    defended.record(x)
+    mask = torch.full_like(x, start)
+    for _ in range(iterations):
+        mask.requires_grad_()
+        score = defended(mask * x).softmax(1)[0, target]
+        objective = lam * mask.sum() - score if keep else score - lam * mask.sum()
+        (gradient,) = torch.autograd.grad(objective, mask)
+        largest = gradient.abs().max()
+        mask = (mask.detach() - 0.1 * gradient / (largest if largest > 0 else 1)).clamp(0, 1)
+    return mask
+
+
+@pytest.mark.parametrize("game", GAME_NAMES)
+def test_masks_equal_the_slow_procedure(game: str) -> None:
+    """Summed losses, per-image normalization, clamping and all, in float64 and one image at a time."""
+    network = Tiny().double().eval()
+    batch = images(3).double()
+    model = FGVis(network, game=game, lam=2e-4, iterations=8)  # type: ignore[arg-type]
+    fit(model, batch, 8, "64-true")
+    mean, std = (torch.tensor(values).double()[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    for i in range(3):
+        x = ((batch[i : i + 1] - mean) / std).contiguous(memory_format=torch.channels_last)
+        target = int(network(x).argmax())
+        expected = slow_masks(network, x, target, game, 2e-4, 8)
+        torch.testing.assert_close(model.mask[i : i + 1].detach(), expected, rtol=1e-6, atol=1e-8)
+        assert not torch.equal(expected, torch.full_like(expected, GAMES[game].start))
+
+
+def test_the_mask_is_the_only_parameter() -> None:
+    model = FGVis(Tiny(), iterations=2)
+    fit(model, images(2), 2)
+    assert [name for name, _ in model.named_parameters()] == ["mask"]
+    assert model.mask.shape == (2, 3, 12, 12)
+    assert list(model.state_dict()) == ["mask"]
+    summary = pl.utilities.model_summary.summarize(model)
+    assert (summary.total_parameters, summary.trainable_parameters) == (2 * 3 * 12 * 12,) * 2
+
+
+@pytest.mark.parametrize("game", GAME_NAMES)
+@pytest.mark.parametrize("lam", ["auto", 0.01])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_an_explanation_does_not_depend_on_its_batch(game: Any, lam: Any, noise: float) -> None:
+    batch = images(4)
+    options: dict[str, Any] = {"game": game, "lam": lam, "iterations": 12, "noise": noise, "batch_size": 4}
+    together = explain(Tiny(), batch, **options)
+    for i in range(4):
+        alone = explain(Tiny(), batch[i : i + 1], **options)
+        assert torch.equal(alone.mask[0], together.mask[i])
+        assert torch.equal(alone.score_explanation[0], together.score_explanation[i])
+    parts = explain(Tiny(), batch, **{**options, "batch_size": 3})
+    torch.testing.assert_close(parts.mask, together.mask, rtol=0, atol=0.05)
+
+
+def test_two_runs_with_one_seed_are_equal_and_two_seeds_are_not() -> None:
+    runs = [explain(Tiny(), images(), game="deletion", lam=0.0, iterations=5, noise=0.3, seed=s) for s in (1, 1, 2)]
+    assert torch.equal(runs[0].mask, runs[1].mask)
+    assert not torch.equal(runs[0].mask, runs[2].mask)
+
+
+@pytest.mark.parametrize("reference", ["zero", "blurred", "noise", "black"])
+@pytest.mark.parametrize("score", ["probability", "log_probability"])
+def test_scores_are_those_of_the_plain_network_on_the_explanation(reference: Any, score: Any) -> None:
+    network, batch = Tiny().eval(), images()
+    explanation = explain(
+        network, batch, game="preservation", lam=0.003, iterations=6, reference=reference, score=score
+    )
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    x = (batch - mean) / std
+    with torch.no_grad():
+        scores = network(x).softmax(1)
+    torch.testing.assert_close(explanation.score_image, scores.max(1).values, rtol=1e-5, atol=1e-6)
+    assert torch.equal(explanation.targets, scores.argmax(1))
+    if reference in ("zero", "black"):
+        r = None if reference == "zero" else (torch.zeros_like(batch) - mean) / std
+        with torch.no_grad():
+            again = network(blend(x, explanation.mask, r)).softmax(1).gather(1, explanation.targets[:, None])[:, 0]
+        torch.testing.assert_close(explanation.score_explanation, again, rtol=1e-5, atol=1e-6)
+    assert torch.equal(explanation.mask, explanation.mask.half().float()), "not what a file would hold"
+    assert explanation.mask.std() > 0
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed", "64-true"])
+@pytest.mark.parametrize("lam", ["auto", 0.01])
+def test_precisions(precision: str, lam: Any) -> None:
+    network, batch = Tiny(), images()
+    explanation = explain(network, batch, game="preservation", lam=lam, iterations=10, precision=precision)
+    exact = explain(network, batch, game="preservation", lam=lam, iterations=10)
+    assert explanation.mask.isfinite().all()
+    assert explanation.mask.std() > 0.01
+    torch.testing.assert_close(explanation.score_image, exact.score_image, rtol=1e-5, atol=1e-6)
+    assert (explanation.mask - exact.mask).abs().mean() < (1e-3 if precision == "64-true" else 0.15)
+
+
+def test_optimizer_is_configurable_and_starts_anew_with_each_batch() -> None:
+    def momentum(params: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(params, lr=0.05, momentum=0.9)
+
+    options: dict[str, Any] = {"game": "deletion", "lam": 0.001, "iterations": 6, "optimizer": momentum}
+    batch = images(4)
+    halves = explain(Tiny(), batch, batch_size=2, **options)
+    second = explain(Tiny(), batch[2:], batch_size=2, **options)
+    assert torch.equal(halves.mask[2:], second.mask)
+    assert not torch.equal(second.mask, explain(Tiny(), batch[2:], **{**options, "optimizer": torch.optim.Adam}).mask)
+
+
+def snapshot(network: nn.Module) -> dict[str, Any]:
+    return {
+        "state": {name: tensor.clone() for name, tensor in network.state_dict().items()},
+        "pointers": [tensor.data_ptr() for tensor in network.state_dict().values()],
+        "training": [module.training for module in network.modules()],
+        "requires_grad": [parameter.requires_grad for parameter in network.parameters()],
+        "grad": [parameter.grad for parameter in network.parameters()],
+        "hooks": [
+            [dict(getattr(module, name)) for name in vars(module) if "_hooks" in name] for module in network.modules()
+        ],
+        "types": [type(module) for module in network.modules()],
+    }
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_callers_network_is_left_as_it_was(training: bool, fails: bool) -> None:
+    network = Tiny().train(training)
+    network.head.weight.requires_grad_(False)
+    network(images()).sum().backward()
+    network.features[0].register_forward_hook(lambda *_: None)
+    before = snapshot(copy.deepcopy(network)), snapshot(network)
+    random = torch.random.get_rng_state()
+    if fails:
+        with pytest.raises(InputError):
+            explain(network, images(), targets=[0, 1, 99], iterations=2)
+        network_that_breaks = network
+        network_that_breaks.features[0].register_forward_pre_hook(lambda *_: 1 / 0)
+        before = snapshot(copy.deepcopy(network)), snapshot(network)
+        with pytest.raises(ZeroDivisionError):
+            explain(network, images(), iterations=2)
+    else:
+        explain(network, images(), iterations=3)
+    after = snapshot(network)
+    assert all(torch.equal(before[0]["state"][name], tensor) for name, tensor in after["state"].items())
+    for key in ("pointers", "training", "requires_grad", "grad", "hooks", "types"):
+        assert all(a is b or a == b for a, b in zip(before[1][key], after[key], strict=True)), key
+    assert torch.equal(random, torch.random.get_rng_state())
+
+
+def test_explain_is_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    level, filters = logging.getLogger("pytorch_lightning").level, list(warnings.filters)
+    explain(Tiny(), images(), iterations=2)
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+    assert logging.getLogger("pytorch_lightning").level == level
+    assert warnings.filters == filters
+
+
+def test_defaults_and_targets() -> None:
+    batch = images()
+    explanation = explain(Tiny(), batch, [4, 0, 4], iterations=2)
+    assert isinstance(explanation, Explanation)
+    assert explanation.targets.tolist() == [4, 0, 4]
+    assert explanation.mask.shape == (3, 3, 12, 12)
+    assert explanation.saliency().shape == (3, 12, 12)
+    assert explanation.saliency().min() >= 0
+    assert explanation.sparsity.shape == explanation.score_image.shape == explanation.score_explanation.shape == (3,)
+    own = explain(Tiny(), batch, [4, 0, 4], iterations=2, normalize=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    assert not torch.equal(own.score_image, explanation.score_image)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"game": "destruction"}, "Expected game to be one of preservation, .* but got 'destruction'"),
+        ({"lam": -0.1}, "Expected lam to be 'auto' or a number of at least 0, but got -0.1"),
+        ({"lam": "automatic"}, "Expected lam to be 'auto' or a number"),
+        ({"lam": float("nan")}, "Expected lam to be 'auto' or a number"),
+        ({"iterations": 0}, "Expected iterations to be at least 1, but got 0"),
+        ({"noise": -1.0}, "Expected noise to be a number of at least 0"),
+        ({"level": 0.0}, "Expected level to be more than 0"),
+        ({"score": "logit"}, "Expected score to be one of probability, log_probability, but got 'logit'"),
+        ({"reference": "white"}, "Expected reference to be one of zero, .* but got 'white'"),
+        ({"exempt": ["softmax"]}, "Expected exempt to name activations"),
+        ({"targets": [0, 1]}, r"Expected 3 targets, class indices from 0, but got \[0, 1\]"),
+        ({"targets": [0, 1, -1]}, "Expected 3 targets, class indices from 0"),
+        ({"targets": [0, 1, 5]}, r"Expected targets among the 5 classes of Tiny \(0 to 4\), but got 5"),
+        ({"classes": ["a", "b"]}, "Expected 5 class names for Tiny, but got 2"),
+        ({"images": images() * 255}, r"Expected images in \[0,1\] before normalization, but got .* Give mean and std"),
+        ({"images": images()[0]}, r"Expected images of shape \(B,3,H,W\), but got \(3, 12, 12\)"),
+        ({"images": (images() * 255).byte()}, r"Expected images in \[0,1\].* got torch.uint8"),
+        ({"images": images(size=4)}, r"Expected Tiny to run on images of 4×4 pixels, but it does not|4×4"),
+        (
+            {"network": WrongShape()},
+            r"Expected WrongShape to return logits of shape \(3, classes\), but got \(3, 5, 1\)",
+        ),
+        ({"network": NotANumber()}, "Expected NotANumber to return finite logits, but 3 of 3 images gave NaN"),
+    ],
+)
+def test_bad_input(options: dict[str, Any], message: str) -> None:
+    if options.get("images") is not None and options["images"].shape[-1] == 4:
+        options["network"] = Plain(size=8)
+    options = {"network": Tiny(), "images": images(), "iterations": 2, **options}
+    with pytest.raises(InputError, match=message):
+        explain(**options)
+
+
+def test_more_than_one_device_is_refused() -> None:
+    model = FGVis(Tiny(), iterations=2)
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False, enable_checkpointing=False)
+    model.trainer = trainer
+    with pytest.raises(
+        InputError, match="Expected one device, but got 2: masks of different devices must not be averaged"
+    ):
+        model.setup("fit")
+
+
+def test_defense_refuses_a_false_class_that_autograd_reaches() -> None:
+    """Without gates the generation game makes any class of any image; with them it cannot."""
+    network, batch = Tiny(seed=3), images(8, seed=5)
+    false = explain(network, batch, iterations=1).score_image
+    least = torch.stack([torch.tensor(0)] * 8)
+    open_ = explain(network, batch, least, game="generation", lam=0.0, iterations=60, defended=False)
+    gated = explain(network, batch, least, game="generation", lam=0.0, iterations=60)
+    assert (open_.score_explanation > gated.score_explanation).all()
+    assert false.shape == (8,)

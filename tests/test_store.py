@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from fgvis_lightning import Explanation, InputError, load_explanation, load_explanations
+from fgvis_lightning.games import GAMES
+from fgvis_lightning.store import check_configuration, files, finished, save_explanation, slug, write_summary
+
+METADATA = {
+    "image": "a.png",
+    "target": "3",
+    "name": "bus",
+    "game": "deletion",
+    "score_image": "0.75",
+    "score_explanation": "0.125",
+    "sparsity": "0.5",
+    "settings": '{"game": "deletion", "lam": "auto"}',
+    "fingerprint": "abc",
+}
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    (tmp_path / "explanations").mkdir()
+    return tmp_path
+
+
+def save(output: Path, id: str, mask: torch.Tensor | None = None, **changes: str) -> Path:
+    path = output / "explanations" / f"{id}.safetensors"
+    save_explanation(path, torch.rand(3, 4, 5) if mask is None else mask, {**METADATA, **changes})
+    return path
+
+
+def test_round_trip(output: Path) -> None:
+    mask = torch.rand(3, 4, 5).half().float()
+    loaded = load_explanation(save(output, "a@bus", mask))
+    assert torch.equal(loaded.mask, mask[None])
+    assert (loaded.targets.tolist(), loaded.score_image.tolist(), loaded.score_explanation.tolist()) == (
+        [3],
+        [0.75],
+        [0.125],
+    )
+    assert loaded.ids == ("a@bus",)
+    assert loaded.metadata["image"] == "a.png"
+    assert [path.name for path in output.rglob("*") if path.is_file()] == ["a@bus.safetensors"], (
+        "a file was left behind"
+    )
+
+
+def test_views_of_a_mask() -> None:
+    mask = torch.tensor([[1.0, 0.5], [0.0, 1.0]]).expand(1, 3, 2, 2)
+    scores = torch.tensor([0.5])
+    kept, gone = (Explanation(mask, torch.tensor([0]), scores, scores, GAMES[g]) for g in ("generation", "deletion"))
+    assert kept.saliency().tolist() == [[[1.0, 0.5], [0.0, 1.0]]]
+    assert gone.saliency().tolist() == [[[0.0, 0.5], [1.0, 0.0]]]
+    assert kept.sparsity.tolist() == [0.375]
+    assert gone.sparsity.tolist() == [0.625]
+    both = Explanation.concatenate([kept, kept])
+    assert (len(both), both.mask.shape, both.feasible) == (2, (2, 3, 2, 2), None)
+
+
+def test_folder_in_the_order_of_ids(output: Path) -> None:
+    for id in ("b@bus", "a@bus", "c@bus"):
+        save(output, id)
+    (output / "explanations" / ".a@bus.safetensors.17.tmp").write_bytes(b"half")
+    for folder in (output, output / "explanations"):
+        loaded = load_explanations(folder)
+        assert [e.ids[0] for e in loaded] == ["a@bus", "b@bus", "c@bus"]
+        assert [e.ids[0] for e in loaded[1:]] == ["b@bus", "c@bus"]
+    assert finished(output) == {"a@bus", "b@bus", "c@bus"}
+
+
+def test_summary_is_rebuilt_from_the_files(output: Path) -> None:
+    save(output, "a@bus", feasible="true")
+    save(output, "b@bus", score_image="0.5")
+    (output / "summary.csv").write_text("nonsense")
+    write_summary(output)
+    rows = list(csv.DictReader((output / "summary.csv").read_text().splitlines()))
+    assert [(row["id"], row["name"], row["score_image"], row["feasible"]) for row in rows] == [
+        ("a@bus", "bus", "0.75", "true"),
+        ("b@bus", "bus", "0.5", ""),
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a safetensors file at all, but long enough to be one", None])
+def test_damaged_file_is_named(output: Path, content: bytes | None) -> None:
+    path = save(output, "a@bus")
+    path.write_bytes(path.read_bytes()[:-7] if content is None else content)
+    with pytest.raises(InputError, match=r"a@bus\.safetensors is damaged or of another kind .* Delete it"):
+        load_explanation(path)
+
+
+def test_missing_and_foreign_files(output: Path) -> None:
+    with pytest.raises(InputError, match="Expected an explanation file, but there is none at"):
+        load_explanation(output / "nothing.safetensors")
+    with pytest.raises(InputError, match="there are none in"):
+        load_explanations(output)
+    save_explanation(output / "foreign.safetensors", torch.rand(3, 2, 2), {})
+    with pytest.raises(InputError, match="of another kind"):
+        load_explanation(output / "foreign.safetensors")
+
+
+def test_another_configuration_is_refused(output: Path) -> None:
+    check_configuration(output, {"game": "deletion"}, "xyz")  # an empty folder takes any
+    save(output, "a@bus")
+    check_configuration(output, {"game": "deletion", "lam": "auto"}, "abc")
+    with pytest.raises(InputError, match=r"lam auto there and 0\.1 now\)\. Choose another --output"):
+        check_configuration(output, {"game": "deletion", "lam": 0.1}, "xyz")
+    with pytest.raises(InputError, match=r"\(other weights\)"):
+        check_configuration(output, {"game": "deletion", "lam": "auto"}, "xyz")
+
+
+def test_failed_write_leaves_nothing(output: Path) -> None:
+    with pytest.raises(Exception, match=r"."):
+        save_explanation(output / "explanations" / "a.safetensors", torch.rand(3, 2, 2), {"key": 1})  # type: ignore[dict-item]
+    assert list(files(output)) == []
+    assert list((output / "explanations").iterdir()) == []
+
+
+def test_slug() -> None:
+    assert slug("jack-o'-lantern (2)") == "jack_o_lantern_2"
+    assert slug("../é x.y") == "é_x.y"
+    assert slug("***") == "_"
