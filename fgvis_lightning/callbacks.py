@@ -13,10 +13,16 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from fgvis_lightning.data import Batch, ImageData
-from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.figures import explanation_image, panel, pixels
-from fgvis_lightning.store import SUFFIX, Explanation, check_configuration, save_explanation, write_summary
+from fgvis_lightning.store import (
+    SUFFIX,
+    Explanation,
+    check_configuration,
+    prepare_folder,
+    save_explanation,
+    write_summary,
+)
 
 
 def views(model: FGVis, explanation: Explanation, index: int) -> dict[str, Tensor]:
@@ -60,18 +66,9 @@ class ExplanationWriter(pl.Callback):
         self.written = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        assert isinstance(pl_module, FGVis)
-        try:
-            for name in ("explanations", "panels") if self.panels else ("explanations",):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
-                probe = self.folder / name / ".writable"
-                probe.touch()
-                probe.unlink()
-        except OSError as error:
-            raise InputError(
-                f"Expected a folder that can be written to, but {self.folder}: {error.strerror}. "
-                f"Choose another --output."
-            ) from error
+        prepare_folder(self.folder)
+        if self.panels:
+            (self.folder / "panels").mkdir(exist_ok=True)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, FGVis)

@@ -9,14 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torchvision
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
-from torchvision.models import WeightsEnum
 
 from fgvis_lightning.callbacks import ExplanationWriter, SweepProgressBar, TensorBoardImages
 from fgvis_lightning.data import ImageData
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.store import prepare_folder
+
+# Lightning's advice for training that does not hold here.
+QUIET = (
+    r"Found .* module\(s\) in eval mode",  # the frozen network is to be in eval mode
+    r"The 'train_dataloader' does not have many workers",  # one batch lasts for hundreds of steps
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # within Lightning
+)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -48,10 +57,17 @@ class FGVisCLI(LightningCLI):
         parser.link_arguments("output", "trainer.default_root_dir")
 
     def before_instantiate_classes(self) -> None:
-        """Let the network's weights entry, which the network itself does not know, tell its preprocessing."""
+        """Let torchvision's weights entry, which the network itself does not know, tell its preprocessing."""
+        prepare_folder(Path(self.config.fit.output))
         model = self.config.fit.model
-        entry = getattr(getattr(model.network, "init_args", None), "weights", None)
-        if isinstance(entry, WeightsEnum) and model.weights is None:
+        options = {
+            **vars(getattr(model.network, "init_args", None) or Namespace()),
+            **(getattr(model.network, "dict_kwargs", None) or {}),
+        }
+        entry = options.get("weights")
+        if isinstance(entry, str) and model.network.class_path == "torchvision.models.get_model":
+            entry = torchvision.models.get_model_weights(options["name"])[entry]
+        if isinstance(entry, torchvision.models.WeightsEnum) and model.weights is None:
             model.weights = str(entry)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -62,6 +78,9 @@ class FGVisCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
+        # Short runs have curves, too.
+        trainer: Any = self.trainer  # whose class does not declare the attribute
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, self.model.iterations)
         print(f"network: {self.model.classifier.name}; {self.model.classifier.preprocessing}")
 
     def after_fit(self) -> None:
@@ -87,24 +106,25 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with status 2 and one line on standard error after a user's mistake.
     """
-    warnings.filterwarnings("ignore", r"Found .* module\(s\) in eval mode")  # the network is to be in eval mode
-    warnings.filterwarnings("ignore", r"The 'train_dataloader' does not have many workers")
     try:
-        FGVisCLI(
-            FGVis,
-            ImageData,
-            save_config_callback=SaveConfig,
-            seed_everything_default=False,
-            auto_configure_optimizers=False,
-            trainer_defaults={
-                "max_epochs": -1,
-                "devices": 1,
-                "enable_checkpointing": False,
-                "log_every_n_steps": 10,
-                "use_distributed_sampler": False,
-            },
-            args=list(args) if args is not None else None,
-        )
+        with warnings.catch_warnings():
+            for message in QUIET:
+                warnings.filterwarnings("ignore", message)
+            FGVisCLI(
+                FGVis,
+                ImageData,
+                save_config_callback=SaveConfig,
+                seed_everything_default=False,
+                auto_configure_optimizers=False,
+                trainer_defaults={
+                    "max_epochs": -1,
+                    "devices": 1,
+                    "enable_checkpointing": False,
+                    "log_every_n_steps": 10,
+                    "use_distributed_sampler": False,
+                },
+                args=list(args) if args is not None else None,
+            )
     except InputError as error:
         print(f"fgvis: {error}", file=sys.stderr)
         sys.exit(2)

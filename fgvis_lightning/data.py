@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import glob
 import hashlib
+import importlib.util
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -141,7 +142,8 @@ class ImageData(LightningDataModule):
 
     Args:
         images: a file, a glob, a folder (searched through; one folder for each class as in torchvision's
-            ImageFolder) or a CSV file with columns ``path`` and, if wanted, ``target``; or a list of these.
+            ImageFolder), a CSV file with columns ``path`` and, if wanted, ``target``, or a file that an
+            installed package carries, ``package:skimage/data/coffee.png``; or a list of these.
         targets: ``predicted``; ``label`` (from the CSV or the folders' names); ``top3`` for the three most
             probable classes; the index or the name of a class; or a list of these. ``auto`` is ``label``
             where a CSV gives targets and ``predicted`` otherwise.
@@ -296,6 +298,8 @@ IMAGE_SUFFIXES = frozenset(Image.registered_extensions())
 
 def _find(source: str) -> list[_Photo]:
     """The image files that ``source`` names, sorted, or in the order of the CSV file."""
+    if source.startswith("package:"):
+        return _find(_packaged(source.removeprefix("package:")))
     path = Path(source)
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
@@ -307,6 +311,18 @@ def _find(source: str) -> list[_Photo]:
     if matches := sorted(glob.glob(source, recursive=True)):  # noqa: PTH207 - pathlib takes no absolute patterns
         return [_Photo(file) for file in matches if Path(file).suffix.lower() in IMAGE_SUFFIXES]
     raise InputError(f"Expected a file, a glob, a folder or a CSV file with images, but there is no {source}.")
+
+
+def _packaged(source: str) -> str:
+    """The path of ``package/folder/file`` where that package is installed."""
+    package, _, file = source.partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise InputError(
+            f"Expected the installed package {package!r}, which is to carry {file}, but there is none. "
+            f'The demo\'s photos come with: pip install "fgvis-lightning[demo]"'
+        )
+    return str(Path(spec.origin).parent / file)
 
 
 def _read_csv(path: Path) -> list[_Photo]:

@@ -206,6 +206,23 @@ def write_summary(output: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def prepare_folder(output: Path) -> None:
+    """Make a results folder.
+
+    Raises:
+        InputError: it cannot be written to.
+    """
+    probe = output / "explanations" / f".{os.getpid()}.writable"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"Expected a folder that can be written to, but {output}: {error.strerror}. Choose another --output."
+        ) from error
+
+
 def check_configuration(output: Path, settings: Mapping[str, object], fingerprint: str) -> None:
     """Refuse to mix explanations of two configurations in one folder.
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 def photo(tmp_path: Path) -> Callable[..., Path]:
     """Makes image files of random blocks: ``photo("a.png", height=40, seed=1)``."""
 
-    def make(name: str, height: int = 32, width: int = 40, seed: int = 0, **save: object) -> Path:
+    def make(name: str, height: int = 32, width: int = 40, seed: int = 0, **save: Any) -> Path:
         blocks = np.random.default_rng(seed).integers(0, 256, (-(-height // 4), -(-width // 4), 3), dtype=np.uint8)
         array = blocks.repeat(4, 0).repeat(4, 1)[:height, :width]
         path = tmp_path / name

@@ -22,7 +22,7 @@ class Plain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.conv1(x))
         x = self.act(self.conv2(x))
-        return self.head(x.flatten(1))  # type: ignore[no-any-return]
+        return self.head(x.flatten(1))
 
 
 class Residual(nn.Module):
@@ -42,7 +42,7 @@ class Residual(nn.Module):
         x = self.conv3(x)
         x += skip
         x = self.relu(x)
-        return self.head(x.flatten(1))  # type: ignore[no-any-return]
+        return self.head(x.flatten(1))
 
 
 class Spelled(nn.Module):
@@ -55,7 +55,7 @@ class Spelled(nn.Module):
         self.head = nn.Linear(4 * 8 * 8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.activation(self.conv(x)).flatten(1))  # type: ignore[no-any-return]
+        return self.head(self.activation(self.conv(x)).flatten(1))
 
 
 class Tiny(nn.Module):
@@ -73,7 +73,7 @@ class Tiny(nn.Module):
                 parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))  # type: ignore[no-any-return]
+        return self.head(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
 
 
 class WrongShape(Tiny):

@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from networks import Plain, Residual
+from torch import Tensor, nn
 
 # name → (module, f(z), f'(z)), each from its definition
 ACTIVATIONS: dict[str, tuple[nn.Module, Callable[[float], float], Callable[[float], float]]] = {

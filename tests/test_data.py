@@ -92,9 +92,9 @@ def test_bad_targets(targets: str | int, message: str, photo: PhotoMaker) -> Non
 
 
 def test_nothing_found(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Expected images in .* but there are none"):
+    with pytest.raises(InputError, match=r"Expected images in .* but there are none"):
         list_items(str(tmp_path), "predicted", CLASSIFIER)
-    with pytest.raises(InputError, match="but there is no .*nowhere"):
+    with pytest.raises(InputError, match=r"but there is no .*nowhere"):
         list_items(str(tmp_path / "nowhere"), "predicted", CLASSIFIER)
 
 
@@ -207,4 +207,4 @@ def test_photos_turn_errors_into_failures(photo: PhotoMaker) -> None:
     assert isinstance(good, tuple)
     assert isinstance(bad, Failure)
     assert "there is no file nowhere.png" in bad.reason
-    assert len(list(photos)) == 2
+    assert len(photos) == 2

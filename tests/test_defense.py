@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import Plain, Residual, Spelled
+from references import ACTIVATIONS, gated, plain_gradient, residual_gradient
 from torch import Tensor, nn
 
 from fgvis_lightning import DefendedCNN
 from fgvis_lightning.defense import UngatedActivationError, gate, slack
-from networks import Plain, Residual, Spelled
-from references import ACTIVATIONS, gated, plain_gradient, residual_gradient
 
 SHAPE = (2, 3, 8, 8)
 seeds = st.integers(0, 2**31)
@@ -246,7 +246,7 @@ def test_misuse_is_explained() -> None:
     defended.to(torch.float32)
     with pytest.raises(RuntimeError, match=r"Expected record\(x\)"):
         defended(e.float())
-    with pytest.raises(ValueError, match="Expected exempt to name activations among .* but got 'softmax'"):
+    with pytest.raises(ValueError, match=r"Expected exempt to name activations among .* but got 'softmax'"):
         DefendedCNN(Plain(), exempt=["softmax"])
 
 

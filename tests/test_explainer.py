@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from networks import NotANumber, Plain, Tiny, WrongShape
+from pytorch_lightning.utilities.model_summary import ModelSummary
 from torch import Tensor, nn
 
 from fgvis_lightning import DefendedCNN, Explanation, FGVis, InputError, explain
 from fgvis_lightning.data import Item, Sweep
 from fgvis_lightning.games import GAMES, blend
 from fgvis_lightning.network import IMAGENET_MEAN, IMAGENET_STD
-from networks import NotANumber, Plain, Tiny, WrongShape
 
 GAME_NAMES = list(GAMES)
 
@@ -81,7 +82,7 @@ def test_the_mask_is_the_only_parameter() -> None:
     assert [name for name, _ in model.named_parameters()] == ["mask"]
     assert model.mask.shape == (2, 3, 12, 12)
     assert list(model.state_dict()) == ["mask"]
-    summary = pl.utilities.model_summary.summarize(model)
+    summary = ModelSummary(model)
     assert (summary.total_parameters, summary.trainable_parameters) == (2 * 3 * 12 * 12,) * 2
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -50,7 +52,7 @@ def test_blend_is_exact_at_both_ends(reference: str) -> None:
 def test_references_are_what_they_say() -> None:
     x = torch.randn(2, 3, 64, 64)
     black = torch.tensor([-2.0, -1.0, -3.0])[:, None, None]
-    made = {name: make(x, black, torch.Generator().manual_seed(3)) for name, make in REFERENCES.items()}
+    made: dict[str, Any] = {name: make(x, black, torch.Generator().manual_seed(3)) for name, make in REFERENCES.items()}
     assert made["zero"] is None
     assert made["black"][1, :, 5, 7].tolist() == [-2.0, -1.0, -3.0]
     assert torch.equal(made["noise"][0], made["noise"][1]), "the same noise for every image of a batch"

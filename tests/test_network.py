@@ -9,13 +9,13 @@ import pytest
 import timm.data
 import torch
 import torchvision
+from networks import Tiny
 from PIL import Image
 from torch import nn
 
 from fgvis_lightning import InputError
 from fgvis_lightning.data import load_image
 from fgvis_lightning.network import IMAGENET_MEAN, Classifier, Preprocessing, freeze, load_classifier
-from networks import Tiny
 
 
 def test_frozen_copy_shares_weights_and_has_no_parameters() -> None:
@@ -94,9 +94,9 @@ def test_own_preprocessing_and_classes(tmp_path: Path) -> None:
     assert own.class_index("dog") == 1
     with pytest.raises(InputError, match=r"Expected the name of one class, but 'bus' names \[2, 3\]: give the index"):
         own.class_index("bus")
-    with pytest.raises(InputError, match="Expected the name of one of 5 classes, but got 'dogg'. Nearest: dog"):
+    with pytest.raises(InputError, match=r"Expected the name of one of 5 classes, but got 'dogg'\. Nearest: dog"):
         own.class_index("dogg")
-    with pytest.raises(InputError, match="give the index|Give the index"):
+    with pytest.raises(InputError, match=r"give the index|Give the index"):
         plain.class_index("dog")
 
 
@@ -160,7 +160,7 @@ def test_checkpoint_that_does_not_fit_names_the_first_mismatches(tmp_path: Path)
 
 def test_checkpoint_with_code_is_refused(tmp_path: Path) -> None:
     torch.save(Tiny(), tmp_path / "w.pth")
-    with pytest.raises(InputError, match="weights_only=True.* Save the network's state_dict"):
+    with pytest.raises(InputError, match=r"weights_only=True.* Save the network's state_dict"):
         load_classifier(Tiny(), checkpoint=tmp_path / "w.pth")
     torch.save([1, 2], tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"Expected a state_dict \(names to tensors\)"):
