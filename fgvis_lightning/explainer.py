@@ -160,29 +160,31 @@ class FGVis(pl.LightningModule):
         e = blend(self._x, self.mask, self._reference)
         if self.noise:
             # The same draw for every image, so that no image depends on its place in the batch.
-            draw = torch.randn(e.shape[1:], generator=self._generator, device=e.device, dtype=e.dtype)
-            e = e + self.noise * draw
+            draw = self.noise * torch.randn(e.shape[1:], generator=self._generator, device=e.device, dtype=e.dtype)
+            # A proposal of the search is judged as it is.
+            e = e + (draw if self._search is None else draw * ~self._search.feasible[:, None, None, None])
         with nullcontext() if self.defended else self.network.undefended():
             logits = self.network(e)
         score = self.score(logits, self.targets)
-        lam: float | Tensor
-        if self._search is None:
-            lam = float(self.lam)
-        else:
-            weight, lam = self._search.step(self.mask.detach(), logits.detach())
-            score = weight * score
         self._log(batch, logits.detach())
-        return self.game.loss(score, self.mask, lam).sum()
+        if self._search is None:
+            return self.game.loss(score, self.mask, float(self.lam)).sum()
+        self._search.observe(self.mask.detach(), logits.detach())
+        return self.game.loss(score, self.mask, 0.0).sum()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Divide the gradient of each image by its largest absolute value."""
         assert self.mask.grad is not None
         largest = self.mask.grad.abs().amax((1, 2, 3), keepdim=True)
         self.mask.grad /= torch.where(largest > 0, largest, 1)
+        if self._search is not None:
+            self._search.learn(self.mask.grad)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         with torch.no_grad():
             self.mask.clamp_(0, 1)
+            if self._search is not None:
+                self.mask.copy_(self._search.propose(self.mask))
 
     def on_train_epoch_end(self) -> None:
         sweep = self.trainer.train_dataloader
@@ -211,7 +213,11 @@ class FGVis(pl.LightningModule):
         self.mask.grad = None
         for optimizer in self.trainer.optimizers:
             optimizer.state.clear()
-        self._search = Search(self.game, self.level, logits, self.targets, self.mask) if self.lam == "auto" else None
+        self._search = None
+        if self.lam == "auto":
+            start = self.mask.detach()
+            at_start = self._score_mask(start)
+            self._search = Search(self.game, self.level, logits, self.targets, start, at_start, self.seed)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images (B,3,H,W), 8-bit or in [0,1], as the network takes them, on this module's device."""
@@ -282,6 +288,7 @@ class FGVis(pl.LightningModule):
             mask = self.mask if self._search is None else self._search.result(self._score_mask)
             mask = mask.to(STORAGE).to(mask.dtype)
             logits = self._score_mask(mask)
+            feasible = self._search.feasible & self._search.reached(logits) if self._search is not None else None
             n = len(self.batch)
             self._result = Explanation(
                 mask=mask[:n].float().contiguous().cpu(),
@@ -289,7 +296,7 @@ class FGVis(pl.LightningModule):
                 score_image=self.score_image[:n].float().cpu(),
                 score_explanation=probability(logits, self.targets)[:n].float().cpu(),
                 game=self.game,
-                feasible=None if self._search is None else self._search.reached(logits)[:n].cpu(),
+                feasible=None if feasible is None else feasible[:n].cpu(),
             )
         return self._result
 

@@ -1,4 +1,17 @@
-"""``lam: auto``: for each image the smallest evidence whose score reaches a level."""
+"""``lam: auto``: for each image the smallest evidence whose score reaches a level.
+
+A fixed λ trades size against score at a rate that nobody knows in advance, and its masks drift to
+emptiness, since gates that have closed do not bring evidence back. So λ is not searched; the
+constrained problem that it stands for is, in two phases, for each image on its own:
+
+1. *Reach*. Where the game's start does not reach the level (deletion, generation), the optimizer
+   takes steps on the score alone until it does.
+2. *Shrink*. Each iteration proposes to drop the evidence in a few random blocks, but for those pixels
+   and channels whose gated gradient has been among the largest tenth. A proposal that still reaches
+   the level becomes the best explanation so far; with each one the share of blocks grows, with each
+   other it falls. The gate thus says which pixels carry evidence, and the network's own answer says
+   whether enough is left. The blocks are RISE's smooth grids (Petsiuk et al., BMVC 2018, section 3.2).
+"""
 
 from __future__ import annotations
 
@@ -6,19 +19,26 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fgvis_lightning.games import Game, log_odds, log_probability
+from fgvis_lightning.store import STORAGE
 
 MARGIN = 1e-3
-"""By how much the log-odds must be better than asked for, so that rounding elsewhere does not undo it."""
+"""By how much the log-odds must be better than asked for, so that rounding elsewhere does not undo it.
+
+Less will do where the best masks so far have less: an image can be its own limit.
+"""
+
+GRID = 7  # blocks along each side
+SPARED = 0.1  # share of pixels and channels that a proposal does not touch
+GROW, FALL = 1.2, 0.8  # of the share of blocks, after a good and a bad proposal
+MEMORY = 0.9  # of the moving average of gradients
 
 
 class Search:
-    """State of the search for one batch; every image on its own.
-
-    While an image's score is good enough its mask takes steps on the size alone, otherwise on the
-    score alone, so it moves along the boundary; the smallest good mask is kept.
+    """State of the search for one batch.
 
     Args:
         game: what is kept or removed.
@@ -26,31 +46,102 @@ class Search:
         logits: the network's logits of the images (B,K).
         targets: target classes (B,).
         mask: masks at the start (B,3,H,W).
+        logits_at_start: the network's logits of the explanations that these make (B,K).
+        seed: of the blocks; every image of a batch gets the same ones.
     """
 
-    def __init__(self, game: Game, level: float, logits: Tensor, targets: Tensor, mask: Tensor) -> None:
+    def __init__(
+        self,
+        game: Game,
+        level: float,
+        logits: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+        logits_at_start: Tensor,
+        seed: int,
+    ) -> None:
         self.game = game
         self.targets = targets
-        share = math.log(level) + log_probability(logits.double(), targets)
-        bound = share - torch.log(-torch.expm1(share.clamp(max=0)))
-        self.bound = torch.where(share < 0, log_odds(logits.double(), targets) if level == 1 else bound, torch.inf)
+        # The bound on log p/(1 - p). At level 1 from the same numbers as the scores it is compared with.
+        bound = math.log(level) + log_probability(logits.double(), targets)
+        bound = torch.where(bound < 0, bound - torch.log(-torch.expm1(bound.clamp(max=-1e-300))), torch.inf)
+        self.bound = log_odds(logits.double(), targets) if level == 1 else bound
         self.best = mask.detach().clone()
-        self.best_size = torch.full_like(self.bound, torch.inf)
+        self._best_lead = self.lead(logits_at_start)
+        self.feasible = self._best_lead >= 0
+        self._gradient = torch.zeros_like(self.best)
+        self._share = torch.full_like(self.bound, 0.03)
+        self._generator = torch.Generator().manual_seed(seed)
 
-    def reached(self, logits: Tensor, margin: float = 0.0) -> Tensor:
-        """Whether each image's score is good enough (B,), from its logits (B,K)."""
+    def lead(self, logits: Tensor) -> Tensor:
+        """By how much the log-odds are better than the bound (B,), from logits (B,K)."""
         ahead = log_odds(logits.double(), self.targets) - self.bound
-        return ahead >= margin if self.game.keeps else ahead <= -margin
+        return ahead if self.game.keeps else -ahead
 
-    def step(self, mask: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights of the score and of the mask's size (B,) for the next step, from the logits of the masks' e."""
-        reached = self.reached(logits, MARGIN)
-        size = self.game.size(mask).double()
-        better = reached & (size < self.best_size)
-        self.best = torch.where(better[:, None, None, None], mask, self.best)
-        self.best_size = torch.where(better, size, self.best_size)
-        return (~reached).to(mask.dtype), reached.to(mask.dtype)
+    def reached(self, logits: Tensor) -> Tensor:
+        """Whether the level is reached (B,)."""
+        return self.lead(logits) >= 0
 
+    @torch.no_grad()
+    def observe(self, mask: Tensor, logits: Tensor) -> None:
+        """Judge the masks of an iteration by the logits (B,K) of their explanations."""
+        lead = self.lead(logits)
+        good = lead >= self._best_lead.clamp(0, MARGIN)
+        # Until the level is reached, the masks nearest to it.
+        better = good | (~self.feasible & (lead > self._best_lead))
+        self.best = torch.where(_per_image(better), mask, self.best)
+        self._best_lead = torch.where(better, lead, self._best_lead)
+        self._share = torch.where(good, GROW * self._share, FALL * self._share).clamp(1 / GRID**2 / 10, 0.5)
+        self.feasible = self.feasible | good
+
+    @torch.no_grad()
+    def learn(self, gradient: Tensor) -> None:
+        """Take in the gradient of the objective to the masks (B,3,H,W), at most 1 in size for each image."""
+        evidence = (-gradient if self.game.keeps else gradient).clamp(min=0).nan_to_num(0, 0, 0)
+        self._gradient.lerp_(evidence, 1 - MEMORY)
+
+    @torch.no_grad()
+    def propose(self, mask: Tensor) -> Tensor:
+        """The masks to try next: where the level has not been reached, the optimizer's own."""
+        flat = self._gradient.flatten(1)
+        threshold = flat[:, :: max(1, flat.shape[1] // 4096)].quantile(1 - SPARED, dim=1)
+        dropped = self._blocks(mask) * (self._gradient <= _per_image(threshold))
+        evidence = self.game.evidence(self.best) * (1 - dropped)
+        # Rounded as files are, so that what is judged is what is stored.
+        proposal = self.game.evidence(evidence).to(STORAGE).to(mask.dtype)
+        return torch.where(_per_image(self.feasible), proposal, mask)
+
+    @torch.no_grad()
     def result(self, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """The best masks."""
-        return self.best
+        """The best masks; ``run`` gives the logits of the stored network for masks (B,3,H,W).
+
+        Under mixed precision ``run`` can find short what the iterations found good. Evidence is then
+        given back evenly until the level is reached.
+        """
+        short = self.feasible & ~self.reached(run(self.best))
+        result = self.best
+        for back in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
+            if not short.any():
+                break
+            evidence = self.game.evidence(self.best)
+            more = self.game.evidence(evidence + back * (1 - evidence)).to(STORAGE).to(result.dtype)
+            result = torch.where(_per_image(short), more, result)
+            short = short & ~self.reached(run(result))
+        return result
+
+    def _blocks(self, mask: Tensor) -> Tensor:
+        """Smooth random blocks (B,1,H,W) in [0,1]; each image has its own share of them."""
+        height, width = mask.shape[-2:]
+        cell = -(-height // GRID), -(-width // GRID)
+        # On the CPU, so that every device gets the same ones.
+        draw = torch.rand(1, 1, GRID + 1, GRID + 1, generator=self._generator).to(mask.device)
+        top, left = (int(torch.randint(side, (), generator=self._generator)) for side in cell)
+        # An empty proposal would say nothing.
+        share = torch.maximum(self._share.to(draw.dtype), draw.amin() * 1.001)
+        chosen = (draw < _per_image(share)).to(mask.dtype)
+        smooth = F.interpolate(chosen, ((GRID + 1) * cell[0], (GRID + 1) * cell[1]), mode="bilinear")
+        return smooth[:, :, top : top + height, left : left + width]
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values[:, None, None, None]

@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from networks import NotANumber, Plain, Tiny, WrongShape
-from pytorch_lightning.utilities.model_summary import ModelSummary
+from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
 from torch import Tensor, nn
 
 from fgvis_lightning import DefendedCNN, Explanation, FGVis, InputError, explain

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from fgvis_lightning.games import GAMES
+from fgvis_lightning.search import GRID, MARGIN, Search
+
+SHAPE = (2, 3, 28, 28)
+PLANTED = (slice(None), slice(None), slice(8, 14), slice(8, 14))  # the pixels that alone decide
+
+
+def logits(mask: Tensor) -> Tensor:
+    """An analytic network of two classes: the log-odds of class 0 fall by 10 with the planted pixels of the mask."""
+    own = 2 - 10 * (1 - mask[PLANTED].flatten(1).mean(1))
+    return torch.stack([own, torch.zeros_like(own)], 1)
+
+
+def gradient(mask: Tensor) -> Tensor:
+    """Of the log-odds to the mask, 1 at most."""
+    slope = torch.zeros_like(mask)
+    slope[PLANTED] = 1.0
+    return slope
+
+
+def start(game: str, level: float, seed: int = 0) -> tuple[Search, Tensor]:
+    mask = torch.full(SHAPE, GAMES[game].start)
+    targets = torch.zeros(2, dtype=torch.long)
+    at_image = logits(torch.ones(SHAPE))
+    return Search(GAMES[game], level, at_image, targets, mask, logits(mask), seed), mask
+
+
+def run(game: str, level: float, iterations: int) -> Search:
+    """What FGVis does with a search, the optimizer being steps of 0.1 along the gradient."""
+    search, mask = start(game, level)
+    direction = -1 if GAMES[game].keeps else 1
+    for _ in range(iterations):
+        search.observe(mask, logits(mask))
+        objective = direction * gradient(mask)
+        search.learn(objective)
+        mask = search.propose((mask - 0.1 * objective).clamp(0, 1))
+    search.observe(mask, logits(mask))
+    return search
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_finds_the_planted_evidence(game: str) -> None:
+    keeps = GAMES[game].keeps
+    search = run(game, 1.0 if keeps else 0.5, 250)
+    evidence = GAMES[game].evidence(search.best)
+    assert search.feasible.all()
+    assert search.reached(logits(search.best)).all()
+    inside = torch.zeros(SHAPE, dtype=torch.bool)
+    inside[PLANTED] = True
+    assert evidence[inside].mean() > (0.95 if keeps else 0.2)
+    assert evidence[~inside].mean() < 0.03
+    assert torch.equal(search.best, search.best.half().float()), "not what a file would hold"
+
+
+@pytest.mark.parametrize(("game", "level"), [("preservation", 1.0), ("preservation", 0.5), ("deletion", 0.1)])
+def test_bound_is_the_levels_log_odds(game: str, level: float) -> None:
+    search, _ = start(game, level)
+    p = level / (1 + math.exp(-2))
+    torch.testing.assert_close(search.bound, torch.full((2,), math.log(p / (1 - p))).double(), rtol=1e-6, atol=0)
+    assert search.feasible.all() == (game == "preservation")
+
+
+def test_level_that_no_probability_reaches() -> None:
+    search, mask = start("preservation", 2.0)
+    assert search.bound.isinf().all()
+    search.observe(mask, logits(mask))
+    assert not search.feasible.any()
+    assert torch.equal(search.propose(mask * 0.5), mask * 0.5)
+
+
+def test_best_is_never_worse_than_before() -> None:
+    search, _ = start("preservation", 1.0)
+    sizes = []
+    for _ in range(60):
+        proposal = search.propose(search.best)
+        search.observe(proposal, logits(proposal))
+        search.learn(-gradient(proposal))
+        assert (search.lead(logits(search.best)) >= 0).all()
+        sizes.append(search.best.mean().item())
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 0.5
+
+
+def test_margin_keeps_rounding_from_deciding() -> None:
+    search, mask = start("preservation", 1.0)
+    proposal = search.propose(mask)
+    just = logits(torch.ones(SHAPE)) + torch.tensor([MARGIN / 2, 0.0])
+    search.observe(mask, logits(mask) + torch.tensor([1.0, 0.0]))
+    search.observe(proposal, just)
+    assert torch.equal(search.best, mask)
+    search.observe(proposal, just + torch.tensor([MARGIN, 0.0]))
+    assert torch.equal(search.best, proposal)
+
+
+def test_spared_pixels_are_not_touched() -> None:
+    search, mask = start("preservation", 1.0)
+    search.learn(-gradient(mask))
+    for _ in range(30):
+        assert (search.propose(mask)[PLANTED] == 1).all()
+        search.observe(mask, logits(mask) + torch.tensor([1.0, 0.0]))  # all is well: larger and larger proposals
+        search.best = mask
+    assert search.propose(mask).mean() < 0.9
+
+
+def test_blocks_are_smooth_of_any_size_and_alike_for_all_images() -> None:
+    search, _ = start("preservation", 1.0)
+    search._share = torch.tensor([0.2, 0.2]).double()
+    for size in ((28, 28), (33, 50), (5, 9)):
+        blocks = search._blocks(torch.zeros(2, 3, *size))
+        assert blocks.shape == (2, 1, *size)
+        assert torch.equal(blocks[0], blocks[1])
+        assert blocks.min() >= 0
+        assert blocks.max() <= 1
+    drawn = torch.stack([search._blocks(torch.zeros(2, 3, 56, 56)) for _ in range(400)])
+    assert drawn.mean() == pytest.approx(0.2, abs=0.03)
+    assert (drawn[..., 1:] - drawn[..., :-1]).abs().max() <= 1 / (56 // GRID) + 1e-6
+    search._share = torch.tensor([1e-6, 0.5]).double()
+    chosen = torch.stack([search._blocks(torch.zeros(2, 3, 28, 28)).amax((1, 2, 3)) for _ in range(50)])
+    assert chosen[:, 0].mean() > 0.5, "an empty proposal says nothing"
+
+
+def test_short_results_get_evidence_back_until_they_reach_the_level() -> None:
+    """As under mixed precision, where the network that judges the result is not the one that led to it."""
+    search = run("preservation", 1.0, 100)
+
+    def stricter(mask: Tensor) -> Tensor:
+        return logits(mask) - torch.tensor([0.2, 0.0]) * (1 - mask.mean())
+
+    assert not search.reached(stricter(search.best)).any()
+    result = search.result(stricter)
+    assert search.reached(stricter(result)).all()
+    assert (result >= search.best).all()
+    assert torch.equal(search.result(logits), search.best)
