@@ -149,7 +149,7 @@ class ImageData(LightningDataModule):
             where a CSV gives targets and ``predicted`` otherwise.
         batch_size: items that are explained together; no explanation depends on it beyond rounding.
         num_workers: processes that decode images ahead of time.
-        upscale: accept images that are smaller than the network's input.
+        upscale: accept images of less than half the network's input in height or width.
         done: results folder whose finished items are left out.
     """
 
@@ -223,7 +223,7 @@ def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False
     Any format that Pillow opens; turned as its EXIF orientation says; transparent parts on white.
 
     Raises:
-        InputError: missing, not an image, damaged, or smaller than the network's input.
+        InputError: missing, not an image, damaged, or too small.
     """
     try:
         with Image.open(path) as file:
@@ -241,9 +241,9 @@ def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"Expected an image, but {path} cannot be decoded: {error}") from error
     height, width = preprocessing.size
-    if not upscale and (image.height < height or image.width < width):
+    if not upscale and (2 * image.height < height or 2 * image.width < width):
         raise InputError(
-            f"Expected an image of at least {height}×{width} pixels, the network's input, but {path} has "
+            f"Expected an image of at least half the network's input of {height}×{width} pixels, but {path} has "
             f"{image.height}×{image.width}. Enlarge such images with --data.upscale true."
         )
     resize = [preprocessing.resize] if isinstance(preprocessing.resize, int) else list(preprocessing.resize)

@@ -61,7 +61,8 @@ class FGVis(pl.LightningModule):
         exempt: activations without a gate, by name.
         score: ``probability`` or ``log_probability`` of the target class.
         reference: what the mask uncovers where it is 0: ``zero``, ``blurred``, ``noise`` or ``black``.
-        noise: standard deviation of the Gaussian noise added to e in each iteration, in normalized space.
+        noise: standard deviation of the Gaussian noise added to e in each iteration, in normalized space;
+            with a number for ``lam``.
         seed: of the noise.
         optimizer: of the mask, e.g. ``torch.optim.Adam``.
     """
@@ -104,6 +105,11 @@ class FGVis(pl.LightningModule):
             raise InputError(f"Expected iterations to be at least 1, but got {iterations}.")
         if not 0 <= noise < float("inf"):
             raise InputError(f"Expected noise to be a number of at least 0, but got {noise}.")
+        if noise and lam == "auto":
+            raise InputError(
+                f"Expected noise 0 with lam 'auto', which judges each mask by its own score, but got {noise}. "
+                f"Give a number for lam, or no noise."
+            )
         if level is not None and not level > 0:
             raise InputError(f"Expected level to be more than 0, but got {level}.")
         self.classifier: Classifier = load_classifier(
@@ -160,9 +166,8 @@ class FGVis(pl.LightningModule):
         e = blend(self._x, self.mask, self._reference)
         if self.noise:
             # The same draw for every image, so that no image depends on its place in the batch.
-            draw = self.noise * torch.randn(e.shape[1:], generator=self._generator, device=e.device, dtype=e.dtype)
-            # A proposal of the search is judged as it is.
-            e = e + (draw if self._search is None else draw * ~self._search.feasible[:, None, None, None])
+            draw = torch.randn(e.shape[1:], generator=self._generator, device=e.device, dtype=e.dtype)
+            e = e + self.noise * draw
         with nullcontext() if self.defended else self.network.undefended():
             logits = self.network(e)
         score = self.score(logits, self.targets)
@@ -216,8 +221,8 @@ class FGVis(pl.LightningModule):
         self._search = None
         if self.lam == "auto":
             start = self.mask.detach()
-            at_start = self._score_mask(start)
-            self._search = Search(self.game, self.level, logits, self.targets, start, at_start, self.seed)
+            whole = self._score_mask(self.game.evidence(torch.ones_like(start)))
+            self._search = Search(self.game, self.level, logits, self.targets, start, whole, self.iterations, self.seed)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images (B,3,H,W), 8-bit or in [0,1], as the network takes them, on this module's device."""

@@ -26,11 +26,6 @@ TINY = ["--model.network", "networks.Tiny", "--model.size", "[16, 16]", "--model
 CPU = ["--trainer.accelerator", "cpu"]
 
 
-@pytest.fixture(autouse=True)
-def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["fgvis"])
-
-
 def fit(output: Path, images: Path | str, *more: str) -> None:
     main(["fit", *TINY, *CPU, "--output", str(output), "--data.images", str(images), *more])
 
@@ -174,7 +169,7 @@ def test_only_damaged_images(tmp_path: Path, output: Path, capsys: pytest.Captur
         (["--model.network", "networks.WrongShape"], "to return logits of shape"),
         (["--model.network", "resnet19"], "Nearest: resnet"),
         (["--model.checkpoint", "nowhere.pth"], "nowhere.pth: No such file"),
-        (["--model.size", "[64, 64]"], "at least 64×64 pixels"),
+        (["--model.size", "[96, 96]"], "at least half the network's input of 96×96 pixels"),
         (["--data.images", "nowhere.png"], "there is no nowhere.png"),
         (["--data.images", "package:no_such_package/a.png"], "Expected the installed package 'no_such_package'"),
         (["--data.batch_size", "0"], "Expected batch_size to be at least 1"),

@@ -153,14 +153,14 @@ def test_exif_orientation(photo: PhotoMaker, tmp_path: Path) -> None:
         ("missing.png", "there is no file"),
         ("text.png", "Pillow knows no format for"),
         ("truncated.jpg", r"truncated\.jpg cannot be decoded"),
-        ("small.png", r"at least 16×16 pixels, the network's input, but .*small\.png has 12×40.*--data\.upscale true"),
+        ("small.png", r"at least half the network's input of 16×16 pixels, but .*small\.png has 7×40.*upscale true"),
     ],
 )
 def test_images_that_cannot_be_used(name: str, message: str, photo: PhotoMaker, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     whole = photo("whole.jpg", 64, 64).read_bytes()
     (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
-    photo("small.png", 12, 40)
+    photo("small.png", 7, 40)
     with pytest.raises(InputError, match=message):
         load_image(str(tmp_path / name), SMALL)
     assert load_image(str(tmp_path / "small.png"), SMALL, upscale=True).shape == (3, 16, 16)

@@ -87,8 +87,7 @@ def test_the_mask_is_the_only_parameter() -> None:
 
 
 @pytest.mark.parametrize("game", GAME_NAMES)
-@pytest.mark.parametrize("lam", ["auto", 0.01])
-@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize(("lam", "noise"), [("auto", 0.0), (0.01, 0.0), (0.01, 0.1)])
 def test_an_explanation_does_not_depend_on_its_batch(game: Any, lam: Any, noise: float) -> None:
     batch = images(4)
     options: dict[str, Any] = {"game": game, "lam": lam, "iterations": 12, "noise": noise, "batch_size": 4}
@@ -224,6 +223,7 @@ def test_defaults_and_targets() -> None:
         ({"lam": float("nan")}, "Expected lam to be 'auto' or a number"),
         ({"iterations": 0}, "Expected iterations to be at least 1, but got 0"),
         ({"noise": -1.0}, "Expected noise to be a number of at least 0"),
+        ({"noise": 0.1, "lam": "auto"}, "Expected noise 0 with lam 'auto'"),
         ({"level": 0.0}, "Expected level to be more than 0"),
         ({"score": "logit"}, "Expected score to be one of probability, log_probability, but got 'logit'"),
         ({"reference": "white"}, "Expected reference to be one of zero, .* but got 'white'"),

@@ -26,16 +26,17 @@ def gradient(mask: Tensor) -> Tensor:
     return slope
 
 
-def start(game: str, level: float, seed: int = 0) -> tuple[Search, Tensor]:
+def start(game: str, level: float, iterations: int = 100, seed: int = 0) -> tuple[Search, Tensor]:
     mask = torch.full(SHAPE, GAMES[game].start)
     targets = torch.zeros(2, dtype=torch.long)
     at_image = logits(torch.ones(SHAPE))
-    return Search(GAMES[game], level, at_image, targets, mask, logits(mask), seed), mask
+    whole = logits(GAMES[game].evidence(torch.ones(SHAPE)))
+    return Search(GAMES[game], level, at_image, targets, mask, whole, iterations, seed), mask
 
 
 def run(game: str, level: float, iterations: int) -> Search:
     """What FGVis does with a search, the optimizer being steps of 0.1 along the gradient."""
-    search, mask = start(game, level)
+    search, mask = start(game, level, iterations)
     direction = -1 if GAMES[game].keeps else 1
     for _ in range(iterations):
         search.observe(mask, logits(mask))

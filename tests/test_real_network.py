@@ -1,0 +1,123 @@
+"""The method's claims on a real ImageNet network and real photos, which the demo's packages carry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fgvis_lightning import DefendedCNN, explain, load_explanations
+from fgvis_lightning.cli import main
+from fgvis_lightning.data import _packaged, load_image
+from fgvis_lightning.network import Classifier, Preprocessing, load_classifier
+from fgvis_lightning.store import STORAGE
+
+NAME = "packaged_efficientnet_lite0"
+PHOTOS = ["coffee.png", "chelsea.png", "rocket.jpg"]
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def lite0() -> Classifier:
+    return load_classifier(NAME)
+
+
+@pytest.fixture(scope="module")
+def photos(lite0: Classifier) -> Tensor:
+    paths = [_packaged(f"skimage/data/{name}") for name in PHOTOS]
+    return torch.stack([load_image(path, lite0.preprocessing) for path in paths]) / 255
+
+
+def test_every_nonlinearity_is_gated(lite0: Classifier, photos: Tensor) -> None:
+    defended = DefendedCNN(lite0.network)
+    x = ((photos - 0.5) / 0.5).requires_grad_()
+    logits = defended.record(x)
+    assert str(defended.coverage) == "33 of 33 nonlinearity calls gated: 33 relu6"
+    gradients = [torch.autograd.grad(network(x)[:, 0].sum(), x)[0] for network in (defended, lite0.network)]
+    assert torch.equal(*gradients)
+    assert [lite0.class_name(int(k)) for k in logits.argmax(1)] == ["espresso", "tiger cat", "missile"]
+
+
+def test_the_least_likely_class_is_out_of_reach_with_the_defense_alone(photos: Tensor) -> None:
+    with torch.no_grad():
+        least = load_classifier(NAME).network((photos - 0.5) / 0.5).argmin(1)
+    options: dict[str, Any] = {"game": "generation", "lam": 0.0, "iterations": 60}
+    undefended = explain(NAME, photos, least, defended=False, **options)
+    defended = explain(NAME, photos, least, **options)
+    assert (undefended.score_explanation > 0.99).all()
+    assert (defended.score_explanation < 0.01).all()
+
+
+def test_deletion_halves_the_score_and_runs_repeat(photos: Tensor) -> None:
+    runs = [explain(NAME, photos, game="deletion", lam=0.0, noise=0.1, iterations=40, seed=3) for _ in range(2)]
+    assert (runs[0].score_explanation < 0.5 * runs[0].score_image).all()
+    assert torch.equal(runs[0].mask, runs[1].mask)
+    assert torch.equal(runs[0].score_explanation, runs[1].score_explanation)
+
+
+@pytest.mark.parametrize(("game", "level"), [("preservation", 1.0), ("deletion", 0.1)])
+def test_auto_reaches_its_level_as_the_plain_network_sees_the_stored_file(
+    game: str, level: float, lite0: Classifier, tmp_path: Path
+) -> None:
+    paths = [f"package:skimage/data/{name}" for name in PHOTOS]
+    main(
+        [
+            *("fit", "--output", str(tmp_path), "--data.images", json.dumps(paths), "--trainer.accelerator", "cpu"),
+            *("--model.game", game, "--model.iterations", "60", "--data.batch_size", "2"),
+        ]
+    )
+    explanations = load_explanations(tmp_path)
+    assert len(explanations) == 3
+    for explanation in explanations:
+        settings = json.loads(explanation.metadata["settings"])
+        assert (settings["resize"], settings["mean"]) == (256, [0.5, 0.5, 0.5])
+        x = load_image(explanation.metadata["image"], lite0.preprocessing)[None].float() / 255 * 2 - 1
+        with torch.no_grad():
+            score_image, score = (
+                lite0.network(e).softmax(1)[0, explanation.targets[0]] for e in (x, explanation.mask * x)
+            )
+        assert score.item() == pytest.approx(explanation.score_explanation.item(), rel=1e-4, abs=1e-6)
+        assert score_image.item() == pytest.approx(explanation.score_image.item(), rel=1e-4, abs=1e-6)
+        assert (score >= level * score_image) if game == "preservation" else (score <= level * score_image)
+        assert explanation.metadata["feasible"] == "true"
+        assert explanation.sparsity.item() > (0.4 if game == "preservation" else 0.9)
+
+
+def test_storage_type_is_fine_enough(lite0: Classifier, photos: Tensor) -> None:
+    """What the store says of `STORAGE`: the score of a rounded mask is that of the mask within 0.001."""
+    x = (photos - 0.5) / 0.5
+    generator = torch.Generator().manual_seed(0)
+    for low in (0.0, 0.5, 0.9):
+        mask = low + (1 - low) * torch.rand(x.shape, generator=generator)
+        with torch.no_grad():
+            exact, rounded = (
+                lite0.network(m * x).softmax(1).max(1).values for m in (mask, mask.to(STORAGE).to(mask.dtype))
+            )
+        assert (exact - rounded).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_runs(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["--model.iterations", "3", "--trainer.accelerator", "cpu", "--output", str(tmp_path / "out")]
+    main(["fit", "--config", str(config), *short])
+    assert len(load_explanations(tmp_path / "out")) >= 1
+    assert "items explained" in capsys.readouterr().out
+
+
+def test_other_networks_of_timm_and_own_size(tmp_path: Path, photo: Callable[..., Path]) -> None:
+    network = timm.create_model("regnetz_005", num_classes=6)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    image = torch.from_numpy(np.array(Image.open(photo("a.png", 96, 96)))).permute(2, 0, 1)[None] / 255
+    explanation = explain(network, image, iterations=2, game="preservation")
+    assert explanation.mask.shape == (1, 3, 96, 96)
+    assert load_classifier(network, size=(96, 96)).preprocessing != Preprocessing()
