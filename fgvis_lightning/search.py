@@ -7,11 +7,12 @@ constrained problem that it stands for is, in two phases, for each image on its 
 1. *Reach*. Where a game starts without any evidence (deletion, generation), the optimizer takes steps
    on the score alone until the level is reached. Where half of the iterations are not enough, all of
    the image is evidence, as at the start of the other two games.
-2. *Shrink*. Each iteration proposes to drop the evidence in a few random blocks, but for those pixels
-   and channels whose gated gradient has been among the largest tenth. A proposal that still reaches
-   the level becomes the best explanation so far; with each one the share of blocks grows, with each
-   other it falls. The gate thus says which pixels carry evidence, and the network's own answer says
-   whether enough is left. The blocks are RISE's smooth grids (Petsiuk et al., BMVC 2018, section 3.2).
+2. *Shrink*. Each iteration proposes to drop the evidence in a few random blocks, but for the pixels and
+   channels to which the gated gradients so far give most worth, a third of what is left. A proposal
+   that still reaches the level becomes the best explanation; with each such one the share of blocks
+   grows, with each other it falls. The gate thus says which pixels carry evidence, and the network's
+   own answer says whether enough is left. The blocks are RISE's smooth grids (Petsiuk et al., BMVC
+   2018, section 3.2).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Less will do where the best masks so far have less: an image can be its own limi
 """
 
 GRID = 7  # blocks along each side
-SPARED = 0.1  # share of pixels and channels that a proposal does not touch
+SPARED = 0.3  # share of the evidence that a proposal does not touch
 GROW, FALL = 1.2, 0.8  # of the share of blocks, after a good and a bad proposal
 MEMORY = 0.9  # of the moving average of gradients
 

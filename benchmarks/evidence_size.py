@@ -1,0 +1,85 @@
+"""How small evidence can be: mean mask against iterations, for levels of the score.
+
+    python benchmarks/evidence_size.py PHOTO … --levels 0.5 1.0 --iterations 300
+
+Every explanation is checked as a reader of its file would: mask in float16, plain network, one image at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from fgvis_lightning import FGVis
+from fgvis_lightning.data import Item, Sweep, load_image
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.games import blend, probability
+
+MARKS = (25, 50, 100, 150, 200, 300, 500)
+
+
+class Curve(pl.Callback):
+    """Size of the best masks as the iterations go on, one row for each batch."""
+
+    def __init__(self) -> None:
+        self.sizes: list[dict[int, torch.Tensor]] = []
+        self.checked: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, model: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.sizes.append({})
+        if batch_idx + 1 in MARKS or batch_idx + 1 == model.iterations:
+            self.sizes[-1][batch_idx + 1] = model.game.size(model._search.best)[: len(batch)].cpu()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, model: Any) -> None:
+        explanation = model.explanation()
+        x = model.normalize(model.batch.images)
+        for i in range(len(explanation)):
+            mask, target = explanation.mask[i : i + 1].half().float().to(x.device), model.targets[i : i + 1]
+            scores = [probability(model.plain(e), target) for e in (x[i : i + 1], blend(x[i : i + 1], mask, None))]
+            ratio = scores[1] / scores[0]
+            self.checked.append(ratio >= model.level if model.game.keeps else ratio <= model.level)
+
+
+def main() -> None:
+    """Run the search for each level and print how it went."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", nargs="+")
+    parser.add_argument("--network", default="packaged_efficientnet_lite0")
+    parser.add_argument("--game", default="preservation")
+    parser.add_argument("--levels", nargs="+", type=float, default=[1.0])
+    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--batch-size", type=int, default=10)
+    arguments = parser.parse_args()
+    for level in arguments.levels:
+        model = FGVis(arguments.network, game=arguments.game, level=level, iterations=arguments.iterations)
+        stream = []
+        for path in arguments.photos:
+            try:
+                stream.append((Item(path, path, -1), load_image(path, model.classifier.preprocessing)))
+            except InputError as error:
+                print(error)
+        curve = Curve()
+        size = min(arguments.batch_size, len(stream))
+        trainer = pl.Trainer(
+            max_epochs=-(-len(stream) // size),
+            callbacks=[curve],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(model, Sweep(stream, size, arguments.iterations))
+        print(f"{arguments.game}, level {level:g}: {sum(map(int, curve.checked))} of {len(stream)} reach it")
+        for mark in curve.sizes[0]:
+            sizes = torch.cat([row[mark] for row in curve.sizes])
+            row = f"mean size {sizes.mean():.3f}, median {sizes.median():.3f}, max {sizes.max():.3f}"
+            print(f"  {mark:4d} iterations: {row}")
+        print("  " + ", ".join(f"{size:.3f}" for size in sizes.tolist()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
