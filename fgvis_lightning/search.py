@@ -5,8 +5,8 @@ emptiness, since gates that have closed do not bring evidence back. So λ is not
 constrained problem that it stands for is, in two phases, for each image on its own:
 
 1. *Reach*. Where a game starts without any evidence (deletion, generation), the optimizer takes steps
-   on the score alone until the level is reached. Where half of the iterations are not enough, all of
-   the image is evidence, as at the start of the other two games.
+   on the score alone until the level is reached. Where a quarter of the iterations is not enough, all
+   of the image is evidence, as at the start of the other two games.
 2. *Shrink*. Each iteration proposes to drop the evidence in a few random blocks, but for the pixels and
    channels to which the gated gradients so far give most worth, a third of what is left. A proposal
    that still reaches the level becomes the best explanation; with each such one the share of blocks
@@ -76,7 +76,7 @@ class Search:
         starts_whole = self.game.size(self.best) == 1
         self._best_lead = torch.where(starts_whole, self._whole_lead, -torch.inf)
         self.feasible = self._best_lead >= 0
-        self._left_to_reach = iterations // 2
+        self._left_to_reach = max(1, iterations // 4)
         self._gradient = torch.zeros_like(self.best)
         self._share = torch.full_like(self.bound, 0.03)
         self._generator = torch.Generator().manual_seed(seed)
