@@ -20,6 +20,8 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.store import prepare_folder
 
+GET_MODEL = "torchvision.models.get_model"
+
 # Lightning's advice for training that does not hold here.
 QUIET = (
     r"Found .* module\(s\) in eval mode",  # the frozen network is to be in eval mode
@@ -57,18 +59,31 @@ class FGVisCLI(LightningCLI):
         parser.link_arguments("output", "trainer.default_root_dir")
 
     def before_instantiate_classes(self) -> None:
-        """Let torchvision's weights entry, which the network itself does not know, tell its preprocessing."""
+        """Refuse a folder early; let torchvision's weights entry, which the network forgets, tell its preprocessing."""
         prepare_folder(Path(self.config.fit.output))
         model = self.config.fit.model
-        options = {
-            **vars(getattr(model.network, "init_args", None) or Namespace()),
-            **(getattr(model.network, "dict_kwargs", None) or {}),
-        }
+        if not isinstance(model.network, Namespace):
+            return
+        _drop_defaults(model.network, self.parser)
+        options = {**vars(model.network.get("init_args") or Namespace()), **(model.network.get("dict_kwargs") or {})}
         entry = options.get("weights")
-        if isinstance(entry, str) and model.network.class_path == "torchvision.models.get_model":
+        if isinstance(entry, str) and model.network.class_path == GET_MODEL:
             entry = torchvision.models.get_model_weights(options["name"])[entry]
         if isinstance(entry, torchvision.models.WeightsEnum) and model.weights is None:
             model.weights = str(entry)
+
+    def instantiate_classes(self) -> None:
+        """Build everything; what a network's own constructor raises ends in one line."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            network = self.config.fit.model.network
+            if not isinstance(network, Namespace) or f"class_path={network.class_path!r}" not in str(error):
+                raise
+            raise InputError(
+                f"Expected to build the network {network.class_path}, but it raised {error.__cause__!r}. "
+                f"Weights that cannot be downloaded can be given as a file with --model.checkpoint."
+            ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self.config.fit
@@ -98,6 +113,20 @@ class FGVisCLI(LightningCLI):
         if failures:
             reasons = "\n  ".join(failure.reason for failure in failures)
             raise InputError(f"{len(failures)} of {data.total} items could not be read:\n  {reasons}")
+
+
+def _drop_defaults(network: Namespace, parser: LightningArgumentParser) -> None:
+    """Drop the arguments that nobody gave from those of a torchvision builder.
+
+    The parser fills in the defaults of the network's class, where builders such as ``resnext50_32x4d``
+    choose their own and refuse others.
+    """
+    if not network.class_path.startswith("torchvision.models.") or network.class_path == GET_MODEL:
+        return
+    defaults = parser.parse_args(["fit", "--data.images", "", "--model.network", network.class_path]).fit.model.network
+    for key, value in list(vars(network.init_args).items()):
+        if defaults.init_args.get(key) == value:
+            del network.init_args[key]
 
 
 def main(args: Sequence[str] | None = None) -> None:

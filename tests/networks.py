@@ -84,3 +84,8 @@ class WrongShape(Tiny):
 class NotANumber(Tiny):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * torch.nan
+
+
+class Broken(Tiny):
+    def __init__(self) -> None:
+        raise RuntimeError("no such thing")

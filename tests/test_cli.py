@@ -200,6 +200,10 @@ def test_output_that_cannot_be_written_to(folder: Path, tmp_path: Path, capsys: 
             "SqueezeNet (SqueezeNet1_1_Weights.IMAGENET1K_V1)",
         ),
         (
+            ["torchvision.models.resnext50_32x4d", "--model.network.weights", "IMAGENET1K_V1"],
+            "ResNet (ResNeXt50_32X4D_Weights.IMAGENET1K_V1)",
+        ),
+        (
             [
                 *("torchvision.models.get_model", "--model.network.name", "shufflenet_v2_x0_5"),
                 *("--model.network.dict_kwargs.weights", "DEFAULT"),
@@ -212,8 +216,7 @@ def test_torchvision_network_with_its_weights_entry(
     options: list[str], name: str, folder: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`class_path` and weights as torchvision has them; only the download is replaced."""
-    builder = torchvision.models.squeezenet1_1 if "squeeze" in options[0] else torchvision.models.shufflenet_v2_x0_5
-    network = builder(weights=None)
+    network = torchvision.models.get_model(options[2] if "name" in options[1] else options[0].rpartition(".")[2])
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *_, **__: network.state_dict())
     main(
         [
@@ -226,6 +229,12 @@ def test_torchvision_network_with_its_weights_entry(
     assert settings["network"] == name
     assert (settings["size"], settings["resize"], settings["interpolation"]) == ([224, 224], 256, "bilinear")
     assert metadata["name"] in torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
+
+
+def test_network_that_cannot_be_built(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = fails(capsys, output, folder, "--model.network", "networks.Broken")
+    assert "Expected to build the network networks.Broken, but it raised RuntimeError('no such thing')" in error
+    assert "--model.checkpoint" in error
 
 
 def test_own_module_with_checkpoint_and_optimizer(folder: Path, output: Path) -> None:
