@@ -14,9 +14,10 @@ import pytorch_lightning as pl
 import torch
 
 from fgvis_lightning import FGVis
-from fgvis_lightning.data import Item, Sweep, load_image
+from fgvis_lightning.data import Sweep
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.games import blend, probability
+from fgvis_lightning.items import Item, load_image
 
 MARKS = (25, 50, 100, 150, 200, 300, 500)
 

@@ -6,9 +6,11 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
     defense    DefendedCNN: the classifier with gates behind its nonlinearities
     games      the four objectives
     store      explanations in memory and on disk
-    data       files → items (image, target class) → batches
+    items      files → items (image, target class)
+    data       items → batches
     search     lam: auto
-    explainer  FGVis, a LightningModule whose only parameter is the mask; explain()
+    explainer  FGVis, a LightningModule whose only parameter is the mask
+    memory     explain(), the same for tensors in memory
     figures    tensors → figures
     callbacks  files, TensorBoard, progress
     cli        the command line
@@ -16,7 +18,8 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
 
 from fgvis_lightning.defense import DefendedCNN
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.explainer import FGVis, explain
+from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.memory import explain
 from fgvis_lightning.store import Explanation, load_explanation, load_explanations
 
 __version__ = "0.1.0.dev0"

@@ -1,4 +1,4 @@
-"""FGVis: a LightningModule whose only parameter is the mask, and `explain`, the same for tensors in memory.
+"""FGVis: a LightningModule whose only parameter is the mask.
 
 One epoch explains one batch of items; one training step is one iteration of the masks' optimizer
 (Wagner et al., CVPR 2019, section 3 and supplement A). Lightning's automatic optimization drives it:
@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fgvis_lightning.data import Batch, Item, Sweep
+from fgvis_lightning.data import Batch, Sweep
 from fgvis_lightning.defense import DefendedCNN
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.games import GAMES, REFERENCES, SCORES, blend, probability
@@ -345,112 +343,3 @@ class FGVis(pl.LightningModule):
         """SHA-256 over `settings` and the weights, as hexadecimal digits."""
         text = json.dumps(self.settings(), sort_keys=True, default=list) + self.classifier.fingerprint()
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-class _Collector(pl.Callback):
-    """Keeps the explanations of all batches in memory."""
-
-    def __init__(self) -> None:
-        self.explanations: list[Explanation] = []
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, FGVis)
-        self.explanations.append(pl_module.explanation())
-
-
-def explain(
-    network: nn.Module | str,
-    images: Tensor,
-    targets: Tensor | Sequence[int] | None = None,
-    *,
-    game: Literal["preservation", "deletion", "generation", "repression"] = "deletion",
-    iterations: int = 500,
-    lam: float | Literal["auto"] = "auto",
-    defended: bool = True,
-    normalize: tuple[Sequence[float], Sequence[float]] | None = None,
-    precision: Any = "32-true",
-    accelerator: str = "auto",
-    batch_size: int | None = None,
-    **options: Any,
-) -> Explanation:
-    """Explain images in memory; the same ``training_step`` as the command line runs.
-
-    The caller's network is left as it is: parameters, buffers, hooks, training flag and gradients.
-    It is explained in eval mode.
-
-    Args:
-        network: a classifier of normalized images, or the name of one as in `FGVis`.
-        images: (B,3,H,W) in [0,1].
-        targets: class indices (B,); None for the predicted class.
-        game: ``preservation``, ``deletion``, ``generation`` or ``repression``.
-        iterations: steps of the optimizer.
-        lam: weight λ ≥ 0 of the mask's size, or ``auto``.
-        defended: whether the gradient is gated.
-        normalize: mean and standard deviation by channel that the network expects; None for the
-            network's own where it brings them (timm's do), else ImageNet's.
-        precision: as in Lightning's Trainer, e.g. ``bf16-mixed``.
-        accelerator: likewise, e.g. ``cpu`` or ``gpu``; one device of it.
-        batch_size: how many images at a time, the last batch padded; None for all.
-        options: further arguments of `FGVis`: ``level``, ``score``, ``reference``, ``noise``, ``seed``,
-            ``optimizer``, ``exempt``, ….
-
-    Returns:
-        The `Explanation` of all images, on the CPU.
-
-    Raises:
-        InputError: images, targets or options that cannot be used.
-    """
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not len(images):
-        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"Expected images of shape (B,3,H,W), but got {got}.")
-    if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
-        raise InputError(
-            f"Expected images in [0,1] before normalization, but got {images.dtype} from {images.min():g} to "
-            f"{images.max():g}. Give mean and std with normalize=(mean, std) instead of normalized images."
-        )
-    classes = [-1] * len(images) if targets is None else [int(target) for target in targets]
-    if len(classes) != len(images) or min(classes) < (-1 if targets is None else 0):
-        raise InputError(f"Expected {len(images)} targets, class indices from 0, but got {classes}.")
-    mean, std = map(tuple, normalize) if normalize is not None else (None, None)
-    size = batch_size or len(images)
-    with _silence():
-        model = FGVis(
-            network, mean=mean, std=std, game=game, lam=lam, iterations=iterations, defended=defended, **options
-        )
-        stream = (
-            (Item(str(i), "", target), image) for i, (target, image) in enumerate(zip(classes, images, strict=True))
-        )
-        sweep = Sweep(stream, size, iterations)
-        collector = _Collector()
-        trainer = pl.Trainer(
-            accelerator=accelerator,
-            devices=1,
-            precision=precision,
-            max_epochs=-(-len(images) // size),
-            callbacks=[collector],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        try:
-            trainer.fit(model, sweep)
-        except SystemExit as stopped:  # Lightning makes an exit of Ctrl-C
-            if isinstance(stopped.__context__, KeyboardInterrupt):
-                raise stopped.__context__ from None
-            raise
-    return Explanation.concatenate(collector.explanations)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep Lightning's log lines and advice away from a notebook."""
-    log = logging.getLogger("pytorch_lightning")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"pytorch_lightning")
-            yield
-    finally:
-        log.setLevel(level)

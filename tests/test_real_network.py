@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fgvis_lightning import DefendedCNN, explain, load_explanations
 from fgvis_lightning.cli import main
-from fgvis_lightning.data import _packaged, load_image
+from fgvis_lightning.items import load_image, packaged
 from fgvis_lightning.network import Classifier, Preprocessing, load_classifier
 from fgvis_lightning.store import STORAGE
 
@@ -35,7 +35,7 @@ def lite0() -> Classifier:
 
 @pytest.fixture(scope="module")
 def photos(lite0: Classifier) -> Tensor:
-    paths = [_packaged(f"skimage/data/{name}") for name in PHOTOS]
+    paths = [packaged(f"skimage/data/{name}") for name in PHOTOS]
     return torch.stack([load_image(path, lite0.preprocessing) for path in paths]) / 255
 
 
