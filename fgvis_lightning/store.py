@@ -17,7 +17,7 @@ from typing import overload
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from fgvis_lightning.errors import InputError
@@ -100,7 +100,8 @@ def save_explanation(path: Path, mask: Tensor, metadata: Mapping[str, str]) -> N
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file({"mask": mask.to("cpu", STORAGE).contiguous()}, temporary, dict(metadata))
+        # Written by us and not by safetensors, whose files nobody but their owner may read.
+        temporary.write_bytes(save({"mask": mask.to("cpu", STORAGE).contiguous()}, dict(metadata)))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -46,6 +46,9 @@ def test_round_trip(output: Path) -> None:
     )
     assert loaded.ids == ("a@bus",)
     assert loaded.metadata["image"] == "a.png"
+    (output / "plain").touch()
+    assert (output / "explanations" / "a@bus.safetensors").stat().st_mode == (output / "plain").stat().st_mode
+    (output / "plain").unlink()
     assert [path.name for path in output.rglob("*") if path.is_file()] == ["a@bus.safetensors"], (
         "a file was left behind"
     )
