@@ -108,9 +108,13 @@ def gate(h: Tensor, reference: Tensor, *, nonnegative: bool = False) -> None:
     room = slack(h.detach(), reference, nonnegative=nonnegative)
     kind = torch.finfo(room.dtype)
     below_zero = -kind.smallest_normal * kind.eps  # the largest negative number
-    # It selects (room > below_zero ? gradient : 0) where a product would make NaN of 0 * inf, and on
-    # CPUs it is faster than comparing into a mask of booleans.
-    h.register_hook(lambda gradient: torch.ops.aten.threshold_backward(gradient, room, below_zero))
+    # Both select where a product would make NaN of 0 * inf. On CPUs the first, which takes the gradient where
+    # room > below_zero, is faster than a mask of booleans; but not where numbers that small count as zero.
+    if room.is_cpu and torch.tensor(below_zero, dtype=room.dtype) < 0:
+        h.register_hook(lambda gradient: torch.ops.aten.threshold_backward(gradient, room, below_zero))
+    else:
+        closed = room < 0
+        h.register_hook(lambda gradient: torch.where(closed, 0, gradient))
 
 
 class _Interceptor(TorchFunctionMode):

@@ -68,9 +68,10 @@ class Search:
         self.game = game
         self.targets = targets
         # The bound on log p/(1 - p). At level 1 from the same numbers as the scores it is compared with.
-        bound = math.log(level) + log_probability(logits.double(), targets)
-        bound = torch.where(bound < 0, bound - torch.log(-torch.expm1(bound.clamp(max=-1e-300))), torch.inf)
-        self.bound = log_odds(logits.double(), targets) if level == 1 else bound
+        logits = _exact(logits)
+        bound = math.log(level) + log_probability(logits, targets)
+        bound = torch.where(bound < 0, bound - torch.log(-torch.expm1(bound.clamp(max=-1e-30))), torch.inf)
+        self.bound = log_odds(logits, targets) if level == 1 else bound
         self.best = mask.detach().clone()
         self._whole_lead = self.lead(logits_of_whole)
         starts_whole = self.game.size(self.best) == 1
@@ -83,7 +84,7 @@ class Search:
 
     def lead(self, logits: Tensor) -> Tensor:
         """By how much the log-odds are better than the bound (B,), from logits (B,K)."""
-        ahead = log_odds(logits.double(), self.targets) - self.bound
+        ahead = log_odds(_exact(logits), self.targets) - self.bound
         return ahead if self.game.keeps else -ahead
 
     def reached(self, logits: Tensor) -> Tensor:
@@ -159,6 +160,11 @@ class Search:
         chosen = (draw < _per_image(share)).to(mask.dtype)
         smooth = F.interpolate(chosen, ((GRID + 1) * cell[0], (GRID + 1) * cell[1]), mode="bilinear")
         return smooth[:, :, top : top + height, left : left + width]
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """At least float32; not always float64, which not every device has."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _per_image(values: Tensor) -> Tensor:

@@ -66,6 +66,22 @@ def test_at_the_image_the_gradient_is_the_ordinary_one(network: nn.Module, dtype
     assert torch.equal(gradient(defended, x), gradient(network, x))
 
 
+@pytest.mark.parametrize("flush", [True, False])
+def test_gates_do_not_depend_on_subnormal_numbers(flush: bool) -> None:
+    torch.manual_seed(0)
+    network = Plain().eval()
+    x, e = images(0, torch.float32)
+    defended = DefendedCNN(network)
+    try:
+        torch.set_flush_denormal(flush)
+        defended.record(x)
+        assert torch.equal(gradient(defended, x), gradient(network, x))
+        at_e = gradient(defended, e)
+    finally:
+        torch.set_flush_denormal(False)
+    torch.testing.assert_close(at_e, gradient(defended, e))
+
+
 def test_gradient_equals_finite_differences_where_no_gate_is_closed() -> None:
     torch.manual_seed(0)
     network = Plain(nn.Tanh()).double().eval()

@@ -65,7 +65,7 @@ def test_finds_the_planted_evidence(game: str) -> None:
 def test_bound_is_the_levels_log_odds(game: str, level: float) -> None:
     search, _ = start(game, level)
     p = level / (1 + math.exp(-2))
-    torch.testing.assert_close(search.bound, torch.full((2,), math.log(p / (1 - p))).double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(search.bound, torch.full((2,), math.log(p / (1 - p))), rtol=1e-5, atol=0)
     assert search.feasible.all() == (game == "preservation")
 
 
@@ -113,7 +113,7 @@ def test_spared_pixels_are_not_touched() -> None:
 
 def test_blocks_are_smooth_of_any_size_and_alike_for_all_images() -> None:
     search, _ = start("preservation", 1.0)
-    search._share = torch.tensor([0.2, 0.2]).double()
+    search._share = torch.tensor([0.2, 0.2])
     for size in ((28, 28), (33, 50), (5, 9)):
         blocks = search._blocks(torch.zeros(2, 3, *size))
         assert blocks.shape == (2, 1, *size)
@@ -123,7 +123,7 @@ def test_blocks_are_smooth_of_any_size_and_alike_for_all_images() -> None:
     drawn = torch.stack([search._blocks(torch.zeros(2, 3, 56, 56)) for _ in range(400)])
     assert drawn.mean() == pytest.approx(0.2, abs=0.03)
     assert (drawn[..., 1:] - drawn[..., :-1]).abs().max() <= 1 / (56 // GRID) + 1e-6
-    search._share = torch.tensor([1e-6, 0.5]).double()
+    search._share = torch.tensor([1e-6, 0.5])
     chosen = torch.stack([search._blocks(torch.zeros(2, 3, 28, 28)).amax((1, 2, 3)) for _ in range(50)])
     assert chosen[:, 0].mean() > 0.5, "an empty proposal says nothing"
 
