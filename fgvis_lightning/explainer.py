@@ -59,9 +59,8 @@ class FGVis(pl.LightningModule):
         exempt: activations without a gate, by name.
         score: ``probability`` or ``log_probability`` of the target class.
         reference: what the mask uncovers where it is 0: ``zero``, ``blurred``, ``noise`` or ``black``.
-        noise: standard deviation of the Gaussian noise added to e in each iteration, in normalized space;
-            with a number for ``lam``.
-        seed: of the noise.
+        noise: standard deviation of the Gaussian noise added to e in each iteration, in normalized space.
+        seed: of the noise and of the proposals of ``lam: auto``.
         optimizer: of the mask, e.g. ``torch.optim.Adam``.
     """
 
@@ -103,11 +102,6 @@ class FGVis(pl.LightningModule):
             raise InputError(f"Expected iterations to be at least 1, but got {iterations}.")
         if not 0 <= noise < float("inf"):
             raise InputError(f"Expected noise to be a number of at least 0, but got {noise}.")
-        if noise and lam == "auto":
-            raise InputError(
-                f"Expected noise 0 with lam 'auto', which judges each mask by its own score, but got {noise}. "
-                f"Give a number for lam, or no noise."
-            )
         if level is not None and not level > 0:
             raise InputError(f"Expected level to be more than 0, but got {level}.")
         self.classifier: Classifier = load_classifier(
@@ -161,18 +155,21 @@ class FGVis(pl.LightningModule):
             self._begin(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        e = blend(self._x, self.mask, self._reference)
+        clean = blend(self._x, self.mask, self._reference)
+        e = clean
         if self.noise:
             # The same draw for every image, so that no image depends on its place in the batch.
             draw = torch.randn(e.shape[1:], generator=self._generator, device=e.device, dtype=e.dtype)
-            e = e + self.noise * draw
+            e = clean + self.noise * draw
         with nullcontext() if self.defended else self.network.undefended():
             logits = self.network(e)
         score = self.score(logits, self.targets)
         self._log(batch, logits.detach())
         if self._search is None:
             return self.game.loss(score, self.mask, float(self.lam)).sum()
-        self._search.observe(self.mask.detach(), logits.detach())
+        # The gradient may be a noisy one; what a mask is worth is not.
+        judged = self.plain(clean) if self.noise else logits.detach()
+        self._search.observe(self.mask.detach(), judged)
         return self.game.loss(score, self.mask, 0.0).sum()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

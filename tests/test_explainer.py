@@ -88,7 +88,7 @@ def test_the_mask_is_the_only_parameter() -> None:
 
 
 @pytest.mark.parametrize("game", GAME_NAMES)
-@pytest.mark.parametrize(("lam", "noise"), [("auto", 0.0), (0.01, 0.0), (0.01, 0.1)])
+@pytest.mark.parametrize(("lam", "noise"), [("auto", 0.0), ("auto", 0.1), (0.01, 0.0), (0.01, 0.1)])
 def test_an_explanation_does_not_depend_on_its_batch(game: Any, lam: Any, noise: float) -> None:
     batch = images(4)
     options: dict[str, Any] = {"game": game, "lam": lam, "iterations": 12, "noise": noise, "batch_size": 4}
@@ -224,7 +224,6 @@ def test_defaults_and_targets() -> None:
         ({"lam": float("nan")}, "Expected lam to be 'auto' or a number"),
         ({"iterations": 0}, "Expected iterations to be at least 1, but got 0"),
         ({"noise": -1.0}, "Expected noise to be a number of at least 0"),
-        ({"noise": 0.1, "lam": "auto"}, "Expected noise 0 with lam 'auto'"),
         ({"level": 0.0}, "Expected level to be more than 0"),
         ({"score": "logit"}, "Expected score to be one of probability, log_probability, but got 'logit'"),
         ({"reference": "white"}, "Expected reference to be one of zero, .* but got 'white'"),
@@ -250,6 +249,16 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
     options = {"network": Tiny(), "images": images(), "iterations": 2, **options}
     with pytest.raises(InputError, match=message):
         explain(**options)
+
+
+def test_auto_judges_masks_without_the_noise() -> None:
+    network, batch = Tiny(), images()
+    explanation = explain(network, batch, game="preservation", iterations=60, noise=1.0)
+    assert explanation.feasible is not None
+    assert explanation.feasible.all()
+    assert (explanation.score_explanation >= explanation.score_image * (1 - 1e-6)).all()
+    assert (explanation.sparsity > 0).all()
+    assert not torch.equal(explanation.mask, explain(network, batch, game="preservation", iterations=60).mask)
 
 
 def test_more_than_one_device_is_refused() -> None:
