@@ -108,9 +108,10 @@ class FGVisCLI(LightningCLI):
         if written:
             print(f"\n{self.model.coverage}")
         print(f"{written} of {data.total} items explained{already}.")
-        print(f"Look at {output / 'panels'} and {output / 'summary.csv'};")
+        panels = f"{output / 'panels'} and " if self.config.fit.writer.panels else ""
+        print(f"Look at {panels}{output / 'summary.csv'}")
         if isinstance(self.trainer.logger, TensorBoardLogger):
-            print(f"at masks and curves with: tensorboard --logdir {self.trainer.logger.log_dir}")
+            print(f"and at masks and curves with: tensorboard --logdir {Path(self.trainer.logger.log_dir)}")
         if failures:
             reasons = "\n  ".join(failure.reason for failure in failures)
             raise InputError(f"{len(failures)} of {data.total} items could not be read:\n  {reasons}")
