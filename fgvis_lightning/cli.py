@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ class FGVisCLI(LightningCLI):
         options = {**vars(model.network.get("init_args") or Namespace()), **(model.network.get("dict_kwargs") or {})}
         entry = options.get("weights")
         if isinstance(entry, str) and model.network.class_path == GET_MODEL:
-            entry = torchvision.models.get_model_weights(options["name"])[entry]
+            with suppress(KeyError, ValueError):  # an unknown name is the builder's to refuse
+                entry = torchvision.models.get_model_weights(options["name"])[entry]
         if isinstance(entry, torchvision.models.WeightsEnum) and model.weights is None:
             model.weights = str(entry)
 

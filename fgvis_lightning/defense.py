@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fgvis_lightning.errors import InputError
+
 # Activations whose output is never negative: their lower bound, min(0, h(x)) = 0, always holds.
 NONNEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid", "softplus"})
 
@@ -55,7 +57,7 @@ OPERATORS = frozenset(
 )
 
 
-class UngatedActivationError(RuntimeError):
+class UngatedActivationError(InputError):
     """A nonlinearity that the defense cannot gate."""
 
 
@@ -190,7 +192,7 @@ class DefendedCNN(nn.Module):
         unknown = sorted(set(exempt) - set(ACTIVATIONS.values()))
         if unknown:
             known = ", ".join(sorted(set(ACTIVATIONS.values())))
-            raise ValueError(f"Expected exempt to name activations among {known}, but got {unknown[0]!r}.")
+            raise InputError(f"Expected exempt to name activations among {known}, but got {unknown[0]!r}.")
         self.network = network
         self.exempt = frozenset(exempt)
         self.defended = True

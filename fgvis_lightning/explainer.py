@@ -26,7 +26,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.games import GAMES, REFERENCES, SCORES, blend, probability
 from fgvis_lightning.network import Classifier, load_classifier
 from fgvis_lightning.search import Search
-from fgvis_lightning.store import STORAGE, Explanation
+from fgvis_lightning.store import Explanation, rounded
 
 
 def sgd(params: Iterable[nn.Parameter]) -> Optimizer:
@@ -115,10 +115,7 @@ class FGVis(pl.LightningModule):
             interpolation=interpolation,
             classes=classes,
         )
-        try:
-            self.network = DefendedCNN(self.classifier.network, exempt=exempt or ()).eval()
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        self.network = DefendedCNN(self.classifier.network, exempt=exempt or ()).eval()
         self.game = GAMES[game]
         self.lam = lam
         self.level = level if level is not None else (1.0 if self.game.keeps else 0.1)
@@ -285,8 +282,7 @@ class FGVis(pl.LightningModule):
         """
         if self._result is None:
             assert self.batch is not None
-            mask = self.mask if self._search is None else self._search.result(self._score_mask)
-            mask = mask.to(STORAGE).to(mask.dtype)
+            mask = rounded(self.mask) if self._search is None else self._search.result(self._score_mask)
             logits = self._score_mask(mask)
             feasible = self._search.feasible & self._search.reached(logits) if self._search is not None else None
             n = len(self.batch)

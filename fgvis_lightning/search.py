@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fgvis_lightning.games import Game, log_odds, log_probability
-from fgvis_lightning.store import STORAGE
+from fgvis_lightning.store import rounded
 
 MARGIN = 1e-3
 """By how much the log-odds must be better than asked for, so that rounding elsewhere does not undo it.
@@ -100,7 +100,9 @@ class Search:
         better = good | (~self.feasible & (lead > self._best_lead))
         self.best = torch.where(_per_image(better), mask, self.best)
         self._best_lead = torch.where(better, lead, self._best_lead)
-        self._share = torch.where(good, GROW * self._share, FALL * self._share).clamp(1 / GRID**2 / 10, 0.5)
+        # While the optimizer is still on its way there are no proposals to learn from.
+        share = torch.where(good, GROW * self._share, FALL * self._share).clamp(1 / GRID**2 / 10, 0.5)
+        self._share = torch.where(self.feasible, share, self._share)
         self.feasible = self.feasible | good
         self._left_to_reach -= 1
         if self._left_to_reach == 0:
@@ -126,24 +128,24 @@ class Search:
         rank = (1 - SPARED * self.game.size(self.best)) * (sample.shape[1] - 1)
         threshold = sample.gather(1, rank.long()[:, None]).squeeze(1)
         evidence = evidence * (1 - self._blocks(mask) * (worth <= _per_image(threshold)))
-        # Rounded as files are, so that what is judged is what is stored.
-        proposal = self.game.evidence(evidence).to(STORAGE).to(mask.dtype)
+        # So that what is judged is what is stored.
+        proposal = rounded(self.game.evidence(evidence))
         return torch.where(_per_image(self.feasible), proposal, mask)
 
     @torch.no_grad()
     def result(self, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """The best masks; ``run`` gives the logits of the stored network for masks (B,3,H,W).
+        """The best masks as files hold them; ``run`` gives the plain network's logits for masks (B,3,H,W).
 
-        Under mixed precision ``run`` can find short what the iterations found good. Evidence is then
-        given back evenly until the level is reached.
+        Under mixed precision ``run`` can find short what the iterations found good, and rounding can
+        spoil a mask of the optimizer's. Evidence is then given back evenly until the level is reached.
         """
-        short = self.feasible & ~self.reached(run(self.best))
-        result = self.best
+        result = rounded(self.best)
+        short = self.feasible & ~self.reached(run(result))
         for back in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
             if not short.any():
                 break
             evidence = self.game.evidence(self.best)
-            more = self.game.evidence(evidence + back * (1 - evidence)).to(STORAGE).to(result.dtype)
+            more = rounded(self.game.evidence(evidence + back * (1 - evidence)))
             result = torch.where(_per_image(short), more, result)
             short = short & ~self.reached(run(result))
         return result

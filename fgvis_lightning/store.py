@@ -29,6 +29,11 @@ STORAGE = torch.float16
 SUFFIX = ".safetensors"
 
 
+def rounded(mask: Tensor) -> Tensor:
+    """A mask as a file holds it, in its own type."""
+    return mask.to(STORAGE).to(mask.dtype)
+
+
 @dataclass(frozen=True)
 class Explanation:
     """Masks of B items with the scores that they reach.

@@ -86,6 +86,14 @@ class NotANumber(Tiny):
         return super().forward(x) * torch.nan
 
 
+class Hidden(Tiny):
+    """Has an activation that no interceptor sees."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            return torch.sigmoid(super().forward(x))
+
+
 class Broken(Tiny):
     def __init__(self) -> None:
         raise RuntimeError("no such thing")

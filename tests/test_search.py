@@ -111,6 +111,22 @@ def test_spared_pixels_are_not_touched() -> None:
     assert search.propose(mask).mean() < 0.9
 
 
+def test_the_share_of_blocks_waits_for_the_first_proposal() -> None:
+    search, mask = start("generation", 1.0)
+    before = search._share.clone()
+    for _ in range(5):
+        search.observe(mask, logits(mask))
+    assert torch.equal(search._share, before)
+
+
+def test_a_mask_of_the_optimizers_is_rounded_and_judged_again() -> None:
+    search, mask = start("generation", 0.5)
+    search.observe(mask + 0.70001, logits(torch.ones(SHAPE)))
+    result = search.result(lambda masks: logits(masks))
+    assert torch.equal(result, result.half().float())
+    assert search.reached(logits(result)).all()
+
+
 def test_blocks_are_smooth_of_any_size_and_alike_for_all_images() -> None:
     search, _ = start("preservation", 1.0)
     search._share = torch.tensor([0.2, 0.2])
