@@ -10,77 +10,42 @@ network's own, bit for bit. There is nothing to tune.
 
 Activation calls are intercepted while the network runs, so it does not matter whether they are
 modules, functions or methods, in place or not, or one module that is used several times: each
-*call* has its own reference activation, found again by its place in the order of calls.
+*call* has its own reference activation, found again by its place in the order of calls. What cannot
+be intercepted is found by two checks (`fgvis_lightning.coverage`), and refused by name.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fgvis_lightning.coverage import Boundary, Coverage, Edge, Found, Layer, Modules, Witness, edges_of, inspect
 from fgvis_lightning.errors import InputError
-
-# Activations whose output is never negative: their lower bound, min(0, h(x)) = 0, always holds.
-NONNEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid", "softplus"})
-
-_NAMES = (
-    *("relu", "relu6", "sigmoid", "hardsigmoid", "softplus"),
-    *("hardtanh", "hardswish", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu"),
-    *("silu", "gelu", "mish", "tanh", "glu", "logsigmoid", "softsign", "tanhshrink"),
-    *("hardshrink", "softshrink", "threshold", "clamp", "clip", "clamp_min", "clamp_max"),
+from fgvis_lightning.nonlinearities import (
+    ACTIVATIONS,
+    GATED_MODULES,
+    NONNEGATIVE,
+    NORMALIZATION_MODULES,
+    NORMALIZATIONS,
+    Functions,
+    resolve,
+    table,
 )
 
-# Every spelling of every activation: {F.relu: "relu", torch.relu_: "relu", Tensor.relu: "relu", …}.
-ACTIVATIONS: dict[Callable[..., Tensor], str] = {
-    getattr(namespace, name + suffix): name
-    for name in _NAMES
-    for suffix in ("", "_")
-    for namespace in (F, torch, torch._C._nn, Tensor, torch.special, torch._C._VariableFunctions)
-    if hasattr(namespace, name + suffix)
-}
-ACTIVATIONS[torch.special.expit] = "sigmoid"
-
-# The operators that these arrive at. One that runs outside an intercepted call has slipped through.
-OPERATORS = frozenset(
-    {"relu", "hardtanh", "sigmoid", "hardsigmoid", "softplus", "hardswish", "leaky_relu", "elu"}
-    | {"silu", "gelu", "mish", "tanh", "glu", "log_sigmoid_forward", "hardshrink", "softshrink"}
-    | {"threshold", "clamp", "clamp_min", "clamp_max", "_prelu_kernel", "rrelu_with_noise"}
-)
+NORMALIZATION = "normalization"
 
 
 class UngatedActivationError(InputError):
     """A nonlinearity that the defense cannot gate."""
-
-
-@dataclass
-class Coverage:
-    """Which nonlinearities the last pass met, and how many of their calls were gated.
-
-    Attributes:
-        calls: number of calls by activation, e.g. ``{"relu6": 33}``.
-        gated: how many of them have a gate; 0 for exempt ones and in an undefended pass.
-    """
-
-    calls: Counter[str] = field(default_factory=Counter)
-    gated: Counter[str] = field(default_factory=Counter)
-
-    def __str__(self) -> str:
-        if not self.calls:
-            return "no nonlinearities"
-        parts = [
-            f"{count} {name}" + ("" if self.gated[name] == count else f" ({self.gated[name]} gated)")
-            for name, count in self.calls.items()
-        ]
-        return f"{self.gated.total()} of {self.calls.total()} nonlinearity calls gated: " + ", ".join(parts)
 
 
 def slack(h: Tensor, reference: Tensor, *, nonnegative: bool = False) -> Tensor:
@@ -120,51 +85,119 @@ def gate(h: Tensor, reference: Tensor, *, nonnegative: bool = False) -> None:
 
 
 class _Interceptor(TorchFunctionMode):
-    """Calls ``visit(name, output)`` for each activation call and knows while one is running."""
+    """Calls ``visit(name, output)`` after each call of a function and of a module that counts as one.
 
-    def __init__(self, visit: Callable[[str, Tensor], None]) -> None:
+    Args:
+        functions: the functions, and their names.
+        units: the modules, and their names.
+        visit: what to do with each call's output.
+    """
+
+    def __init__(
+        self, functions: Functions, units: Mapping[nn.Module, str], visit: Callable[[str, Tensor], None]
+    ) -> None:
         super().__init__()
+        self.functions = functions
+        self.units = units
         self.visit = visit
-        self.inside = False
+        self.depth = 0  # how many of these calls are running
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> _Interceptor:
+        for module, name in self.units.items():
+            self._hooks.callback(module.register_forward_pre_hook(self._before_unit, prepend=True).remove)
+            self._hooks.callback(module.register_forward_hook(self._after_unit(name)).remove)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self._hooks.close()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = ACTIVATIONS.get(func)
+        name = None if self.depth else self.functions.get(func)
         if name is None:
-            return func(*args, **kwargs)
+            return self.other(func, args, kwargs)
         if name == "hardtanh" and (kwargs.get("min_val"), kwargs.get("max_val")) == (0.0, 6.0):
             name = "relu6"  # nn.ReLU6 calls hardtanh
-        self.inside = True
-        try:
-            if args and args[0]._is_view():
-                return self._on_view(func, name, args, kwargs)
-            output = func(*args, **kwargs)
-        finally:
-            self.inside = False
-        self.visit(name, output)
+        self.before((*args, *kwargs.values()))
+        view = args[0] if args and isinstance(args[0], Tensor) and args[0]._is_view() else None
+        if view is not None:
+            # An in-place activation of a view changes its base, whose gradient would never meet a gate on the view.
+            args = (view.clone(), *args[1:])
+        output = func(*args, **kwargs)
+        self.after(name, output)
+        return view.copy_(output) if view is not None and output is args[0] else output
+
+    def _before_unit(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self.depth:
+            self.depth += 1
+        else:
+            self.before(inputs)
+
+    def _after_unit(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if self.depth > 1:
+                self.depth -= 1
+            else:
+                self.after(name, output)
+
+        return hook
+
+    def before(self, inputs: tuple[Any, ...]) -> None:
+        self.depth += 1
+
+    def after(self, name: str, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise InputError(f"Expected {name} to return one tensor, but got {type(output).__name__}.")
+        self.visit(name, output)  # still within, so that what it computes is not intercepted
+        self.depth -= 1
+
+    def other(self, func: Any, args: Any, kwargs: Any) -> Any:
+        return func(*args, **kwargs)
+
+
+class _Surveyor(_Interceptor):
+    """Also notes where each call hangs in autograd's graph, and which module was running."""
+
+    def __init__(
+        self, *args: Any, modules: Modules, why_not: Callable[[str], str | None], elementwise: Collection[str]
+    ) -> None:
+        super().__init__(*args)
+        self.modules = modules
+        self.why_not = why_not
+        self.elementwise = elementwise
+        self.boundaries: dict[Edge, Boundary] = {}
+        self.places: dict[Node, str] = {}
+        self._inputs: list[Edge] = []
+
+    def before(self, inputs: tuple[Any, ...]) -> None:
+        self._inputs = edges_of(inputs)
+        super().before(inputs)
+
+    def after(self, name: str, output: Any) -> None:
+        super().after(name, output)
+        kind = self.why_not(name)
+        for edge in edges_of([output]):
+            if edge not in self._inputs:
+                self.boundaries[edge] = Boundary(self._inputs, kind is None, kind or "", name in self.elementwise)
+
+    def other(self, func: Any, args: Any, kwargs: Any) -> Any:
+        output = super().other(func, args, kwargs)
+        place = None
+        for node, _ in edges_of([output]):
+            place = self.modules.running() if place is None else place
+            self.places.setdefault(node, place)
         return output
 
-    def _on_view(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-        """An in-place activation of a view changes its base, whose gradient never meets a gate on the view."""
-        copy = args[0].clone()
-        output = func(copy, *args[1:], **kwargs)
-        self.visit(name, output)
-        return args[0].copy_(output) if output is copy else output
 
+@dataclass(frozen=True)
+class _Reference:
+    """What the reference pass kept of a call: None where no gradient to the image flows through it."""
 
-class _Witness(TorchDispatchMode):
-    """Counts activation operators that run outside the interceptor's calls."""
-
-    def __init__(self, interceptor: _Interceptor) -> None:
-        super().__init__()
-        self.interceptor = interceptor
-        self.missed: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__.removesuffix("_")
-        if name in OPERATORS and not self.interceptor.inside:
-            self.missed[name] += 1
-        return func(*args, **(kwargs or {}))
+    name: str
+    h: Tensor | None
 
 
 class DefendedCNN(nn.Module):
@@ -180,49 +213,106 @@ class DefendedCNN(nn.Module):
 
     Args:
         network: a classifier in eval mode; takes normalized images (B,3,H,W), returns logits (B,K).
-        exempt: activations to leave without a gate, by name, e.g. ``["sigmoid"]``. What flows
-            through them is not defended.
+        exempt: what to leave without a gate: functions by name, e.g. ``"sigmoid"``; classes of modules, e.g.
+            ``"my_project.layers.LayerNorm"``, with all that is within; custom autograd functions likewise.
+            What flows through them is not defended.
+        gated: what to gate beside the activations of `fgvis_lightning.nonlinearities`: functions by name, e.g.
+            ``"maximum"``; classes of modules, e.g. ``"my_project.layers.Swish"``, whose output is gated and nothing
+            within.
+        output: which of several outputs the logits are: a key, an attribute or an index. None for the only one,
+            or the one that is called ``logits``.
 
     Reference activations and gated pass must agree in batch size, precision and memory format:
     rounding differs otherwise, and a difference in the last bit closes a gate.
     """
 
-    def __init__(self, network: nn.Module, *, exempt: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        exempt: Collection[str | type] = (),
+        gated: Collection[str | type] = (),
+        output: str | int | None = None,
+    ) -> None:
         super().__init__()
-        unknown = sorted(set(exempt) - set(ACTIVATIONS.values()))
-        if unknown:
-            known = ", ".join(sorted(set(ACTIVATIONS.values())))
-            raise InputError(f"Expected exempt to name activations among {known}, but got {unknown[0]!r}.")
+        self.exempt, exempt_classes = resolve(exempt, "exempt")
+        names, gated_classes = resolve(gated, "gated")
+        if both := sorted(self.exempt & names) or [c.__name__ for c in gated_classes if c in exempt_classes]:
+            raise InputError(f"Expected exempt and gated to have nothing in common, but got {both[0]!r} in both.")
         self.network = network
-        self.exempt = frozenset(exempt)
+        self.output = output
         self.defended = True
         self.coverage = Coverage()
-        self._references: list[tuple[str, Tensor | None]] | None = None
-        self._verified: set[tuple[Any, ...]] = set()
+        self._functions = {**ACTIVATIONS, **NORMALIZATIONS, **table(names)}
+        self._exempt_functions = tuple(c for c in exempt_classes if issubclass(c, Function))
+        if wrong := [c for c in gated_classes if issubclass(c, Function)]:
+            raise InputError(
+                f"Expected gated to name classes of modules, but {wrong[0].__name__} is an autograd function: name the "
+                f"module that applies it."
+            )
+        self._units: dict[nn.Module, str] = {}
+        for module in network.modules():
+            kind = type(module)
+            if isinstance(module, gated_classes):
+                self._units[module] = kind.__name__
+            elif isinstance(module, tuple(c for c in exempt_classes if issubclass(c, nn.Module))):
+                self._units[module] = kind.__name__
+                self.exempt |= {kind.__name__}
+            elif isinstance(module, GATED_MODULES):
+                self._units[module] = kind.__name__
+            elif isinstance(module, NORMALIZATION_MODULES):
+                self._units[module] = NORMALIZATION
+        self._references: list[_Reference] | None = None
+        self._surveyed: dict[tuple[Any, ...], Coverage] = {}
 
-    @torch.no_grad()
     def record(self, x: Tensor) -> Tensor:
         """Run the reference pass on ``x`` (B,3,H,W), keep h(x), and return the logits (B,K).
 
+        The first time for each shape and type of input the network is checked as well, with one more forward pass.
+
         Raises:
             UngatedActivationError: a nonlinearity ran that the container cannot gate.
+            InputError: the network is not deterministic, or its logits cannot be found among its outputs.
         """
-        self._verify(x)
+        self._check_eval_mode()
         self._references = None
-        references: list[tuple[str, Tensor | None]] = []
-        self.coverage = Coverage()
+        self.coverage = coverage = Coverage()
+        references: list[_Reference] = []
+        layers: list[Layer] = []
+        modules = Modules(self.network)
 
         def visit(name: str, h: Tensor) -> None:
-            gated = name not in self.exempt
+            if name == NORMALIZATION:
+                return
+            coverage.calls[name] += 1
+            if name in self.exempt:
+                return
             # A copy: the network may change its activation in place after the call.
-            references.append((name, h.detach().clone() if gated else None))
-            self.coverage.calls[name] += 1
-            self.coverage.gated[name] += gated
+            references.append(_Reference(name, h.detach().clone() if h.requires_grad else None))
+            coverage.gated[name] += h.requires_grad
+            if h.requires_grad:
+                layers.append(Layer(name, modules.running()))
 
-        with _Interceptor(visit):
-            logits: Tensor = self.network(x)
+        key = (x.shape, x.stride(), x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
+        interceptor = _Interceptor(self._functions, self._units, visit)
+        witness = Witness(modules, lambda: interceptor.depth > 0) if key not in self._surveyed else None
+        # With a gradient, although none is needed: networks may take another path without.
+        with _differentiable(x) as image, interceptor, witness or nullcontext():
+            logits = self._run(image)
+        coverage.layers = tuple(layers)
+        if witness is not None:
+            self._judge(witness)
         self._references = references
-        return logits
+        try:
+            if witness is not None:
+                self._surveyed[key] = replace(self._survey(x, modules), operators=witness.operators)
+        except BaseException:
+            self._references = None
+            raise
+        coverage.operators, coverage.exempt, coverage.gate_free = (
+            getattr(self._surveyed[key], name) for name in ("operators", "exempt", "gate_free")
+        )
+        return logits.detach()
 
     def forward(self, e: Tensor) -> Tensor:
         """The network's logits (B,K) for ``e`` (B,3,H,W); their gradient to ``e`` is gated.
@@ -230,36 +320,32 @@ class DefendedCNN(nn.Module):
         Raises:
             RuntimeError: no reference pass, or one with other calls or shapes.
         """
-        self.coverage = Coverage()
         if not self.defended:
-            with _Interceptor(lambda name, h: self.coverage.calls.update([name])):
-                undefended: Tensor = self.network(e)
-            return undefended
-        if self._references is None:
-            raise RuntimeError("Expected record(x) before the gated pass, but there are no reference activations.")
-        remaining = iter(self._references)
+            self.coverage = coverage = Coverage()
 
-        def visit(name: str, h: Tensor) -> None:
-            recorded, reference = next(remaining, ("nothing", None))
-            if recorded != name or (reference is not None and reference.shape != h.shape):
-                shape = "" if reference is None else f" of shape {tuple(reference.shape)}"
-                raise RuntimeError(
-                    f"Expected the calls of the reference pass, there {recorded}{shape}, but got {name} of shape "
-                    f"{tuple(h.shape)}: record(x) must see the same batch size and take the same path."
-                )
-            self.coverage.calls[name] += 1
-            self.coverage.gated[name] += reference is not None
-            if reference is not None and h.requires_grad:
-                gate(h, reference, nonnegative=name in NONNEGATIVE)
+            def count(name: str, h: Tensor) -> None:
+                if name != NORMALIZATION:
+                    coverage.calls[name] += 1
 
-        with _Interceptor(visit):
-            logits: Tensor = self.network(e)
-        if (left := next(remaining, None)) is not None:
-            raise RuntimeError(
-                f"Expected {len(self._references)} nonlinearity calls as in the reference pass, but got "
-                f"{self.coverage.calls.total()} ({left[0]} did not run): the network takes another path for e than x."
-            )
-        return logits
+            with _Interceptor(self._functions, self._units, count):
+                return self._run(e)
+        return self._replay(e, _gate_if_differentiable)
+
+    def closed(self, e: Tensor) -> Tensor:
+        """Share of closed gates at ``e`` (B,L) in [0,1], for each image and each layer of ``coverage.layers``."""
+        shares: list[Tensor] = []
+        with _differentiable(e) as image:
+            self._replay(image, lambda *call: shares.append(_share_closed(len(e), *call)))
+        self.coverage.closed = torch.stack(shares, 1) if shares else e.new_zeros(len(e), 0)
+        return self.coverage.closed
+
+    def verify(self, x: Tensor) -> None:
+        """Check that every gate is open on the image ``x`` itself, computed in whichever way explanations are.
+
+        Raises:
+            InputError: one is closed, so rounding or randomness would close gates that features do not.
+        """
+        self._require_open(self.closed(x))
 
     @contextmanager
     def undefended(self) -> Iterator[DefendedCNN]:
@@ -270,23 +356,186 @@ class DefendedCNN(nn.Module):
         finally:
             self.defended = before
 
-    def _verify(self, x: Tensor) -> None:
-        """Once for each input shape and type: does any activation operator escape the interceptor?"""
-        key = (x.shape[1:], x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
-        if key in self._verified:
-            return
-        with _Interceptor(lambda name, h: None) as interceptor, _Witness(interceptor) as witness:
-            self.network(x[:1])
-        if missed := {name: n for name, n in witness.missed.items() if name not in self.exempt}:
-            calls = ", ".join(f"{n} of {name}" for name, n in missed.items())
-            raise UngatedActivationError(
-                f"Expected every nonlinearity of {type(self.network).__name__} to be gated, but these calls cannot be "
-                f"intercepted: {calls}. Write them with torch.nn or torch.nn.functional outside compiled or scripted "
-                f"code, or list them as exempt: what flows through them is then not defended."
+    def _run(self, x: Tensor) -> Tensor:
+        return select(self.network(x), self.output, type(self.network).__name__)
+
+    def _replay(
+        self,
+        e: Tensor,
+        act: Callable[[Tensor, Tensor, bool], None],
+        make: Callable[..., _Interceptor] = _Interceptor,
+    ) -> Tensor:
+        """Run the network and call ``act(h(e), h(x), nonnegative)`` at each gated call."""
+        references = self._references
+        if references is None:
+            raise RuntimeError("Expected record(x) before the gated pass, but there are no reference activations.")
+        self.coverage = coverage = replace(self.coverage, calls=Counter(), gated=Counter(), closed=None)
+        remaining = iter(references)
+
+        def visit(name: str, h: Tensor) -> None:
+            if name == NORMALIZATION:
+                return
+            coverage.calls[name] += 1
+            if name in self.exempt:
+                return
+            reference = next(remaining, _Reference("nothing", None))
+            if reference.name != name or (reference.h is not None and reference.h.shape != h.shape):
+                shape = "" if reference.h is None else f" of shape {tuple(reference.h.shape)}"
+                raise RuntimeError(
+                    f"Expected the calls of the reference pass, there {reference.name}{shape}, but got {name} of shape "
+                    f"{tuple(h.shape)}: record(x) must see the same batch size and take the same path."
+                )
+            if reference.h is not None:
+                coverage.gated[name] += 1
+                act(h, reference.h, name in NONNEGATIVE)
+
+        with make(self._functions, self._units, visit):
+            logits = self._run(e)
+        if (left := next(remaining, None)) is not None:
+            raise RuntimeError(
+                f"Expected {len(references)} nonlinearity calls as in the reference pass, but got "
+                f"{coverage.calls.total()} ({left.name} did not run): the network takes another path for e than x."
             )
-        self._verified.add(key)
+        return logits
+
+    def _survey(self, x: Tensor, modules: Modules) -> Coverage:
+        """One gated pass on the image itself: is every gate open, and does any nonlinearity escape them?"""
+        surveyors: list[_Surveyor] = []
+        shares: list[Tensor] = []
+
+        def why_not(name: str) -> str | None:
+            return NORMALIZATION if name == NORMALIZATION else "exempt" if name in self.exempt else None
+
+        def make(*args: Any) -> _Surveyor:
+            activations = {*self._functions.values(), *self._units.values()} - {NORMALIZATION}
+            surveyors.append(_Surveyor(*args, modules=modules, why_not=why_not, elementwise=activations))
+            return surveyors[-1]
+
+        def act(h: Tensor, reference: Tensor, nonnegative: bool) -> None:
+            shares.append(_share_closed(len(x), h, reference, nonnegative))
+            _gate_if_differentiable(h, reference, nonnegative)
+
+        with _differentiable(x) as image:
+            logits = self._replay(image, act, make)
+        if shares:
+            self._require_open(torch.stack(shares, 1))
+        found = inspect(
+            logits, image, surveyors[0].boundaries, surveyors[0].places, self.exempt, self._exempt_functions
+        )
+        if not found.reached:
+            raise InputError(
+                f"Expected the logits of {type(self.network).__name__} to depend on the image by operators that have a "
+                f"gradient, but they do not: the network detaches them, or runs under no_grad."
+            )
+        self._refuse(found.problems)
+        return Coverage(exempt=found.exempt, gate_free=found.gate_free)
+
+    def _require_open(self, closed: Tensor) -> None:
+        shut = [
+            f"{layer.name} in {layer.module or 'the network itself'} ({100 * share:.2g} % of its neurons)"
+            for layer, share in zip(self.coverage.layers, closed.amax(0).tolist(), strict=True)
+            if share
+        ]
+        if shut:
+            raise InputError(
+                f"Expected every gate to be open on the image itself, but {len(shut)} of {closed.shape[1]} layers have "
+                f"closed ones, first {shut[0]}: {type(self.network).__name__} does not compute the same twice. Likely "
+                f"causes: randomness or state in the network; a precision, memory format or batch size that differs "
+                f"between reference pass and explanation; kernels that are not deterministic (try "
+                f"--trainer.deterministic true and --trainer.precision 32-true)."
+            )
+
+    def _judge(self, witness: Witness) -> None:
+        """What the dispatcher saw."""
+        name = type(self.network).__name__
+        if witness.random:
+            calls = _list(witness.random)
+            raise InputError(
+                f"Expected {name} to give the same result twice, but it draws random numbers: {calls}. Call "
+                f"network.eval(), and give functions such as dropout training=self.training."
+            )
+        escaped = witness.missed + witness.steps
+        self._refuse(Counter({call: n for call, n in escaped.items() if call[0] not in self.exempt}))
+
+    def _refuse(self, problems: Found) -> None:
+        if problems:
+            raise UngatedActivationError(
+                f"Expected every nonlinearity of {type(self.network).__name__} to be gated, but these cannot be: "
+                f"{_list(problems)}. Write them with activations of torch.nn or torch.nn.functional, outside of "
+                f"compiled and scripted code; or name the function, or the class of its module, in gated, to gate its "
+                f"output; or in exempt: what flows through it is then not defended."
+            )
+
+    def _check_eval_mode(self) -> None:
+        stateful = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+        for path, module in self.network.named_modules():
+            if isinstance(module, stateful) and module.training:
+                raise InputError(
+                    f"Expected {type(self.network).__name__} in eval mode, but {path} ({type(module).__name__}) is in "
+                    f"training mode. Call network.eval()."
+                )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DefendedCNN:
         self._references = None  # of another device or type from now on
         super()._apply(fn, recurse)
         return self
+
+
+def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
+    """The logits among a network's outputs.
+
+    Args:
+        outputs: a tensor, tuple, list, mapping or object, such as torchvision's ``InceptionOutputs`` or the
+            ``ModelOutput`` of HuggingFace.
+        output: a key, an attribute or an index; None for the only tensor, or the one that is called ``logits``.
+        name: of the network, for errors.
+
+    Raises:
+        InputError: there is no such output; the message says which there are.
+    """
+    if isinstance(outputs, Tensor):
+        if output is None:
+            return outputs
+        raise InputError(f"Expected {name} to have several outputs, since output is {output!r}, but it has one tensor.")
+    if isinstance(outputs, Mapping):
+        known: dict[Any, Any] = dict(outputs)
+    elif isinstance(outputs, tuple | list):
+        known = {**dict(enumerate(outputs)), **dict(zip(getattr(outputs, "_fields", ()), outputs, strict=False))}
+    else:
+        known = dict(getattr(outputs, "__dict__", {}))
+    choice = "logits" if output is None else output
+    found = known.get(choice)
+    if not isinstance(found, Tensor):
+        there = [repr(key) for key, value in known.items() if isinstance(value, Tensor)]
+        raise InputError(
+            f"Expected the logits of {name} in its output {choice!r}, but got {type(outputs).__name__} with "
+            f"{', '.join(there) or 'no tensors'}. Choose one with output."
+        )
+    return found
+
+
+@contextmanager
+def _differentiable(x: Tensor) -> Iterator[Tensor]:
+    """A copy of ``x`` that requires a gradient and may be changed in place."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield x.detach().clone().requires_grad_().clone()
+
+
+def _share_closed(batch: int, h: Tensor, reference: Tensor, nonnegative: bool) -> Tensor:
+    """Share of closed gates of one call for each image (B,)."""
+    closed = slack(h.detach(), reference, nonnegative=nonnegative) < 0
+    # Some networks fold parts of an image into the batch; where that cannot be told apart, all images together.
+    closed = closed.reshape(batch, -1) if len(h) % batch == 0 else closed.reshape(1, -1).expand(batch, -1)
+    return closed.float().mean(1)
+
+
+def _gate_if_differentiable(h: Tensor, reference: Tensor, nonnegative: bool) -> None:
+    if h.requires_grad:
+        gate(h, reference, nonnegative=nonnegative)
+
+
+def _list(found: Found) -> str:
+    """``2 of pow in stages.0.act, 1 of where in head``, the most frequent first."""
+    several = [f"{n} of {what}" + (f" in {place}" if place else "") for (what, place), n in found.most_common(3)]
+    more = len(found) - len(several)
+    return ", ".join(several) + (f", and in {more} more places" if more else "")

@@ -248,7 +248,7 @@ def test_activation_that_cannot_be_intercepted_is_named() -> None:
                 return torch.relu(x)
 
     network = Spelled(Hidden()).double().eval()
-    with pytest.raises(UngatedActivationError, match="cannot be intercepted: 1 of relu"):
+    with pytest.raises(UngatedActivationError, match="cannot be: 1 of relu in activation"):
         DefendedCNN(network).record(images(0)[0])
     DefendedCNN(network, exempt=["relu"]).record(images(0)[0])
 
