@@ -94,7 +94,7 @@ class ExplanationWriter(pl.Callback):
                 "lam": str(pl_module.lam),
                 "iterations": str(pl_module.iterations),
                 "network": pl_module.classifier.name,
-                "coverage": str(pl_module.coverage),
+                "coverage": pl_module.coverage.to_json(index),
                 "settings": json.dumps(self.settings),
                 "fingerprint": self.fingerprint,
             }

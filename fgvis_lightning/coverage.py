@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections import Counter
@@ -81,6 +82,28 @@ class Coverage:
             lines.append(f"closed gates: {shares}")
         return "\n".join(lines)
 
+    def to_json(self, index: int) -> str:
+        """All of it as text, with the closed gates of one image."""
+        closed = [] if self.closed is None else [round(share, 6) for share in self.closed[index].tolist()]
+        layers = [(layer.name, layer.module) for layer in self.layers]
+        return json.dumps({**vars(self), "layers": layers, "closed": closed})
+
+    @classmethod
+    def from_json(cls, text: str) -> Coverage:
+        """What `to_json` wrote: a coverage with one image.
+
+        Raises:
+            ValueError: the text is something else.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            values |= {name: Counter(values[name]) for name in ("calls", "gated", "operators", "exempt")}
+            values["layers"] = tuple(Layer(name, module) for name, module in values["layers"])
+            values["closed"] = torch.tensor([values["closed"]]) if values["closed"] else None
+            return cls(**values)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a coverage: {error}") from error
+
     def stages(self) -> dict[str, float]:
         """Mean share of closed gates by stage of the network: the beginning of the modules' paths."""
         assert self.closed is not None
@@ -90,7 +113,10 @@ class Coverage:
         return {stage: sum(values) / len(values) for stage, values in shares.items()}
 
 
-GATE_FREE = "a path from the image to the logits meets no gate: along it the gradient is the ordinary one"
+GATE_FREE = (
+    "A path from the image to the logits meets no gate, as in networks whose residual connections are never followed "
+    "by an activation: along it the gradient is the ordinary one, and adversarial evidence can arise."
+)
 
 
 def _stage(layer: Layer) -> str:
@@ -194,18 +220,22 @@ class Findings:
         problems: nonlinearities that are not gated and not known.
         exempt: what is without a gate by design, by kind.
         gate_free: whether some path meets no gate.
+        convolutions: of values that depend on the image.
         reached: whether there is a path at all.
     """
 
     problems: Found = field(default_factory=Counter)
     exempt: Counter[str] = field(default_factory=Counter)
     gate_free: bool = False
+    convolutions: int = 0
     reached: bool = False
 
 
 def edges_of(values: Iterable[Any]) -> list[Edge]:
     """Where the tensors among ``values``, also in lists, hang in autograd's graph."""
     edges: list[Edge] = []
+    if not torch.is_grad_enabled():  # tensors that custom autograd functions make in their own forward
+        return edges
     for value in values:
         if isinstance(value, Tensor):
             if value.requires_grad:
@@ -277,6 +307,7 @@ def inspect(
         if node in judged:  # a node with several outputs
             continue
         judged.add(node)
+        found.convolutions += "Conv" in kind(node)
         depends = [other is not None and state[other][0] for other in inputs(edge)]
         if (problem := _judge(node, depends, found, exempt, exempt_functions)) is None:
             continue

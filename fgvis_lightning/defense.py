@@ -42,6 +42,7 @@ from fgvis_lightning.nonlinearities import (
 )
 
 NORMALIZATION = "normalization"
+ATTENTION = frozenset({"softmax", "scaled_dot_product_attention"})
 
 
 class UngatedActivationError(InputError):
@@ -241,6 +242,7 @@ class DefendedCNN(nn.Module):
             raise InputError(f"Expected exempt and gated to have nothing in common, but got {both[0]!r} in both.")
         self.network = network
         self.output = output
+        self.listed = {"exempt": sorted(map(_spelled, exempt)), "gated": sorted(map(_spelled, gated))}
         self.defended = True
         self.coverage = Coverage()
         self._functions = {**ACTIVATIONS, **NORMALIZATIONS, **table(names)}
@@ -309,9 +311,8 @@ class DefendedCNN(nn.Module):
         except BaseException:
             self._references = None
             raise
-        coverage.operators, coverage.exempt, coverage.gate_free = (
-            getattr(self._surveyed[key], name) for name in ("operators", "exempt", "gate_free")
-        )
+        known = self._surveyed[key]
+        self.coverage = replace(coverage, operators=known.operators, exempt=known.exempt, gate_free=known.gate_free)
         return logits.detach()
 
     def forward(self, e: Tensor) -> Tensor:
@@ -417,17 +418,24 @@ class DefendedCNN(nn.Module):
 
         with _differentiable(x) as image:
             logits = self._replay(image, act, make)
-        if shares:
-            self._require_open(torch.stack(shares, 1))
-        found = inspect(
-            logits, image, surveyors[0].boundaries, surveyors[0].places, self.exempt, self._exempt_functions
-        )
+            if shares:
+                self._require_open(torch.stack(shares, 1))
+            found = inspect(
+                logits, image, surveyors[0].boundaries, surveyors[0].places, self.exempt, self._exempt_functions
+            )
         if not found.reached:
             raise InputError(
                 f"Expected the logits of {type(self.network).__name__} to depend on the image by operators that have a "
                 f"gradient, but they do not: the network detaches them, or runs under no_grad."
             )
         self._refuse(found.problems)
+        attention = found.exempt["attention"] + found.exempt["softmax"]
+        if found.gate_free and attention and found.convolutions <= 1 and not self.exempt & ATTENTION:
+            raise InputError(
+                f"Expected a convolutional network, but {type(self.network).__name__} is a vision transformer: "
+                f"image and logits are joined by {attention} calls of attention and by residual connections, where "
+                f"there is no gate, so the defense does not hold. List softmax as exempt to explain it all the same."
+            )
         return Coverage(exempt=found.exempt, gate_free=found.gate_free)
 
     def _require_open(self, closed: Tensor) -> None:
@@ -532,6 +540,10 @@ def _share_closed(batch: int, h: Tensor, reference: Tensor, nonnegative: bool) -
 def _gate_if_differentiable(h: Tensor, reference: Tensor, nonnegative: bool) -> None:
     if h.requires_grad:
         gate(h, reference, nonnegative=nonnegative)
+
+
+def _spelled(entry: str | type) -> str:
+    return entry if isinstance(entry, str) else f"{entry.__module__}.{entry.__qualname__}"
 
 
 def _list(found: Found) -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fgvis_lightning.coverage import GATE_FREE, Coverage
 from fgvis_lightning.data import Batch, Sweep
 from fgvis_lightning.defense import DefendedCNN
 from fgvis_lightning.errors import InputError
@@ -56,7 +58,11 @@ class FGVis(pl.LightningModule):
             preservation and generation (1.0 unless given); at most, for deletion and repression (0.1).
         iterations: steps of the optimizer for each batch.
         defended: whether the gradient is gated; without, masks find adversarial patterns.
-        exempt: activations without a gate, by name.
+        exempt: nonlinearities to leave without a gate, by the name of a function or the class of a module:
+            ``sigmoid``, ``my_project.layers.LayerNorm``. What flows through them is not defended.
+        gated: nonlinearities to gate beside those that always are, likewise: ``abs``, ``my_project.layers.Swish``.
+        output: which of the network's several outputs the logits are: a key, an attribute or an index; unless
+            given, the one that is called ``logits``.
         score: ``probability`` or ``log_probability`` of the target class.
         reference: what the mask uncovers where it is 0: ``zero``, ``blurred``, ``noise`` or ``black``.
         noise: standard deviation of the Gaussian noise added to e in each iteration, in normalized space.
@@ -82,6 +88,8 @@ class FGVis(pl.LightningModule):
         iterations: int = 500,
         defended: bool = True,
         exempt: list[str] | None = None,
+        gated: list[str] | None = None,
+        output: int | str | None = None,
         score: Literal["probability", "log_probability"] = "probability",
         reference: Literal["zero", "blurred", "noise", "black"] = "zero",
         noise: float = 0.0,
@@ -115,7 +123,9 @@ class FGVis(pl.LightningModule):
             interpolation=interpolation,
             classes=classes,
         )
-        self.network = DefendedCNN(self.classifier.network, exempt=exempt or ()).eval()
+        self.network = DefendedCNN(
+            self.classifier.network, exempt=exempt or (), gated=gated or (), output=output
+        ).eval()
         self.game = GAMES[game]
         self.lam = lam
         self.level = level if level is not None else (1.0 if self.game.keeps else 0.1)
@@ -130,6 +140,7 @@ class FGVis(pl.LightningModule):
         self.batch: Batch | None = None
         self.coverage = self.network.coverage
         self._result: Explanation | None = None
+        self._warned = False
 
     # --- Lightning's hooks, in the order in which they run ---
 
@@ -202,11 +213,16 @@ class FGVis(pl.LightningModule):
         self._generator = torch.Generator(x.device).manual_seed(self.seed)
         black = self.normalize(torch.zeros(3, 1, 1, device=x.device))
         self._reference = self.reference(x, black, self._generator)
-        with self.trainer.precision_plugin.forward_context():
-            self.network.record(x)
-        self.coverage = self.network.coverage
         # In the images' memory format: mask * x takes the mask's, and another one rounds differently.
         self.mask.data = torch.full_like(x, self.game.start)
+        with self.trainer.precision_plugin.forward_context():
+            self.network.record(x)
+            if self.defended:
+                self.network.verify(blend(x, torch.ones_like(self.mask), self._reference))
+        self.coverage = self.network.coverage
+        if self.defended and self.coverage.gate_free and not self._warned:
+            self._warned = True
+            warnings.warn(f"{self.classifier.name}: {GATE_FREE}", stacklevel=2)
         self.mask.grad = None
         for optimizer in self.trainer.optimizers:
             optimizer.state.clear()
@@ -286,6 +302,7 @@ class FGVis(pl.LightningModule):
             logits = self._score_mask(mask)
             feasible = self._search.feasible & self._search.reached(logits) if self._search is not None else None
             n = len(self.batch)
+            self.coverage = self._final_coverage(mask, n)
             self._result = Explanation(
                 mask=mask[:n].float().contiguous().cpu(),
                 targets=self.targets[:n].cpu(),
@@ -293,8 +310,19 @@ class FGVis(pl.LightningModule):
                 score_explanation=probability(logits, self.targets)[:n].float().cpu(),
                 game=self.game,
                 feasible=None if feasible is None else feasible[:n].cpu(),
+                coverage=self.coverage,
             )
         return self._result
+
+    def _final_coverage(self, mask: Tensor, n: int) -> Coverage:
+        """Coverage with the share of closed gates at the masks (B,3,H,W), of the first ``n`` images."""
+        if not self.defended:
+            with self.network.undefended():
+                self.network(blend(self._x, mask, self._reference))
+            return self.network.coverage
+        with self.trainer.precision_plugin.forward_context():
+            closed = self.network.closed(blend(self._x, mask, self._reference))
+        return replace(self.network.coverage, closed=closed[:n].cpu())
 
     def _score_mask(self, mask: Tensor) -> Tensor:
         return self.plain(blend(self._x, mask, self._reference))
@@ -323,7 +351,9 @@ class FGVis(pl.LightningModule):
             **({"level": self.level} if self.lam == "auto" else {}),
             "iterations": self.iterations,
             "defended": self.defended,
-            "exempt": sorted(self.network.exempt),
+            "exempt": self.network.listed["exempt"],
+            "gated": self.network.listed["gated"],
+            "output": self.network.output,
             "score": self.score.__name__,
             "reference": self.reference.__name__,
             "noise": self.noise,

@@ -10,8 +10,9 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
 
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fgvis_lightning.coverage import Coverage
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.games import GAMES, Game
 
@@ -44,6 +46,7 @@ class Explanation:
         score_image: CNN_c(x) (B,), softmax probability of the target class on the image.
         score_explanation: CNN_c(e) (B,), on ``e = r + m (x - r)``.
         game: which game made the masks.
+        coverage: which nonlinearities were gated, and the share of closed gates (B,L) at the masks.
         feasible: for ``lam: auto``, whether the level was reached (B,); None otherwise.
         ids: item ids, B of them; empty for images in memory.
         metadata: what the file says beside the mask; empty for images in memory.
@@ -57,6 +60,7 @@ class Explanation:
     feasible: Tensor | None = None
     ids: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    coverage: Coverage | None = None
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -75,6 +79,7 @@ class Explanation:
     def concatenate(cls, parts: Sequence[Explanation]) -> Explanation:
         """The items of several explanations of one game, without metadata."""
         feasible = [part.feasible for part in parts if part.feasible is not None]
+        coverage, closed = parts[0].coverage, [c.closed for p in parts if (c := p.coverage) and c.closed is not None]
         return cls(
             mask=torch.cat([part.mask for part in parts]),
             targets=torch.cat([part.targets for part in parts]),
@@ -82,6 +87,7 @@ class Explanation:
             score_explanation=torch.cat([part.score_explanation for part in parts]),
             game=parts[0].game,
             feasible=torch.cat(feasible) if feasible else None,
+            coverage=replace(coverage, closed=torch.cat(closed)) if coverage and closed else coverage,
             ids=tuple(id for part in parts for id in part.ids),
         )
 
@@ -131,6 +137,7 @@ def load_explanation(path: str | Path) -> Explanation:
             game=GAMES[metadata["game"]],
             ids=(path.name.removesuffix(SUFFIX),),
             metadata=metadata,
+            coverage=Coverage.from_json(metadata["coverage"]) if "coverage" in metadata else None,
         )
     except FileNotFoundError as error:
         raise InputError(f"Expected an explanation file, but there is none at {path}.") from error
@@ -198,16 +205,35 @@ COLUMNS = ("id", "image", "target", "name", "game", "score_image", "score_explan
 
 
 def write_summary(output: Path) -> None:
-    """Rebuild ``summary.csv``, one row for each item, from the explanation files."""
-    temporary = output / f".summary.csv.{os.getpid()}.tmp"
+    """Rebuild two tables from the explanation files.
+
+    ``summary.csv`` has one row for each item, ``coverage.csv`` one for each gated layer, with the share of its gates
+    that are closed at the explanations, as a mean over the items.
+    """
+    closed: dict[tuple[int, str, str], list[float]] = {}
+    with _table(output / "summary.csv", COLUMNS) as write:
+        for path in files(output):
+            row = {**load_metadata(path), "id": path.name.removesuffix(SUFFIX)}
+            write([row.get(column, "") for column in COLUMNS])
+            coverage = Coverage.from_json(row["coverage"]) if "coverage" in row else Coverage()
+            if coverage.closed is not None:
+                for number, (layer, share) in enumerate(zip(coverage.layers, coverage.closed[0].tolist(), strict=True)):
+                    closed.setdefault((number, layer.module, layer.name), []).append(share)
+    with _table(output / "coverage.csv", ("layer", "module", "nonlinearity", "closed", "items")) as write:
+        for key, shares in sorted(closed.items()):
+            write([*key, f"{sum(shares) / len(shares):.6f}", len(shares)])
+
+
+@contextmanager
+def _table(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Sequence[object]], object]]:
+    """Writes rows of a CSV file, which is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
-            table.writerow(COLUMNS)
-            for path in files(output):
-                row = {**load_metadata(path), "id": path.name.removesuffix(SUFFIX)}
-                table.writerow([row.get(column, "") for column in COLUMNS])
-        temporary.replace(output / "summary.csv")
+            table.writerow(columns)
+            yield table.writerow
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

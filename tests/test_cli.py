@@ -168,7 +168,7 @@ def test_only_damaged_images(tmp_path: Path, output: Path, capsys: pytest.Captur
         (["--model.network", "networks.NotANumber"], "to return finite logits"),
         (["--model.network", "networks.WrongShape"], "to return logits of shape"),
         (["--model.network", "networks.Hidden"], "1 of sigmoid"),
-        (["--model.exempt", "[softmax]"], "Expected exempt to name activations"),
+        (["--model.exempt", "[softmax]"], "Expected exempt to name functions"),
         (["--model.network", "resnet19"], "Nearest: resnet"),
         (["--model.checkpoint", "nowhere.pth"], "nowhere.pth: No such file"),
         (["--model.size", "[96, 96]"], "at least half the network's input of 96×96 pixels"),

@@ -264,8 +264,8 @@ def test_misuse_is_explained() -> None:
     defended.to(torch.float32)
     with pytest.raises(RuntimeError, match=r"Expected record\(x\)"):
         defended(e.float())
-    with pytest.raises(ValueError, match=r"Expected exempt to name activations among .* but got 'softmax'"):
-        DefendedCNN(Plain(), exempt=["softmax"])
+    with pytest.raises(ValueError, match=r"Expected exempt to name functions .* but got 'softmacks'"):
+        DefendedCNN(Plain(), exempt=["softmacks"])
 
 
 @pytest.mark.parametrize("more", [True, False])
