@@ -52,7 +52,8 @@ class Coverage:
         gated: how many of them have a gate; 0 for exempt ones and in an undefended pass.
         layers: the gated calls in the order in which they ran.
         operators: activations by operator, as the dispatcher saw them when the network was checked.
-        exempt: what is without a gate by design, by kind, e.g. ``{"pooling": 1}``, likewise.
+        exempt: what is without a gate by design or because the user lists it as exempt, by kind, e.g.
+            ``{"pooling": 1, "exempt": 2}``, likewise.
         gate_free: whether a path from the image to the logits meets no gate, likewise.
         closed: share of closed gates (B,L) in [0,1] for each image and layer, where it has been measured.
     """
@@ -74,7 +75,7 @@ class Coverage:
         ]
         lines = [f"{self.gated.total()} of {self.calls.total()} nonlinearity calls gated: {', '.join(parts)}"]
         if self.exempt:
-            lines.append("without a gate by design: " + ", ".join(f"{n} {kind}" for kind, n in self.exempt.items()))
+            lines.append("without a gate: " + ", ".join(f"{n} {kind}" for kind, n in self.exempt.items()))
         if self.gate_free:
             lines.append(GATE_FREE)
         if self.closed is not None and self.layers:
@@ -114,8 +115,8 @@ class Coverage:
 
 
 GATE_FREE = (
-    "A path from the image to the logits meets no gate, as in networks whose residual connections are never followed "
-    "by an activation: along it the gradient is the ordinary one, and adversarial evidence can arise."
+    "A path from the image to the logits meets no gate, as where residual connections are never followed by an "
+    "activation: along it the gradient is the ordinary one, and adversarial evidence can arise."
 )
 
 

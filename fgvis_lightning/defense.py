@@ -265,6 +265,7 @@ class DefendedCNN(nn.Module):
             elif isinstance(module, NORMALIZATION_MODULES):
                 self._units[module] = NORMALIZATION
         self._references: list[_Reference] | None = None
+        self._recorded = Coverage()
         self._surveyed: dict[tuple[Any, ...], Coverage] = {}
 
     def record(self, x: Tensor) -> Tensor:
@@ -304,7 +305,7 @@ class DefendedCNN(nn.Module):
         coverage.layers = tuple(layers)
         if witness is not None:
             self._judge(witness)
-        self._references = references
+        self._references, self._recorded = references, coverage
         try:
             if witness is not None:
                 self._surveyed[key] = replace(self._survey(x, modules), operators=witness.operators)
@@ -312,7 +313,8 @@ class DefendedCNN(nn.Module):
             self._references = None
             raise
         known = self._surveyed[key]
-        self.coverage = replace(coverage, operators=known.operators, exempt=known.exempt, gate_free=known.gate_free)
+        self._recorded = replace(coverage, operators=known.operators, exempt=known.exempt, gate_free=known.gate_free)
+        self.coverage = self._recorded
         return logits.detach()
 
     def forward(self, e: Tensor) -> Tensor:
@@ -370,7 +372,7 @@ class DefendedCNN(nn.Module):
         references = self._references
         if references is None:
             raise RuntimeError("Expected record(x) before the gated pass, but there are no reference activations.")
-        self.coverage = coverage = replace(self.coverage, calls=Counter(), gated=Counter(), closed=None)
+        self.coverage = coverage = replace(self._recorded, calls=Counter(), gated=Counter(), closed=None)
         remaining = iter(references)
 
         def visit(name: str, h: Tensor) -> None:

@@ -67,12 +67,26 @@ def test_a_run_leaves_what_the_readme_promises(folder: Path, output: Path, capsy
     assert (first.metadata["target"], first.metadata["name"]) == ("2", "school bus")
     assert rows[0]["score_explanation"] == repr(float(first.score_explanation))
     assert json.loads(first.metadata["settings"])["lam"] == "auto"
-    assert first.metadata["coverage"] == "2 of 2 nonlinearity calls gated: 1 relu, 1 relu6"
+    assert first.coverage is not None
+    assert [(layer.name, layer.module) for layer in first.coverage.layers] == [
+        ("relu", "features.2"),
+        ("relu6", "features.4"),
+    ]
+    layers = list(csv.DictReader((output / "coverage.csv").read_text().splitlines()))
+    assert [(row["layer"], row["module"], row["nonlinearity"], row["items"]) for row in layers] == [
+        ("0", "features.2", "relu", "9"),
+        ("1", "features.4", "relu6", "9"),
+    ]
+    shares = [explanation.coverage.closed[0, 0] for explanation in load_explanations(output)]  # type: ignore
+    assert float(layers[0]["closed"]) == pytest.approx(float(sum(shares)) / 9, abs=1e-5)
+    assert max(shares) > 0
     with Image.open(output / "panels" / "photo_0@school_bus.png") as panel:
         assert panel.width > 3 * 16 * 28
     printed = capsys.readouterr().out
     assert "9 of 9 items explained" in printed
     assert f"tensorboard --logdir {output / 'tensorboard'}" in printed
+    assert "2 of 2 nonlinearity calls gated: 1 relu, 1 relu6\n" in printed
+    assert "closed gates: features.2" in printed
     for word in ("of 9 items done", "score=", "sparsity="):
         assert word in printed, "the progress bar shows it"
     config = yaml.safe_load((output / "config.yaml").read_text())
@@ -168,7 +182,7 @@ def test_only_damaged_images(tmp_path: Path, output: Path, capsys: pytest.Captur
         (["--model.network", "networks.NotANumber"], "to return finite logits"),
         (["--model.network", "networks.WrongShape"], "to return logits of shape"),
         (["--model.network", "networks.Hidden"], "1 of sigmoid"),
-        (["--model.exempt", "[softmax]"], "Expected exempt to name functions"),
+        (["--model.exempt", "[softmacks]"], "Expected exempt to name functions"),
         (["--model.network", "resnet19"], "Nearest: resnet"),
         (["--model.checkpoint", "nowhere.pth"], "nowhere.pth: No such file"),
         (["--model.size", "[96, 96]"], "at least half the network's input of 96×96 pixels"),

@@ -196,7 +196,7 @@ def test_hook_that_replaces_outputs_is_part_of_the_network() -> None:
     calls = network.activation.register_forward_hook(lambda module, inputs, output: torch.tanh(output))  # type: ignore
     assert torch.equal(gated_gradient(network), gated_gradient(same))
     calls.remove()
-    network.activation.register_full_backward_hook(lambda module, before, after: None)  # type: ignore[union-attr, operator]
+    network.activation.register_full_backward_hook(lambda module, before, after: None)  # type: ignore[union-attr]
     assert torch.equal(gated_gradient(network), gated_gradient(spelled(F.relu)))
 
 
