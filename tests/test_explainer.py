@@ -280,3 +280,60 @@ def test_defense_holds_back_a_false_class_that_autograd_reaches() -> None:
     undefended = explain(network, batch, [0] * 8, defended=False, **options)
     defended = explain(network, batch, [0] * 8, **options)
     assert (undefended.score_explanation > defended.score_explanation).all()
+
+
+class Swish(nn.Module):
+    """An activation written by hand, in a network with two outputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x)
+
+
+class TwoOutputs(Plain):
+    def __init__(self) -> None:
+        super().__init__(Swish())
+
+    def forward(self, x: Tensor) -> Any:
+        logits = super().forward(x)
+        return logits[:, :1], logits
+
+
+def test_gated_and_output_reach_the_network() -> None:
+    torch.manual_seed(0)
+    network = TwoOutputs()
+    x = torch.rand(2, 3, 8, 8)
+    with pytest.raises(InputError, match="2 of mul of a tensor with a function of itself in act"):
+        explain(network, x, iterations=2, output=1)
+    with pytest.raises(
+        InputError, match="Expected the logits of TwoOutputs in its output 'logits', but got tuple with 0, 1"
+    ):
+        explain(network, x, iterations=2)
+    explanation = explain(network, x, iterations=5, output=1, gated=[f"{__name__}.Swish"])
+    assert explanation.coverage is not None
+    assert explanation.coverage.gated == {"Swish": 2}
+    assert explanation.coverage.closed is not None
+    assert explanation.coverage.closed.shape == (2, 2)
+    assert "2 of 2 nonlinearity calls gated: 2 Swish" in str(explanation.coverage)
+
+
+def test_network_with_a_path_without_gates_is_explained_with_a_warning() -> None:
+    class Skip(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((self.conv2(self.act(self.conv1(x))) + self.conv2(self.conv1(x))).flatten(1))
+
+    x = torch.rand(1, 3, 8, 8)
+    with pytest.warns(UserWarning, match="Skip: A path from the image to the logits meets no gate"):
+        explain(Skip(), x, iterations=2)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+@pytest.mark.parametrize("game", ["preservation", "generation"])
+def test_closed_gates_on_the_image_stop_the_run(game: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference pass that is computed in another way than the iterations."""
+    explain(Tiny(), images(), game=game, iterations=2, precision=precision)  # type: ignore[arg-type]
+    record = DefendedCNN.record
+    monkeypatch.setattr(DefendedCNN, "record", lambda self, x: record(self, x * 0.999))
+    with pytest.raises(
+        InputError, match=r"Expected every gate to be open on the image itself.*first relu in features.2"
+    ):
+        explain(Tiny(), images(), game=game, iterations=2, precision=precision)  # type: ignore[arg-type]
