@@ -2,18 +2,22 @@
 
 FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the modules in its order::
 
-    network    a frozen classifier with its preprocessing and class names
-    defense    DefendedCNN: the classifier with gates behind its nonlinearities
-    games      the four objectives
-    store      explanations in memory and on disk
-    items      files → items (image, target class)
-    data       items → batches
-    search     lam: auto
-    explainer  FGVis, a LightningModule whose only parameter is the mask
-    memory     explain(), the same for tensors in memory
-    figures    tensors → figures
-    callbacks  files, TensorBoard, progress
-    cli        the command line
+    network         a frozen classifier with its preprocessing and class names
+    nonlinearities  which are gated, which are not, and why
+    coverage        what a pass through the network met
+    audit           the checks that nothing escapes the gates
+    interception    activation calls, however they are written
+    defense         DefendedCNN: the classifier with gates behind its nonlinearities
+    games           the four objectives
+    store           explanations in memory and on disk
+    items           files → items (image, target class)
+    data            items → batches
+    search          lam: auto
+    explainer       FGVis, a LightningModule whose only parameter is the mask
+    memory          explain(), the same for tensors in memory
+    figures         tensors → figures
+    callbacks       files, TensorBoard, progress
+    cli             the command line
 """
 
 from fgvis_lightning.defense import DefendedCNN

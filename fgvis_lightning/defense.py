@@ -11,32 +11,31 @@ network's own, bit for bit. There is nothing to tune.
 Activation calls are intercepted while the network runs, so it does not matter whether they are
 modules, functions or methods, in place or not, or one module that is used several times: each
 *call* has its own reference activation, found again by its place in the order of calls. What cannot
-be intercepted is found by two checks (`fgvis_lightning.coverage`), and refused by name.
+be intercepted is found by two checks (`fgvis_lightning.audit`), and refused by name.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.graph import Node
-from torch.overrides import TorchFunctionMode
 
-from fgvis_lightning.coverage import Boundary, Coverage, Edge, Found, Layer, Modules, Witness, edges_of, inspect
+from fgvis_lightning.audit import Found, Modules, Witness, inspect
+from fgvis_lightning.coverage import Coverage, Layer
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.interception import Interceptor, Surveyor
 from fgvis_lightning.nonlinearities import (
     ACTIVATIONS,
     GATED_MODULES,
     NONNEGATIVE,
     NORMALIZATION_MODULES,
     NORMALIZATIONS,
-    Functions,
     resolve,
     table,
 )
@@ -83,114 +82,6 @@ def gate(h: Tensor, reference: Tensor, *, nonnegative: bool = False) -> None:
     else:
         closed = room < 0
         h.register_hook(lambda gradient: torch.where(closed, 0, gradient))
-
-
-class _Interceptor(TorchFunctionMode):
-    """Calls ``visit(name, output)`` after each call of a function and of a module that counts as one.
-
-    Args:
-        functions: the functions, and their names.
-        units: the modules, and their names.
-        visit: what to do with each call's output.
-    """
-
-    def __init__(
-        self, functions: Functions, units: Mapping[nn.Module, str], visit: Callable[[str, Tensor], None]
-    ) -> None:
-        super().__init__()
-        self.functions = functions
-        self.units = units
-        self.visit = visit
-        self.depth = 0  # how many of these calls are running
-        self._hooks = ExitStack()
-
-    def __enter__(self) -> _Interceptor:
-        for module, name in self.units.items():
-            self._hooks.callback(module.register_forward_pre_hook(self._before_unit, prepend=True).remove)
-            self._hooks.callback(module.register_forward_hook(self._after_unit(name)).remove)
-        super().__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
-        self._hooks.close()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = None if self.depth else self.functions.get(func)
-        if name is None:
-            return self.other(func, args, kwargs)
-        if name == "hardtanh" and (kwargs.get("min_val"), kwargs.get("max_val")) == (0.0, 6.0):
-            name = "relu6"  # nn.ReLU6 calls hardtanh
-        self.before((*args, *kwargs.values()))
-        view = args[0] if args and isinstance(args[0], Tensor) and args[0]._is_view() else None
-        if view is not None:
-            # An in-place activation of a view changes its base, whose gradient would never meet a gate on the view.
-            args = (view.clone(), *args[1:])
-        output = func(*args, **kwargs)
-        self.after(name, output)
-        return view.copy_(output) if view is not None and output is args[0] else output
-
-    def _before_unit(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if self.depth:
-            self.depth += 1
-        else:
-            self.before(inputs)
-
-    def _after_unit(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if self.depth > 1:
-                self.depth -= 1
-            else:
-                self.after(name, output)
-
-        return hook
-
-    def before(self, inputs: tuple[Any, ...]) -> None:
-        self.depth += 1
-
-    def after(self, name: str, output: Any) -> None:
-        if not isinstance(output, Tensor):
-            raise InputError(f"Expected {name} to return one tensor, but got {type(output).__name__}.")
-        self.visit(name, output)  # still within, so that what it computes is not intercepted
-        self.depth -= 1
-
-    def other(self, func: Any, args: Any, kwargs: Any) -> Any:
-        return func(*args, **kwargs)
-
-
-class _Surveyor(_Interceptor):
-    """Also notes where each call hangs in autograd's graph, and which module was running."""
-
-    def __init__(
-        self, *args: Any, modules: Modules, why_not: Callable[[str], str | None], elementwise: Collection[str]
-    ) -> None:
-        super().__init__(*args)
-        self.modules = modules
-        self.why_not = why_not
-        self.elementwise = elementwise
-        self.boundaries: dict[Edge, Boundary] = {}
-        self.places: dict[Node, str] = {}
-        self._inputs: list[Edge] = []
-
-    def before(self, inputs: tuple[Any, ...]) -> None:
-        self._inputs = edges_of(inputs)
-        super().before(inputs)
-
-    def after(self, name: str, output: Any) -> None:
-        super().after(name, output)
-        kind = self.why_not(name)
-        for edge in edges_of([output]):
-            if edge not in self._inputs:
-                self.boundaries[edge] = Boundary(self._inputs, kind is None, kind or "", name in self.elementwise)
-
-    def other(self, func: Any, args: Any, kwargs: Any) -> Any:
-        output = super().other(func, args, kwargs)
-        place = None
-        for node, _ in edges_of([output]):
-            place = self.modules.running() if place is None else place
-            self.places.setdefault(node, place)
-        return output
 
 
 @dataclass(frozen=True)
@@ -297,7 +188,7 @@ class DefendedCNN(nn.Module):
                 layers.append(Layer(name, modules.running()))
 
         key = (x.shape, x.stride(), x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
-        interceptor = _Interceptor(self._functions, self._units, visit)
+        interceptor = Interceptor(self._functions, self._units, visit)
         witness = Witness(modules, lambda: interceptor.depth > 0) if key not in self._surveyed else None
         # With a gradient, although none is needed: networks may take another path without.
         with _differentiable(x) as image, interceptor, witness or nullcontext():
@@ -330,7 +221,7 @@ class DefendedCNN(nn.Module):
                 if name != NORMALIZATION:
                     coverage.calls[name] += 1
 
-            with _Interceptor(self._functions, self._units, count):
+            with Interceptor(self._functions, self._units, count):
                 return self._run(e)
         return self._replay(e, _gate_if_differentiable)
 
@@ -366,7 +257,7 @@ class DefendedCNN(nn.Module):
         self,
         e: Tensor,
         act: Callable[[Tensor, Tensor, bool], None],
-        make: Callable[..., _Interceptor] = _Interceptor,
+        make: Callable[..., Interceptor] = Interceptor,
     ) -> Tensor:
         """Run the network and call ``act(h(e), h(x), nonnegative)`` at each gated call."""
         references = self._references
@@ -403,15 +294,15 @@ class DefendedCNN(nn.Module):
 
     def _survey(self, x: Tensor, modules: Modules) -> Coverage:
         """One gated pass on the image itself: is every gate open, and does any nonlinearity escape them?"""
-        surveyors: list[_Surveyor] = []
+        surveyors: list[Surveyor] = []
         shares: list[Tensor] = []
 
         def why_not(name: str) -> str | None:
             return NORMALIZATION if name == NORMALIZATION else "exempt" if name in self.exempt else None
 
-        def make(*args: Any) -> _Surveyor:
+        def make(*args: Any) -> Surveyor:
             activations = {*self._functions.values(), *self._units.values()} - {NORMALIZATION}
-            surveyors.append(_Surveyor(*args, modules=modules, why_not=why_not, elementwise=activations))
+            surveyors.append(Surveyor(*args, modules=modules, why_not=why_not, elementwise=activations))
             return surveyors[-1]
 
         def act(h: Tensor, reference: Tensor, nonnegative: bool) -> None:

@@ -14,7 +14,7 @@ Not gated, by design:
   itself is an activation written by hand, and refused.
 
 Everything else between image and logits must be linear, or it is refused by name (see
-`fgvis_lightning.coverage`).
+`fgvis_lightning.audit`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers.grn import GlobalResponseNorm
-from timm.models.metaformer import StarReLU
+from timm.models.metaformer import SquaredReLU, StarReLU
 from torch import Tensor, nn
 from torch.autograd import Function
 
@@ -47,7 +47,7 @@ GATED: dict[str, tuple[str, ...]] = {
 NONNEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid", "softplus"})
 """Activations whose output is never negative: their lower bound, min(0, h(x)) = 0, always holds."""
 
-GATED_MODULES: tuple[type[nn.Module], ...] = (StarReLU,)
+GATED_MODULES: tuple[type[nn.Module], ...] = (StarReLU, SquaredReLU)
 """Activations that are written as a module: its output is gated, and nothing within."""
 
 NORMALIZATION_FUNCTIONS = ("normalize", "local_response_norm", "rms_norm")
