@@ -60,7 +60,11 @@ class Interceptor(TorchFunctionMode):
         if view is not None:
             # An in-place activation of a view changes its base, whose gradient would never meet a gate on the view.
             args = (view.clone(), *args[1:])
-        output = func(*args, **kwargs)
+        try:
+            output = func(*args, **kwargs)
+        except BaseException:  # which the network may catch
+            self.depth -= 1
+            raise
         self.after(name, output)
         return view.copy_(output) if view is not None and output is args[0] else output
 
