@@ -20,7 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
+from torch.nn.modules._functions import BackwardHookFunction
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import CheckpointFunction
 
 from fgvis_lightning.nonlinearities import EXEMPT, LINEAR, OPERATORS, PRODUCTS, STEPS
 
@@ -236,6 +238,17 @@ def _judge(
 ) -> str | None:
     """What is wrong with a node that leads to the image, if anything. ``depends``: which inputs do."""
     name = kind(node)
+    function = getattr(type(node), "_forward_cls", None)
+    if function is not None and function is not BackwardHookFunction:
+        # Before all names: a custom function may have any.
+        if issubclass(function, functions):
+            found.exempt["exempt"] += 1
+            return None
+        if function is CheckpointFunction:
+            return "a reentrant checkpoint (give checkpoint use_reentrant=False)"
+        if name.startswith("CompiledFunction"):
+            return "compiled code (give the network that was compiled)"
+        return f"the custom autograd function {function.__module__}.{function.__qualname__}"
     if name in EXEMPT or name.startswith("ScaledDotProduct"):
         found.exempt[EXEMPT.get(name, "attention")] += 1
         return None
@@ -244,18 +257,11 @@ def _judge(
         return None
     if name in LINEAR and not (name == "Div" and len(depends) > 1 and depends[1]):
         return None
-    function = getattr(type(node), "_forward_cls", None)
-    if operator(name) in exempt or (function is not None and issubclass(function, functions or ())):
+    if operator(name) in exempt:
         found.exempt["exempt"] += 1
         return None
-    if name == "CheckpointFunction":
-        return "a reentrant checkpoint (give checkpoint use_reentrant=False)"
     if name == "DifferentiableGraph":
         return "scripted code (give the module that was scripted)"
-    if name.startswith("CompiledFunction"):
-        return "compiled code (give the network that was compiled)"
-    if function is not None:
-        return f"the custom autograd function {function.__module__}.{function.__qualname__}"
     return f"{operator(name)} by values that depend on the image" if name == "Div" else operator(name)
 
 

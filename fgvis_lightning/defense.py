@@ -34,13 +34,13 @@ from fgvis_lightning.nonlinearities import (
     ACTIVATIONS,
     GATED_MODULES,
     NONNEGATIVE,
+    NORMALIZATION,
     NORMALIZATION_MODULES,
     NORMALIZATIONS,
     resolve,
     table,
 )
 
-NORMALIZATION = "normalization"
 ATTENTION = frozenset({"softmax", "scaled_dot_product_attention"})
 
 

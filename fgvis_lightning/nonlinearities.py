@@ -50,6 +50,9 @@ NONNEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid", "softplus"})
 GATED_MODULES: tuple[type[nn.Module], ...] = (StarReLU, SquaredReLU)
 """Activations that are written as a module: its output is gated, and nothing within."""
 
+NORMALIZATION = "normalization"
+"""Stands for each of the following as one call."""
+
 NORMALIZATION_FUNCTIONS = ("normalize", "local_response_norm", "rms_norm")
 NORMALIZATION_MODULES: tuple[type[nn.Module], ...] = (GlobalResponseNorm,)
 """Normalizations that compute with operators that would be gated or refused elsewhere: each is taken as one."""
@@ -76,7 +79,7 @@ LINEAR = frozenset(
     | {"ReflectionPad1D", "ReflectionPad2D", "ReplicationPad1D", "ReplicationPad2D", "PixelShuffle", "PixelUnshuffle"}
     | {"NativeChannelShuffle", "Im2Col", "Col2Im", "Unfold", "UpsampleNearest2D", "UpsampleNearestExact2D"}
     | {"UpsampleBilinear2D", "UpsampleBilinear2DAa", "UpsampleBicubic2D", "UpsampleBicubic2DAa", "FftR2C", "FftC2R"}
-    | {"FftC2C", "BackwardHookFunction", "Identity"}
+    | {"FftC2C", "BackwardHookFunction"}
 )
 
 PRODUCTS = {
@@ -117,7 +120,7 @@ def table(names: Iterable[str]) -> Functions:
 ACTIVATIONS: Functions = table(name for family in GATED.values() for name in family)
 ACTIVATIONS[torch.special.expit] = "sigmoid"
 
-NORMALIZATIONS: Functions = dict.fromkeys(table(NORMALIZATION_FUNCTIONS), "normalization")
+NORMALIZATIONS: Functions = dict.fromkeys(table(NORMALIZATION_FUNCTIONS), NORMALIZATION)
 
 
 def resolve(entries: Iterable[str | type], option: str) -> tuple[frozenset[str], tuple[type, ...]]:

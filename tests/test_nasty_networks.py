@@ -69,6 +69,10 @@ class SwishFunction(torch.autograd.Function):
         return gradients[0] * (s + x * s * (1 - s))
 
 
+class Mul(SwishFunction):
+    """Its node in autograd's graph is called as that of a product."""
+
+
 class CustomSwish(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = SwishFunction.apply(x)
@@ -118,6 +122,7 @@ def without_interception(x: Tensor) -> Tensor:
         (lambda x: x / (1 + x.mean((1, 2, 3), keepdim=True)), "1 of div by values that depend on the image"),
         (torch.erf, "1 of erf"),
         (lambda x: SwishFunction.apply(x), "custom autograd function .*SwishFunction"),
+        (lambda x: Mul.apply(x), "custom autograd function .*Mul"),
         (lambda x: checkpoint(torch.relu, x, use_reentrant=True), "a reentrant checkpoint"),
         (Norm(), "(pow|sqrt|div)"),
     ],
