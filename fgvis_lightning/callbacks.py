@@ -1,33 +1,32 @@
-"""What leaves a sweep: explanation files and panels, TensorBoard pictures, the progress bar."""
+"""What leaves a sweep: explanation files and panels, and TensorBoard's pictures."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
+from fgvis_lightning import folder
 from fgvis_lightning.data import Batch, ImageData
-from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.explainer import ExplanationCallback, FGVis
 from fgvis_lightning.figures import explanation_image, panel, pixels
-from fgvis_lightning.store import (
-    SUFFIX,
-    Explanation,
-    check_configuration,
-    prepare_folder,
-    save_explanation,
-    write_summary,
-)
+from fgvis_lightning.folder import Claim
+from fgvis_lightning.items import Item
+from fgvis_lightning.store import EXPLANATIONS, SUFFIX, Explanation, save_explanation, write_whole
 
 
-def views(model: FGVis, explanation: Explanation, index: int) -> dict[str, Tensor]:
-    """Image, explanation and mask of one item of the current batch, each (3,H,W) in [0,1], on the CPU."""
-    image, background = _image(model, index)
+def views(model: FGVis, place: int, explanation: Explanation, index: int) -> dict[str, Tensor]:
+    """Image, explanation and mask of one item in work, each (3,H,W) in [0,1], on the CPU."""
+    image, background = _image(model, place)
     evidence = explanation.evidence[index]
     return {
         "image": image,
@@ -36,10 +35,10 @@ def views(model: FGVis, explanation: Explanation, index: int) -> dict[str, Tenso
     }
 
 
-def _image(model: FGVis, index: int) -> tuple[Tensor, Tensor]:
-    """An image of the current batch (3,H,W) and the color that stands for nothing (3,1,1), in [0,1]."""
+def _image(model: FGVis, place: int) -> tuple[Tensor, Tensor]:
+    """An image in work (3,H,W) and the color that stands for nothing (3,1,1), in [0,1]."""
     assert model.batch is not None
-    image = model.batch.images[index].cpu()
+    image = model.batch.images[place].cpu()
     image = image if image.is_floating_point() else image / 255
     return image, image.new_tensor(model.classifier.preprocessing.mean)[:, None, None]
 
@@ -52,144 +51,200 @@ def title(model: FGVis, explanation: Explanation, index: int) -> str:
     return f"{name}: {scores[0]:.3f} on the image, {scores[1]:.3f} on the {kind}"
 
 
-class ExplanationWriter(pl.Callback):
-    """Writes one file and one panel for each item when its batch is done, and ``summary.csv`` at the end.
+GRACE = 60
+"""Seconds that rank 0 waits for ranks that it has not started, when none of them is at work."""
+
+
+class ExplanationWriter(ExplanationCallback):
+    """Writes one file and one panel for each item as soon as it is finished, and ``summary.csv`` at the end.
 
     Args:
-        folder: the results folder. It may hold explanations of the same configuration, no others.
+        folder: the results folder. It may hold explanations of the same configuration, no others, and no other
+            sweep may be at work in it.
         panels: whether to draw ``panels/<item id>.png``.
     """
 
     def __init__(self, folder: str | Path, panels: bool = True) -> None:
         self.folder = Path(folder)
         self.panels = panels
-        self.written = 0
+        self.damaged: list[str] = []
+        self._claim: Claim | None = None
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        prepare_folder(self.folder)
+    def claim(self, trainer: pl.Trainer, model: FGVis) -> None:
+        """Make sure that this rank may work in the folder.
+
+        Raises:
+            InputError: it cannot be written to, is another configuration's, or another sweep is at work there.
+        """
+        if self._claim is not None:
+            return
+        folder.prepare_folder(self.folder)
+        self._owner = f"rank{trainer.global_rank}"
+        self._claim = Claim(self.folder, trainer.global_rank)
+        self.settings, self.fingerprint = model.settings(), model.fingerprint()
+        folder.check_configuration(self.folder, self.settings, self.fingerprint)
         if self.panels:
             (self.folder / "panels").mkdir(exist_ok=True)
+        if trainer.is_global_zero:
+            folder.remember(self.folder, settings=self.settings, fingerprint=self.fingerprint)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, FGVis)
-        self.settings = pl_module.settings()
-        self.fingerprint = pl_module.fingerprint()
-        check_configuration(self.folder, self.settings, self.fingerprint)
+        self.claim(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, FGVis)
-        assert pl_module.batch is not None
-        explanation = pl_module.explanation()
-        for index, item in enumerate(pl_module.batch.items):
-            target = int(explanation.targets[index])
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if pl_module.device.type != "cpu":
+            return
+        # Another number of threads rounds differently; so that it makes no difference how a sweep was resumed.
+        torch.set_num_threads(folder.recall(self.folder).get("cpu_threads") or torch.get_num_threads())
+        if trainer.is_global_zero:
+            folder.remember(self.folder, cpu_threads=torch.get_num_threads())
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if batch_idx == 0 and trainer.is_global_zero:
+            folder.remember(self.folder, batch_size=len(batch.items))
+
+    def on_explained(self, trainer: pl.Trainer, pl_module: FGVis, places: Sequence[int], found: Explanation) -> None:
+        for index, (place, item) in enumerate(_items(pl_module, places)):
+            target = int(found.targets[index])
             id = item.id(target, pl_module.classifier)
             metadata = {
                 "image": item.path,
                 "target": str(target),
                 "name": pl_module.classifier.class_name(target),
-                "score_image": repr(float(explanation.score_image[index])),
-                "score_explanation": repr(float(explanation.score_explanation[index])),
-                "sparsity": repr(float(explanation.sparsity[index])),
-                "game": explanation.game.name,
+                "score_image": repr(float(found.score_image[index])),
+                "score_explanation": repr(float(found.score_explanation[index])),
+                "sparsity": repr(float(found.sparsity[index])),
+                "game": found.game.name,
                 "lam": str(pl_module.lam),
-                "iterations": str(pl_module.iterations),
                 "network": pl_module.classifier.name,
-                "coverage": pl_module.coverage.to_json(index),
                 "settings": json.dumps(self.settings),
                 "fingerprint": self.fingerprint,
             }
-            if explanation.feasible is not None:
-                metadata["feasible"] = str(bool(explanation.feasible[index])).lower()
+            if found.iterations is not None:
+                metadata["iterations"] = str(int(found.iterations[index]))
+            if found.coverage is not None:
+                metadata["coverage"] = found.coverage.to_json(index)
+            if found.feasible is not None:
+                metadata["feasible"] = str(bool(found.feasible[index])).lower()
             if self.panels:
-                figure = panel(views(pl_module, explanation, index), title(pl_module, explanation, index))
-                figure.savefig(self.folder / "panels" / f"{id}.png")
+                picture = BytesIO()
+                panel(views(pl_module, place, found, index), title(pl_module, found, index)).savefig(picture)
+                write_whole(self.folder / "panels" / f"{id}.png", picture.getvalue(), self._owner)
             # Last: an item counts as done when its explanation is there.
-            save_explanation(self.folder / "explanations" / (id + SUFFIX), explanation.mask[index], metadata)
-            self.written += 1
+            save_explanation(self.folder / EXPLANATIONS / (id + SUFFIX), found.mask[index], metadata, self._owner)
+
+    def close(self) -> None:
+        """Let go of the folder; the last rank to do so rebuilds the tables."""
+        if self._claim is not None:
+            self._claim.release(self._sum_up)
+
+    def _sum_up(self) -> None:
+        self.damaged = folder.write_summary(self.folder, self._owner)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        write_summary(self.folder)
+        data = getattr(trainer, "datamodule", None)
+        if trainer.is_global_zero and isinstance(data, ImageData) and not _started_all_ranks(trainer):
+            self._await_ranks(data)
+        self.close()
+
+    def _await_ranks(self, data: ImageData) -> None:
+        """Until all items are accounted for, or no other rank has been at work for a while.
+
+        Ranks that torchrun, SLURM or another node have started may begin late; and who ends with an error while
+        others work has them killed by torchrun.
+        """
+        assert self._claim is not None
+        deadline = time.monotonic() + GRACE
+        while sum(data.progress()) < data.total and time.monotonic() < deadline:
+            if not self._claim.alone():
+                deadline = time.monotonic() + GRACE
+            time.sleep(0.5)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if self.written:
-            write_summary(self.folder)
+        self.close()
 
 
-class TensorBoardImages(pl.Callback):
+class TensorBoardImages(ExplanationCallback):
     """Shows masks and explanations in TensorBoard while they form, and panels and hyperparameters at the end.
 
+    Every rank writes those of its own items; ranks other than 0 into a subfolder each, which TensorBoard
+    shows as a run.
+
     Args:
-        every_n_iterations: how often masks and explanations are logged; 0 for the last iteration alone.
-        max_items: for how many items of the sweep; a picture takes about 100 kB.
+        every_n_iterations: how often masks and explanations are logged; 0 for panels alone.
+        max_items: for how many items of the whole sweep, evenly spread over its listing; a picture takes about
+            100 kB.
     """
 
     def __init__(self, every_n_iterations: int = 50, max_items: int = 64) -> None:
         self.every_n_iterations = every_n_iterations
         self.max_items = max_items
-        self.shown = 0
-        self.scores: list[Tensor] = []
-        self.sparsity: list[Tensor] = []
+        self._own: SummaryWriter | None = None
+        self._sums = torch.zeros(3, dtype=torch.float64)  # items, scores of the explanations, sparsity
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, FGVis)
-        writer = _writer(trainer)
-        iteration = batch_idx + 1
-        if writer is None or not self.every_n_iterations or iteration % self.every_n_iterations:
-            return
-        evidence = pl_module.game.evidence(pl_module.mask.detach()).float().cpu()
-        for index, name in self._tags(pl_module):
-            image, background = _image(pl_module, index)
-            writer.add_image(f"{name}/mask", evidence[index], iteration)
-            writer.add_image(f"{name}/explanation", explanation_image(image, evidence[index], background), iteration)
+        every = self.every_n_iterations
+        due = [place for place in batch.used if every and (batch.iterations[place] + 1) % every == 0]
+        for place, name in self._shown(trainer, pl_module, due):
+            evidence = pl_module.game.evidence(pl_module.mask[place].detach()).float().cpu()
+            image, background = _image(pl_module, place)
+            iteration, writer = batch.iterations[place] + 1, self._writer(trainer)
+            writer.add_image(f"{name}/mask", evidence, iteration)
+            writer.add_image(f"{name}/explanation", explanation_image(image, evidence, background), iteration)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, FGVis)
-        explanation = pl_module.explanation()
-        self.scores.append(explanation.score_explanation)
-        self.sparsity.append(explanation.sparsity)
-        if (writer := _writer(trainer)) is None:
-            return
-        for index, name in self._tags(pl_module):
-            shown = views(pl_module, explanation, index)
-            figure = pixels(panel(shown, title(pl_module, explanation, index)))
-            writer.add_image(f"{name}/panel", figure, pl_module.iterations, dataformats="HWC")
-        self.shown += len(explanation)
+    def on_explained(self, trainer: pl.Trainer, pl_module: FGVis, places: Sequence[int], found: Explanation) -> None:
+        rows = torch.stack([torch.ones_like(found.sparsity), found.score_explanation, found.sparsity])
+        self._sums += rows.double().sum(1)
+        for place, name in self._shown(trainer, pl_module, places):
+            index, batch = places.index(place), pl_module.batch
+            assert batch is not None
+            figure = pixels(panel(views(pl_module, place, found, index), title(pl_module, found, index)))
+            self._writer(trainer).add_image(f"{name}/panel", figure, batch.iterations[place], dataformats="HWC")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, FGVis)
-        if isinstance(trainer.logger, TensorBoardLogger) and self.scores:
-            metrics = {
-                "final/score_explanation": float(torch.cat(self.scores).mean()),
-                "final/sparsity": float(torch.cat(self.sparsity).mean()),
-            }
+        if self._own is not None:
+            self._own.close()
+        if isinstance(trainer.logger, TensorBoardLogger) and self._sums[0]:
+            score, sparsity = (self._sums[1:] / self._sums[0]).tolist()
+            metrics = {"final/score_explanation": score, "final/sparsity": sparsity}
             trainer.logger.log_hyperparams(pl_module.settings(), metrics)
 
-    def _tags(self, model: FGVis) -> list[tuple[int, str]]:
-        """Place in the batch and tag of the items that are shown."""
-        assert model.batch is not None
-        room = max(0, self.max_items - self.shown)
-        items = enumerate(model.batch.items[:room])
-        return [(index, item.id(int(model.targets[index]), model.classifier)) for index, item in items]
-
-
-class SweepProgressBar(TQDMProgressBar):
-    """Lightning's bar for one batch of items: items done, iteration, score and sparsity."""
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        super().on_train_epoch_start(trainer, *args)
+    def _shown(self, trainer: pl.Trainer, model: FGVis, places: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """Place and tag of those that are shown."""
+        if not places or not self.max_items or not isinstance(trainer.logger, TensorBoardLogger):
+            return
         data = getattr(trainer, "datamodule", None)
-        if isinstance(data, ImageData):
-            done = data.skipped + trainer.current_epoch * data.batch_size
-            self.train_progress_bar.set_description(f"{done} of {data.total} items done, iteration")
+        step = -(-data.total // self.max_items) if isinstance(data, ImageData) else 1
+        for place, item in _items(model, places):
+            if item.number % step == 0:
+                yield place, item.id(int(model.targets[place]), model.classifier)
 
-    def get_metrics(self, *args: Any) -> dict[str, Any]:
-        metrics = super().get_metrics(*args)
-        metrics.pop("v_num", None)
-        return metrics
+    def _writer(self, trainer: pl.Trainer) -> Any:
+        assert isinstance(trainer.logger, TensorBoardLogger)
+        if trainer.is_global_zero:
+            return trainer.logger.experiment
+        if self._own is None:
+            self._own = SummaryWriter(Path(trainer.logger.log_dir) / f"rank{trainer.global_rank}")
+        return self._own
 
 
-def _writer(trainer: pl.Trainer) -> Any:
-    """TensorBoard's writer, if there is one."""
-    return trainer.logger.experiment if isinstance(trainer.logger, TensorBoardLogger) else None
+def _started_all_ranks(trainer: pl.Trainer) -> bool:
+    """Whether this process has started all others of the sweep, and thus knows that they have ended."""
+    if trainer.world_size == 1:
+        return True
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return trainer.num_nodes == 1 and environment is not None and not environment.creates_processes_externally
+
+
+def _items(model: FGVis, places: Sequence[int]) -> list[tuple[int, Item]]:
+    """Place and item."""
+    assert model.batch is not None
+    items = [(place, model.batch.items[place]) for place in places]
+    return [(place, item) for place, item in items if item is not None]

@@ -1,26 +1,39 @@
-"""The command line: Lightning's own for ``fit``."""
+"""The command line: Lightning's own for ``fit``.
+
+Exit codes: 0, all items are explained; 1, something of ours or of the system's went wrong; 2, a user's mistake, or
+images that cannot be read; 75 (EX_TEMPFAIL), stopped by SIGTERM, so run the same command again; 130, by Ctrl-C.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torchvision
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from fgvis_lightning.callbacks import ExplanationWriter, SweepProgressBar, TensorBoardImages
+from fgvis_lightning import folder
+from fgvis_lightning.batch_size import is_out_of_memory
+from fgvis_lightning.callbacks import ExplanationWriter, TensorBoardImages
 from fgvis_lightning.data import ImageData
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
-from fgvis_lightning.store import prepare_folder
+from fgvis_lightning.items import Item, split_by_done
+from fgvis_lightning.progress import SweepProgress
+from fgvis_lightning.signals import as_exceptions
+from fgvis_lightning.store import write_whole
+from fgvis_lightning.strategy import RankFailedError, check_strategy, chosen_strategy
 
 GET_MODEL = "torchvision.models.get_model"
 
@@ -32,6 +45,10 @@ QUIET = (
 )
 
 
+GO_ON = "What is finished is kept: the same command goes on from there."
+STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+
+
 class SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` into the results folder, after `ExplanationWriter` has accepted the folder."""
 
@@ -40,7 +57,8 @@ class SaveConfig(SaveConfigCallback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            self.parser.save(self.config, Path(self.config.output) / "config.yaml", skip_none=False, overwrite=True)
+            text = self.parser.dump(self.config, skip_none=False)
+            write_whole(Path(self.config.output) / "config.yaml", text.encode(), "rank0")
 
 
 class FGVisCLI(LightningCLI):
@@ -54,15 +72,14 @@ class FGVisCLI(LightningCLI):
         parser.add_argument("--output", type=str, default="results", help="Results folder.")
         parser.add_lightning_class_args(ExplanationWriter, "writer")
         parser.add_lightning_class_args(TensorBoardImages, "tensorboard")
-        parser.add_lightning_class_args(SweepProgressBar, "progress")
-        parser.set_defaults({"progress.refresh_rate": 5})
+        parser.add_lightning_class_args(SweepProgress, "progress")
         parser.link_arguments("output", "writer.folder")
         parser.link_arguments("output", "data.done")
         parser.link_arguments("output", "trainer.default_root_dir")
 
     def before_instantiate_classes(self) -> None:
         """Refuse a folder early; let torchvision's weights entry, which the network forgets, tell its preprocessing."""
-        prepare_folder(Path(self.config.fit.output))
+        folder.prepare_folder(Path(self.config.fit.output))
         model = self.config.fit.model
         if not isinstance(model.network, Namespace):
             return
@@ -90,33 +107,106 @@ class FGVisCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self.config.fit
+        if config.trainer.strategy == "auto":
+            own = {name: config.trainer[name] for name in ("accelerator", "devices", "num_nodes")}
+            kwargs["strategy"] = chosen_strategy(**own)
         if config.trainer.logger is None:
             kwargs["logger"] = TensorBoardLogger(config.output, name="tensorboard", version="", default_hp_metric=False)
         trainer: pl.Trainer = super().instantiate_trainer(**kwargs)
         return trainer
 
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
+        if config.get("enable_progress_bar") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, SweepProgress)]
+        trainer: pl.Trainer = super()._instantiate_trainer(config, callbacks)
+        check_strategy(trainer.strategy, trainer.world_size)
+        return trainer
+
     def before_fit(self) -> None:
+        """What can go wrong for all ranks alike goes wrong here, before rank 0 starts the others."""
         # Short runs have curves, too.
         trainer: Any = self.trainer  # whose class does not declare the attribute
         trainer.log_every_n_steps = min(trainer.log_every_n_steps, self.model.iterations)
-        print(f"network: {self.model.classifier.name}; {self.model.classifier.preprocessing}")
+        self.model.trainer = self.trainer
+        self.datamodule.list_items(self.model.classifier)
+        self._writer.claim(self.trainer, self.model)
+        if trainer.is_global_zero:
+            print(f"network: {self.model.classifier.name}; {self.model.classifier.preprocessing}", flush=True)
+
+    def fit(self, **kwargs: Any) -> None:
+        """Run the trainer; whatever happens, what is finished is summed up."""
+        try:
+            self.trainer.fit(**kwargs)
+        except RankFailedError as error:
+            raise RankFailedError(f"{error}. {self._what_is_missing()}") from error
+        except BaseException as error:
+            if is_out_of_memory(error):
+                raise InputError(self._too_large()) from error
+            raise
+        finally:
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, SweepProgress):
+                    callback.close()
+            self._writer.close()
 
     def after_fit(self) -> None:
         """Say what was done, where to look, and what went wrong."""
+        if not self.trainer.is_global_zero:
+            return
         output, data = Path(self.config.fit.output), self.datamodule
-        failures = data.sweep.failures
-        written = data.total - data.skipped - len(failures)
-        already = f", {data.skipped} were already there" if data.skipped else ""
-        if written:
+        missing, present = self._split()
+        written = len(present) - data.skipped + len(data.recomputed)
+        already = len(present) - written
+        if written and self.model.coverage.calls:
             print(f"\n{self.model.coverage}")
-        print(f"{written} of {data.total} items explained{already}.")
-        panels = f"{output / 'panels'} and " if self.config.fit.writer.panels else ""
+        print(f"{written} of {data.total} items explained{f', {already} were already there' if already else ''}.")
+        panels = f"{output / 'panels'} and " if self._writer.panels else ""
         print(f"Look at {panels}{output / 'summary.csv'}")
         if isinstance(self.trainer.logger, TensorBoardLogger):
             print(f"and at masks and curves with: tensorboard --logdir {Path(self.trainer.logger.log_dir)}")
-        if failures:
-            reasons = "\n  ".join(failure.reason for failure in failures)
-            raise InputError(f"{len(failures)} of {data.total} items could not be read:\n  {reasons}")
+        if self._writer.damaged:
+            raise InputError("\n  ".join(["Some files in the results folder are not used:", *self._writer.damaged]))
+        if missing:
+            raise InputError(self._what_is_missing())
+
+    @property
+    def _writer(self) -> ExplanationWriter:
+        return next(c for c in self.trainer.callbacks if isinstance(c, ExplanationWriter))  # type: ignore[attr-defined]
+
+    def _split(self) -> tuple[list[Item], list[tuple[Item, str]]]:
+        """Items without and with a file, of the whole sweep."""
+        classifier = self.model.classifier
+        return split_by_done(
+            self.datamodule.list_items(classifier), classifier, folder.finished(Path(self.config.fit.output))
+        )
+
+    def _what_is_missing(self) -> str:
+        """Which items have no file, and why, in a few lines."""
+        missing, _ = self._split()
+        notes = folder.failures(Path(self.config.fit.output))
+        unread = [item for item in missing if item.image_id in notes]
+        rest = [item for item in missing if item.image_id not in notes]
+        total, lines = len(self.datamodule.list_items(self.model.classifier)), []
+        if unread:
+            reasons = list(dict.fromkeys(notes[item.image_id] for item in unread))
+            more = [f"and {len(reasons) - 10} more in {Path(self.config.fit.output) / folder.FAILURES}"]
+            shown = "\n  ".join(reasons[:10] + (more if len(reasons) > 10 else []))
+            lines.append(f"{len(unread)} of {total} items could not be read:\n  {shown}")
+        if rest:
+            names = ", ".join(item.prefix.rstrip("-@") for item in rest[:10])
+            more_names = f" and {len(rest) - 10} more" if len(rest) > 10 else ""
+            lines.append(
+                f"{len(rest)} of {total} items are missing: {names}{more_names}. Run the same command again to go on."
+            )
+        return "\n".join(lines) or f"All {total} items are there."
+
+    def _too_large(self) -> str:
+        size = len(self.model.batch.items) if self.model.batch is not None else 0
+        return (
+            f"Expected a batch of {size or self.datamodule.batch_size} to fit the memory of {self.model.device}, but "
+            f"it does not. Use --data.batch_size {max(1, size // 2)} or auto, smaller images (--model.size), or "
+            f"--trainer.precision bf16-mixed. What is finished is kept: the same command goes on from there."
+        )
 
 
 def _drop_defaults(network: Namespace, parser: LightningArgumentParser) -> None:
@@ -137,12 +227,14 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Raises:
-        SystemExit: with status 2 and one line on standard error after a user's mistake.
+        SystemExit: with the status that the module's text tells, and one line on standard error, if not all went well.
     """
-    # Lightning's advertisement.
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+    # Lightning's advertisement, and its word for a sweep that has come to its end.
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.msg and "max_epochs" not in record.msg
+    )
     try:
-        with warnings.catch_warnings():
+        with as_exceptions(), warnings.catch_warnings():
             for message in QUIET:
                 warnings.filterwarnings("ignore", message)
             FGVisCLI(
@@ -161,5 +253,25 @@ def main(args: Sequence[str] | None = None) -> None:
                 args=list(args) if args is not None else None,
             )
     except InputError as error:
-        print(f"fgvis: {error}", file=sys.stderr)
-        sys.exit(2)
+        _stop(2, str(error))
+    except RankFailedError as error:
+        _stop(1, str(error))
+    except SIGTERMException:
+        _stop(75, f"Stopped by SIGTERM. {GO_ON}")
+    except KeyboardInterrupt:
+        _stop(130, f"Stopped by Ctrl-C. {GO_ON}")
+    except SystemExit as stopped:
+        if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
+            _stop(130, f"Stopped by Ctrl-C. {GO_ON}")
+        raise
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        where = f" {error.filename}" if error.filename else " the results"
+        _stop(1, f"Expected to write{where}, but: {error.strerror}. Mend that. {GO_ON}")
+
+
+def _stop(code: int, message: str) -> NoReturn:
+    rank = getattr(rank_zero_only, "rank", 0)  # as the strategy has set it
+    print(f"fgvis: {f'rank {rank}: ' if rank else ''}{message}", file=sys.stderr, flush=True)
+    sys.exit(code)

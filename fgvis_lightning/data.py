@@ -1,97 +1,151 @@
-"""Batches of items, and how often each is handed out.
+"""From items to the places of a batch, in which they are explained side by side.
 
-One epoch is one batch of items, and each of its training steps is one iteration of the masks'
-optimizer: `Sweep` hands the same `Batch` out ``iterations`` times, then goes on to the next.
+A sweep hands the same `Batch` out again and again: each training step is one iteration of the masks'
+optimizer. A place whose item is finished gets the next one that waits, so items do not wait for one
+another, and the epoch is over when all are finished.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from fgvis_lightning import folder
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.items import Failure, Item, Photos, list_items, still_to_do
+from fgvis_lightning.items import Failure, Item, list_items, load_image, split_by_done
 from fgvis_lightning.network import Classifier
-from fgvis_lightning.store import finished
+from fgvis_lightning.store import EXPLANATIONS, SUFFIX
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Batch:
-    """A batch of items with their images (B,3,H,W), padded to full size with copies of the last one.
+    """The places of a batch. Not a collection, so Lightning hands it on as it is instead of copying it.
 
-    Images are 8-bit, or floating point in [0,1]. ``number`` counts the batches of a sweep. Not a
-    collection, so Lightning hands it on as it is instead of copying it in every iteration.
+    Args:
+        stream: items with their images (3,H,W), those that wait.
+        size: how many places there are to be, or ``auto`` for the most that fit the device.
+        most: how many items there are at most, as far as that is known.
+        first_try: the size that ``auto`` tries first, e.g. the one found before an interruption.
+
+    Attributes:
+        items: what is explained in each place; None where nothing waits any more. Its image stays, so that the
+            batch keeps its size: rounding depends on that, and on nothing else in the other places.
+        images: (B,3,H,W), 8-bit, or floating point in [0,1].
+        targets: (B,), class indices; -k stands for the k-th most probable class.
+        iterations: how many each place's item has had.
     """
 
-    def __init__(self, items: Sequence[Item], images: Sequence[Tensor], size: int, number: int) -> None:
-        missing = size - len(items)
-        self.items = tuple(items)
-        self.images = torch.stack([*images, *[images[-1]] * missing])
-        self.targets = torch.tensor([item.target for item in [*items, *[items[-1]] * missing]])
-        self.number = number
+    def __init__(
+        self,
+        stream: Iterator[tuple[Item, Tensor]],
+        size: int | Literal["auto"],
+        most: int | None = None,
+        first_try: int | None = None,
+    ) -> None:
+        self.size = size
+        self.most = most
+        self.first_try = first_try
+        self.items: list[Item | None] = []
+        self.iterations: list[int] = []
+        self.images = torch.empty(0)
+        self.targets = torch.empty(0, dtype=torch.long)
+        self._stream = stream
+        self._waiting: tuple[Item, Tensor] | None = None
 
-    def __len__(self) -> int:
-        return len(self.items)
+    @property
+    def used(self) -> list[int]:
+        """The places that have an item."""
+        return [place for place, item in enumerate(self.items) if item is not None]
+
+    def peek(self) -> Tensor | None:
+        """The next image (3,H,W) that waits; None where there is none."""
+        if self._waiting is None:
+            self._waiting = next(self._stream, None)
+        return self._waiting[1] if self._waiting else None
+
+    def open(self, size: int) -> None:
+        """Make ``size`` places; there must be an image that waits."""
+        image = self.peek()
+        assert image is not None
+        self.items, self.iterations = [None] * size, [0] * size
+        self.images = image.expand(size, *image.shape).clone()
+        self.targets = torch.zeros(size, dtype=torch.long)
+
+    def refill(self, places: Iterable[int]) -> list[int]:
+        """Take what was explained out of ``places`` and put in what waits; the places that got something."""
+        filled = []
+        for place in places:
+            self.items[place], self.iterations[place] = None, 0
+            if self.peek() is not None:
+                assert self._waiting is not None
+                self.items[place], self.images[place] = self._waiting
+                self.targets[place] = self._waiting[0].target
+                self._waiting = None
+                filled.append(place)
+        return filled
 
 
 class Sweep:
-    """An iterable for `Trainer.fit`: epoch k yields batch k ``iterations`` times.
+    """An iterable for `Trainer.fit` that hands out one `Batch` without end; `FGVis` stops the trainer.
 
     Args:
-        stream: pairs of an item and its image (3,H,W), or failures, which are set aside.
-        batch_size: items in a batch.
-        iterations: training steps for each batch.
+        stream: pairs of an item and its image (3,H,W), or failures, which are counted and left out.
+        batch_size: ``size`` of `Batch`.
+        most: likewise.
+        first_try: likewise.
     """
 
-    def __init__(self, stream: Iterable[tuple[Item, Tensor] | Failure], batch_size: int, iterations: int) -> None:
-        self.failures: list[Failure] = []
-        self._stream = iter(stream)
-        self._batch_size = batch_size
-        self._iterations = iterations
-        self._number = 0
-        self._next = self._read()
-
-    def __len__(self) -> int:
-        return self._iterations
+    def __init__(
+        self,
+        stream: Iterable[tuple[Item, Tensor] | Failure],
+        batch_size: int | Literal["auto"],
+        most: int | None = None,
+        first_try: int | None = None,
+    ) -> None:
+        self.failed = 0
+        self.batch = Batch(self._readable(stream), batch_size, most, first_try)
 
     def __iter__(self) -> Iterator[Batch]:
-        batch = self._next
-        if batch is None:
-            return
-        for iteration in range(self._iterations):
-            if iteration == self._iterations - 1:
-                self._next = self._read()
-            yield batch
+        while self.batch.used or self.batch.peek() is not None:
+            yield self.batch
 
-    @property
-    def shape(self) -> torch.Size | None:
-        """Shape of every batch's images (B,3,H,W); None where there is none."""
-        return None if self._next is None else self._next.images.shape
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether there is no batch left."""
-        return self._next is None
-
-    def _read(self) -> Batch | None:
-        items, images = [], []
-        for read in self._stream:
+    def _readable(self, stream: Iterable[tuple[Item, Tensor] | Failure]) -> Iterator[tuple[Item, Tensor]]:
+        for read in stream:
             if isinstance(read, Failure):
-                self.failures.append(read)
-                continue
-            items.append(read[0])
-            images.append(read[1])
-            if len(items) == self._batch_size:
-                break
-        if not items:
-            return None
-        self._number += 1
-        return Batch(items, images, self._batch_size, self._number)
+                self.failed += 1
+            else:
+                yield read
+
+
+def ahead(function: Callable[[T], R], things: Iterable[T], workers: int, depth: int) -> Iterator[R]:
+    """``map`` that works ``depth`` things ahead in threads; without workers, plain ``map``.
+
+    Threads, since decoding does not hold Python's lock, and since child processes would be ended by a scheduler's
+    signal before this one has finished.
+    """
+    if not workers:
+        yield from map(function, things)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        pending: deque[Future[R]] = deque()
+        for thing in things:
+            pending.append(pool.submit(function, thing))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class ImageData(LightningDataModule):
@@ -104,8 +158,9 @@ class ImageData(LightningDataModule):
         targets: ``predicted``; ``label`` (from the CSV or the folders' names); ``top3`` for the three most
             probable classes; the index or the name of a class; or a list of these. ``auto`` is ``label``
             where a CSV gives targets and ``predicted`` otherwise.
-        batch_size: items that are explained together; no explanation depends on it beyond rounding.
-        num_workers: processes that decode images ahead of time.
+        batch_size: items that are explained together, or ``auto`` for the most that fit the device; no
+            explanation depends on it beyond rounding.
+        num_workers: threads that decode images ahead of time.
         upscale: accept images of less than half the network's input in height or width.
         done: results folder whose finished items are left out.
     """
@@ -114,40 +169,103 @@ class ImageData(LightningDataModule):
         self,
         images: str | list[str],
         targets: str | int | list[str | int] = "auto",
-        batch_size: int = 8,
-        num_workers: int = 0,
+        batch_size: int | Literal["auto"] = 8,
+        num_workers: int = 2,
         upscale: bool = False,
         done: str | Path | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"Expected batch_size to be at least 1, but got {batch_size}.")
+        if batch_size != "auto" and batch_size < 1:
+            raise InputError(f"Expected batch_size to be at least 1, or auto, but got {batch_size}.")
+        if num_workers < 0:
+            raise InputError(f"Expected num_workers to be at least 0, but got {num_workers}.")
         self.images = images
         self.targets = targets
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.upscale = upscale
-        self.done = done
+        self.done = None if done is None else Path(done)
+        self.items: list[Item] | None = None
         self.sweep: Sweep | None = None
+        self.recomputed: list[str] = []
+
+    def list_items(self, classifier: Classifier) -> list[Item]:
+        """All items of the sweep, those of other ranks included.
+
+        Raises:
+            InputError: as `fgvis_lightning.items.list_items`.
+        """
+        if self.items is None:
+            self.items = list_items(self.images, self.targets, classifier)
+        return self.items
 
     def setup(self, stage: str) -> None:
-        """List the items that are still to do and read the first batch."""
+        """Find out which items of this rank's shard are still to do."""
         if self.sweep is not None:
             return
         assert self.trainer is not None
-        model = self.trainer.lightning_module
-        classifier, iterations = cast("Classifier", model.classifier), cast("int", model.iterations)
-        items = list_items(self.images, self.targets, classifier)
-        self.total = len(items)
-        items = still_to_do(items, classifier, finished(Path(self.done)) if self.done else set())
-        self.skipped = self.total - len(items)
-        photos = Photos(items, classifier, self.upscale)
-        loader = DataLoader(photos, batch_size=None, num_workers=self.num_workers)
+        self._model = cast("Any", self.trainer.lightning_module)
+        items = self.list_items(self._model.classifier)
+        done = folder.finished(self.done) if self.done else set()
+        missing, present = split_by_done(items, self._model.classifier, done)
+        self.total, self.skipped, self._files_before = len(items), len(present), len(done)
+        # First sharded, then filtered, so that a run with other ranks, or after an interruption, misses nothing.
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        missing = [item for item in missing if item.number % ranks == rank]
+        present = [(item, id) for item, id in present if item.number % ranks == rank]
+        self._owner = f"rank{rank}"
+        known = None
+        if self.done is not None:
+            noted = folder.failures(self.done)
+            for item in missing:
+                if item.image_id in noted:
+                    folder.forget_failure(self.done, item.image_id)
+            known = folder.recall(self.done).get("batch_size")
         # Of all items, not of those left: the size must be the same after an interruption.
-        batch_size = min(self.batch_size, self.total)
-        self.sweep = Sweep(loader, batch_size, iterations)
-        self.trainer.fit_loop.max_epochs = 0 if self.sweep.exhausted else -(-len(items) // batch_size)
+        size = self.batch_size if self.batch_size == "auto" else min(self.batch_size, self.total)
+        self.sweep = Sweep(self._stream(missing, present), size, -(-self.total // ranks), known)
+        # Without a first image there is nothing to do, and Lightning need not begin.
+        self.trainer.fit_loop.max_epochs = 1 if self.sweep.batch.peek() is not None else 0
+
+    def progress(self) -> tuple[int, int]:
+        """How many items of the whole sweep are finished, and how many cannot be, as the results folder says now."""
+        if self.done is None or self.items is None:
+            return 0, 0
+        new = folder.count_finished(self.done) - self._files_before
+        notes = folder.failures(self.done)
+        failed = sum(item.image_id in notes for item in self.items) if notes else 0
+        return min(self.total, self.skipped + max(0, new)), failed
 
     def train_dataloader(self) -> Sweep:
         assert self.sweep is not None
         return self.sweep
+
+    def _stream(
+        self, missing: Sequence[Item], present: Sequence[tuple[Item, str]]
+    ) -> Iterator[tuple[Item, Tensor] | Failure]:
+        """What is missing, decoded ahead; then, of what is there, what must be computed again."""
+        depth = 8 if self.batch_size == "auto" else self.batch_size
+        yield from ahead(self._read, missing, self.num_workers, depth)
+        for read in ahead(self._read_again, present, self.num_workers, depth):
+            if read is not None:
+                yield read
+
+    def _read(self, item: Item) -> tuple[Item, Tensor] | Failure:
+        try:
+            return item, load_image(item.path, self._model.classifier.preprocessing, upscale=self.upscale)
+        except InputError as error:
+            if self.done is not None:
+                folder.note_failure(self.done, item.image_id, str(error), self._owner)
+            return Failure(item.path, str(error))
+
+    def _read_again(self, present: tuple[Item, str]) -> tuple[Item, Tensor] | Failure | None:
+        item, id = present
+        assert self.done is not None
+        reason = folder.why_unusable(self.done, id, self._model.fingerprint())
+        if reason is None:
+            return None
+        print(f"\n{reason}: it is computed again.", flush=True)
+        self.recomputed.append(id)
+        # Away with it, else its class or its summary might still be taken for this configuration's.
+        (self.done / EXPLANATIONS / (id + SUFFIX)).unlink(missing_ok=True)
+        return self._read(item)

@@ -1,9 +1,12 @@
 """FGVis: a LightningModule whose only parameter is the mask.
 
-One epoch explains one batch of items; one training step is one iteration of the masks' optimizer
-(Wagner et al., CVPR 2019, section 3 and supplement A). Lightning's automatic optimization drives it:
-``training_step`` is the objective, ``on_before_optimizer_step`` normalizes the gradient of each
-image, ``on_train_batch_end`` projects the masks back to [0,1].
+One epoch is one pass over the items; one training step is one iteration of the masks' optimizer (Wagner
+et al., CVPR 2019, section 3 and supplement A). Lightning's automatic optimization drives it:
+``training_step`` is the objective, ``on_before_optimizer_step`` normalizes the gradient of each image,
+``on_train_batch_end`` projects the masks back to [0,1].
+
+Each place of the batch has an item at an iteration of its own. One that is finished goes to every
+`ExplanationCallback`, and its place to the next item; the others do not notice, bit for bit.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any, Literal
@@ -21,19 +24,37 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fgvis_lightning.answers import checked, resolve
+from fgvis_lightning.batch_size import FreeMemory, is_out_of_memory, largest_batch_size
+from fgvis_lightning.convergence import Plateau
 from fgvis_lightning.coverage import GATE_FREE, Coverage
-from fgvis_lightning.data import Batch, Sweep
+from fgvis_lightning.data import Batch, ImageData
 from fgvis_lightning.defense import DefendedCNN
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.games import GAMES, REFERENCES, SCORES, blend, probability
 from fgvis_lightning.network import Classifier, load_classifier
 from fgvis_lightning.search import Search
 from fgvis_lightning.store import Explanation, rounded
+from fgvis_lightning.strategy import check_strategy
 
 
 def sgd(params: Iterable[nn.Parameter]) -> Optimizer:
     """The literature's optimizer: SGD with learning rate 0.1 on the normalized gradient."""
     return torch.optim.SGD(params, lr=0.1)
+
+
+class ExplanationCallback(pl.Callback):
+    """A callback that is told of each finished item."""
+
+    def on_explained(self, trainer: pl.Trainer, pl_module: FGVis, places: Sequence[int], found: Explanation) -> None:
+        """Items are finished.
+
+        Args:
+            trainer: as in Lightning's hooks.
+            pl_module: its ``batch`` still has their items and images.
+            places: theirs in the batch.
+            found: their explanations, on the CPU, in the order of ``places``.
+        """
 
 
 class FGVis(pl.LightningModule):
@@ -56,7 +77,10 @@ class FGVis(pl.LightningModule):
             reaches ``level``.
         level: for ``lam: auto``, the score to reach as a share of the image's own: at least, for
             preservation and generation (1.0 unless given); at most, for deletion and repression (0.1).
-        iterations: steps of the optimizer for each batch.
+        iterations: steps of the optimizer for each image, at most.
+        patience: an image is finished earlier when this many iterations have brought no progress, see
+            `fgvis_lightning.convergence`; 0 for all iterations in any case.
+        tolerance: what is progress: a smaller share of evidence for ``lam: auto``, a lower loss for a fixed λ.
         defended: whether the gradient is gated; without, masks find adversarial patterns.
         exempt: nonlinearities to leave without a gate, by the name of a function or the class of a module:
             ``sigmoid``, ``my_project.layers.LayerNorm``. What flows through them is not defended.
@@ -86,6 +110,8 @@ class FGVis(pl.LightningModule):
         lam: float | Literal["auto"] = "auto",
         level: float | None = None,
         iterations: int = 500,
+        patience: int = 100,
+        tolerance: float = 0.01,
         defended: bool = True,
         exempt: list[str] | None = None,
         gated: list[str] | None = None,
@@ -108,6 +134,10 @@ class FGVis(pl.LightningModule):
             raise InputError(f"Expected lam to be 'auto' or a number of at least 0, but got {lam!r}.")
         if iterations < 1:
             raise InputError(f"Expected iterations to be at least 1, but got {iterations}.")
+        if patience < 0:
+            raise InputError(f"Expected patience to be at least 0, but got {patience}.")
+        if not 0 <= tolerance < 1:
+            raise InputError(f"Expected tolerance to be at least 0 and less than 1, but got {tolerance}.")
         if not 0 <= noise < float("inf"):
             raise InputError(f"Expected noise to be a number of at least 0, but got {noise}.")
         if level is not None and not level > 0:
@@ -136,49 +166,61 @@ class FGVis(pl.LightningModule):
         self.noise = noise
         self.seed = seed
         self.make_optimizer = optimizer
+        self.patience = patience
+        self.tolerance = tolerance
         self.mask = nn.Parameter(torch.empty(0))
         self.batch: Batch | None = None
         self.coverage = self.network.coverage
-        self._result: Explanation | None = None
+        self.latest: tuple[Tensor, Tensor] | None = None
+        self._search: Search | None = None
+        self._fingerprint: tuple[str, str] | None = None
         self._warned = False
 
     # --- Lightning's hooks, in the order in which they run ---
 
     def setup(self, stage: str) -> None:
-        if self.trainer.world_size > 1:
-            raise InputError(
-                f"Expected one device, but got {self.trainer.world_size}: masks of different devices must not be "
-                f"averaged, as {type(self.trainer.strategy).__name__} would. Use --trainer.devices 1."
-            )
+        check_strategy(self.trainer.strategy, self.trainer.world_size)
         self.network.to(memory_format=torch.channels_last)
-        sweep = getattr(getattr(self.trainer, "datamodule", None), "sweep", None)
-        if sweep is not None and sweep.shape is not None:
-            self.mask = nn.Parameter(torch.ones(sweep.shape))  # so that Lightning's summary counts it
+        data = getattr(self.trainer, "datamodule", None)
+        batch = data.sweep.batch if isinstance(data, ImageData) and data.sweep is not None else None
+        if batch is not None and batch.size != "auto":
+            image = batch.peek()
+            if image is not None:
+                self.mask = nn.Parameter(torch.ones(batch.size, *image.shape))  # for Lightning's summary
 
     def configure_optimizers(self) -> Optimizer:
         return self.make_optimizer([self.mask])
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if batch is not self.batch:
-            self._begin(batch)
+            self.batch = batch
+            self._open(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         clean = blend(self._x, self.mask, self._reference)
         e = clean
         if self.noise:
-            # The same draw for every image, so that no image depends on its place in the batch.
-            draw = torch.randn(e.shape[1:], generator=self._generator, device=e.device, dtype=e.dtype)
+            # Each image has its own stream, so that none depends on its place or on when it got it.
+            draw = torch.empty_like(e)
+            for image, generator in zip(draw, self._generators, strict=True):
+                image.copy_(torch.randn(image.shape, generator=generator, device=e.device, dtype=e.dtype))
             e = clean + self.noise * draw
         with nullcontext() if self.defended else self.network.undefended():
             logits = self.network(e)
         score = self.score(logits, self.targets)
-        self._log(batch, logits.detach())
-        if self._search is None:
-            return self.game.loss(score, self.mask, float(self.lam)).sum()
-        # The gradient may be a noisy one; what a mask is worth is not.
-        judged = self.plain(clean) if self.noise else logits.detach()
-        self._search.observe(self.mask.detach(), judged)
-        return self.game.loss(score, self.mask, 0.0).sum()
+        self._log(logits.detach())
+        if self._search is not None:
+            # The gradient may be a noisy one; what a mask is worth is not.
+            judged = self.plain(clean) if self.noise else logits.detach()
+            self._search.observe(self.mask.detach(), judged, batch.iterations)
+        loss = self.game.loss(score, self.mask, 0.0 if self.lam == "auto" else self.lam)
+        self._loss = loss.detach()
+        return loss.sum()
+
+    def on_after_backward(self) -> None:
+        assert self.mask.grad is not None
+        for part, gradient in zip(self._parts, self.mask.grad, strict=True):
+            part.grad = gradient
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Divide the gradient of each image by its largest absolute value."""
@@ -188,49 +230,143 @@ class FGVis(pl.LightningModule):
         if self._search is not None:
             self._search.learn(self.mask.grad)
 
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        self.mask.grad = None
+        optimizer.zero_grad()
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         with torch.no_grad():
             self.mask.clamp_(0, 1)
             if self._search is not None:
-                self.mask.copy_(self._search.propose(self.mask))
+                self.mask.copy_(self._search.propose(self.mask, batch.iterations))
+        for place in batch.used:
+            batch.iterations[place] += 1
+        if places := self._finished(batch):
+            found = self.explanation(places)
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, ExplanationCallback):
+                    callback.on_explained(self.trainer, self, places, found)
+            self._fill(batch.refill(places))
+            if not batch.used:
+                self.trainer.should_stop = True
 
-    def on_train_epoch_end(self) -> None:
-        sweep = self.trainer.train_dataloader
-        if isinstance(sweep, Sweep) and sweep.exhausted:
-            self.trainer.should_stop = True
+    # --- the places of the batch ---
 
-    # --- one batch ---
+    def _open(self, batch: Batch) -> None:
+        """Make the places of a new sweep and put its first items in."""
+        image, size = batch.peek(), batch.size
+        assert image is not None
+        if size == "auto":
+            local = getattr(self.trainer.strategy, "num_processes", 1)
+            size = largest_batch_size(
+                lambda size: self._rehearse(image.expand(size, *image.shape)),
+                batch.most or 2**16,
+                batch.first_try or 1,
+                FreeMemory(local) if self.device.type == "cpu" else None,
+            )
+        batch.open(size)
+        self._allocate(batch.images)
+        self._plateau = Plateau(size, self.patience, self.tolerance, relative=self.lam == "auto")
+        self._fill(batch.refill(range(size)))
 
-    def _begin(self, batch: Batch) -> None:
-        """Reset the masks and run the reference pass on a new batch."""
-        self.batch = batch
-        self._result = None
-        x = self.normalize(batch.images)
-        logits = self._first_pass(x)
-        self.targets = self._resolve(batch.targets.to(x.device), logits)
-        self.score_image = probability(logits, self.targets)
-        self._x = x
-        self._generator = torch.Generator(x.device).manual_seed(self.seed)
-        black = self.normalize(torch.zeros(3, 1, 1, device=x.device))
-        self._reference = self.reference(x, black, self._generator)
-        # In the images' memory format: mask * x takes the mask's, and another one rounds differently.
-        self.mask.data = torch.full_like(x, self.game.start)
+    def _allocate(self, images: Tensor) -> None:
+        """Everything that has a row for each place."""
+        # All in the images' memory format: mask * x takes the mask's, and another one rounds differently.
+        self._x = self.normalize(images)
+        self.mask.data = torch.full_like(self._x, self.game.start)
+        self.mask.grad = None
+        # The optimizer sees one parameter for each place, so that its state can start anew with each item.
+        self._parts = [nn.Parameter(part) for part in self.mask.data]
+        self.trainer.optimizers = [self.make_optimizer(self._parts)]
+        self._generators = [torch.Generator(self._x.device) for _ in images]
+        self._reference: Tensor | None = None
+        self.targets = torch.zeros(len(images), dtype=torch.long, device=self._x.device)
+        self.score_image = self._x.new_zeros(len(images))
+        self._search = None
+        if self.lam == "auto":
+            self._search = Search(self.game, self.level, self.mask.detach(), self.iterations, self.seed)
+
+    def _fill(self, places: Sequence[int]) -> None:
+        """Begin with the items that are new in these places: masks, references, reference activations."""
+        if not places:
+            return
+        assert self.batch is not None
+        at = torch.tensor(places, device=self._x.device)
+        new = torch.zeros(len(self._x), dtype=torch.bool, device=self._x.device).index_fill(0, at, True)
+        self._x[at] = self.normalize(self.batch.images[places])
+        logits = self._first_pass(self._x)
+        targets = resolve(self.batch.targets.to(self._x.device), logits, self.classifier)
+        self.targets = torch.where(new, targets, self.targets)
+        self.score_image = torch.where(new, probability(logits, self.targets), self.score_image)
+        black = self.normalize(torch.zeros(3, 1, 1, device=self._x.device))
+        for place in places:
+            generator = self._generators[place].manual_seed(self.seed)
+            reference = self.reference(self._x[place : place + 1], black, generator)
+            if reference is not None:
+                if self._reference is None:
+                    self._reference = torch.zeros_like(self._x)
+                self._reference[place] = reference[0]
+            self._restart(place)
+        with torch.no_grad():
+            self.mask.masked_fill_(new[:, None, None, None], self.game.start)
+        self._record()
+        if self._search is not None:
+            whole = logits if self.game.keeps else self._score_mask(torch.zeros_like(self.mask))
+            self._search.start(new, self.targets, self.mask.detach(), logits, whole)
+
+    def _restart(self, place: int) -> None:
+        """Forget the item that was in this place."""
+        self._plateau.restart(place)
+        part = self._parts[place]
+        fresh = self.make_optimizer([part]).state  # empty, or what the optimizer starts from
+        for optimizer in self.trainer.optimizers:
+            optimizer.state.pop(part, None)
+            optimizer.state.update(fresh)
+
+    def _record(self) -> None:
+        """The reference pass on all images; those that were there before get what they had, bit for bit."""
         with self.trainer.precision_plugin.forward_context():
-            self.network.record(x)
+            self.network.record(self._x)
             if self.defended:
-                self.network.verify(blend(x, torch.ones_like(self.mask), self._reference))
+                self.network.verify(blend(self._x, torch.ones_like(self.mask), self._reference))
         self.coverage = self.network.coverage
         if self.defended and self.coverage.gate_free and not self._warned:
             self._warned = True
             warnings.warn(f"{self.classifier.name}: {GATE_FREE}", stacklevel=2)
+
+    def _rehearse(self, images: Tensor) -> None:
+        """All that takes memory, once, for a batch of images (B,3,H,W)."""
+        self._allocate(images)
+        self._first_pass(self._x)
+        self._record()
+        if self.reference is not REFERENCES["zero"]:
+            self._reference = torch.zeros_like(self._x)
+        with (
+            nullcontext() if self.defended else self.network.undefended(),
+            self.trainer.precision_plugin.forward_context(),
+        ):
+            logits = self.network(blend(self._x, self.mask, self._reference))
+            self.score(logits, self.targets).sum().backward()
+        if self._search is not None:
+            self._search.learn(torch.zeros_like(self.mask))
+            self._search.propose(self.mask, [0] * len(images))
+        self._final_coverage(self.mask.detach())
         self.mask.grad = None
-        for optimizer in self.trainer.optimizers:
-            optimizer.state.clear()
-        self._search = None
-        if self.lam == "auto":
-            start = self.mask.detach()
-            whole = self._score_mask(self.game.evidence(torch.ones_like(start)))
-            self._search = Search(self.game, self.level, logits, self.targets, start, whole, self.iterations, self.seed)
+
+    def _finished(self, batch: Batch) -> list[int]:
+        """The places whose item has had all its iterations, or has converged."""
+        due = [place for place in batch.used if self._plateau.is_due(batch.iterations[place])]
+        objective = self._objective().tolist() if due else []
+        converged = {
+            place for place in due if self._plateau.converged(place, batch.iterations[place], objective[place])
+        }
+        return [place for place in batch.used if batch.iterations[place] >= self.iterations or place in converged]
+
+    def _objective(self) -> Tensor:
+        """What is to become smaller (B,): the evidence that reaches the level, or the game's loss."""
+        if self._search is None:
+            return self._loss
+        return torch.where(self._search.feasible, self.game.size(self._search.best), torch.inf)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images (B,3,H,W), 8-bit or in [0,1], as the network takes them, on this module's device."""
@@ -251,89 +387,68 @@ class FGVis(pl.LightningModule):
         return logits
 
     def _first_pass(self, x: Tensor) -> Tensor:
-        name = self.classifier.name
         try:
             logits = self.plain(x)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             height, width = x.shape[-2:]
             raise InputError(
-                f"Expected {name} to run on images of {height}×{width} pixels, but it does not "
+                f"Expected {self.classifier.name} to run on images of {height}×{width} pixels, but it does not "
                 f"({str(error).splitlines()[0]}). Give the size that it takes: larger images, or --model.size."
             ) from error
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(f"Expected {name} to return logits of shape ({len(x)}, classes), but got {shape}.")
-        if not logits.isfinite().all():
-            bad = int((~logits.isfinite()).any(1).sum())
-            raise InputError(
-                f"Expected {name} to return finite logits, but {bad} of {len(x)} images gave NaN or infinity. "
-                f"Check its weights and its normalization ({self.classifier.preprocessing})."
-            )
-        return logits
-
-    def _resolve(self, targets: Tensor, logits: Tensor) -> Tensor:
-        """Class indices (B,): -k becomes the k-th most probable class."""
-        count = logits.shape[1]
-        if targets.max() >= count or targets.min() < -count:
-            worst = int(targets.max()) if targets.max() >= count else int(targets.min())
-            raise InputError(
-                f"Expected targets among the {count} classes of {self.classifier.name} (0 to {count - 1}), "
-                f"but got {worst if worst >= 0 else f'the {-worst} most probable'}."
-            )
-        if self.classifier.classes and len(self.classifier.classes) != count:
-            raise InputError(
-                f"Expected {count} class names for {self.classifier.name}, but got {len(self.classifier.classes)}."
-            )
-        ranked = logits.argsort(dim=1, descending=True, stable=True)
-        by_rank = ranked.gather(1, (-targets - 1).clamp(min=0)[:, None]).squeeze(1)
-        return torch.where(targets < 0, by_rank, targets)
+        return checked(logits, x, self.classifier)
 
     @torch.no_grad()
-    def explanation(self) -> Explanation:
-        """The current batch's explanation without the padding, on the CPU: masks rounded to the files' type.
+    def explanation(self, places: Sequence[int]) -> Explanation:
+        """The explanations in these places as they are now, on the CPU: masks rounded to the files' type.
 
-        Its scores come from plain passes of the network over x and over e made from the rounded masks.
+        Their scores come from plain passes of the network over e made from the rounded masks.
         """
-        if self._result is None:
-            assert self.batch is not None
-            mask = rounded(self.mask) if self._search is None else self._search.result(self._score_mask)
-            logits = self._score_mask(mask)
-            feasible = self._search.feasible & self._search.reached(logits) if self._search is not None else None
-            n = len(self.batch)
-            self.coverage = self._final_coverage(mask, n)
-            self._result = Explanation(
-                mask=mask[:n].float().contiguous().cpu(),
-                targets=self.targets[:n].cpu(),
-                score_image=self.score_image[:n].float().cpu(),
-                score_explanation=probability(logits, self.targets)[:n].float().cpu(),
-                game=self.game,
-                feasible=None if feasible is None else feasible[:n].cpu(),
-                coverage=self.coverage,
-            )
-        return self._result
+        mask = rounded(self.mask) if self._search is None else self._search.result(self._score_mask)
+        logits = self._score_mask(mask)
+        feasible = self._search.feasible & self._search.reached(logits) if self._search is not None else None
+        at = torch.tensor(places, device=mask.device)
+        self.coverage = self._final_coverage(mask)
+        closed = self.coverage.closed
+        self.coverage = replace(self.coverage, closed=None if closed is None else closed[at].cpu())
+        assert self.batch is not None
+        return Explanation(
+            mask=mask[at].float().contiguous().cpu(),
+            targets=self.targets[at].cpu(),
+            score_image=self.score_image[at].float().cpu(),
+            score_explanation=probability(logits, self.targets)[at].float().cpu(),
+            game=self.game,
+            feasible=None if feasible is None else feasible[at].cpu(),
+            coverage=self.coverage,
+            iterations=torch.tensor([self.batch.iterations[place] for place in places]),
+        )
 
-    def _final_coverage(self, mask: Tensor, n: int) -> Coverage:
-        """Coverage with the share of closed gates at the masks (B,3,H,W), of the first ``n`` images."""
+    def _final_coverage(self, mask: Tensor) -> Coverage:
+        """Coverage with the share of closed gates at the masks (B,3,H,W)."""
         if not self.defended:
-            with self.network.undefended():
+            with self.network.undefended(), torch.no_grad():
                 self.network(blend(self._x, mask, self._reference))
             return self.network.coverage
         with self.trainer.precision_plugin.forward_context():
-            closed = self.network.closed(blend(self._x, mask, self._reference))
-        return replace(self.network.coverage, closed=closed[:n].cpu())
+            self.network.closed(blend(self._x, mask, self._reference))
+        return self.network.coverage
 
     def _score_mask(self, mask: Tensor) -> Tensor:
         return self.plain(blend(self._x, mask, self._reference))
 
-    def _log(self, batch: Batch, logits: Tensor) -> None:
-        n = len(batch)
+    def _log(self, logits: Tensor) -> None:
+        """Means over the items in work: to the loggers, and to whoever shows progress."""
+        assert self.batch is not None
+        used = self.batch.used
         with torch.no_grad():
-            score = probability(logits, self.targets)[:n].mean()
-            sparsity = 1 - self.game.size(self.mask[:n]).mean()
-        self.log("score", score, prog_bar=True, batch_size=n)
-        self.log("sparsity", sparsity, prog_bar=True, batch_size=n)
+            score, size = probability(logits, self.targets), self.game.size(self.mask)
+            if len(used) < len(size):
+                score, size = score[used], size[used]
+            score, sparsity = score.mean(), 1 - size.mean()
+        self.latest = score, sparsity
+        self.log("score", score, batch_size=len(used))
+        self.log("sparsity", sparsity, batch_size=len(used))
 
     # --- what makes two runs the same ---
 
@@ -350,6 +465,8 @@ class FGVis(pl.LightningModule):
             "lam": self.lam,
             **({"level": self.level} if self.lam == "auto" else {}),
             "iterations": self.iterations,
+            "patience": self.patience,
+            **({"tolerance": self.tolerance} if self.patience else {}),
             "defended": self.defended,
             "exempt": self.network.listed["exempt"],
             "gated": self.network.listed["gated"],
@@ -364,5 +481,8 @@ class FGVis(pl.LightningModule):
 
     def fingerprint(self) -> str:
         """SHA-256 over `settings` and the weights, as hexadecimal digits."""
-        text = json.dumps(self.settings(), sort_keys=True, default=list) + self.classifier.fingerprint()
-        return hashlib.sha256(text.encode()).hexdigest()
+        text = json.dumps(self.settings(), sort_keys=True, default=list)
+        if self._fingerprint is None or self._fingerprint[0] != text:
+            digest = hashlib.sha256((text + self.classifier.fingerprint()).encode()).hexdigest()
+            self._fingerprint = text, digest
+        return self._fingerprint[1]

@@ -6,11 +6,15 @@ import csv
 import glob
 import hashlib
 import importlib.util
+import os
 import re
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -23,19 +27,21 @@ from fgvis_lightning.network import Classifier, Preprocessing
 from fgvis_lightning.store import slug
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to explain.
+    """One thing to explain. A sweep has all of its items in memory, perhaps a million.
 
     Attributes:
         image_id: readable and unique name of the image.
         path: the image file; empty for images in memory.
         target: index of the target class; -1, -2, … for the most, second most, … probable class.
+        number: the item's place in the whole listing, from 0.
     """
 
     image_id: str
     path: str
     target: int
+    number: int = field(default=0, compare=False)
 
     @property
     def prefix(self) -> str:
@@ -44,9 +50,7 @@ class Item:
 
     def id(self, target: int, classifier: Classifier) -> str:
         """Image and target class, readable and unique: ``coffee@espresso``, or ``coffee@top1-espresso``."""
-        name = classifier.class_name(target)
-        words = slug(name if classifier.classes.count(name) < 2 else f"{name} {target}")
-        return self.prefix + words
+        return self.prefix + classifier.class_slug(target)
 
 
 @dataclass(frozen=True)
@@ -82,25 +86,12 @@ def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False
     """An image file as 8-bit RGB (3,H,W), resized and center-cropped to the network's input.
 
     Any format that Pillow opens; turned as its EXIF orientation says; transparent parts on white.
+    Several threads may call it at once.
 
     Raises:
-        InputError: missing, not an image, damaged, or too small.
+        InputError: missing, unreadable, not an image, damaged, too large, or too small.
     """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I;16"):  # 16-bit gray; Pillow's own conversion would clip it
-                image = image.point(lambda value: value / 256).convert("L")
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("RGB")
-    except FileNotFoundError as error:
-        raise InputError(f"Expected an image, but there is no file {path}.") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"Expected an image, but Pillow knows no format for {path}.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"Expected an image, but {path} cannot be decoded: {error}") from error
+    image = _decode(path)
     height, width = preprocessing.size
     if not upscale and (2 * image.height < height or 2 * image.width < width):
         raise InputError(
@@ -110,6 +101,38 @@ def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False
     resize = [preprocessing.resize] if isinstance(preprocessing.resize, int) else list(preprocessing.resize)
     resized = tvf.resize(image, resize, InterpolationMode(preprocessing.interpolation), antialias=True)
     return tvf.pil_to_tensor(tvf.center_crop(resized, [height, width]))
+
+
+def _decode(path: str) -> Image.Image:
+    """An upright RGB image, whatever the file is like."""
+    try:
+        with Image.open(path) as file:
+            # Above this limit Pillow warns, and only above twice the limit it refuses. Warnings are no way to find
+            # out: their filters are the whole process's, so no thread may change them for itself.
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and file.width * file.height > limit:
+                raise Image.DecompressionBombError(f"{file.height}×{file.width} pixels.")
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I;16"):  # 16-bit gray; Pillow's own conversion would clip it
+                image = image.point(lambda value: value / 256).convert("L")
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise InputError(f"Expected an image, but there is no file {path}.") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"Expected an image, but Pillow knows no format for {path}.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            f"Expected an image of at most {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.3g} million pixels, Pillow's limit, "
+            f"but {path} is larger: {error} Scale it down."
+        ) from error
+    except Exception as error:  # Pillow's plugins raise many kinds
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"Expected an image, but {path} cannot be read: {error.strerror}.") from error
+        reason = str(error) or type(error).__name__
+        raise InputError(f"Expected an image, but {path} cannot be decoded: {reason}") from error
 
 
 def list_items(
@@ -126,29 +149,43 @@ def list_items(
     wanted = [targets] if isinstance(targets, str | int) else list(targets)
     names = _image_ids([photo.path for photo in photos])
     resolve = _Targets(classifier, photos)
-    # A dict keeps the order and drops what is named twice.
-    return list(
-        {
-            Item(names[photo.path], photo.path, target): None
-            for photo in photos
-            for word in wanted
-            for target in resolve(word, photo)
-        }
+    # The keys of a dict stay in order, and there is only one of what is named twice.
+    pairs = dict.fromkeys(
+        (photo.path, target) for photo in photos for word in wanted for target in resolve(word, photo)
     )
+    return [Item(names[path], path, target, number) for number, (path, target) in enumerate(pairs)]
 
 
-def still_to_do(items: Sequence[Item], classifier: Classifier, done: set[str]) -> list[Item]:
-    """The items without a finished file; for a rank, whatever class it turned out to be."""
-    ranks = {id.rpartition("-")[0] + "-" for id in done if "-" in id}
-    return [
-        item
-        for item in items
-        if (item.prefix not in ranks if item.target < 0 else item.id(item.target, classifier) not in done)
-    ]
+def split_by_done(
+    items: Sequence[Item], classifier: Classifier, done: Collection[str]
+) -> tuple[list[Item], list[tuple[Item, str]]]:
+    """The items without a finished file, and those with one together with that file's id.
+
+    An item with a rank is finished whatever class it turned out to be.
+
+    Args:
+        items: as `list_items` has them.
+        classifier: knows the classes' names.
+        done: ids of the items that have a file.
+    """
+    files: dict[str, str] = {}  # what is known of an id before the network has seen the image → id
+    for id in done:
+        ranked, dash, _ = id.rpartition("-")
+        known = ranked + dash if "@" in ranked else id
+        if known not in files or id < files[known]:  # of several the first, in whatever order they come
+            files[known] = id
+    missing: list[Item] = []
+    present: list[tuple[Item, str]] = []
+    for item in items:
+        file = files.get(item.prefix if item.target < 0 else item.id(item.target, classifier))
+        if file is None:
+            missing.append(item)
+        else:
+            present.append((item, file))
+    return missing, present
 
 
-@dataclass(frozen=True)
-class _Photo:
+class _Photo(NamedTuple):
     path: str
     label: str | None = None
     listed: bool = False  # in a CSV file, with this label
@@ -162,16 +199,63 @@ def _find(source: str) -> list[_Photo]:
     if source.startswith("package:"):
         return _find(packaged(source.removeprefix("package:")))
     path = Path(source)
-    if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        return [_Photo(str(file), file.relative_to(path).parts[0] if file.parent != path else None) for file in found]
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise InputError(f"Expected images, but {source} cannot be read: {error.strerror}.") from error
+    if is_folder:
+        return list(_walk("" if path == Path() else str(path)))
     if path.suffix.lower() == ".csv":
         return _read_csv(path)
-    if path.exists():
+    if exists:
         return [_Photo(source)]
     if matches := sorted(glob.glob(source, recursive=True)):  # noqa: PTH207 - pathlib takes no absolute patterns
-        return [_Photo(file) for file in matches if Path(file).suffix.lower() in IMAGE_SUFFIXES]
+        return [_Photo(file) for file in matches if _is_image(_names(file)[1])]
     raise InputError(f"Expected a file, a glob, a folder or a CSV file with images, but there is no {source}.")
+
+
+# A million paths take pathlib ten seconds. The next four do for strings what it does.
+
+
+def _walk(folder: str, label: str | None = None) -> Iterator[_Photo]:
+    """``sorted(Path(folder).rglob("*"))``, of that the images, labelled with the first folder below.
+
+    Links to files are found, links to folders are not followed, folders that may not be read are passed over.
+    """
+    try:
+        with os.scandir(folder or ".") as entries:
+            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    except PermissionError:
+        return
+    except OSError as error:
+        raise InputError(f"Expected a folder with images, but {folder} cannot be read: {error.strerror}.") from error
+    found.sort(key=lambda entry: os.path.normcase(entry[0]))
+    start = os.path.join(folder, "")  # noqa: PTH118
+    for name, is_folder in found:
+        if _is_image(name):
+            yield _Photo(start + name, label)
+        if is_folder:
+            yield from _walk(start + name, label or name)
+
+
+def _names(path: str) -> tuple[str, str]:
+    """``Path(path).parent.name`` and ``Path(path).name``."""
+    start, name = os.path.split(path)
+    folder = os.path.split(start)[1]
+    return (folder, name) if name and folder != "." else (Path(path).parent.name, Path(path).name)
+
+
+def _stem(path: str) -> str:
+    """``Path(path).stem``."""
+    name = _names(path)[1]
+    stem, _, suffix = name.rpartition(".")
+    return stem if stem and suffix else name
+
+
+def _is_image(name: str) -> bool:
+    """``Path(name).suffix.lower() in IMAGE_SUFFIXES``."""
+    stem, _, suffix = name.rpartition(".")
+    return bool(stem) and f".{suffix.lower()}" in IMAGE_SUFFIXES
 
 
 def packaged(source: str) -> str:
@@ -186,29 +270,62 @@ def packaged(source: str) -> str:
     return str(Path(spec.origin).parent / file)
 
 
+# What pathlib would spell otherwise: empty parts and "." between slashes; on Windows it turns all slashes.
+_UNTIDY = re.compile(r"/\.?(/|\Z)|\A\./|\A\.?\Z" if os.sep == "/" else "")
+
+
 def _read_csv(path: Path) -> list[_Photo]:
+    folder, start = path.parent, "" if path.parent == Path() else os.path.join(path.parent, "")  # noqa: PTH118
+    photos = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            rows, columns = list(table), table.fieldnames or []
+            rows = csv.reader(file)
+            header = next(rows, [])
+            columns = {name: place for place, name in enumerate(header)}
+            if "path" not in columns:
+                raise InputError(f"Expected a CSV file with a header and a column 'path', but {path} has {header}.")
+            path_column, target_column = columns["path"], columns.get("target", sys.maxsize)
+            for number, row in enumerate(rows, 2):
+                if not row:
+                    continue
+                if len(row) <= path_column or not row[path_column].strip():
+                    raise InputError(
+                        f"Expected an image in each row of {path}, but row {number} has nothing in its column 'path'. "
+                        f"Fill it in, or delete the row."
+                    )
+                image = row[path_column]
+                if _UNTIDY.search(image):
+                    image = str(folder / image)
+                elif not image.startswith("/"):
+                    image = start + image
+                label = row[target_column].strip() if len(row) > target_column else ""
+                photos.append(_Photo(image, sys.intern(label) or None, True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"Expected a CSV file with images, but {path} cannot be read: {error}") from error
-    if "path" not in columns:
-        raise InputError(f"Expected a CSV file with a header and a column 'path', but {path} has {columns}.")
-    return [_Photo(str(path.parent / row["path"]), (row.get("target") or "").strip() or None, True) for row in rows]
+    return photos
 
 
 def _image_ids(paths: Iterable[str]) -> dict[str, str]:
-    """A readable, unique name for each path: the file's name, with folders and a hash where that is shared."""
-    unique = dict.fromkeys(paths)
-    short = {path: slug(Path(path).stem) for path in unique}
-    count = Counter(name.casefold() for name in short.values())
-    return {
-        path: name
-        if count[name.casefold()] == 1
-        else f"{slug(Path(path).parent.name)}_{name}_{hashlib.sha256(path.encode()).hexdigest()[:8]}"
-        for path, name in short.items()
-    }
+    """A readable name of at most 130 bytes for each path; no two are alike, also where case does not count.
+
+    It is the file's name; where that is shared, ``folder_name_hash``; and should that be shared as well, be it with
+    the name of another file, ``name_hash`` with so long a hash that no two are.
+    """
+    ids = {path: slug(_stem(path)) for path in paths}
+    hashed: set[str] = set()
+    while True:
+        count = Counter(map(str.casefold, ids.values()))
+        if len(count) == len(ids):
+            return ids
+        for path, name in ids.items():
+            if count[name.casefold()] > 1:
+                # Names of files may hold bytes that are not UTF-8, which Python shows as surrogates.
+                digest = hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()
+                if path in hashed:
+                    ids[path] = f"{slug(_stem(path))}_{digest[:32]}"
+                else:
+                    ids[path] = f"{slug(_names(path)[0])}_{name}_{digest[:8]}"
+                    hashed.add(path)
 
 
 class _Targets:
@@ -217,23 +334,28 @@ class _Targets:
     def __init__(self, classifier: Classifier, photos: Iterable[_Photo]) -> None:
         self.classifier = classifier
         self.labels = sorted({photo.label for photo in photos if photo.label is not None})
+        self._of_word = cache(self._word)  # looked up once for each word, not for each image
+        self._of_label = cache(self._label)
 
-    def __call__(self, word: str | int, photo: _Photo) -> list[int]:
+    def __call__(self, word: str | int, photo: _Photo) -> Sequence[int]:
         """The targets that ``word`` means for one image."""
         if word == "auto":
             word = "label" if photo.listed and photo.label is not None else "predicted"
-        if word == "predicted":
-            return [-1]
-        if isinstance(word, str) and (rank := re.fullmatch(r"top-?(\d+)", word)):
-            return [-k for k in range(1, int(rank[1]) + 1)]
         if word != "label":
-            return [self._index(str(word))]
+            return self._of_word(word)
         if photo.label is None:
             raise InputError(
                 f"Expected a label for each image, but {photo.path} has none: use folders named after classes or a "
                 f"CSV file with a column 'target', or --data.targets predicted."
             )
-        return [self._label(photo.label)]
+        return self._of_label(photo.label)
+
+    def _word(self, word: str | int) -> Sequence[int]:
+        if word == "predicted":
+            return (-1,)
+        if isinstance(word, str) and (rank := re.fullmatch(r"top-?(\d+)", word)):
+            return range(-1, -int(rank[1]) - 1, -1)
+        return (self._index(str(word)),)
 
     def _index(self, word: str) -> int:
         if not word.lstrip("-").isdigit():
@@ -243,11 +365,11 @@ class _Targets:
             raise InputError(f"Expected a class index from 0 to {count - 1 if count else 'K - 1'}, but got {word}.")
         return int(word)
 
-    def _label(self, label: str) -> int:
+    def _label(self, label: str) -> Sequence[int]:
         """A class by index or name; else by the label's place among all, as in torchvision's ImageFolder."""
         try:
-            return self._index(label)
+            return (self._index(label),)
         except InputError:
             if len(self.labels) == len(self.classifier.classes):
-                return self.labels.index(label)
+                return (self.labels.index(label),)
             raise

@@ -9,24 +9,32 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
 from fgvis_lightning.data import Sweep
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.explainer import ExplanationCallback, FGVis
 from fgvis_lightning.items import Item
 from fgvis_lightning.store import Explanation
 
 
-class _Collector(pl.Callback):
-    """Keeps the explanations of all batches in memory."""
+class _Collector(ExplanationCallback):
+    """Keeps all explanations in memory; they are finished in an order of their own."""
 
     def __init__(self) -> None:
-        self.explanations: list[Explanation] = []
+        self.numbers: list[int] = []
+        self.parts: list[Explanation] = []
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, FGVis)
-        self.explanations.append(pl_module.explanation())
+    def on_explained(self, trainer: pl.Trainer, pl_module: FGVis, places: Sequence[int], found: Explanation) -> None:
+        assert pl_module.batch is not None
+        items = [pl_module.batch.items[place] for place in places]
+        self.numbers += [item.number for item in items if item is not None]
+        self.parts.append(found)
+
+    def result(self) -> Explanation:
+        """All explanations in the order of their images."""
+        return Explanation.concatenate(self.parts).select(torch.tensor(self.numbers).argsort())
 
 
 def explain(
@@ -41,7 +49,7 @@ def explain(
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
     precision: Any = "32-true",
     accelerator: str = "auto",
-    batch_size: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
     **options: Any,
 ) -> Explanation:
     """Explain images in memory; the same ``training_step`` as the command line runs.
@@ -54,14 +62,14 @@ def explain(
         images: (B,3,H,W) in [0,1].
         targets: class indices (B,); None for the predicted class.
         game: ``preservation``, ``deletion``, ``generation`` or ``repression``.
-        iterations: steps of the optimizer.
+        iterations: steps of the optimizer, at most; see ``patience`` in `FGVis`.
         lam: weight λ ≥ 0 of the mask's size, or ``auto``.
         defended: whether the gradient is gated.
         normalize: mean and standard deviation by channel that the network expects; None for the
             network's own where it brings them (timm's do), else ImageNet's.
         precision: as in Lightning's Trainer, e.g. ``bf16-mixed``.
         accelerator: likewise, e.g. ``cpu`` or ``gpu``; one device of it.
-        batch_size: how many images at a time, the last batch padded; None for all.
+        batch_size: how many images at a time; None for all, ``auto`` for the most that fit the device.
         options: further arguments of `FGVis`: ``level``, ``score``, ``reference``, ``noise``, ``seed``,
             ``optimizer``, ``exempt``, ….
 
@@ -89,15 +97,15 @@ def explain(
             network, mean=mean, std=std, game=game, lam=lam, iterations=iterations, defended=defended, **options
         )
         stream = (
-            (Item(str(i), "", target), image) for i, (target, image) in enumerate(zip(classes, images, strict=True))
+            (Item(str(i), "", target, i), image) for i, (target, image) in enumerate(zip(classes, images, strict=True))
         )
-        sweep = Sweep(stream, size, iterations)
+        sweep = Sweep(stream, size, len(images))
         collector = _Collector()
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=1,
             precision=precision,
-            max_epochs=-(-len(images) // size),
+            max_epochs=1,
             callbacks=[collector],
             logger=False,
             enable_checkpointing=False,
@@ -110,7 +118,7 @@ def explain(
             if isinstance(stopped.__context__, KeyboardInterrupt):
                 raise stopped.__context__ from None
             raise
-    return Explanation.concatenate(collector.explanations)
+    return collector.result()
 
 
 @contextmanager

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.store import slug
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -74,6 +77,23 @@ class Classifier:
     def class_name(self, index: int) -> str:
         """The name of class ``index``, or ``class <index>`` where it has none."""
         return self.classes[index] if 0 <= index < len(self.classes) else f"class {index}"
+
+    def class_slug(self, index: int) -> str:
+        """The name of class ``index`` as a part of a file name; no two classes share one."""
+        return self._slugs[index] if 0 <= index < len(self._slugs) else slug(self.class_name(index))
+
+    @cached_property
+    def _slugs(self) -> tuple[str, ...]:
+        """Each class's name, with its index where another is spelled alike, also where case does not count."""
+        plain = [slug(name) for name in self.classes]
+        numbered: set[int] = set()
+        while True:  # the name with an index may be another class's name, which then gets its index too
+            slugs = [f"{name}_{index}" if index in numbered else name for index, name in enumerate(plain)]
+            count = Counter(map(str.casefold, slugs))
+            shared = {index for index, name in enumerate(slugs) if count[name.casefold()] > 1} - numbered
+            if not shared:
+                return tuple(slugs)
+            numbered |= shared
 
     def class_index(self, name: str) -> int:
         """The index of the class called ``name``.

@@ -18,7 +18,7 @@ constrained problem that it stands for is, in two phases, for each image on its 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -40,47 +40,56 @@ MEMORY = 0.9  # of the moving average of gradients
 
 
 class Search:
-    """State of the search for one batch.
+    """State of the search for the images of a batch, each at its own iteration.
 
     Args:
         game: what is kept or removed.
         level: score to reach as a share of the image's own.
-        logits: the network's logits of the images (B,K).
-        targets: target classes (B,).
-        mask: masks at the start (B,3,H,W).
-        logits_of_whole: the network's logits where all of the image is evidence (B,K): those of the
-            image where the class is to stay, those of the reference where it is to go.
-        iterations: how many there will be.
-        seed: of the blocks; every image of a batch gets the same ones.
+        mask: the masks (B,3,H,W), for their shape, type and device.
+        iterations: how many each image will have.
+        seed: of the blocks; the k-th iteration of every image has the same ones.
     """
 
-    def __init__(
-        self,
-        game: Game,
-        level: float,
-        logits: Tensor,
-        targets: Tensor,
-        mask: Tensor,
-        logits_of_whole: Tensor,
-        iterations: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, game: Game, level: float, mask: Tensor, iterations: int, seed: int) -> None:
         self.game = game
-        self.targets = targets
+        self.level = level
+        self.best = mask.clone()
+        self.targets = torch.zeros(len(mask), dtype=torch.long, device=mask.device)
+        self.bound, self._whole_lead, self._best_lead, self._share = (
+            torch.zeros(len(mask), dtype=torch.promote_types(mask.dtype, torch.float32), device=mask.device)
+            for _ in range(4)
+        )
+        self.feasible = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+        self._gradient = torch.zeros_like(mask)
+        self._reach = max(1, iterations // 4)
+        self._draws: list[tuple[Tensor, int, int]] = []
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def start(self, new: Tensor, targets: Tensor, mask: Tensor, logits: Tensor, logits_of_whole: Tensor) -> None:
+        """Begin anew for some images.
+
+        Args:
+            new: which ones (B,).
+            targets: target classes (B,); here and below, those of the others are left aside.
+            mask: masks at the start (B,3,H,W).
+            logits: the network's logits of the images (B,K).
+            logits_of_whole: those where all of the image is evidence (B,K): of the image where the class is to stay,
+                of the reference where it is to go.
+        """
+        self.targets = torch.where(new, targets, self.targets)
         # The bound on log p/(1 - p). At level 1 from the same numbers as the scores it is compared with.
         logits = _exact(logits)
-        bound = math.log(level) + log_probability(logits, targets)
+        bound = math.log(self.level) + log_probability(logits, self.targets)
         bound = torch.where(bound < 0, bound - torch.log(-torch.expm1(bound.clamp(max=-1e-30))), torch.inf)
-        self.bound = log_odds(logits, targets) if level == 1 else bound
-        self.best = mask.detach().clone()
-        self._whole_lead = self.lead(logits_of_whole)
+        bound = log_odds(logits, self.targets) if self.level == 1 else bound
+        self.bound = torch.where(new, bound, self.bound)
+        self.best = torch.where(_per_image(new), mask, self.best)
+        self._whole_lead = torch.where(new, self.lead(logits_of_whole), self._whole_lead)
         starts_whole = self.game.size(self.best) == 1
-        self._best_lead = torch.where(starts_whole, self._whole_lead, -torch.inf)
-        self.feasible = self._best_lead >= 0
-        self._left_to_reach = max(1, iterations // 4)
-        self._gradient = torch.zeros_like(self.best)
-        self._share = torch.full_like(self.bound, 0.03)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._best_lead = torch.where(new, torch.where(starts_whole, self._whole_lead, -torch.inf), self._best_lead)
+        self.feasible = torch.where(new, self._best_lead >= 0, self.feasible)
+        self._share = torch.where(new, 0.03, self._share)
+        self._gradient.masked_fill_(_per_image(new), 0)
 
     def lead(self, logits: Tensor) -> Tensor:
         """By how much the log-odds are better than the bound (B,), from logits (B,K)."""
@@ -92,8 +101,11 @@ class Search:
         return self.lead(logits) >= 0
 
     @torch.no_grad()
-    def observe(self, mask: Tensor, logits: Tensor) -> None:
-        """Judge the masks of an iteration by the logits (B,K) of their explanations."""
+    def observe(self, mask: Tensor, logits: Tensor, iterations: Sequence[int]) -> None:
+        """Judge the masks of an iteration by the logits (B,K) of their explanations.
+
+        ``iterations`` counts those before this one, for each image.
+        """
         lead = self.lead(logits)
         good = lead >= self._best_lead.clamp(0, MARGIN)
         # Until the level is reached, the masks nearest to it.
@@ -104,9 +116,9 @@ class Search:
         share = torch.where(good, GROW * self._share, FALL * self._share).clamp(1 / GRID**2 / 10, 0.5)
         self._share = torch.where(self.feasible, share, self._share)
         self.feasible = self.feasible | good
-        self._left_to_reach -= 1
-        if self._left_to_reach == 0:
-            late = ~self.feasible & (self._whole_lead >= 0)
+        if self._reach - 1 in iterations:
+            arrived = torch.tensor([done == self._reach - 1 for done in iterations], device=mask.device)
+            late = arrived & ~self.feasible & (self._whole_lead >= 0)
             whole = self.game.evidence(torch.ones_like(mask))
             self.best = torch.where(_per_image(late), whole, self.best)
             self._best_lead = torch.where(late, self._whole_lead, self._best_lead)
@@ -119,7 +131,7 @@ class Search:
         self._gradient.lerp_(evidence, 1 - MEMORY)
 
     @torch.no_grad()
-    def propose(self, mask: Tensor) -> Tensor:
+    def propose(self, mask: Tensor, iterations: Sequence[int]) -> Tensor:
         """The masks to try next: where the level has not been reached, the optimizer's own."""
         evidence = self.game.evidence(self.best)
         worth = self._gradient * evidence
@@ -127,7 +139,7 @@ class Search:
         sample = worth.flatten(1)[:, :: max(1, worth[0].numel() // 16384)].sort(1).values
         rank = (1 - SPARED * self.game.size(self.best)) * (sample.shape[1] - 1)
         threshold = sample.gather(1, rank.long()[:, None]).squeeze(1)
-        evidence = evidence * (1 - self._blocks(mask) * (worth <= _per_image(threshold)))
+        evidence = evidence * (1 - self._blocks(mask, iterations) * (worth <= _per_image(threshold)))
         # So that what is judged is what is stored.
         proposal = rounded(self.game.evidence(evidence))
         return torch.where(_per_image(self.feasible), proposal, mask)
@@ -150,18 +162,23 @@ class Search:
             short = short & ~self.reached(run(result))
         return result
 
-    def _blocks(self, mask: Tensor) -> Tensor:
+    def _blocks(self, mask: Tensor, iterations: Sequence[int]) -> Tensor:
         """Smooth random blocks (B,1,H,W) in [0,1]; each image has its own share of them."""
         height, width = mask.shape[-2:]
         cell = -(-height // GRID), -(-width // GRID)
-        # On the CPU, so that every device gets the same ones.
-        draw = torch.rand(1, 1, GRID + 1, GRID + 1, generator=self._generator).to(mask.device)
-        top, left = (int(torch.randint(side, (), generator=self._generator)) for side in cell)
+        while len(self._draws) <= max(iterations):
+            draw = torch.rand(1, GRID + 1, GRID + 1, generator=self._generator)
+            top, left = (int(torch.randint(side, (), generator=self._generator)) for side in cell)
+            self._draws.append((draw, top, left))
+        draws, tops, lefts = zip(*(self._draws[done] for done in iterations), strict=True)
+        # Drawn on the CPU, so that every device gets the same ones.
+        draw = torch.stack(draws).to(mask.device)
         # An empty proposal would say nothing.
-        share = torch.maximum(self._share.to(draw.dtype), draw.amin() * 1.001)
+        share = torch.maximum(self._share.to(draw.dtype), draw.amin((1, 2, 3)) * 1.001)
         chosen = (draw < _per_image(share)).to(mask.dtype)
         smooth = F.interpolate(chosen, ((GRID + 1) * cell[0], (GRID + 1) * cell[1]), mode="bilinear")
-        return smooth[:, :, top : top + height, left : left + width]
+        corners = zip(smooth, tops, lefts, strict=True)
+        return torch.stack([image[:, top : top + height, left : left + width] for image, top, left in corners])
 
 
 def _exact(logits: Tensor) -> Tensor:

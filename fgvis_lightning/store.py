@@ -1,24 +1,23 @@
 """Explanations in memory and on disk.
 
-One explanation is one ``.safetensors`` file: the tensor ``mask`` and string metadata. It is written
-under a temporary name and moved into place, so it is there whole or not at all.
+One explanation is one ``.safetensors`` file: the tensor ``mask`` and string metadata, a checksum of both
+among them. It is written under a temporary name and moved into place, so it is there whole or not at all.
 """
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from fgvis_lightning.coverage import Coverage
@@ -29,6 +28,10 @@ STORAGE = torch.float16
 """Type of stored masks. A score computed from it differs by less than 0.001 from that of the mask in float32."""
 
 SUFFIX = ".safetensors"
+EXPLANATIONS = "explanations"  # the folder of these files in a results folder
+CHECKSUM = "checksum"
+UNREADABLE = (SafetensorError, KeyError, ValueError, TypeError, OSError)
+"""What reading a damaged or foreign file raises."""
 
 
 def rounded(mask: Tensor) -> Tensor:
@@ -49,6 +52,7 @@ class Explanation:
         coverage: which nonlinearities were gated, and the share of closed gates (B,L) at the masks.
         feasible: for ``lam: auto``, whether the level was reached (B,); None otherwise.
         ids: item ids, B of them; empty for images in memory.
+        iterations: how many each item had (B,).
         metadata: what the file says beside the mask; empty for images in memory.
     """
 
@@ -61,6 +65,7 @@ class Explanation:
     ids: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     coverage: Coverage | None = None
+    iterations: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -79,6 +84,7 @@ class Explanation:
     def concatenate(cls, parts: Sequence[Explanation]) -> Explanation:
         """The items of several explanations of one game, without metadata."""
         feasible = [part.feasible for part in parts if part.feasible is not None]
+        iterations = [part.iterations for part in parts if part.iterations is not None]
         coverage, closed = parts[0].coverage, [c.closed for p in parts if (c := p.coverage) and c.closed is not None]
         return cls(
             mask=torch.cat([part.mask for part in parts]),
@@ -87,8 +93,27 @@ class Explanation:
             score_explanation=torch.cat([part.score_explanation for part in parts]),
             game=parts[0].game,
             feasible=torch.cat(feasible) if feasible else None,
+            iterations=torch.cat(iterations) if iterations else None,
             coverage=replace(coverage, closed=torch.cat(closed)) if coverage and closed else coverage,
             ids=tuple(id for part in parts for id in part.ids),
+        )
+
+    def select(self, order: Tensor) -> Explanation:
+        """Some of the items, in the order of their indices (N,)."""
+
+        def rows(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[order]
+
+        return replace(
+            self,
+            mask=self.mask[order],
+            targets=self.targets[order],
+            score_image=self.score_image[order],
+            score_explanation=self.score_explanation[order],
+            feasible=rows(self.feasible),
+            iterations=rows(self.iterations),
+            coverage=self.coverage and replace(self.coverage, closed=rows(self.coverage.closed)),
+            ids=tuple(self.ids[index] for index in order.tolist()) if self.ids else (),
         )
 
     def saliency(self) -> Tensor:
@@ -97,29 +122,52 @@ class Explanation:
 
 
 def slug(text: str) -> str:
-    """``text`` as a part of a file name: letters, digits, ``.`` and ``_``."""
-    return re.sub(r"[^\w.]+", "_", text).strip("_.")[:80] or "_"
+    """``text`` as a part of a file name: letters, digits, ``.`` and ``_``, at most 60 bytes of UTF-8."""
+    short = re.sub(r"[^\w.]+", "_", text).strip("_.").encode()[:60].decode(errors="ignore")
+    return short.strip("_.") or "_"
 
 
-def save_explanation(path: Path, mask: Tensor, metadata: Mapping[str, str]) -> None:
+def write_whole(path: Path, data: bytes, owner: str | None = None) -> None:
+    """Write a file that is there whole or not at all, also after a power failure.
+
+    Args:
+        path: the file; its folder exists.
+        data: its content.
+        owner: a part of the temporary name that no other writer shares; unless given, this process's id.
+    """
+    temporary = path.with_name(f".{path.name}.{owner or f'pid{os.getpid()}'}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            # Else a file system may put the new name on disk before the data. Should the name be lost instead, the
+            # file is missing as if it had not been written, so its folder need not be synchronized.
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_explanation(path: Path, mask: Tensor, metadata: Mapping[str, str], owner: str | None = None) -> None:
     """Write one explanation, whole or not at all.
 
     Args:
         path: the file; its folder exists.
         mask: (3,H,W) in [0,1], stored as `STORAGE`.
         metadata: strings to keep beside it.
+        owner: see `write_whole`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # Written by us and not by safetensors, whose files nobody but their owner may read.
-        temporary.write_bytes(save({"mask": mask.to("cpu", STORAGE).contiguous()}, dict(metadata)))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    mask = mask.to("cpu", STORAGE).contiguous()
+    data = mask.numpy().tobytes()
+    tensor = {"dtype": "F16", "shape": list(mask.shape), "data_offsets": [0, len(data)]}
+    # Laid out by us: safetensors' own function shuffles the metadata, and equal explanations are to be equal files.
+    header = json.dumps({"__metadata__": {**metadata, CHECKSUM: _checksum(mask, metadata)}, "mask": tensor}).encode()
+    header += b" " * (-len(header) % 8)
+    write_whole(path, struct.pack("<Q", len(header)) + header + data, owner)
 
 
 def load_explanation(path: str | Path) -> Explanation:
-    """Read one explanation file (B = 1).
+    """Read one explanation file (B = 1) and verify its checksum.
 
     Raises:
         InputError: not there, damaged, or not an explanation.
@@ -128,36 +176,52 @@ def load_explanation(path: str | Path) -> Explanation:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            mask = file.get_tensor("mask")[None].float()
+            mask = file.get_tensor("mask")
+        checksum = metadata.pop(CHECKSUM)
+        if checksum != _checksum(mask, metadata):
+            raise ValueError("its checksum is another")
         return Explanation(
-            mask=mask,
+            mask=mask[None].float(),
             targets=torch.tensor([int(metadata["target"])]),
             score_image=torch.tensor([float(metadata["score_image"])]),
             score_explanation=torch.tensor([float(metadata["score_explanation"])]),
             game=GAMES[metadata["game"]],
             ids=(path.name.removesuffix(SUFFIX),),
             metadata=metadata,
+            iterations=torch.tensor([int(metadata["iterations"])]) if "iterations" in metadata else None,
             coverage=Coverage.from_json(metadata["coverage"]) if "coverage" in metadata else None,
         )
     except FileNotFoundError as error:
         raise InputError(f"Expected an explanation file, but there is none at {path}.") from error
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise InputError(
-            f"Expected an explanation file, but {path} is damaged or of another kind ({error}). "
-            f"Delete it and run the same command again to compute it anew."
-        ) from error
+    except UNREADABLE as error:
+        raise _damaged(path, error) from error
 
 
 def load_metadata(path: Path) -> dict[str, str]:
-    """The strings of an explanation file, without its tensor."""
+    """The strings of an explanation file, without its tensor.
+
+    Raises:
+        InputError: not there, or damaged so that not even these can be read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"Expected an explanation file, but {path} is damaged or of another kind ({error}). "
-            f"Delete it and run the same command again to compute it anew."
-        ) from error
+    except UNREADABLE as error:
+        raise _damaged(path, error) from error
+
+
+def _checksum(mask: Tensor, metadata: Mapping[str, str]) -> str:
+    """SHA-256 over the mask's bytes and the metadata, as hexadecimal digits."""
+    digest = hashlib.sha256(mask.contiguous().flatten().view(torch.uint8).numpy().data)
+    digest.update(json.dumps(dict(metadata), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"Expected an explanation file, but {path} is damaged or of another kind ({error}). "
+        f"Run the same command again to compute it anew."
+    )
 
 
 class Explanations(Sequence[Explanation]):
@@ -185,95 +249,8 @@ def load_explanations(folder: str | Path) -> Explanations:
     Raises:
         InputError: there are none.
     """
-    paths = list(files(Path(folder))) or sorted(Path(folder).glob(f"[!.]*{SUFFIX}"))
+    folders = Path(folder) / EXPLANATIONS, Path(folder)
+    paths = next((found for found in (sorted(f.glob(f"[!.]*{SUFFIX}")) for f in folders) if found), None)
     if not paths:
         raise InputError(f"Expected a results folder with explanations, but there are none in {folder}.")
     return Explanations(paths)
-
-
-def files(output: Path) -> Iterator[Path]:
-    """The explanation files of a results folder, sorted."""
-    yield from sorted((output / "explanations").glob(f"[!.]*{SUFFIX}"))
-
-
-def finished(output: Path) -> set[str]:
-    """The ids of the items that have a file, found without opening any."""
-    return {path.name.removesuffix(SUFFIX) for path in files(output)}
-
-
-COLUMNS = ("id", "image", "target", "name", "game", "score_image", "score_explanation", "sparsity", "feasible")
-
-
-def write_summary(output: Path) -> None:
-    """Rebuild two tables from the explanation files.
-
-    ``summary.csv`` has one row for each item, ``coverage.csv`` one for each gated layer, with the share of its gates
-    that are closed at the explanations, as a mean over the items.
-    """
-    closed: dict[tuple[int, str, str], list[float]] = {}
-    with _table(output / "summary.csv", COLUMNS) as write:
-        for path in files(output):
-            row = {**load_metadata(path), "id": path.name.removesuffix(SUFFIX)}
-            write([row.get(column, "") for column in COLUMNS])
-            coverage = Coverage.from_json(row["coverage"]) if "coverage" in row else Coverage()
-            if coverage.closed is not None:
-                for number, (layer, share) in enumerate(zip(coverage.layers, coverage.closed[0].tolist(), strict=True)):
-                    closed.setdefault((number, layer.module, layer.name), []).append(share)
-    with _table(output / "coverage.csv", ("layer", "module", "nonlinearity", "closed", "items")) as write:
-        for key, shares in sorted(closed.items()):
-            write([*key, f"{sum(shares) / len(shares):.6f}", len(shares)])
-
-
-@contextmanager
-def _table(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Sequence[object]], object]]:
-    """Writes rows of a CSV file, which is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(columns)
-            yield table.writerow
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def prepare_folder(output: Path) -> None:
-    """Make a results folder.
-
-    Raises:
-        InputError: it cannot be written to.
-    """
-    probe = output / "explanations" / f".{os.getpid()}.writable"
-    try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"Expected a folder that can be written to, but {output}: {error.strerror}. Choose another --output."
-        ) from error
-
-
-def check_configuration(output: Path, settings: Mapping[str, object], fingerprint: str) -> None:
-    """Refuse to mix explanations of two configurations in one folder.
-
-    Raises:
-        InputError: the folder holds explanations of another configuration; the message says what differs.
-    """
-    first = next(files(output), None)
-    if first is None:
-        return
-    metadata = load_metadata(first)
-    if metadata.get("fingerprint") == fingerprint:
-        return
-    theirs = json.loads(metadata.get("settings", "{}"))
-    differences = [
-        f"{name} {theirs.get(name)} there and {settings.get(name)} now"
-        for name in sorted({*theirs, *settings})
-        if theirs.get(name) != settings.get(name)
-    ]
-    raise InputError(
-        f"Expected {output} to be empty or to hold explanations of this configuration, but it holds those of another "
-        f"({'; '.join(differences) or 'other weights'}). Choose another --output, or delete that folder."
-    )

@@ -43,7 +43,7 @@ def fit(
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        trainer.fit(model, Sweep(stream, size or len(batch), iterations))
+        trainer.fit(model, Sweep(stream, size or len(batch)))
     return trainer
 
 
@@ -263,12 +263,12 @@ def test_auto_judges_masks_without_the_noise() -> None:
     assert not torch.equal(explanation.mask, explain(network, batch, game="preservation", iterations=60).mask)
 
 
-def test_more_than_one_device_is_refused() -> None:
+@pytest.mark.parametrize("options", [{"devices": 2, "strategy": "ddp"}, {"devices": 1, "strategy": "ddp"}])
+def test_strategies_that_average_masks_are_refused(options: dict[str, Any]) -> None:
     model = FGVis(Tiny(), iterations=2)
-    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False, enable_checkpointing=False)
-    model.trainer = trainer
+    model.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **options)
     with pytest.raises(
-        InputError, match="Expected one device, but got 2: masks of different devices must not be averaged"
+        InputError, match="Expected the strategy independent, or auto, but got DDPStrategy: it would average the masks"
     ):
         model.setup("fit")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -26,15 +27,32 @@ def gradient(mask: Tensor) -> Tensor:
     return slope
 
 
-def start(game: str, level: float, iterations: int = 100, seed: int = 0) -> tuple[Search, Tensor]:
+class Counting(Search):
+    """A search that counts iterations itself, the same for all images."""
+
+    observed = proposed = 0
+
+    def observe(self, mask: Tensor, logits: Tensor, iterations: Sequence[int] = ()) -> None:
+        super().observe(mask, logits, iterations or [self.observed] * len(mask))
+        self.observed += 1
+
+    def propose(self, mask: Tensor, iterations: Sequence[int] = ()) -> Tensor:
+        proposal = super().propose(mask, iterations or [self.proposed] * len(mask))
+        self.proposed += 1
+        return proposal
+
+
+def start(game: str, level: float, iterations: int = 100, seed: int = 0) -> tuple[Counting, Tensor]:
     mask = torch.full(SHAPE, GAMES[game].start)
     targets = torch.zeros(2, dtype=torch.long)
     at_image = logits(torch.ones(SHAPE))
     whole = logits(GAMES[game].evidence(torch.ones(SHAPE)))
-    return Search(GAMES[game], level, at_image, targets, mask, whole, iterations, seed), mask
+    search = Counting(GAMES[game], level, mask, iterations, seed)
+    search.start(torch.ones(2, dtype=torch.bool), targets, mask, at_image, whole)
+    return search, mask
 
 
-def run(game: str, level: float, iterations: int) -> Search:
+def run(game: str, level: float, iterations: int) -> Counting:
     """What FGVis does with a search, the optimizer being steps of 0.1 along the gradient."""
     search, mask = start(game, level, iterations)
     direction = -1 if GAMES[game].keeps else 1
@@ -131,16 +149,16 @@ def test_blocks_are_smooth_of_any_size_and_alike_for_all_images() -> None:
     search, _ = start("preservation", 1.0)
     search._share = torch.tensor([0.2, 0.2])
     for size in ((28, 28), (33, 50), (5, 9)):
-        blocks = search._blocks(torch.zeros(2, 3, *size))
+        blocks = search._blocks(torch.zeros(2, 3, *size), [0, 0])
         assert blocks.shape == (2, 1, *size)
         assert torch.equal(blocks[0], blocks[1])
         assert blocks.min() >= 0
         assert blocks.max() <= 1
-    drawn = torch.stack([search._blocks(torch.zeros(2, 3, 56, 56)) for _ in range(400)])
+    drawn = torch.stack([search._blocks(torch.zeros(2, 3, 56, 56), [k, k]) for k in range(400)])
     assert drawn.mean() == pytest.approx(0.2, abs=0.03)
     assert (drawn[..., 1:] - drawn[..., :-1]).abs().max() <= 1 / (56 // GRID) + 1e-6
     search._share = torch.tensor([1e-6, 0.5])
-    chosen = torch.stack([search._blocks(torch.zeros(2, 3, 28, 28)).amax((1, 2, 3)) for _ in range(50)])
+    chosen = torch.stack([search._blocks(torch.zeros(2, 3, 28, 28), [k, k]).amax((1, 2, 3)) for k in range(50)])
     assert chosen[:, 0].mean() > 0.5, "an empty proposal says nothing"
 
 
@@ -156,3 +174,30 @@ def test_short_results_get_evidence_back_until_they_reach_the_level() -> None:
     assert search.reached(stricter(result)).all()
     assert (result >= search.best).all()
     assert torch.equal(search.result(logits), search.best)
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_an_image_that_begins_later_has_the_same_search(game: str) -> None:
+    """Places get new images at any time: nothing of the old one is left, and the blocks are those of its own time."""
+    level, steps = (1.0, 40) if GAMES[game].keeps else (0.5, 40)
+    search, mask = start(game, level, steps)
+    fresh = mask.clone()
+    other, other_mask = start(game, level, steps)
+    direction = -1 if GAMES[game].keeps else 1
+    late = 7
+    for step in range(steps + late):
+        if step == late:
+            new, whole = torch.tensor([False, True]), logits(GAMES[game].evidence(torch.ones(SHAPE)))
+            search.start(new, torch.zeros(2, dtype=torch.long), fresh, logits(torch.ones(SHAPE)), whole)
+            mask = torch.stack([mask[0], fresh[1]])
+        at = [step, step - late if step >= late else step]
+        search.observe(mask, logits(mask), at)
+        search.learn(direction * gradient(mask))
+        mask = search.propose((mask - 0.1 * direction * gradient(mask)).clamp(0, 1), at)
+        if step < steps:
+            other.observe(other_mask, logits(other_mask))
+            other.learn(direction * gradient(other_mask))
+            other_mask = other.propose((other_mask - 0.1 * direction * gradient(other_mask)).clamp(0, 1))
+    assert torch.equal(search.best[1], other.best[1])
+    assert torch.equal(mask[1], other_mask[1])
+    assert not torch.equal(search.best[0], search.best[1]), "the test has shown nothing"

@@ -1,0 +1,117 @@
+"""``batch_size: auto``: the most images that fit the device, found by trying.
+
+Sizes are doubled until one does not fit, then the gap is halved until it is an eighth. An accelerator says
+when its memory is full. On a CPU the system would end the process instead, so there a size counts as too
+large when, by what the smaller ones took, it would take more than half of the memory that is free.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from pytorch_lightning.utilities.memory import garbage_collection_cuda, is_oom_error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory, of whichever device, is full."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_oom_error(error)
+
+
+def largest_batch_size(
+    attempt: Callable[[int], None], most: int, first: int = 1, room: Callable[[int], int] | None = None
+) -> int:
+    """The largest size up to ``most`` that ``attempt`` gets through, to within an eighth.
+
+    Args:
+        attempt: does with a batch of this size what takes most memory.
+        most: no more than these are of use.
+        first: the size to begin with, e.g. one found before.
+        room: what fits by estimate, given a size that has just been tried; None where only trying tells.
+
+    Raises:
+        BaseException: what ``attempt`` raises, if that is another error, or with a single image.
+    """
+
+    def fits(size: int) -> bool:
+        try:
+            attempt(size)
+        except BaseException as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+            error.__traceback__ = None  # whose frames hold tensors
+            return False
+        finally:
+            gc.collect()
+            garbage_collection_cuda()
+        return True
+
+    good = max(1, min(first, most))
+    bad = most + 1
+    while not fits(good):
+        bad, good = good, good // 2
+    while True:
+        limit = min(bad - 1, room(good)) if room is not None else bad - 1
+        bounded = limit < most  # by memory, and not by what there is to do
+        if limit <= good or (bounded and limit - good < good // 8):
+            return good
+        size = good + (bad - good) // 2 if bad <= most else 2 * good
+        if fits(size := min(size, limit)):
+            good = size
+        else:
+            bad = size
+
+
+class FreeMemory:
+    """What fits a CPU's memory by estimate: half of what is free, by the peak of the sizes tried so far.
+
+    Args:
+        processes: how many share the memory.
+    """
+
+    def __init__(self, processes: int = 1) -> None:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        self._before = _status("VmRSS")
+        free = [_meminfo(), _cgroup()]
+        self._budget = min((value for value in free if value is not None), default=2**32) // (2 * processes)
+
+    def __call__(self, size: int) -> int:
+        """The largest size that should fit, given that ``size`` was the largest tried so far."""
+        peak, before = _status("VmHWM"), self._before
+        if peak is None or before is None:
+            return max(size, 32)  # a system that does not tell
+        return max(size, size * self._budget // max(1, peak - before))
+
+
+def _status(name: str) -> int | None:
+    """A size of this process, in bytes."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+    return None
+
+
+def _meminfo() -> int | None:
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    return None
+
+
+def _cgroup() -> int | None:
+    """What a container or a job may still take."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):
+            folder = Path("/sys/fs/cgroup")
+            value = int((folder / limit).read_text())
+            if value < sys.maxsize // 2:
+                return value - int((folder / used).read_text())
+    return None

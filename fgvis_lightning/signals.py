@@ -1,0 +1,55 @@
+"""What ends a run from outside, turned into exceptions, so that every way out is the same.
+
+Ctrl-C raises ``KeyboardInterrupt``, SIGTERM (a scheduler's preemption) Lightning's ``SIGTERMException``; in a
+SLURM job SIGUSR1 (``#SBATCH --signal=USR1@60``) does so after asking SLURM to requeue the job, as Lightning
+does, but without a checkpoint: a sweep goes on from its files.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+
+@contextmanager
+def as_exceptions() -> Iterator[None]:
+    """Raise an exception at the first such signal, and let nothing disturb what it sets off."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {signal.SIGTERM: _stop, signal.SIGINT: _stop}
+    if hasattr(signal, "SIGUSR1") and "SLURM_JOB_ID" in os.environ:
+        handlers[signal.SIGUSR1] = _requeue
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    for other in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt if number == signal.SIGINT else SIGTERMException
+
+
+def _requeue(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    if os.environ.get("SLURM_PROCID", "0") == "0":
+        array = os.environ.get("SLURM_ARRAY_JOB_ID")
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+        try:
+            code = subprocess.run(["scontrol", "requeue", job], check=False).returncode
+            print(f"scontrol requeue {job}: {'done' if not code else f'exit code {code}'}", file=sys.stderr)
+        except OSError as error:
+            print(f"scontrol requeue {job}: {error.strerror}", file=sys.stderr)
+    _stop(signal.SIGTERM, frame)
