@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,8 @@ class ExplanationWriter(ExplanationCallback):
             self._claim.release(self._sum_up)
 
     def _sum_up(self) -> None:
+        with suppress(OSError):  # there are some, or never were any
+            (self.folder / folder.FAILURES).rmdir()
         self.damaged = folder.write_summary(self.folder, self._owner)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

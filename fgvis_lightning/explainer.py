@@ -80,7 +80,8 @@ class FGVis(pl.LightningModule):
         iterations: steps of the optimizer for each image, at most.
         patience: an image is finished earlier when this many iterations have brought no progress, see
             `fgvis_lightning.convergence`; 0 for all iterations in any case.
-        tolerance: what is progress: a smaller share of evidence for ``lam: auto``, a lower loss for a fixed λ.
+        tolerance: what is progress: for ``lam: auto`` evidence that is smaller by this share (0.02 unless given), for
+            a fixed λ a loss that is lower by this much, in units of the score (0.001).
         defended: whether the gradient is gated; without, masks find adversarial patterns.
         exempt: nonlinearities to leave without a gate, by the name of a function or the class of a module:
             ``sigmoid``, ``my_project.layers.LayerNorm``. What flows through them is not defended.
@@ -111,7 +112,7 @@ class FGVis(pl.LightningModule):
         level: float | None = None,
         iterations: int = 500,
         patience: int = 100,
-        tolerance: float = 0.01,
+        tolerance: float | None = None,
         defended: bool = True,
         exempt: list[str] | None = None,
         gated: list[str] | None = None,
@@ -136,7 +137,7 @@ class FGVis(pl.LightningModule):
             raise InputError(f"Expected iterations to be at least 1, but got {iterations}.")
         if patience < 0:
             raise InputError(f"Expected patience to be at least 0, but got {patience}.")
-        if not 0 <= tolerance < 1:
+        if tolerance is not None and not 0 <= tolerance < 1:
             raise InputError(f"Expected tolerance to be at least 0 and less than 1, but got {tolerance}.")
         if not 0 <= noise < float("inf"):
             raise InputError(f"Expected noise to be a number of at least 0, but got {noise}.")
@@ -167,7 +168,7 @@ class FGVis(pl.LightningModule):
         self.seed = seed
         self.make_optimizer = optimizer
         self.patience = patience
-        self.tolerance = tolerance
+        self.tolerance = tolerance if tolerance is not None else 0.02 if lam == "auto" else 0.001
         self.mask = nn.Parameter(torch.empty(0))
         self.batch: Batch | None = None
         self.coverage = self.network.coverage

@@ -45,10 +45,13 @@ class SweepProgress(ProgressBar):
         data = getattr(trainer, "datamodule", None)
         if not self._enabled or not isinstance(data, ImageData) or not isinstance(pl_module, FGVis):
             return
-        self._terminal = sys.stdout.isatty()
-        self._out: TextIO = sys.stdout
-        seconds = self.seconds if self.seconds is not None else 1 if self._terminal else 30
         self._meter = Meter(data, pl_module, trainer.world_size)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._out: TextIO = sys.stdout
+        self._terminal = self._out.isatty()
+        seconds = self.seconds if self.seconds is not None else 1 if self._terminal else 30
         self._shown = ""
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, args=(seconds,), name="progress", daemon=True)

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import struct
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -133,9 +134,10 @@ def write_whole(path: Path, data: bytes, owner: str | None = None) -> None:
     Args:
         path: the file; its folder exists.
         data: its content.
-        owner: a part of the temporary name that no other writer shares; unless given, this process's id.
+        owner: a part of the temporary name that no other process shares; unless given, this one's id.
     """
-    temporary = path.with_name(f".{path.name}.{owner or f'pid{os.getpid()}'}.tmp")
+    # Two threads may be about to write one file, the failure of an image that two items share.
+    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}.{owner or f'pid{os.getpid()}'}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 
 import torch
@@ -92,6 +94,29 @@ class Hidden(Tiny):
     def forward(self, x: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
             return torch.sigmoid(super().forward(x))
+
+
+class Mortal(Tiny):
+    """Dies in a process of rank 1 after some passes, in the way that the environment says."""
+
+    passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        if os.environ.get("LOCAL_RANK") == "1" and self.passes > 60:
+            if os.environ["DIES_BY"] == "signal":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("a crash")
+        return super().forward(x)
+
+
+class Hungry(Tiny):
+    """Runs out of memory with more than 5 images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().forward(x)
 
 
 class Broken(Tiny):

@@ -87,8 +87,8 @@ def test_a_run_leaves_what_the_readme_promises(folder: Path, output: Path, capsy
     assert f"tensorboard --logdir {output / 'tensorboard'}" in printed
     assert "2 of 2 nonlinearity calls gated: 1 relu, 1 relu6\n" in printed
     assert "closed gates: features.2" in printed
-    for word in ("of 9 items done", "score=", "sparsity="):
-        assert word in printed, "the progress bar shows it"
+    assert "9 of 9 items done" in printed
+    assert "items/min" in printed
     config = yaml.safe_load((output / "config.yaml").read_text())
     assert config["model"]["iterations"] == 4
 
@@ -159,11 +159,72 @@ def test_damaged_images_are_reported_and_the_others_explained(
     (folder / "photo 1b.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "photo 1c.png").write_text("not an image")
     error = fails(capsys, output, folder, "--data.batch_size", "2")
-    assert error.startswith("fgvis: 2 of 5 items could not be read")
+    assert error.startswith("fgvis: 2 of 5 items could not be read:\n")
     assert "photo 1b.jpg cannot be decoded" in error
     assert "Pillow knows no format for" in error
     assert len(load_explanations(output)) == 3
     assert len((output / "summary.csv").read_text().splitlines()) == 4
+
+
+def test_corrupt_and_foreign_explanations_are_computed_again(
+    folder: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(output, folder)
+    whole = {path.name: path.read_bytes() for path in (output / "explanations").iterdir()}
+    corrupt, foreign, _ = sorted((output / "explanations").iterdir())
+    data = bytearray(corrupt.read_bytes())
+    data[-20] ^= 1  # within the mask
+    corrupt.write_bytes(data)
+    other = output.parent / "other"
+    fit(other, folder, "--model.game", "preservation")
+    foreign.write_bytes((other / "explanations" / foreign.name).read_bytes())
+    capsys.readouterr()
+    fit(output, folder)
+    printed = capsys.readouterr().out
+    assert f"{corrupt} is damaged or of another kind (its checksum is another): it is computed again" in printed
+    assert f"{foreign} is of another configuration: it is computed again" in printed
+    assert "2 of 3 items explained, 1 were already there" in printed
+    assert {path.name: path.read_bytes() for path in (output / "explanations").iterdir()} == whole
+
+
+def test_images_that_are_bombs_or_gone_cost_nothing_else(
+    folder: Path, photo: PhotoMaker, output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo("in/photo 3.png", 200, 200)
+    photo("in/photo 4.png", 400, 400)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32_000)  # Pillow warns of the first and refuses the second
+    error = fails(capsys, output, folder, "--data.targets", "[predicted, 1]")
+    assert error.startswith("fgvis: 4 of 10 items could not be read:\n")
+    assert len(error.splitlines()) == 3, "one line for each image"
+    assert len(load_explanations(output)) == 6
+    assert {path.name for path in (output / "failures").iterdir()} == {"photo_3.txt", "photo_4.txt"}
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    fit(output, folder, "--data.targets", "[predicted, 1]")
+    assert "4 of 10 items explained, 6 were already there" in capsys.readouterr().out
+    assert not (output / "failures").exists()
+
+
+def test_batch_size_auto_is_found_once(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(4):
+        (folder / f"more {i}.png").write_bytes((folder / "photo 0.png").read_bytes())
+    hungry = ["--model.network", "networks.Hungry", "--data.batch_size", "auto"]
+    fit(output, folder, *hungry)
+    assert json.loads((output / "sweep.json").read_text())["batch_size"] == 5
+    whole = {path.name: path.read_bytes() for path in (output / "explanations").iterdir()}
+    assert len(whole) == 7
+    for name in list(whole)[2:]:
+        (output / "explanations" / name).unlink()
+    fit(output, folder, *hungry)
+    assert {path.name: path.read_bytes() for path in (output / "explanations").iterdir()} == whole
+    error = fails(capsys, output.parent / "fixed", folder, "--model.network", "networks.Hungry")
+    assert "Expected a batch of 7 to fit the memory of cpu, but it does not. Use --data.batch_size 3 or auto" in error
+
+
+def test_masks_that_ranks_would_average_are_refused(
+    folder: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = fails(capsys, output, folder, "--trainer.strategy", "ddp", "--trainer.devices", "2")
+    assert "Expected the strategy independent, or auto, but got DDPStrategy" in error
 
 
 def test_only_damaged_images(tmp_path: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
