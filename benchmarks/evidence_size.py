@@ -8,6 +8,7 @@ Every explanation is checked as a reader of its file would: mask in float16, pla
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,32 +17,35 @@ import torch
 from fgvis_lightning import FGVis
 from fgvis_lightning.data import Sweep
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.explainer import ExplanationCallback
 from fgvis_lightning.games import blend, probability
 from fgvis_lightning.items import Item, load_image
+from fgvis_lightning.store import Explanation
 
 MARKS = (25, 50, 100, 150, 200, 300, 500)
 
 
-class Curve(pl.Callback):
-    """Size of the best masks as the iterations go on, one row for each batch."""
+class Curve(ExplanationCallback):
+    """Size of the best masks as the iterations go on, for each image."""
 
     def __init__(self) -> None:
-        self.sizes: list[dict[int, torch.Tensor]] = []
-        self.checked: list[torch.Tensor] = []
+        self.sizes: dict[int, list[float]] = {}
+        self.checked: list[bool] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, model: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 0:
-            self.sizes.append({})
-        if batch_idx + 1 in MARKS or batch_idx + 1 == model.iterations:
-            self.sizes[-1][batch_idx + 1] = model.game.size(model._search.best)[: len(batch)].cpu()
+        sizes = model.game.size(model._search.best).tolist()
+        for place in batch.used:
+            iteration = batch.iterations[place] + 1
+            if iteration in MARKS or iteration == model.iterations:
+                self.sizes.setdefault(iteration, []).append(sizes[place])
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, model: Any) -> None:
-        explanation = model.explanation()
-        x = model.normalize(model.batch.images)
-        for i in range(len(explanation)):
-            mask, target = explanation.mask[i : i + 1].half().float().to(x.device), model.targets[i : i + 1]
+    def on_explained(self, trainer: pl.Trainer, model: FGVis, places: Sequence[int], found: Explanation) -> None:
+        assert model.batch is not None
+        x = model.normalize(model.batch.images[list(places)])
+        for i in range(len(found)):
+            mask, target = found.mask[i : i + 1].half().float().to(x.device), found.targets[i : i + 1].to(x.device)
             scores = [probability(model.plain(e), target) for e in (x[i : i + 1], blend(x[i : i + 1], mask, None))]
-            ratio = scores[1] / scores[0]
+            ratio = float(scores[1] / scores[0])
             self.checked.append(ratio >= model.level if model.game.keeps else ratio <= model.level)
 
 
@@ -56,7 +60,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=10)
     arguments = parser.parse_args()
     for level in arguments.levels:
-        model = FGVis(arguments.network, game=arguments.game, level=level, iterations=arguments.iterations)
+        model = FGVis(arguments.network, game=arguments.game, level=level, iterations=arguments.iterations, patience=0)
         stream = []
         for path in arguments.photos:
             try:
@@ -66,17 +70,17 @@ def main() -> None:
         curve = Curve()
         size = min(arguments.batch_size, len(stream))
         trainer = pl.Trainer(
-            max_epochs=-(-len(stream) // size),
+            max_epochs=1,
             callbacks=[curve],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(model, Sweep(stream, size, arguments.iterations))
+        trainer.fit(model, Sweep(stream, size))
         print(f"{arguments.game}, level {level:g}: {sum(map(int, curve.checked))} of {len(stream)} reach it")
-        for mark in curve.sizes[0]:
-            sizes = torch.cat([row[mark] for row in curve.sizes])
+        for mark, values in curve.sizes.items():
+            sizes = torch.tensor(values)
             row = f"mean size {sizes.mean():.3f}, median {sizes.median():.3f}, max {sizes.max():.3f}"
             print(f"  {mark:4d} iterations: {row}")
         print("  " + ", ".join(f"{size:.3f}" for size in sizes.tolist()), flush=True)

@@ -93,4 +93,6 @@ def test_ahead_works_ahead_but_not_without_end() -> None:
         time.sleep(0.01)
     assert sorted(begun) == [0, 1, 2, 3, 4, 5], "one handed out, five ahead"
     results.close()  # type: ignore[attr-defined]
-    assert not [t for t in threading.enumerate() if t.name.startswith("decode") and t.join(5) is None and t.is_alive()]
+    for thread in [thread for thread in threading.enumerate() if thread.name.startswith("decode")]:
+        thread.join(5)
+        assert not thread.is_alive()
