@@ -188,6 +188,8 @@ class ImageData(LightningDataModule):
         self.items: list[Item] | None = None
         self.sweep: Sweep | None = None
         self.recomputed: list[str] = []
+        self._unread: set[str] = set()
+        self._failed = 0
 
     def list_items(self, classifier: Classifier) -> list[Item]:
         """All items of the sweep, those of other ranks included.
@@ -216,9 +218,9 @@ class ImageData(LightningDataModule):
         self._owner = f"rank{rank}"
         known = None
         if self.done is not None:
-            noted = folder.failures(self.done)
-            for item in missing:
-                if item.image_id in noted:
+            unread = folder.unreadable(self.done)
+            for item in missing if unread else ():
+                if item.image_id in unread:
                     folder.forget_failure(self.done, item.image_id)
             known = folder.recall(self.done).get("batch_size")
         # Of all items, not of those left: the size must be the same after an interruption.
@@ -232,9 +234,10 @@ class ImageData(LightningDataModule):
         if self.done is None or self.items is None:
             return 0, 0
         new = folder.count_finished(self.done) - self._files_before
-        notes = folder.failures(self.done)
-        failed = sum(item.image_id in notes for item in self.items) if notes else 0
-        return min(self.total, self.skipped + max(0, new)), failed
+        unread = folder.unreadable(self.done)
+        if unread != self._unread:
+            self._unread, self._failed = unread, sum(item.image_id in unread for item in self.items)
+        return min(self.total, self.skipped + max(0, new)), self._failed
 
     def train_dataloader(self) -> Sweep:
         assert self.sweep is not None

@@ -102,12 +102,17 @@ def forget_failure(output: Path, image_id: str) -> None:
     (output / FAILURES / f"{image_id}.txt").unlink(missing_ok=True)
 
 
+def unreadable(output: Path) -> set[str]:
+    """The ids of the images that could not be read."""
+    return {name.removesuffix(".txt") for name in _names(output / FAILURES, ".txt")}
+
+
 def failures(output: Path) -> dict[str, str]:
     """Image id → why it could not be read."""
     notes = {}
-    for name in sorted(_names(output / FAILURES, ".txt")):
+    for image_id in sorted(unreadable(output)):
         with suppress(FileNotFoundError):  # tried again by another process meanwhile
-            notes[name.removesuffix(".txt")] = (output / FAILURES / name).read_text(encoding="utf-8").strip()
+            notes[image_id] = (output / FAILURES / f"{image_id}.txt").read_text(encoding="utf-8").strip()
     return notes
 
 
@@ -216,7 +221,8 @@ class Claim:
         """Remove the temporary files of processes that are no more."""
         for folder in (self.output, *(path for path in self.output.iterdir() if path.is_dir())):
             with os.scandir(folder) as entries:
-                left = [m for entry in entries if (m := re.fullmatch(r"\..+\.rank(\d+)\.tmp", entry.name))]
+                names = [entry.name for entry in entries if entry.name.endswith(".tmp")]
+            left = [match for name in names if (match := re.fullmatch(r"\..+\.rank(\d+)\.tmp", name))]
             for match in left:
                 rank = int(match[1])
                 if rank == self.rank or self._try(rank):

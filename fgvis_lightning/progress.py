@@ -74,9 +74,13 @@ class SweepProgress(ProgressBar):
         print(*args, **kwargs)
 
     def _run(self, seconds: float) -> None:
-        self._show()
-        while not self._stop.wait(seconds):
+        while True:
+            begin = time.monotonic()
             self._show()
+            took = time.monotonic() - begin
+            # Looking into a folder of a million files takes a second: seldom enough not to be felt.
+            if self._stop.wait(max(seconds, 20 * took)):
+                return
 
     def _show(self) -> None:
         line = self._meter.line()
@@ -112,7 +116,7 @@ class Meter:
         parts = [f"{done:,} of {data.total:,} items done" + (f", {failed:,} failed" if failed else "")]
         begun = 0.0  # what is done of items in work, in items
         if left and batch is not None and (places := batch.used):
-            iterations = [batch.iterations[place] for place in places]
+            iterations = [batch.iterations[place] % self.model.iterations for place in places]  # just written: 0
             begun = min(left, self.ranks * sum(iterations) / self.model.iterations)
             at = f"{len(places)} at iteration {sum(iterations) // len(places)} of {self.model.iterations}"
             if self.model.latest is not None:
