@@ -33,7 +33,7 @@ from fgvis_lightning.items import Item, split_by_done
 from fgvis_lightning.progress import SweepProgress
 from fgvis_lightning.signals import as_exceptions
 from fgvis_lightning.store import write_whole
-from fgvis_lightning.strategy import RankFailedError, check_strategy, chosen_strategy
+from fgvis_lightning.strategy import RankFailedError, check_processes, check_strategy, chosen_strategy
 
 GET_MODEL = "torchvision.models.get_model"
 
@@ -119,6 +119,7 @@ class FGVisCLI(LightningCLI):
         if config.get("enable_progress_bar") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, SweepProgress)]
         trainer: pl.Trainer = super()._instantiate_trainer(config, callbacks)
+        check_processes(trainer)
         check_strategy(trainer.strategy, trainer.world_size)
         return trainer
 

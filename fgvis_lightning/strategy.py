@@ -16,6 +16,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -124,6 +125,21 @@ def check_strategy(strategy: Strategy, world_size: int) -> None:
         f"Expected the strategy independent, or auto, but got {type(strategy).__name__}: it would average the masks of "
         f"different images and stall where ranks have different numbers of them. Use --trainer.strategy independent."
     )
+
+
+def check_processes(trainer: pl.Trainer) -> None:
+    """Refuse a number of devices that is not that of the processes which torchrun or SLURM has started.
+
+    Raises:
+        InputError: each process would take itself for another part of the sweep than it is.
+    """
+    for name, kind in (("torchrun", TorchElasticEnvironment), ("SLURM", SLURMEnvironment)):
+        started = kind().world_size() if kind.detect() else None
+        if started is not None and started != trainer.num_devices * trainer.num_nodes:
+            raise InputError(
+                f"Expected --trainer.devices times --trainer.num_nodes to be {started}, the number of processes that "
+                f"{name} has started, but got {trainer.num_devices} times {trainer.num_nodes}."
+            )
 
 
 def chosen_strategy(**trainer: Any) -> str:

@@ -227,6 +227,28 @@ def test_masks_that_ranks_would_average_are_refused(
     assert "Expected the strategy independent, or auto, but got DDPStrategy" in error
 
 
+@pytest.mark.parametrize(
+    ("environment", "launcher"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "torchrun"),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "sweep", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "0"}, "SLURM"),
+    ],
+)
+def test_processes_that_are_not_those_of_the_sweep(
+    environment: dict[str, str],
+    launcher: str,
+    folder: Path,
+    output: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {**environment, "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    error = fails(capsys, output, folder)
+    message = f"to be 2, the number of processes that {launcher} has started, but got 1 times 1."
+    assert f"Expected --trainer.devices times --trainer.num_nodes {message}" in error
+
+
 def test_only_damaged_images(tmp_path: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.png").write_text("not an image")
     error = fails(capsys, output, tmp_path / "a.png")
