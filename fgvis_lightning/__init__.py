@@ -10,13 +10,20 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
     defense         DefendedCNN: the classifier with gates behind its nonlinearities
     games           the four objectives
     store           explanations in memory and on disk
+    folder          a results folder, which many processes fill
     items           files → items (image, target class)
-    data            items → batches
+    data            items → the places of a batch
     search          lam: auto
+    convergence     when an image's explanation has stopped getting better
+    batch_size      the most images that fit
+    answers         logits, checked, and the target classes they decide
+    strategy        many processes, each with masks of its own
     explainer       FGVis, a LightningModule whose only parameter is the mask
     memory          explain(), the same for tensors in memory
     figures         tensors → figures
-    callbacks       files, TensorBoard, progress
+    callbacks       files, TensorBoard
+    progress        one line for a whole sweep
+    signals         what ends a run from outside
     cli             the command line
 """
 
