@@ -42,6 +42,7 @@ QUIET = (
     r"Found .* module\(s\) in eval mode",  # the frozen network is to be in eval mode
     r"The 'train_dataloader' does not have many workers",  # one batch lasts for hundreds of steps
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # within Lightning
+    r"Image size .* exceeds limit",  # such images are refused by name
 )
 
 

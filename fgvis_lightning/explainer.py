@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 
 from fgvis_lightning.answers import checked, resolve
 from fgvis_lightning.batch_size import FreeMemory, is_out_of_memory, largest_batch_size
-from fgvis_lightning.convergence import Plateau
+from fgvis_lightning.convergence import EVERY, Plateau
 from fgvis_lightning.coverage import GATE_FREE, Coverage
 from fgvis_lightning.data import Batch, ImageData
 from fgvis_lightning.defense import DefendedCNN
@@ -239,6 +239,7 @@ class FGVis(pl.LightningModule):
         with torch.no_grad():
             self.mask.clamp_(0, 1)
             if self._search is not None:
+                self._verify(self._search, batch)
                 self.mask.copy_(self._search.propose(self.mask, batch.iterations))
         for place in batch.used:
             batch.iterations[place] += 1
@@ -353,6 +354,14 @@ class FGVis(pl.LightningModule):
             self._search.propose(self.mask, [0] * len(images))
         self._final_coverage(self.mask.detach())
         self.mask.grad = None
+
+    def _verify(self, search: Search, batch: Batch) -> None:
+        """Under mixed precision, judge the best masks by the network's own precision now and then."""
+        if "mixed" not in str(self.trainer.precision) or self.noise:  # where noise is, masks are judged so anyway
+            return
+        due = [(iteration + 1) % EVERY == 0 for iteration in batch.iterations]
+        if any(due):
+            search.verify(self._score_mask, torch.tensor(due, device=self.mask.device))
 
     def _finished(self, batch: Batch) -> list[int]:
         """The places whose item has had all its iterations, or has converged."""

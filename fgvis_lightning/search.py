@@ -60,6 +60,9 @@ class Search:
             for _ in range(4)
         )
         self.feasible = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+        self._sure = mask.clone()  # the best masks when they were last verified
+        self._verified = False
+        self._margin = torch.full_like(self.bound, MARGIN)
         self._gradient = torch.zeros_like(mask)
         self._reach = max(1, iterations // 4)
         self._draws: list[tuple[Tensor, int, int]] = []
@@ -89,6 +92,8 @@ class Search:
         self._best_lead = torch.where(new, torch.where(starts_whole, self._whole_lead, -torch.inf), self._best_lead)
         self.feasible = torch.where(new, self._best_lead >= 0, self.feasible)
         self._share = torch.where(new, 0.03, self._share)
+        self._margin = torch.where(new, MARGIN, self._margin)
+        self._sure = torch.where(_per_image(new), self.game.evidence(torch.ones_like(mask)), self._sure)
         self._gradient.masked_fill_(_per_image(new), 0)
 
     def lead(self, logits: Tensor) -> Tensor:
@@ -107,7 +112,7 @@ class Search:
         ``iterations`` counts those before this one, for each image.
         """
         lead = self.lead(logits)
-        good = lead >= self._best_lead.clamp(0, MARGIN)
+        good = lead >= torch.minimum(self._best_lead.clamp(min=0), self._margin)
         # Until the level is reached, the masks nearest to it.
         better = good | (~self.feasible & (lead > self._best_lead))
         self.best = torch.where(_per_image(better), mask, self.best)
@@ -125,6 +130,25 @@ class Search:
             self.feasible = self.feasible | late
 
     @torch.no_grad()
+    def verify(self, run: Callable[[Tensor], Tensor], due: Tensor) -> None:
+        """Judge the best masks by the network that judges the result, where that is not the one of the iterations.
+
+        Mixed precision is off by some tenths of log-odds. An image whose best mask falls short goes back to the last
+        one that did not, and from there its proposals need as much more as its score was too good by.
+
+        Args:
+            run: the plain network's logits (B,K) for masks (B,3,H,W).
+            due: for which images (B,).
+        """
+        self._verified = True
+        lead = self.lead(run(self.best))
+        short = due & self.feasible & (lead < 0)
+        self._margin = torch.where(short, self._margin.maximum(self._best_lead - lead + MARGIN), self._margin)
+        self.best = torch.where(_per_image(short), self._sure, self.best)
+        self._best_lead = torch.where(short, self._margin, self._best_lead)
+        self._sure = torch.where(_per_image(due & self.feasible), self.best, self._sure)
+
+    @torch.no_grad()
     def learn(self, gradient: Tensor) -> None:
         """Take in the gradient of the objective to the masks (B,3,H,W), at most 1 in size for each image."""
         evidence = (-gradient if self.game.keeps else gradient).clamp(min=0).nan_to_num(0, 0, 0)
@@ -137,7 +161,7 @@ class Search:
         worth = self._gradient * evidence
         # The quantile from a sample: exact enough, and much cheaper.
         sample = worth.flatten(1)[:, :: max(1, worth[0].numel() // 16384)].sort(1).values
-        rank = (1 - SPARED * self.game.size(self.best)) * (sample.shape[1] - 1)
+        rank = (1 - SPARED * self.game.size(self.best).float()) * (sample.shape[1] - 1)
         threshold = sample.gather(1, rank.long()[:, None]).squeeze(1)
         evidence = evidence * (1 - self._blocks(mask, iterations) * (worth <= _per_image(threshold)))
         # So that what is judged is what is stored.
@@ -148,11 +172,15 @@ class Search:
     def result(self, run: Callable[[Tensor], Tensor]) -> Tensor:
         """The best masks as files hold them; ``run`` gives the plain network's logits for masks (B,3,H,W).
 
-        Under mixed precision ``run`` can find short what the iterations found good, and rounding can
-        spoil a mask of the optimizer's. Evidence is then given back evenly until the level is reached.
+        Under mixed precision ``run`` can find short what the iterations found good since `verify`; then the masks of
+        that time are taken. Rounding can spoil a mask of the optimizer's: evidence is given back evenly until the level
+        is reached.
         """
         result = rounded(self.best)
         short = self.feasible & ~self.reached(run(result))
+        if self._verified and short.any():
+            result = torch.where(_per_image(short), rounded(self._sure), result)
+            short = short & ~self.reached(run(result))
         for back in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
             if not short.any():
                 break

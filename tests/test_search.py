@@ -201,3 +201,35 @@ def test_an_image_that_begins_later_has_the_same_search(game: str) -> None:
     assert torch.equal(search.best[1], other.best[1])
     assert torch.equal(mask[1], other_mask[1])
     assert not torch.equal(search.best[0], search.best[1]), "the test has shown nothing"
+
+
+def test_masks_that_are_good_by_mistake_are_taken_back() -> None:
+    """As under mixed precision: the iterations see log-odds that are 0.5 too good for the second image."""
+    search, mask = start("preservation", 1.0)
+    error, both = torch.tensor([[0.0, 0.0], [0.5, 0.0]]), torch.tensor([True, True])
+
+    def judge(mask: Tensor) -> Tensor:
+        """Any evidence that goes costs a little."""
+        return logits(mask) - torch.tensor([0.3, 0.0]) * (1 - mask.flatten(1).mean(1))[:, None]
+
+    def step(mask: Tensor) -> Tensor:
+        search.observe(mask, judge(mask) + error)
+        search.learn(-gradient(mask))
+        return search.propose(mask)
+
+    for _ in range(20):
+        mask = step(mask)
+    assert torch.equal(search.best[0], torch.ones(SHAPE[1:]))
+    wrong = search.best.clone()
+    assert wrong[1].mean() < 1
+    assert not search.reached(judge(wrong))[1]
+    search.verify(judge, torch.tensor([True, False]))
+    assert torch.equal(search.best, wrong), "the second was not asked about"
+    search.verify(judge, both)
+    assert torch.equal(search.best[1], torch.ones(SHAPE[1:]))
+    assert search._margin[1] >= 0.5 - 1e-4
+    for _ in range(20):
+        mask = step(mask)
+    assert search.reached(judge(search.best)).all(), "it happened again"
+    search.best = wrong
+    assert torch.equal(search.result(judge)[1], torch.ones(SHAPE[1:])), "the last masks that were good"
