@@ -1,0 +1,159 @@
+"""What the benchmarks of precision, batch size and storage share: photos, plain scores, RISE's curves, tables."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fgvis_lightning import Explanation, explain
+from fgvis_lightning.games import Game, blend, probability
+from fgvis_lightning.items import load_image
+from fgvis_lightning.network import load_classifier
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+COMPARED = ("mask r", "map ρ", "deletion AUC", "insertion AUC", "evidence", "reach level", "s", "CPU s")
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The arguments that all of them have."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("photos", nargs="+")
+    made.add_argument("--network", default="packaged_efficientnet_lite0")
+    made.add_argument("--game", default="deletion")
+    made.add_argument("--iterations", type=int, default=150)
+    made.add_argument("--seed", type=int, default=0)
+    return made
+
+
+def weight(text: str) -> Any:
+    """λ as the command line has it."""
+    return "auto" if text == "auto" else float(text)
+
+
+def row(*cells: object) -> None:
+    """Print a row of a Markdown table."""
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def header(*names: str) -> None:
+    """Print the head of a Markdown table."""
+    row(*names)
+    row(*["---"] * len(names))
+
+
+class Run(NamedTuple):
+    """Explanations of all photos, their AUC (B,) by RISE, and seconds for each photo: by the clock, of the CPUs."""
+
+    explanation: Explanation
+    deletion: Tensor
+    insertion: Tensor
+    seconds: float
+    cpu_seconds: float
+
+
+class Photos:
+    """Photos with their predicted classes, and the plain network in float32 that judges all explanations of them."""
+
+    def __init__(self, paths: list[str], network: str) -> None:
+        self.classifier = load_classifier(network)
+        preprocessing = self.classifier.preprocessing
+        self.normalization = preprocessing.mean, preprocessing.std
+        self.images = torch.stack([load_image(path, preprocessing) for path in paths]) / 255
+        self.network = self.classifier.network.to(DEVICE).to(memory_format=torch.channels_last)
+        self.x = self.normalized(torch.float32)
+        self.targets = torch.cat([self.network(x[None]).argmax(1) for x in self.x])
+        self.score_image = self.scores(self.x)
+
+    def normalized(self, dtype: torch.dtype) -> Tensor:
+        """The photos as the network takes them (B,3,H,W)."""
+        images = self.images.to(DEVICE, dtype)
+        mean, std = (images.new_tensor(values)[:, None, None] for values in self.normalization)
+        return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def explain(self, **options: Any) -> Run:
+        """Explain the predicted classes by `explain` with these options."""
+        options = {"normalize": self.normalization, "accelerator": "gpu" if DEVICE == "cuda" else "cpu", **options}
+        start = time.perf_counter(), time.process_time()
+        explanation = explain(self.network, self.images, self.targets, **options)
+        seconds = (time.perf_counter() - start[0]) / len(self.images)
+        cpu_seconds = (time.process_time() - start[1]) / len(self.images)
+        return Run(explanation, *self.curves(explanation.saliency()), seconds, cpu_seconds)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Probability of the predicted class (B,) of normalized images, one at a time."""
+        pairs = zip(images, self.targets, strict=True)
+        return torch.cat([probability(self.network(image[None]), target[None]) for image, target in pairs])
+
+    def judge(self, game: Game, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of e (B,), and whether they reach the level that is asked for unless another is given (B,)."""
+        scores = self.scores(blend(self.x, mask.to(self.x), None))
+        ratio = scores / self.score_image
+        return scores, ratio >= 1 if game.keeps else ratio <= 0.1
+
+    def compare(self, run: Run, reference: Run) -> list[str]:
+        """The cells under `COMPARED`, each a mean over the photos.
+
+        Correlation of masks (Pearson) and maps (Spearman) with the reference's; both AUC, with the mean size of
+        the difference from the reference's in brackets; size of the evidence; share of the photos that reach
+        their level; seconds for each photo.
+        """
+        explanation, other = run.explanation, reference.explanation
+        aucs = (run.deletion, reference.deletion), (run.insertion, reference.insertion)
+        return [
+            f"{correlation(explanation.mask.flatten(1), other.mask.flatten(1)):.3f}",
+            f"{correlation(ranks(explanation.saliency().flatten(1)), ranks(other.saliency().flatten(1))):.3f}",
+            *(f"{auc.mean():.3f} ({(auc - before).abs().mean():.3f})" for auc, before in aucs),
+            f"{1 - explanation.sparsity.mean():.3f}",
+            f"{self.judge(explanation.game, explanation.mask)[1].float().mean():.2f}",
+            f"{run.seconds:.1f}",
+            f"{run.cpu_seconds:.1f}",
+        ]
+
+    def curves(self, saliency: Tensor) -> tuple[Tensor, Tensor]:
+        """RISE's deletion and insertion AUC (B,) of maps (B,H,W) (Petsiuk et al., BMVC 2018, evaluation.py).
+
+        8 W pixels more in each step, all channels of them; deletion to zero in normalized space, insertion from
+        the blurred image. Among pixels of equal worth those at the top left come first.
+        """
+        blurred = F.conv2d(self.x, rise_kernel().to(self.x).expand(3, 1, -1, -1), padding=5, groups=3)
+        start, finish = (self.x, blurred), (torch.zeros_like(self.x), self.x)
+        deletion, insertion = (
+            torch.stack([self._auc(*each) for each in zip(saliency, a, b, self.targets, strict=True)])
+            for a, b in zip(start, finish, strict=True)
+        )
+        return deletion, insertion
+
+    def _auc(self, saliency: Tensor, start: Tensor, finish: Tensor, target: Tensor) -> Tensor:
+        height, width = saliency.shape
+        place = saliency.flatten().argsort(descending=True, stable=True).argsort().view(height, width)
+        changed = torch.arange(-(-height // 8) + 1)[:, None, None, None] * 8 * width
+        scores = self.network(torch.where((place < changed).to(DEVICE), finish, start)).softmax(1)[:, target].cpu()
+        return (scores.sum() - scores[0] / 2 - scores[-1] / 2) / (len(scores) - 1)
+
+
+def rise_kernel() -> Tensor:
+    """RISE's kernel (11,11): a point under scipy's Gaussian filter with σ = 5, which mirrors what leaves the square."""
+    point = torch.zeros(11).index_fill(0, torch.tensor(5), 1)
+    mirrored = torch.cat([point] * 5)[2:-2]  # a point in the middle is its own mirror image
+    gaussian = torch.exp(-(torch.arange(-20, 21) ** 2) / 50)
+    line = F.conv1d(mirrored[None, None], (gaussian / gaussian.sum())[None, None]).flatten()
+    return line.outer(line)
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's, as a mean over the rows that are not constant."""
+    return torch.stack([torch.corrcoef(torch.stack(pair).double())[0, 1] for pair in zip(a, b, strict=True)]).nanmean()
+
+
+def ranks(rows: Tensor) -> Tensor:
+    """Ranks within each row, equal values sharing their mean rank; Pearson's of them is Spearman's correlation."""
+    result = []
+    for values in rows:
+        _, place, counts = values.unique(return_inverse=True, return_counts=True)
+        result.append((counts.cumsum(0) - (counts - 1) / 2)[place])
+    return torch.stack(result)
