@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fgvis_lightning import Explanation, explain
 from fgvis_lightning.games import Game, blend, probability
-from fgvis_lightning.items import load_image
+from fgvis_lightning.images import load_image
 from fgvis_lightning.network import load_classifier
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -19,7 +19,8 @@ from fgvis_lightning.data import Sweep
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import ExplanationCallback
 from fgvis_lightning.games import blend, probability
-from fgvis_lightning.items import Item, load_image
+from fgvis_lightning.images import load_image
+from fgvis_lightning.items import Item
 from fgvis_lightning.store import Explanation
 
 MARKS = (25, 50, 100, 150, 200, 300, 500)

@@ -2,6 +2,7 @@
 
 FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the modules in its order::
 
+    names           names as parts of file names
     network         a frozen classifier with its preprocessing and class names
     nonlinearities  which are gated, which are not, and why
     coverage        what a pass through the network met
@@ -11,6 +12,7 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
     games           the four objectives
     store           explanations in memory and on disk
     folder          a results folder, which many processes fill
+    images          image files → tensors
     items           files → items (image, target class)
     data            items → the places of a batch
     search          lam: auto

@@ -22,6 +22,7 @@ from fgvis_lightning.explainer import ExplanationCallback, FGVis
 from fgvis_lightning.figures import explanation_image, panel, pixels
 from fgvis_lightning.folder import Claim
 from fgvis_lightning.items import Item
+from fgvis_lightning.names import printable
 from fgvis_lightning.store import EXPLANATIONS, SUFFIX, Explanation, save_explanation, write_whole
 
 
@@ -112,7 +113,7 @@ class ExplanationWriter(ExplanationCallback):
             target = int(found.targets[index])
             id = item.id(target, pl_module.classifier)
             metadata = {
-                "image": item.path,
+                "image": printable(item.path),
                 "target": str(target),
                 "name": pl_module.classifier.class_name(target),
                 "score_image": repr(float(found.score_image[index])),

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from fgvis_lightning import folder
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.items import Failure, Item, list_items, load_image, split_by_done
+from fgvis_lightning.images import Failure, load_image
+from fgvis_lightning.items import Item, list_items, split_by_done
 from fgvis_lightning.network import Classifier
 from fgvis_lightning.store import EXPLANATIONS, SUFFIX
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from fgvis_lightning.coverage import Coverage
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.names import printable
 from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_explanation, load_metadata, write_whole
 
 try:
@@ -94,7 +95,7 @@ def _names(folder: Path, suffix: str) -> Iterator[str]:
 def note_failure(output: Path, image_id: str, reason: str, owner: str) -> None:
     """Keep why an image could not be read, for people and for the process that sums up."""
     (output / FAILURES).mkdir(exist_ok=True)
-    write_whole(output / FAILURES / f"{image_id}.txt", f"{reason}\n".encode(), owner)
+    write_whole(output / FAILURES / f"{image_id}.txt", f"{printable(reason)}\n".encode(), owner)
 
 
 def forget_failure(output: Path, image_id: str) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from fgvis_lightning.errors import InputError, nearest
-from fgvis_lightning.store import slug
+from fgvis_lightning.names import slug
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import struct
 import threading
 from collections.abc import Mapping, Sequence
@@ -120,12 +119,6 @@ class Explanation:
     def saliency(self) -> Tensor:
         """The map that metrics rank pixels by (B,H,W) ≥ 0, high = evidence: mean of `evidence` over the channels."""
         return self.evidence.float().mean(1)
-
-
-def slug(text: str) -> str:
-    """``text`` as a part of a file name: letters, digits, ``.`` and ``_``, at most 60 bytes of UTF-8."""
-    short = re.sub(r"[^\w.]+", "_", text).strip("_.").encode()[:60].decode(errors="ignore")
-    return short.strip("_.") or "_"
 
 
 def write_whole(path: Path, data: bytes, owner: str | None = None) -> None:

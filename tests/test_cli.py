@@ -204,6 +204,20 @@ def test_images_that_are_bombs_or_gone_cost_nothing_else(
     assert not (output / "failures").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_file_names_that_are_no_text(
+    folder: Path, photo: PhotoMaker, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = os.fsdecode(b"in/caf\xe9.png")
+    photo("plain.png").rename(folder.parent / odd)
+    (folder / os.fsdecode(b"broken\xff.png")).write_text("not an image")
+    error = fails(capsys, output, folder)
+    assert r"broken\udcff.png" in error
+    images = [explanation.metadata["image"] for explanation in load_explanations(output)]
+    assert str(folder / r"caf\udce9.png") in images
+    assert len(images) == 4
+
+
 def test_batch_size_auto_is_found_once(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(4):
         (folder / f"more {i}.png").write_bytes((folder / "photo 0.png").read_bytes())

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fgvis_lightning.data import Batch, Sweep, ahead
-from fgvis_lightning.items import Failure, Item
+from fgvis_lightning.images import Failure
+from fgvis_lightning.items import Item
 
 
 def stream(count: int, broken: tuple[int, ...] = ()) -> list[tuple[Item, torch.Tensor] | Failure]:

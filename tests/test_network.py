@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from fgvis_lightning import InputError
-from fgvis_lightning.items import load_image
+from fgvis_lightning.images import load_image
 from fgvis_lightning.network import IMAGENET_MEAN, Classifier, Preprocessing, freeze, load_classifier
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fgvis_lightning import DefendedCNN, explain, load_explanations
 from fgvis_lightning.cli import main
-from fgvis_lightning.items import load_image, packaged
+from fgvis_lightning.images import load_image
+from fgvis_lightning.items import packaged
 from fgvis_lightning.network import Classifier, Preprocessing, load_classifier
 from fgvis_lightning.store import STORAGE
 

@@ -8,7 +8,8 @@ import torch
 
 from fgvis_lightning import Explanation, InputError, load_explanation, load_explanations
 from fgvis_lightning.games import GAMES
-from fgvis_lightning.store import load_metadata, save_explanation, slug, write_whole
+from fgvis_lightning.names import slug
+from fgvis_lightning.store import load_metadata, save_explanation, write_whole
 
 METADATA = {
     "image": "a.png",
