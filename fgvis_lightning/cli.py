@@ -158,10 +158,10 @@ class FGVisCLI(LightningCLI):
         output, data = Path(self.config.fit.output), self.datamodule
         missing, present = self._split()
         written = len(present) - data.skipped + len(data.recomputed)
-        already = len(present) - written
+        already = f", {len(present) - written:,} were already there" if len(present) > written else ""
         if written and self.model.coverage.calls:
             print(f"\n{self.model.coverage}")
-        print(f"{written} of {data.total} items explained{f', {already} were already there' if already else ''}.")
+        print(f"{written:,} of {data.total:,} items explained{already}.")
         panels = f"{output / 'panels'} and " if self._writer.panels else ""
         print(f"Look at {panels}{output / 'summary.csv'}")
         if isinstance(self.trainer.logger, TensorBoardLogger):
@@ -193,12 +193,12 @@ class FGVisCLI(LightningCLI):
             reasons = list(dict.fromkeys(notes[item.image_id] for item in unread))
             more = [f"and {len(reasons) - 10} more in {Path(self.config.fit.output) / folder.FAILURES}"]
             shown = "\n  ".join(reasons[:10] + (more if len(reasons) > 10 else []))
-            lines.append(f"{len(unread)} of {total} items could not be read:\n  {shown}")
+            lines.append(f"{len(unread):,} of {total:,} items could not be read:\n  {shown}")
         if rest:
             names = ", ".join(item.prefix.rstrip("-@") for item in rest[:10])
-            more_names = f" and {len(rest) - 10} more" if len(rest) > 10 else ""
+            more_names = f" and {len(rest) - 10:,} more" if len(rest) > 10 else ""
             lines.append(
-                f"{len(rest)} of {total} items are missing: {names}{more_names}. Run the same command again to go on."
+                f"{len(rest):,} of {total:,} items are missing: {names}{more_names}. Run the same command again to go on."
             )
         return "\n".join(lines) or f"All {total} items are there."
 
