@@ -198,7 +198,8 @@ class FGVisCLI(LightningCLI):
             names = ", ".join(item.prefix.rstrip("-@") for item in rest[:10])
             more_names = f" and {len(rest) - 10:,} more" if len(rest) > 10 else ""
             lines.append(
-                f"{len(rest):,} of {total:,} items are missing: {names}{more_names}. Run the same command again to go on."
+                f"{len(rest):,} of {total:,} items are missing: {names}{more_names}. "
+                f"Run the same command again to go on."
             )
         return "\n".join(lines) or f"All {total} items are there."
 
