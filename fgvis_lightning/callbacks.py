@@ -71,6 +71,7 @@ class ExplanationWriter(ExplanationCallback):
         self.panels = panels
         self.damaged: list[str] = []
         self._claim: Claim | None = None
+        self._threads: int | None = None  # as they were before
 
     def claim(self, trainer: pl.Trainer, model: FGVis) -> None:
         """Make sure that this rank may work in the folder.
@@ -98,6 +99,7 @@ class ExplanationWriter(ExplanationCallback):
         if pl_module.device.type != "cpu":
             return
         # Another number of threads rounds differently; so that it makes no difference how a sweep was resumed.
+        self._threads = torch.get_num_threads()
         torch.set_num_threads(folder.recall(self.folder).get("cpu_threads") or torch.get_num_threads())
         if trainer.is_global_zero:
             folder.remember(self.folder, cpu_threads=torch.get_num_threads())
@@ -140,6 +142,9 @@ class ExplanationWriter(ExplanationCallback):
 
     def close(self) -> None:
         """Let go of the folder; the last rank to do so rebuilds the tables."""
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+            self._threads = None
         if self._claim is not None:
             self._claim.release(self._sum_up)
 

@@ -218,6 +218,31 @@ def test_file_names_that_are_no_text(
     assert len(images) == 4
 
 
+def test_threads_of_a_cpu_are_those_of_the_first_run(
+    folder: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another number rounds differently."""
+    seen = set()
+    forward = Tiny.forward
+
+    def counting(self: Tiny, x: torch.Tensor) -> torch.Tensor:
+        seen.add(torch.get_num_threads())
+        return forward(self, x)
+
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 1):
+            torch.set_num_threads(threads)
+            fit(output, folder)
+            assert torch.get_num_threads() == threads
+            assert json.loads((output / "sweep.json").read_text())["cpu_threads"] == 2
+            next((output / "explanations").iterdir()).unlink()
+            monkeypatch.setattr(Tiny, "forward", counting)
+        assert seen == {2}
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_batch_size_auto_is_found_once(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(4):
         (folder / f"more {i}.png").write_bytes((folder / "photo 0.png").read_bytes())
