@@ -226,7 +226,8 @@ class ImageData(LightningDataModule):
             known = folder.recall(self.done).get("batch_size")
         # Of all items, not of those left: the size must be the same after an interruption.
         size = self.batch_size if self.batch_size == "auto" else min(self.batch_size, self.total)
-        self.sweep = Sweep(self._stream(missing, present), size, -(-self.total // ranks), known)
+        # What auto has found once is not outgrown, else it would round differently after an interruption.
+        self.sweep = Sweep(self._stream(missing, present), size, known or -(-self.total // ranks), known)
         # Without a first image there is nothing to do, and Lightning need not begin.
         self.trainer.fit_loop.max_epochs = 1 if self.sweep.batch.peek() is not None else 0
 

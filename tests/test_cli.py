@@ -14,7 +14,7 @@ import pytest
 import torch
 import torchvision
 import yaml
-from networks import Tiny
+from networks import Hungry, Tiny
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -243,7 +243,9 @@ def test_threads_of_a_cpu_are_those_of_the_first_run(
         torch.set_num_threads(before)
 
 
-def test_batch_size_auto_is_found_once(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_batch_size_auto_is_found_once(
+    folder: Path, output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for i in range(4):
         (folder / f"more {i}.png").write_bytes((folder / "photo 0.png").read_bytes())
     hungry = ["--model.network", "networks.Hungry", "--data.batch_size", "auto"]
@@ -253,7 +255,11 @@ def test_batch_size_auto_is_found_once(folder: Path, output: Path, capsys: pytes
     assert len(whole) == 7
     for name in list(whole)[2:]:
         (output / "explanations" / name).unlink()
-    fit(output, folder, *hungry)
+    # Where more would fit meanwhile; the fingerprint names the network.
+    with monkeypatch.context() as patched:
+        patched.setattr(Hungry, "forward", Tiny.forward)
+        fit(output, folder, *hungry)
+    assert json.loads((output / "sweep.json").read_text())["batch_size"] == 5
     assert {path.name: path.read_bytes() for path in (output / "explanations").iterdir()} == whole
     error = fails(capsys, output.parent / "fixed", folder, "--model.network", "networks.Hungry")
     assert "Expected a batch of 7 to fit the memory of cpu, but it does not. Use --data.batch_size 3 or auto" in error
