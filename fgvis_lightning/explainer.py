@@ -415,9 +415,12 @@ class FGVis(pl.LightningModule):
 
         Their scores come from plain passes of the network over e made from the rounded masks.
         """
-        mask = rounded(self.mask) if self._search is None else self._search.result(self._score_mask)
-        logits = self._score_mask(mask)
-        feasible = self._search.feasible & self._search.reached(logits) if self._search is not None else None
+        if self._search is None:
+            mask, feasible = rounded(self.mask), None
+            logits = self._score_mask(mask)
+        else:
+            mask, logits = self._search.result(self._score_mask)
+            feasible = self._search.feasible & self._search.reached(logits)
         at = torch.tensor(places, device=mask.device)
         self.coverage = self._final_coverage(mask)
         closed = self.coverage.closed

@@ -169,26 +169,29 @@ class Search:
         return torch.where(_per_image(self.feasible), proposal, mask)
 
     @torch.no_grad()
-    def result(self, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """The best masks as files hold them; ``run`` gives the plain network's logits for masks (B,3,H,W).
+    def result(self, run: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """The best masks as files hold them, and their logits by ``run``, the plain network for masks (B,3,H,W).
 
         Under mixed precision ``run`` can find short what the iterations found good since `verify`; then the masks of
         that time are taken. Rounding can spoil a mask of the optimizer's: evidence is given back evenly until the level
         is reached.
         """
         result = rounded(self.best)
-        short = self.feasible & ~self.reached(run(result))
+        logits = run(result)
+        short = self.feasible & ~self.reached(logits)
         if self._verified and short.any():
             result = torch.where(_per_image(short), rounded(self._sure), result)
-            short = short & ~self.reached(run(result))
+            logits = run(result)
+            short = short & ~self.reached(logits)
         for back in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
             if not short.any():
                 break
             evidence = self.game.evidence(self.best)
             more = rounded(self.game.evidence(evidence + back * (1 - evidence)))
             result = torch.where(_per_image(short), more, result)
-            short = short & ~self.reached(run(result))
-        return result
+            logits = run(result)
+            short = short & ~self.reached(logits)
+        return result, logits
 
     def _blocks(self, mask: Tensor, iterations: Sequence[int]) -> Tensor:
         """Smooth random blocks (B,1,H,W) in [0,1]; each image has its own share of them."""

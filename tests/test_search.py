@@ -140,7 +140,8 @@ def test_the_share_of_blocks_waits_for_the_first_proposal() -> None:
 def test_a_mask_of_the_optimizers_is_rounded_and_judged_again() -> None:
     search, mask = start("generation", 0.5)
     search.observe(mask + 0.70001, logits(torch.ones(SHAPE)))
-    result = search.result(lambda masks: logits(masks))
+    result, seen = search.result(lambda masks: logits(masks))
+    assert torch.equal(seen, logits(result))
     assert torch.equal(result, result.half().float())
     assert search.reached(logits(result)).all()
 
@@ -170,10 +171,11 @@ def test_short_results_get_evidence_back_until_they_reach_the_level() -> None:
         return logits(mask) - torch.tensor([0.2, 0.0]) * (1 - mask.mean())
 
     assert not search.reached(stricter(search.best)).any()
-    result = search.result(stricter)
+    result, seen = search.result(stricter)
+    assert torch.equal(seen, stricter(result))
     assert search.reached(stricter(result)).all()
     assert (result >= search.best).all()
-    assert torch.equal(search.result(logits), search.best)
+    assert torch.equal(search.result(logits)[0], search.best)
 
 
 @pytest.mark.parametrize("game", GAMES)
@@ -232,4 +234,4 @@ def test_masks_that_are_good_by_mistake_are_taken_back() -> None:
         mask = step(mask)
     assert search.reached(judge(search.best)).all(), "it happened again"
     search.best = wrong
-    assert torch.equal(search.result(judge)[1], torch.ones(SHAPE[1:])), "the last masks that were good"
+    assert torch.equal(search.result(judge)[0][1], torch.ones(SHAPE[1:])), "the last masks that were good"
