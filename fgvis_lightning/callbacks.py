@@ -53,6 +53,7 @@ def title(model: FGVis, explanation: Explanation, index: int) -> str:
     return f"{name}: {scores[0]:.3f} on the image, {scores[1]:.3f} on the {kind}"
 
 
+GOLDEN = 0.6180339887  # its multiples are spread evenly between whole numbers
 GRACE = 60
 """Seconds that rank 0 waits for ranks that it has not started, when none of them is at work."""
 
@@ -232,7 +233,9 @@ class TensorBoardImages(ExplanationCallback):
         data = getattr(trainer, "datamodule", None)
         step = -(-data.total // self.max_items) if isinstance(data, ImageData) else 1
         for place, item in _items(model, places):
-            if item.number % step == 0:
+            # One of each ``step`` items, by turns another one, else all of them might be the same rank's.
+            block, offset = divmod(item.number, step)
+            if offset == int(step * (GOLDEN * block % 1)):
                 yield place, item.id(int(model.targets[place]), model.classifier)
 
     def _writer(self, trainer: pl.Trainer) -> Any:
