@@ -140,7 +140,7 @@ class FGVisCLI(LightningCLI):
         try:
             self.trainer.fit(**kwargs)
         except RankFailedError as error:
-            raise RankFailedError(f"{error}. {self._what_is_missing()}") from error
+            raise RankFailedError(f"{error}. {self._what_is_missing(self._split()[0])}") from error
         except BaseException as error:
             if is_out_of_memory(error):
                 raise InputError(self._too_large()) from error
@@ -169,7 +169,7 @@ class FGVisCLI(LightningCLI):
         if self._writer.damaged:
             raise InputError("\n  ".join(["Some files in the results folder are not used:", *self._writer.damaged]))
         if missing:
-            raise InputError(self._what_is_missing())
+            raise InputError(self._what_is_missing(missing))
 
     @property
     def _writer(self) -> ExplanationWriter:
@@ -182,9 +182,8 @@ class FGVisCLI(LightningCLI):
             self.datamodule.list_items(classifier), classifier, folder.finished(Path(self.config.fit.output))
         )
 
-    def _what_is_missing(self) -> str:
-        """Which items have no file, and why, in a few lines."""
-        missing, _ = self._split()
+    def _what_is_missing(self, missing: Sequence[Item]) -> str:
+        """These items have no file: which they are, and why, in a few lines."""
         notes = folder.failures(Path(self.config.fit.output))
         unread = [item for item in missing if item.image_id in notes]
         rest = [item for item in missing if item.image_id not in notes]
@@ -208,7 +207,7 @@ class FGVisCLI(LightningCLI):
         return (
             f"Expected a batch of {size or self.datamodule.batch_size} to fit the memory of {self.model.device}, but "
             f"it does not. Use --data.batch_size {max(1, size // 2)} or auto, smaller images (--model.size), or "
-            f"--trainer.precision bf16-mixed. What is finished is kept: the same command goes on from there."
+            f"--trainer.precision bf16-mixed. {GO_ON}"
         )
 
 

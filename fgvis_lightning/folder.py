@@ -42,11 +42,11 @@ def prepare_folder(output: Path) -> None:
     Raises:
         InputError: it cannot be written to.
     """
-    probe = output / EXPLANATIONS / f".{os.getpid()}.writable"
+    probe = output / EXPLANATIONS / f".writable{os.getpid()}.rank0.tmp"  # if killed now, the next sweep removes it
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"Expected a folder that can be written to, but {output}: {error.strerror}. Choose another --output."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_store import METADATA
 
 from fgvis_lightning import InputError
 from fgvis_lightning.coverage import Coverage, Layer
@@ -28,18 +29,6 @@ from fgvis_lightning.folder import (
     write_summary,
 )
 from fgvis_lightning.store import save_explanation
-
-METADATA = {
-    "image": "a.png",
-    "target": "3",
-    "name": "bus",
-    "game": "deletion",
-    "score_image": "0.75",
-    "score_explanation": "0.125",
-    "sparsity": "0.5",
-    "settings": '{"game": "deletion", "lam": "auto"}',
-    "fingerprint": "abc",
-}
 
 
 @pytest.fixture
