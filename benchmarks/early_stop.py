@@ -17,9 +17,9 @@ import torch
 
 from fgvis_lightning import FGVis
 from fgvis_lightning.data import Batch, Sweep
-from fgvis_lightning.explainer import ExplanationCallback
 from fgvis_lightning.images import load_image
 from fgvis_lightning.items import Item
+from fgvis_lightning.module import ExplanationCallback
 from fgvis_lightning.store import Explanation
 
 

@@ -28,7 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 from fgvis_lightning import DefendedCNN, Explanation, load_explanation
 from fgvis_lightning.figures import explanation_image, panel, pixels
 from fgvis_lightning.games import GAMES, Game, blend, probability
-from fgvis_lightning.store import save_explanation
+from fgvis_lightning.store import save_tensor
 
 Codec = Callable[[bytes], bytes]
 CODECS: dict[str, tuple[Codec, Codec]] = {
@@ -126,7 +126,7 @@ def files(photos: Photos, explanation: Explanation, folder: Path) -> None:
 
     drawn = pixels(panel(views, "title"))
     for name, call, made in (
-        ("explanation, write", lambda: save_explanation(path, explanation.mask[0], metadata), path),
+        ("explanation, write", lambda: save_tensor(path, "mask", explanation.mask[0].half(), metadata), path),
         ("explanation, read", lambda: load_explanation(path), path),
         ("panel", lambda: panel(views, "title").savefig(folder / "panel.png"), folder / "panel.png"),
         ("TensorBoard, mask", lambda: log("mask", evidence, "CHW"), board / "mask"),

@@ -18,15 +18,16 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fgvis_lightning import folder
 from fgvis_lightning.data import Batch, ImageData
-from fgvis_lightning.explainer import ExplanationCallback, FGVis
+from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.figures import explanation_image, panel, pixels
 from fgvis_lightning.folder import Claim
 from fgvis_lightning.items import Item
+from fgvis_lightning.module import ExplanationCallback, SweepModule
 from fgvis_lightning.names import printable
-from fgvis_lightning.store import EXPLANATIONS, SUFFIX, Explanation, save_explanation, write_whole
+from fgvis_lightning.store import EXPLANATIONS, SUFFIX, Attribution, Explanation, write_whole
 
 
-def views(model: FGVis, place: int, explanation: Explanation, index: int) -> dict[str, Tensor]:
+def views(model: SweepModule, place: int, explanation: Explanation, index: int) -> dict[str, Tensor]:
     """Image, explanation and mask of one item in work, each (3,H,W) in [0,1], on the CPU."""
     image, background = _image(model, place)
     evidence = explanation.evidence[index]
@@ -37,7 +38,7 @@ def views(model: FGVis, place: int, explanation: Explanation, index: int) -> dic
     }
 
 
-def _image(model: FGVis, place: int) -> tuple[Tensor, Tensor]:
+def _image(model: SweepModule, place: int) -> tuple[Tensor, Tensor]:
     """An image in work (3,H,W) and the color that stands for nothing (3,1,1), in [0,1]."""
     assert model.batch is not None
     image = model.batch.images[place].cpu()
@@ -45,7 +46,7 @@ def _image(model: FGVis, place: int) -> tuple[Tensor, Tensor]:
     return image, image.new_tensor(model.classifier.preprocessing.mean)[:, None, None]
 
 
-def title(model: FGVis, explanation: Explanation, index: int) -> str:
+def title(model: SweepModule, explanation: Explanation, index: int) -> str:
     """Class and both scores of one item."""
     name = model.classifier.class_name(int(explanation.targets[index]))
     scores = explanation.score_image[index], explanation.score_explanation[index]
@@ -74,7 +75,7 @@ class ExplanationWriter(ExplanationCallback):
         self._claim: Claim | None = None
         self._threads: int | None = None  # as they were before
 
-    def claim(self, trainer: pl.Trainer, model: FGVis) -> None:
+    def claim(self, trainer: pl.Trainer, model: SweepModule) -> None:
         """Make sure that this rank may work in the folder.
 
         Raises:
@@ -93,7 +94,7 @@ class ExplanationWriter(ExplanationCallback):
             folder.remember(self.folder, settings=self.settings, fingerprint=self.fingerprint)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        assert isinstance(pl_module, FGVis)
+        assert isinstance(pl_module, SweepModule)
         self.claim(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -111,35 +112,27 @@ class ExplanationWriter(ExplanationCallback):
         if batch_idx == 0 and trainer.is_global_zero:
             folder.remember(self.folder, batch_size=len(batch.items))
 
-    def on_explained(self, trainer: pl.Trainer, pl_module: FGVis, places: Sequence[int], found: Explanation) -> None:
+    def on_explained(
+        self, trainer: pl.Trainer, pl_module: SweepModule, places: Sequence[int], found: Explanation | Attribution
+    ) -> None:
         for index, (place, item) in enumerate(_items(pl_module, places)):
             target = int(found.targets[index])
             id = item.id(target, pl_module.classifier)
             metadata = {
                 "image": printable(item.path),
-                "target": str(target),
                 "name": pl_module.classifier.class_name(target),
-                "score_image": repr(float(found.score_image[index])),
-                "score_explanation": repr(float(found.score_explanation[index])),
-                "sparsity": repr(float(found.sparsity[index])),
-                "game": found.game.name,
-                "lam": str(pl_module.lam),
                 "network": pl_module.classifier.name,
                 "settings": json.dumps(self.settings),
                 "fingerprint": self.fingerprint,
             }
-            if found.iterations is not None:
-                metadata["iterations"] = str(int(found.iterations[index]))
-            if found.coverage is not None:
-                metadata["coverage"] = found.coverage.to_json(index)
-            if found.feasible is not None:
-                metadata["feasible"] = str(bool(found.feasible[index])).lower()
-            if self.panels:
+            if "lam" in self.settings:
+                metadata["lam"] = str(self.settings["lam"])
+            if self.panels and isinstance(found, Explanation):
                 picture = BytesIO()
                 panel(views(pl_module, place, found, index), title(pl_module, found, index)).savefig(picture)
                 write_whole(self.folder / "panels" / f"{id}.png", picture.getvalue(), self._owner)
             # Last: an item counts as done when its explanation is there.
-            save_explanation(self.folder / EXPLANATIONS / (id + SUFFIX), found.mask[index], metadata, self._owner)
+            found.save(self.folder / EXPLANATIONS / (id + SUFFIX), index, metadata, self._owner)
 
     def close(self) -> None:
         """Let go of the folder; the last rank to do so rebuilds the tables."""
@@ -208,7 +201,11 @@ class TensorBoardImages(ExplanationCallback):
             writer.add_image(f"{name}/mask", evidence, iteration)
             writer.add_image(f"{name}/explanation", explanation_image(image, evidence, background), iteration)
 
-    def on_explained(self, trainer: pl.Trainer, pl_module: FGVis, places: Sequence[int], found: Explanation) -> None:
+    def on_explained(
+        self, trainer: pl.Trainer, pl_module: SweepModule, places: Sequence[int], found: Explanation | Attribution
+    ) -> None:
+        assert isinstance(pl_module, FGVis)
+        assert isinstance(found, Explanation)
         rows = torch.stack([torch.ones_like(found.sparsity), found.score_explanation, found.sparsity])
         self._sums += rows.double().sum(1)
         for place, name in self._shown(trainer, pl_module, places):
@@ -255,7 +252,7 @@ def _started_all_ranks(trainer: pl.Trainer) -> bool:
     return trainer.num_nodes == 1 and environment is not None and not environment.creates_processes_externally
 
 
-def _items(model: FGVis, places: Sequence[int]) -> list[tuple[int, Item]]:
+def _items(model: SweepModule, places: Sequence[int]) -> list[tuple[int, Item]]:
     """Place and item."""
     assert model.batch is not None
     items = [(place, model.batch.items[place]) for place in places]

@@ -415,6 +415,18 @@ def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
     return found
 
 
+class Selected(nn.Module):
+    """A network that returns the logits alone, see `select`."""
+
+    def __init__(self, network: nn.Module, output: str | int) -> None:
+        super().__init__()
+        self.network = network
+        self.output = output
+
+    def forward(self, x: Tensor) -> Tensor:
+        return select(self.network(x), self.output, type(self.network).__name__)
+
+
 @contextmanager
 def _differentiable(x: Tensor) -> Iterator[Tensor]:
     """A copy of ``x`` that requires a gradient and may be changed in place."""

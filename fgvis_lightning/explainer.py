@@ -11,28 +11,26 @@ Each place of the batch has an item at an iteration of its own. One that is fini
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fgvis_lightning.answers import checked, resolve
-from fgvis_lightning.batch_size import FreeMemory, is_out_of_memory, largest_batch_size
+from fgvis_lightning.answers import resolve
+from fgvis_lightning.batch_size import FreeMemory, largest_batch_size
 from fgvis_lightning.convergence import EVERY, Plateau
 from fgvis_lightning.coverage import GATE_FREE, Coverage
 from fgvis_lightning.data import Batch, ImageData
 from fgvis_lightning.defense import DefendedCNN
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.games import GAMES, REFERENCES, SCORES, blend, probability
-from fgvis_lightning.network import Classifier, load_classifier
+from fgvis_lightning.module import SweepModule
+from fgvis_lightning.network import load_classifier
 from fgvis_lightning.search import Search
 from fgvis_lightning.store import Explanation, rounded
 from fgvis_lightning.strategy import check_strategy
@@ -43,21 +41,7 @@ def sgd(params: Iterable[nn.Parameter]) -> Optimizer:
     return torch.optim.SGD(params, lr=0.1)
 
 
-class ExplanationCallback(pl.Callback):
-    """A callback that is told of each finished item."""
-
-    def on_explained(self, trainer: pl.Trainer, pl_module: FGVis, places: Sequence[int], found: Explanation) -> None:
-        """Items are finished.
-
-        Args:
-            trainer: as in Lightning's hooks.
-            pl_module: its ``batch`` still has their items and images.
-            places: theirs in the batch.
-            found: their explanations, on the CPU, in the order of ``places``.
-        """
-
-
-class FGVis(pl.LightningModule):
+class FGVis(SweepModule):
     """Explains a batch of (image, target class) items at a time.
 
     Args:
@@ -123,7 +107,6 @@ class FGVis(pl.LightningModule):
         seed: int = 0,
         optimizer: Callable[[Iterable[Any]], Optimizer] = sgd,
     ) -> None:
-        super().__init__()
         for name, given, known in (
             ("game", game, GAMES),
             ("score", score, SCORES),
@@ -143,16 +126,18 @@ class FGVis(pl.LightningModule):
             raise InputError(f"Expected noise to be a number of at least 0, but got {noise}.")
         if level is not None and not level > 0:
             raise InputError(f"Expected level to be more than 0, but got {level}.")
-        self.classifier: Classifier = load_classifier(
-            network,
-            checkpoint=checkpoint,
-            weights=weights,
-            mean=mean,
-            std=std,
-            size=size,
-            resize=resize,
-            interpolation=interpolation,
-            classes=classes,
+        super().__init__(
+            load_classifier(
+                network,
+                checkpoint=checkpoint,
+                weights=weights,
+                mean=mean,
+                std=std,
+                size=size,
+                resize=resize,
+                interpolation=interpolation,
+                classes=classes,
+            )
         )
         self.network = DefendedCNN(
             self.classifier.network, exempt=exempt or (), gated=gated or (), output=output
@@ -170,11 +155,8 @@ class FGVis(pl.LightningModule):
         self.patience = patience
         self.tolerance = tolerance if tolerance is not None else 0.02 if lam == "auto" else 0.001
         self.mask = nn.Parameter(torch.empty(0))
-        self.batch: Batch | None = None
         self.coverage = self.network.coverage
-        self.latest: tuple[Tensor, Tensor] | None = None
         self._search: Search | None = None
-        self._fingerprint: tuple[str, str] | None = None
         self._warned = False
 
     # --- Lightning's hooks, in the order in which they run ---
@@ -191,6 +173,13 @@ class FGVis(pl.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         return self.make_optimizer([self.mask])
+
+    def on_train_start(self) -> None:
+        self._counting = self.cost.of(self.classifier.network)
+        self._counting.__enter__()
+
+    def on_train_end(self) -> None:
+        self._counting.__exit__(None, None, None)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if batch is not self.batch:
@@ -244,10 +233,7 @@ class FGVis(pl.LightningModule):
         for place in batch.used:
             batch.iterations[place] += 1
         if places := self._finished(batch):
-            found = self.explanation(places)
-            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, ExplanationCallback):
-                    callback.on_explained(self.trainer, self, places, found)
+            self.hand_out(places, self.explanation(places))
             self._fill(batch.refill(places))
             if not batch.used:
                 self.trainer.should_stop = True
@@ -296,7 +282,7 @@ class FGVis(pl.LightningModule):
         at = torch.tensor(places, device=self._x.device)
         new = torch.zeros(len(self._x), dtype=torch.bool, device=self._x.device).index_fill(0, at, True)
         self._x[at] = self.normalize(self.batch.images[places])
-        logits = self._first_pass(self._x)
+        logits = self.first_pass(self._x)
         targets = resolve(self.batch.targets.to(self._x.device), logits, self.classifier)
         self.targets = torch.where(new, targets, self.targets)
         self.score_image = torch.where(new, probability(logits, self.targets), self.score_image)
@@ -339,7 +325,7 @@ class FGVis(pl.LightningModule):
     def _rehearse(self, images: Tensor) -> None:
         """All that takes memory, once, for a batch of images (B,3,H,W)."""
         self._allocate(images)
-        self._first_pass(self._x)
+        self.first_pass(self._x)
         self._record()
         if self.reference is not REFERENCES["zero"]:
             self._reference = torch.zeros_like(self._x)
@@ -378,36 +364,9 @@ class FGVis(pl.LightningModule):
             return self._loss
         return torch.where(self._search.feasible, self.game.size(self._search.best), torch.inf)
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """Images (B,3,H,W), 8-bit or in [0,1], as the network takes them, on this module's device."""
-        scale = 1 if images.is_floating_point() else 255
-        images = images.to(self.mask.device, self.mask.dtype)
-        mean, std = (
-            images.new_tensor(values)[:, None, None]
-            for values in (self.classifier.preprocessing.mean, self.classifier.preprocessing.std)
-        )
-        x = (images / scale - mean) / std
-        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-
-    @torch.no_grad()
     def plain(self, x: Tensor) -> Tensor:
-        """The network's own logits (B,K) of normalized images, without gates and outside autocast."""
-        with self.network.undefended(), torch.autocast(x.device.type, enabled=False):
-            logits: Tensor = self.network(x)
-        return logits
-
-    def _first_pass(self, x: Tensor) -> Tensor:
-        try:
-            logits = self.plain(x)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            height, width = x.shape[-2:]
-            raise InputError(
-                f"Expected {self.classifier.name} to run on images of {height}×{width} pixels, but it does not "
-                f"({str(error).splitlines()[0]}). Give the size that it takes: larger images, or --model.size."
-            ) from error
-        return checked(logits, x, self.classifier)
+        with self.network.undefended():
+            return super().plain(x)
 
     @torch.no_grad()
     def explanation(self, places: Sequence[int]) -> Explanation:
@@ -415,6 +374,7 @@ class FGVis(pl.LightningModule):
 
         Their scores come from plain passes of the network over e made from the rounded masks.
         """
+        self.cost.images += len(places)
         if self._search is None:
             mask, feasible = rounded(self.mask), None
             logits = self._score_mask(mask)
@@ -463,10 +423,7 @@ class FGVis(pl.LightningModule):
         self.log("score", score, batch_size=len(used))
         self.log("sparsity", sparsity, batch_size=len(used))
 
-    # --- what makes two runs the same ---
-
     def settings(self) -> dict[str, Any]:
-        """Everything that an explanation depends on beside the image and the weights."""
         optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])
         rule = {key: value for key, value in sorted(optimizer.defaults.items()) if value is not None}
         preprocessing = asdict(self.classifier.preprocessing)
@@ -491,11 +448,3 @@ class FGVis(pl.LightningModule):
             "optimizer": f"{type(optimizer).__name__} {rule}",
             "precision": str(self.trainer.precision),
         }
-
-    def fingerprint(self) -> str:
-        """SHA-256 over `settings` and the weights, as hexadecimal digits."""
-        text = json.dumps(self.settings(), sort_keys=True, default=list)
-        if self._fingerprint is None or self._fingerprint[0] != text:
-            digest = hashlib.sha256((text + self.classifier.fingerprint()).encode()).hexdigest()
-            self._fingerprint = text, digest
-        return self._fingerprint[1]

@@ -10,10 +10,11 @@ Three views of one item, each at the network's own resolution so that every pixe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -61,6 +62,63 @@ def panel(views: Mapping[str, Tensor], title: str) -> Figure:
         axes.imshow(view.clamp(0, 1).permute(1, 2, 0).float().numpy(), interpolation="nearest")
         axes.set_axis_off()
         axes.set_title(name, fontsize=10, pad=4)
+    return figure
+
+
+def heat(saliency: Tensor) -> Tensor:
+    """A map (H,W) as a picture (3,H,W) in [0,1], black for no evidence.
+
+    Brightness grows with the map up to its 99.8 % quantile (see `brightened`), so that no single pixel decides what is
+    seen; what is negative, evidence against the class, is black, too. A constant map is gray.
+    """
+    if saliency.max() == saliency.min():
+        return torch.full((3, *saliency.shape), 0.5)
+    colors = colormaps["inferno"](brightened(saliency).numpy())[..., :3]
+    return torch.from_numpy(colors).float().permute(2, 0, 1)
+
+
+def brightened(values: Tensor) -> Tensor:
+    """Values of any shape, cut off below at 0 and divided by their 99.8 % quantile, in [0,1]."""
+    values = values.float().clamp(min=0)
+    top = values.flatten().sort().values[int(0.998 * (values.numel() - 1))]
+    top = top if top > 0 else values.max().clamp(min=torch.finfo(values.dtype).tiny)
+    return (values / top).clamp(max=1)
+
+
+def grid(
+    rows: Sequence[Sequence[tuple[Tensor | None, str]]], columns: Sequence[str], names: Sequence[str], inches: float
+) -> Figure:
+    """Rows of pictures under the names of their columns, for print.
+
+    Args:
+        rows: in each, a picture (3,H,W) in [0,1] for each column with what is written below it; None where there is
+            none.
+        columns: their names.
+        names: of the rows, at their left.
+        inches: width of a picture.
+    """
+    shape = next(picture.shape for row in rows for picture, _ in row if picture is not None)
+    tall = inches * shape[-2] / shape[-1]
+    below = 0.19 * max((text.count("\n") + 1 for row in rows for _, text in row if text), default=0)
+    left, top, gap = 1.15, 0.45, 0.05
+    wide = left + len(columns) * (inches + gap) + gap
+    high = top + len(rows) * (tall + below + gap)
+    figure = Figure(figsize=(wide, high), dpi=300)
+    FigureCanvasAgg(figure)
+    for number, row in enumerate(rows):
+        bottom = high - top - (number + 1) * (tall + below + gap) + below + gap
+        figure.text(
+            (left - 0.08) / wide, (bottom + tall / 2) / high, names[number], ha="right", va="center", fontsize=9
+        )
+        for place, (picture, text) in enumerate(row):
+            x = left + place * (inches + gap)
+            axes = figure.add_axes((x / wide, bottom / high, inches / wide, tall / high))
+            axes.set_axis_off()
+            if picture is not None:
+                axes.imshow(picture.clamp(0, 1).permute(1, 2, 0).float().numpy(), interpolation="nearest")
+            if number == 0:
+                axes.set_title(columns[place], fontsize=9, pad=4)
+            axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", fontsize=7.5)
     return figure
 
 

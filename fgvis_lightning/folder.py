@@ -11,8 +11,6 @@ Many processes fill one folder, on one machine or several, and each may be kille
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
@@ -25,7 +23,8 @@ from typing import Any
 from fgvis_lightning.coverage import Coverage
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
-from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_explanation, load_metadata, write_whole
+from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_item, load_metadata, write_whole
+from fgvis_lightning.tables import Table
 
 try:
     import fcntl
@@ -67,7 +66,7 @@ def why_unusable(output: Path, id: str, fingerprint: str) -> str | None:
     """Read an item's file as a whole: why it cannot stay, or None where it is as this configuration made it."""
     path = output / EXPLANATIONS / (id + SUFFIX)
     try:
-        metadata = load_explanation(path).metadata
+        metadata = load_item(path).metadata
     except InputError as error:
         return str(error).partition(". Run the same")[0]
     return None if metadata.get("fingerprint") == fingerprint else f"{path} is of another configuration"
@@ -266,7 +265,7 @@ def write_summary(output: Path, owner: str | None = None) -> list[str]:
     """
     closed: dict[tuple[int, str, str], tuple[float, int]] = {}
     damaged = []
-    summary = _Table(COLUMNS)
+    summary = Table(COLUMNS)
     for path in files(output):
         try:
             row = {**load_metadata(path), "id": path.name.removesuffix(SUFFIX)}
@@ -280,24 +279,9 @@ def write_summary(output: Path, owner: str | None = None) -> list[str]:
                 key = (number, layer.module, layer.name)
                 total, count = closed.get(key, (0.0, 0))
                 closed[key] = total + share, count + 1
-    layers = _Table(("layer", "module", "nonlinearity", "closed", "items"))
+    layers = Table(("layer", "module", "nonlinearity", "closed", "items"))
     for key, (total, count) in sorted(closed.items()):
         layers.add([*key, f"{total / count:.6f}", count])
-    summary.save(output / "summary.csv", owner)
-    layers.save(output / "coverage.csv", owner)
+    write_whole(output / "summary.csv", summary.csv().encode(), owner)
+    write_whole(output / "coverage.csv", layers.csv().encode(), owner)
     return damaged
-
-
-class _Table:
-    """Rows of a CSV file."""
-
-    def __init__(self, columns: tuple[str, ...]) -> None:
-        self._text = io.StringIO(newline="")
-        self._writer = csv.writer(self._text)
-        self.add(columns)
-
-    def add(self, row: Any) -> None:
-        self._writer.writerow(row)
-
-    def save(self, path: Path, owner: str | None) -> None:
-        write_whole(path, self._text.getvalue().encode(), owner)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from fgvis_lightning.data import Sweep
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.explainer import ExplanationCallback, FGVis
+from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.items import Item
-from fgvis_lightning.store import Explanation
+from fgvis_lightning.module import ExplanationCallback, SweepModule
+from fgvis_lightning.store import Attribution, Explanation
 
 
 class _Collector(ExplanationCallback):
@@ -26,8 +27,11 @@ class _Collector(ExplanationCallback):
         self.numbers: list[int] = []
         self.parts: list[Explanation] = []
 
-    def on_explained(self, trainer: pl.Trainer, pl_module: FGVis, places: Sequence[int], found: Explanation) -> None:
+    def on_explained(
+        self, trainer: pl.Trainer, pl_module: SweepModule, places: Sequence[int], found: Explanation | Attribution
+    ) -> None:
         assert pl_module.batch is not None
+        assert isinstance(found, Explanation)
         items = [pl_module.batch.items[place] for place in places]
         self.numbers += [item.number for item in items if item is not None]
         self.parts.append(found)
@@ -91,20 +95,31 @@ def explain(
     if len(classes) != len(images) or min(classes) < (-1 if targets is None else 0):
         raise InputError(f"Expected {len(images)} targets, class indices from 0, but got {classes}.")
     mean, std = map(tuple, normalize) if normalize is not None else (None, None)
-    size = batch_size or len(images)
     with _silence():
         model = FGVis(
             network, mean=mean, std=std, game=game, lam=lam, iterations=iterations, defended=defended, **options
         )
-        stream = (
-            (Item(str(i), "", target, i), image) for i, (target, image) in enumerate(zip(classes, images, strict=True))
-        )
-        sweep = Sweep(stream, size, len(images))
-        collector = _Collector()
-        trainer = pl.Trainer(
-            accelerator=accelerator,
-            devices=1,
-            precision=precision,
+    return explain_with(model, images, classes, batch_size or len(images), accelerator=accelerator, precision=precision)
+
+
+def explain_with(
+    model: FGVis, images: Tensor, targets: Sequence[int], batch_size: int | Literal["auto"], **trainer: Any
+) -> Explanation:
+    """Explain images in memory by a module.
+
+    Args:
+        model: new.
+        images: (B,3,H,W), as ``model.normalize`` takes them.
+        targets: class indices (B,); -1 for the predicted class.
+        batch_size: how many images at a time, or ``auto``.
+        trainer: ``accelerator``, ``precision`` and ``devices`` as in Lightning's Trainer; one device.
+    """
+    pairs = enumerate(zip(targets, images, strict=True))
+    stream = ((Item(str(number), "", target, number), image) for number, (target, image) in pairs)
+    collector = _Collector()
+    with _silence():
+        trained = pl.Trainer(
+            **{"devices": 1, **trainer},
             max_epochs=1,
             callbacks=[collector],
             logger=False,
@@ -113,7 +128,7 @@ def explain(
             enable_model_summary=False,
         )
         try:
-            trainer.fit(model, sweep)
+            trained.fit(model, Sweep(stream, batch_size, len(images)))
         except SystemExit as stopped:  # Lightning makes an exit of Ctrl-C
             if isinstance(stopped.__context__, KeyboardInterrupt):
                 raise stopped.__context__ from None

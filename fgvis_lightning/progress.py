@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 
 from fgvis_lightning.data import ImageData
-from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.module import SweepModule
 
 WIDTH = 118
 """Longest line in a terminal; a longer one than the terminal's would not be overwritten."""
@@ -26,7 +26,12 @@ class SweepProgress(ProgressBar):
 
     Args:
         seconds: between two updates; unless given, 1 in a terminal and 30 elsewhere.
+
+    Attributes:
+        label: how the line begins.
     """
+
+    label = ""
 
     def __init__(self, seconds: float | None = None) -> None:
         super().__init__()
@@ -43,7 +48,7 @@ class SweepProgress(ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
-        if not self._enabled or not isinstance(data, ImageData) or not isinstance(pl_module, FGVis):
+        if not self._enabled or not isinstance(data, ImageData) or not isinstance(pl_module, SweepModule):
             return
         self._meter = Meter(data, pl_module, trainer.world_size)
         self._begin()
@@ -83,7 +88,7 @@ class SweepProgress(ProgressBar):
                 return
 
     def _show(self) -> None:
-        line = self._meter.line()
+        line = self.label + self._meter.line()
         if self._terminal:
             line = line[:WIDTH]
             print(f"\r{line}{' ' * (len(self._shown) - len(line))}", end="", file=self._out, flush=True)
@@ -101,7 +106,7 @@ class Meter:
         ranks: how many processes are at work, each with as many items as this one as far as this one knows.
     """
 
-    def __init__(self, data: ImageData, model: FGVis, ranks: int) -> None:
+    def __init__(self, data: ImageData, model: SweepModule, ranks: int) -> None:
         self.data = data
         self.model = model
         self.ranks = ranks

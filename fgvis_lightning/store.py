@@ -1,7 +1,8 @@
 """Explanations in memory and on disk.
 
-One explanation is one ``.safetensors`` file: the tensor ``mask`` and string metadata, a checksum of both
-among them. It is written under a temporary name and moved into place, so it is there whole or not at all.
+One explanation is one ``.safetensors`` file: the tensor ``mask``, or ``map`` for another method, and string
+metadata, a checksum of both among them. It is written under a temporary name and moved into place, so it is
+there whole or not at all.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -120,6 +121,60 @@ class Explanation:
         """The map that metrics rank pixels by (B,H,W) ≥ 0, high = evidence: mean of `evidence` over the channels."""
         return self.evidence.float().mean(1)
 
+    def save(self, path: Path, index: int, metadata: Mapping[str, str], owner: str | None = None) -> None:
+        """Write one of the items as a file, see `save_tensor`."""
+        own = {
+            "target": str(int(self.targets[index])),
+            "score_image": repr(float(self.score_image[index])),
+            "score_explanation": repr(float(self.score_explanation[index])),
+            "sparsity": repr(float(self.sparsity[index])),
+            "game": self.game.name,
+        }
+        if self.iterations is not None:
+            own["iterations"] = str(int(self.iterations[index]))
+        if self.coverage is not None:
+            own["coverage"] = self.coverage.to_json(index)
+        if self.feasible is not None:
+            own["feasible"] = str(bool(self.feasible[index])).lower()
+        save_tensor(path, "mask", self.mask[index].to(STORAGE), own | dict(metadata), owner)
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Maps of another method for B items.
+
+    Attributes:
+        map: (B,H,W), high = evidence; signs and scale are the method's.
+        targets: target classes (B,).
+        score_image: softmax probability of the target class on the image (B,).
+        method: its name.
+        ids: item ids, B of them; empty for images in memory.
+        metadata: what the file says beside the map; empty for images in memory.
+    """
+
+    map: Tensor
+    targets: Tensor
+    score_image: Tensor
+    method: str
+    ids: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.map)
+
+    def saliency(self) -> Tensor:
+        """The map that metrics rank pixels by (B,H,W), high = evidence."""
+        return self.map
+
+    def save(self, path: Path, index: int, metadata: Mapping[str, str], owner: str | None = None) -> None:
+        """Write one of the items as a file, see `save_tensor`."""
+        own = {
+            "target": str(int(self.targets[index])),
+            "score_image": repr(float(self.score_image[index])),
+            "method": self.method,
+        }
+        save_tensor(path, "map", self.map[index].float(), own | dict(metadata), owner)
+
 
 def write_whole(path: Path, data: bytes, owner: str | None = None) -> None:
     """Write a file that is there whole or not at all, also after a power failure.
@@ -143,22 +198,61 @@ def write_whole(path: Path, data: bytes, owner: str | None = None) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def save_explanation(path: Path, mask: Tensor, metadata: Mapping[str, str], owner: str | None = None) -> None:
-    """Write one explanation, whole or not at all.
+def save_tensor(path: Path, name: str, tensor: Tensor, metadata: Mapping[str, str], owner: str | None = None) -> None:
+    """Write one tensor with its metadata and a checksum of both, whole or not at all.
 
     Args:
         path: the file; its folder exists.
-        mask: (3,H,W) in [0,1], stored as `STORAGE`.
+        name: of the tensor.
+        tensor: in float16 or float32.
         metadata: strings to keep beside it.
         owner: see `write_whole`.
     """
-    mask = mask.to("cpu", STORAGE).contiguous()
-    data = mask.numpy().tobytes()
-    tensor = {"dtype": "F16", "shape": list(mask.shape), "data_offsets": [0, len(data)]}
+    tensor = tensor.cpu().contiguous()
+    data = tensor.numpy().tobytes()
+    kind = {torch.float16: "F16", torch.float32: "F32"}[tensor.dtype]
+    entry = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [0, len(data)]}
     # Laid out by us: safetensors' own function shuffles the metadata, and equal explanations are to be equal files.
-    header = json.dumps({"__metadata__": {**metadata, CHECKSUM: _checksum(mask, metadata)}, "mask": tensor}).encode()
+    header = json.dumps({"__metadata__": {**metadata, CHECKSUM: _checksum(tensor, metadata)}, name: entry}).encode()
     header += b" " * (-len(header) % 8)
     write_whole(path, struct.pack("<Q", len(header)) + header + data, owner)
+
+
+def load_item(path: str | Path) -> Explanation | Attribution:
+    """Read the file of one item (B = 1), an explanation or another method's map, and verify its checksum.
+
+    Raises:
+        InputError: not there, damaged, or neither.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in ("mask", "map") if name in set(file.keys())}
+        (tensor,) = tensors.values()
+        checksum = metadata.pop(CHECKSUM)
+        if checksum != _checksum(tensor, metadata):
+            raise ValueError("its checksum is another")
+        own: dict[str, Any] = {
+            "targets": torch.tensor([int(metadata["target"])]),
+            "score_image": torch.tensor([float(metadata["score_image"])]),
+            "ids": (path.name.removesuffix(SUFFIX),),
+            "metadata": metadata,
+        }
+        if "map" in tensors:
+            return Attribution(map=tensor[None], method=metadata["method"], **own)
+        return Explanation(
+            mask=tensor[None].float(),
+            score_explanation=torch.tensor([float(metadata["score_explanation"])]),
+            game=GAMES[metadata["game"]],
+            iterations=torch.tensor([int(metadata["iterations"])]) if "iterations" in metadata else None,
+            coverage=Coverage.from_json(metadata["coverage"]) if "coverage" in metadata else None,
+            **own,
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"Expected an explanation file, but there is none at {path}.") from error
+    except UNREADABLE as error:
+        raise _damaged(path, error) from error
 
 
 def load_explanation(path: str | Path) -> Explanation:
@@ -167,29 +261,13 @@ def load_explanation(path: str | Path) -> Explanation:
     Raises:
         InputError: not there, damaged, or not an explanation.
     """
-    path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            mask = file.get_tensor("mask")
-        checksum = metadata.pop(CHECKSUM)
-        if checksum != _checksum(mask, metadata):
-            raise ValueError("its checksum is another")
-        return Explanation(
-            mask=mask[None].float(),
-            targets=torch.tensor([int(metadata["target"])]),
-            score_image=torch.tensor([float(metadata["score_image"])]),
-            score_explanation=torch.tensor([float(metadata["score_explanation"])]),
-            game=GAMES[metadata["game"]],
-            ids=(path.name.removesuffix(SUFFIX),),
-            metadata=metadata,
-            iterations=torch.tensor([int(metadata["iterations"])]) if "iterations" in metadata else None,
-            coverage=Coverage.from_json(metadata["coverage"]) if "coverage" in metadata else None,
+    item = load_item(path)
+    if not isinstance(item, Explanation):
+        raise InputError(
+            f"Expected an explanation by FGVis, but {path} is a map of {item.method}. "
+            f"Read it with fgvis_lightning.store.load_item."
         )
-    except FileNotFoundError as error:
-        raise InputError(f"Expected an explanation file, but there is none at {path}.") from error
-    except UNREADABLE as error:
-        raise _damaged(path, error) from error
+    return item
 
 
 def load_metadata(path: Path) -> dict[str, str]:
@@ -205,9 +283,9 @@ def load_metadata(path: Path) -> dict[str, str]:
         raise _damaged(path, error) from error
 
 
-def _checksum(mask: Tensor, metadata: Mapping[str, str]) -> str:
-    """SHA-256 over the mask's bytes and the metadata, as hexadecimal digits."""
-    digest = hashlib.sha256(mask.contiguous().flatten().view(torch.uint8).numpy().data)
+def _checksum(tensor: Tensor, metadata: Mapping[str, str]) -> str:
+    """SHA-256 over the tensor's bytes and the metadata, as hexadecimal digits."""
+    digest = hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     digest.update(json.dumps(dict(metadata), sort_keys=True).encode())
     return digest.hexdigest()
 

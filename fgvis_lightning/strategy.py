@@ -37,10 +37,14 @@ class IndependentStrategy(DDPStrategy):
 
     The process that was started by hand is rank 0. It waits for those that it has started, whatever becomes of
     itself, and raises `RankFailedError` if one of them has failed.
+
+    Attributes:
+        waits: whether a trainer waits as soon as it is done; false where they have more to do, and `join` comes later.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.waits = True
         self._told_to_stop = False
         self._failing = False
 
@@ -64,6 +68,11 @@ class IndependentStrategy(DDPStrategy):
         self._told_to_stop = isinstance(exception, KeyboardInterrupt | SIGTERMException)
 
     def teardown(self) -> None:
+        if self.waits:
+            self.join()
+        super().teardown()
+
+    def join(self) -> None:
         """Wait for the processes that this one has started.
 
         Raises:
@@ -76,7 +85,6 @@ class IndependentStrategy(DDPStrategy):
             failed = self._launcher.failed()
             if failed and not self._failing:
                 raise RankFailedError(", ".join(failed))
-        super().teardown()
 
 
 class _Launcher(_SubprocessScriptLauncher):

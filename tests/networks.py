@@ -78,6 +78,14 @@ class Tiny(nn.Module):
         return self.head(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
 
 
+class Smooth(Tiny):
+    """Without any ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features[2], self.features[4] = nn.SiLU(), nn.SiLU()
+
+
 class WrongShape(Tiny):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)[:, :, None]

@@ -28,7 +28,7 @@ from fgvis_lightning.folder import (
     why_unusable,
     write_summary,
 )
-from fgvis_lightning.store import save_explanation
+from fgvis_lightning.store import save_tensor
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def output(tmp_path: Path) -> Path:
 
 def save(output: Path, id: str, **changes: str) -> Path:
     path = output / "explanations" / f"{id}.safetensors"
-    save_explanation(path, torch.rand(3, 4, 5), {**METADATA, **changes})
+    save_tensor(path, "mask", torch.rand(3, 4, 5).half(), {**METADATA, **changes})
     return path
 
 

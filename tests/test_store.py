@@ -9,7 +9,7 @@ import torch
 from fgvis_lightning import Explanation, InputError, load_explanation, load_explanations
 from fgvis_lightning.games import GAMES
 from fgvis_lightning.names import slug
-from fgvis_lightning.store import load_metadata, save_explanation, write_whole
+from fgvis_lightning.store import load_metadata, save_tensor, write_whole
 
 METADATA = {
     "image": "a.png",
@@ -32,7 +32,7 @@ def output(tmp_path: Path) -> Path:
 
 def save(output: Path, id: str, mask: torch.Tensor | None = None, **changes: str) -> Path:
     path = output / "explanations" / f"{id}.safetensors"
-    save_explanation(path, torch.rand(3, 4, 5) if mask is None else mask, {**METADATA, **changes})
+    save_tensor(path, "mask", torch.rand(3, 4, 5).half() if mask is None else mask.half(), {**METADATA, **changes})
     return path
 
 
@@ -90,7 +90,7 @@ def test_missing_and_foreign_files(output: Path) -> None:
         load_explanation(output / "nothing.safetensors")
     with pytest.raises(InputError, match="there are none in"):
         load_explanations(output)
-    save_explanation(output / "foreign.safetensors", torch.rand(3, 2, 2), {})
+    save_tensor(output / "foreign.safetensors", "mask", torch.rand(3, 2, 2).half(), {})
     with pytest.raises(InputError, match="of another kind"):
         load_explanation(output / "foreign.safetensors")
 

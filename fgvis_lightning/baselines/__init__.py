@@ -1,0 +1,32 @@
+"""Attribution methods with one signature, see `fgvis_lightning.baselines.base.Method`.
+
+Defaults are those of the papers; of those that are slow there are presets that are called ``Cheap…``.
+"""
+
+from fgvis_lightning.baselines.base import Method
+from fgvis_lightning.baselines.excitation_backprop import ExcitationBackprop
+from fgvis_lightning.baselines.fgvis import FGVisMethod
+from fgvis_lightning.baselines.grad_cam import GradCAM
+from fgvis_lightning.baselines.gradient import Gradient
+from fgvis_lightning.baselines.guided_backprop import GuidedBackprop
+from fgvis_lightning.baselines.lime import LIME, CheapLIME
+from fgvis_lightning.baselines.meaningful_perturbation import CheapMeaningfulPerturbation, MeaningfulPerturbation
+from fgvis_lightning.baselines.occlusion import CheapOcclusion, Occlusion
+from fgvis_lightning.baselines.rise import RISE, CheapRISE
+
+__all__ = [
+    "LIME",
+    "RISE",
+    "CheapLIME",
+    "CheapMeaningfulPerturbation",
+    "CheapOcclusion",
+    "CheapRISE",
+    "ExcitationBackprop",
+    "FGVisMethod",
+    "GradCAM",
+    "Gradient",
+    "GuidedBackprop",
+    "MeaningfulPerturbation",
+    "Method",
+    "Occlusion",
+]

@@ -1,0 +1,58 @@
+"""What all attribution methods have in common: one signature, and how they tell how far they are.
+
+A method is an object that has its parameters and is called with a network, images and target classes::
+
+    maps = GradCAM()(network, images, targets)  # (B,H,W), high = evidence
+
+A class of your own needs `Method` as its base and ``__call__``, and can then be given by ``class_path``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgvis_lightning.baselines.maps import MapModule
+from fgvis_lightning.baselines.progress import steps
+from fgvis_lightning.games import probability
+from fgvis_lightning.module import SweepModule
+from fgvis_lightning.network import Classifier
+
+__all__ = ["Method", "scores", "steps"]
+
+
+class Method(ABC):
+    """An attribution method with its parameters."""
+
+    @abstractmethod
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """How much evidence each pixel is for its image's target class.
+
+        Args:
+            network: a classifier in eval mode, left as it is; takes normalized images (B,3,H,W), returns logits (B,K).
+            images: normalized (B,3,H,W), on the network's device.
+            targets: class indices (B,), likewise.
+
+        Returns:
+            (B,H,W) in float32, on the same device, without a gradient; high = evidence. An image's map does not depend
+            on the other images.
+        """
+
+    def module(self, classifier: Classifier, name: str, parameters: dict[str, Any]) -> SweepModule:
+        """What makes the method's maps of many images, see `fgvis_lightning.experiments.comparison`.
+
+        Args:
+            classifier: the frozen network.
+            name: what the method is called in the comparison.
+            parameters: its own, which a map depends on.
+        """
+        return MapModule(self, classifier, name, parameters)
+
+
+def scores(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """Softmax probability (B,) of the target classes, in float32 and without a gradient."""
+    with torch.no_grad():
+        return probability(network(images).float(), targets)

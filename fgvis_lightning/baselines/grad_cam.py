@@ -1,0 +1,49 @@
+"""Grad-CAM (Selvaraju, Cogswell, Das, Vedantam, Parikh and Batra, ICCV 2017, section 3, eq. 1 and 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from captum.attr import LayerAttribution, LayerGradCam
+from torch import Tensor, nn
+
+from fgvis_lightning.baselines.base import Method
+from fgvis_lightning.baselines.layers import completed, module_called
+from fgvis_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class GradCAM(Method):
+    """``ReLU(Σ_k α_k A_k)``: feature maps A_k, weighted by the mean gradient α_k of the target's logit.
+
+    Args:
+        layer: name of the module whose output the feature maps are. Unless given, the end of the last convolutional
+            layer, which the paper takes: the last module that is done in a forward pass while the maps still have the
+            size that the last convolution of more than one position has left; that is ``layer4`` of a ResNet,
+            ``features.29`` (the last ReLU) of VGG16.
+    """
+
+    layer: str | None = None
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        layer = module_called(network, self.layer or last_convolutional(network, images[:1]))
+        maps = LayerGradCam(network, layer).attribute(images.detach(), targets, relu_attributions=True)
+        return LayerAttribution.interpolate(maps, images.shape[-2:], "bilinear")[:, 0].detach().float()
+
+
+def last_convolutional(network: nn.Module, image: Tensor) -> str:
+    """Name of the module at whose output the last convolutional layer ends, for images like this (1,3,H,W).
+
+    Raises:
+        InputError: no module convolves.
+    """
+    with torch.no_grad():
+        done = [(name, module, shape) for name, module, shape in completed(network, image) if len(shape) == 4]
+    sizes = [shape[-2:] for _, module, shape in done if isinstance(module, nn.Conv2d) and shape[-2:] != (1, 1)]
+    if not sizes:
+        raise InputError(
+            f"Expected a network with convolutions, but no module of {type(network).__name__} is one. Name the module "
+            f"whose output is to be used with layer."
+        )
+    return [name for name, _, shape in done if name and shape[-2:] == sizes[-1]][-1]

@@ -1,0 +1,53 @@
+"""Guided backpropagation (Springenberg, Dosovitskiy, Brox and Riedmiller, ICLR Workshop 2015, section 3.4)."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fgvis_lightning.baselines.base import Method
+from fgvis_lightning.baselines.gradient import sensitivity
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.interception import Interceptor
+from fgvis_lightning.nonlinearities import ACTIVATIONS
+
+RELUS = frozenset({"relu", "relu6"})
+
+
+@dataclass(frozen=True)
+class GuidedBackprop(Method):
+    """The gradient, of which each ReLU passes on only what is positive.
+
+    At a ReLU's output the gradient is set to zero where it is negative, whichever way the ReLU is written: as a module,
+    also one that is used several times, as a function or in place. The map is ``max_c |·|``, as for the gradient. It
+    hardly depends on the class (Nie, Zhang and Patel, ICML 2018): compare it with that in mind.
+
+    Raises:
+        InputError: the network has no ReLU, so the rule says nothing.
+    """
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        calls: Counter[str] = Counter()
+
+        def guide(name: str, h: Tensor) -> None:
+            if h.requires_grad:
+                calls[name] += 1
+                if name in RELUS:
+                    h.register_hook(lambda gradient: gradient.clamp(min=0))
+
+        with Interceptor(ACTIVATIONS, {}, guide):
+            result = sensitivity(network, images, targets)
+        others = {name: count for name, count in calls.items() if name not in RELUS}
+        found = ", ".join(f"{count} of {name}" for name, count in others.items())
+        if len(others) == len(calls):
+            raise InputError(
+                f"Expected a network with ReLUs, since guided backprop is a rule for them, but "
+                f"{type(network).__name__} has {found or 'no activations'}. Leave this method out."
+            )
+        if others:
+            message = f"Guided backprop has a rule for ReLUs only: {found} pass the ordinary gradient."
+            warnings.warn(message, stacklevel=2)
+        return result

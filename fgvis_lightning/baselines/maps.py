@@ -1,0 +1,102 @@
+"""A LightningModule that makes the maps of a method, so that it sweeps over images as FGVis does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgvis_lightning.answers import resolve
+from fgvis_lightning.baselines.progress import reporting
+from fgvis_lightning.data import Batch
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.games import probability
+from fgvis_lightning.module import SweepModule
+from fgvis_lightning.network import Classifier
+from fgvis_lightning.store import Attribution
+
+LARGEST = 8
+"""Images at a time where the batch size is left to us; most methods make batches of their own of each image."""
+
+
+class MapModule(SweepModule):
+    """One training step makes the maps of one batch.
+
+    Args:
+        method: makes maps (B,H,W) of a network, normalized images (B,3,H,W) and target classes (B,).
+        classifier: the frozen network.
+        name: of the method.
+        parameters: of the method, which a map depends on.
+    """
+
+    def __init__(
+        self,
+        method: Callable[[nn.Module, Tensor, Tensor], Tensor],
+        classifier: Classifier,
+        name: str,
+        parameters: dict[str, Any],
+    ) -> None:
+        super().__init__(classifier)
+        self.automatic_optimization = False
+        self.network = classifier.network
+        self.method = method
+        self.name = name
+        self.parameters_of_method = parameters
+
+    def setup(self, stage: str) -> None:
+        self.network.to(memory_format=torch.channels_last)
+
+    def configure_optimizers(self) -> None:
+        """None: there is nothing to train."""
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if self.batch is None:
+            self.batch = batch
+            size = min(LARGEST, batch.most or LARGEST) if batch.size == "auto" else batch.size
+            batch.open(size)
+            batch.refill(range(size))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        places = batch.used
+        x = self.normalize(batch.images[places])
+        logits = self.first_pass(x)
+        targets = resolve(batch.targets[places].to(x.device), logits, self.classifier)
+        with reporting(self._report), self.cost.of(self.network):
+            maps = self.method(self.network, x, targets).detach().float().cpu()
+        self.cost.images += len(places)
+        if maps.shape != x[:, 0].shape or not maps.isfinite().all():
+            wrong = " with NaN or infinity" if maps.shape == x[:, 0].shape else ""
+            raise InputError(
+                f"Expected {self.name} to return finite maps of shape {tuple(x[:, 0].shape)}, but got "
+                f"{tuple(maps.shape)}{wrong}. Look into its __call__."
+            )
+        scores = probability(logits.float(), targets).cpu()
+        self._found = Attribution(maps, targets.cpu(), scores, self.name)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        places = batch.used
+        self.hand_out(places, self._found)
+        batch.refill(places)
+        if not batch.used:
+            self.trainer.should_stop = True
+
+    def _report(self, done: int, total: int) -> None:
+        """For the line of progress: steps are shown as iterations."""
+        assert self.batch is not None
+        self.iterations = total
+        for place in self.batch.used:
+            self.batch.iterations[place] = done
+
+    def settings(self) -> dict[str, Any]:
+        preprocessing = asdict(self.classifier.preprocessing)
+        del preprocessing["source"]
+        return {
+            "network": self.classifier.name,
+            **preprocessing,
+            "method": self.name,
+            **self.parameters_of_method,
+            "precision": str(self.trainer.precision),
+        }

@@ -1,0 +1,89 @@
+"""Occlusion (Zeiler and Fergus, ECCV 2014, section 4.2): how much a gray square lowers the score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from captum.attr import Occlusion as SlidingWindow
+from torch import Tensor, nn
+
+from fgvis_lightning.baselines.base import Method, scores, steps
+from fgvis_lightning.errors import InputError
+
+
+def require(method: Method, least: float, *names: str) -> None:
+    """Refuse parameters of a method that are below a bound, or not a number.
+
+    Raises:
+        InputError: one of those named is less than ``least``.
+    """
+    for name in names:
+        value = getattr(method, name)
+        if not value >= least:
+            raise InputError(
+                f"Expected {name} to be {least} or more, but {type(method).__name__} got {value}. Give a larger one."
+            )
+
+
+@dataclass(frozen=True)
+class Occlusion(Method):
+    """Mean drop of the target's softmax probability over all positions of a gray square that cover the pixel.
+
+    Zeiler and Fergus leave the sizes open; window and stride are those that RISE's authors compare with (Petsiuk, Das
+    and Saenko, BMVC 2018). Gray is zero in normalized space, the data set's mean color, in all channels at
+    once. Both sizes are in pixels of 224, and scaled to the shorter side of other images. Where the stride does not
+    lead exactly to the right or bottom border, a last window sticks out of the image and occludes what is left. At
+    224x224, that is 442 passes of one image.
+
+    Args:
+        window: side of the square, 1 to 224.
+        stride: distance from one position to the next, at most the window.
+        batch_size: occluded images in one network pass; they are of one image, so that others do not matter.
+    """
+
+    window: float = 64
+    stride: float = 8
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        require(self, 1, "window", "stride", "batch_size")
+        for name, most, why in (("window", 224, "the image"), ("stride", self.window, "the window")):
+            if getattr(self, name) > most:
+                raise InputError(
+                    f"Expected {name} to be at most {most} ({why}), but got {getattr(self, name)}. Give a smaller one."
+                )
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        sides = images.shape[-2:]
+        window, stride = (max(1, round(size * min(sides) / 224)) for size in (self.window, self.stride))
+        positions = (ceil((sides[0] - window) / stride) + 1) * (ceil((sides[1] - window) / stride) + 1)
+
+        def score(x: Tensor, target: Tensor) -> Tensor:
+            result = scores(network, x, target)
+            advance()
+            return result
+
+        with steps(len(images) * (1 + ceil(positions / self.batch_size)), type(self).__name__) as advance:
+            maps = [
+                SlidingWindow(score).attribute(
+                    images[i : i + 1].detach(),
+                    sliding_window_shapes=(3, window, window),
+                    strides=(3, stride, stride),
+                    additional_forward_args=(targets[i : i + 1],),
+                    perturbations_per_eval=self.batch_size,
+                )
+                for i in range(len(images))
+            ]
+        return torch.cat(maps)[:, 0].float()  # the three channels have the same
+
+
+@dataclass(frozen=True)
+class CheapOcclusion(Occlusion):
+    """`Occlusion` with twice the stride, a quarter of the passes: what it gives up is half of the map's resolution.
+
+    The window is as large as there. At 224x224, that is 122 passes of one image.
+    """
+
+    stride: float = 16

@@ -1,0 +1,68 @@
+"""The network as a configuration has it, on its way to an object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torchvision
+from jsonargparse import Namespace
+
+from fgvis_lightning.errors import InputError
+
+GET_MODEL = "torchvision.models.get_model"
+
+
+def complete_network(model: Namespace, parse: Callable[[str], Namespace]) -> None:
+    """Let torchvision's weights entry, which the network forgets, tell its preprocessing; drop arguments nobody gave.
+
+    Args:
+        model: has ``network`` and ``weights``.
+        parse: the configuration of a network of which nothing but its ``class_path`` is given.
+    """
+    if not isinstance(model.network, Namespace):
+        return
+    _drop_defaults(model.network, parse)
+    options: dict[str, Any] = {
+        **vars(model.network.get("init_args") or Namespace()),
+        **(model.network.get("dict_kwargs") or {}),
+    }
+    entry: Any = options.get("weights")
+    if isinstance(entry, str) and model.network.class_path == GET_MODEL:
+        with suppress(KeyError, ValueError):  # an unknown name is the builder's to refuse
+            entry = torchvision.models.get_model_weights(options["name"])[entry]
+    if isinstance(entry, torchvision.models.WeightsEnum) and model.weights is None:
+        model.weights = str(entry)
+
+
+def _drop_defaults(network: Namespace, parse: Callable[[str], Namespace]) -> None:
+    """Drop the arguments that nobody gave from those of a torchvision builder.
+
+    The parser fills in the defaults of the network's class, where builders such as ``resnext50_32x4d``
+    choose their own and refuse others.
+    """
+    if not network.class_path.startswith("torchvision.models.") or network.class_path == GET_MODEL:
+        return
+    defaults = parse(network.class_path)
+    for key, value in list(vars(network.init_args).items()):
+        if defaults.init_args.get(key) == value:
+            del network.init_args[key]
+
+
+@contextmanager
+def building(network: Namespace | str) -> Iterator[None]:
+    """What a network's own constructor raises within ends in one line.
+
+    Raises:
+        InputError: that line.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not isinstance(network, Namespace) or f"class_path={network.class_path!r}" not in str(error):
+            raise
+        raise InputError(
+            f"Expected to build the network {network.class_path}, but it raised {error.__cause__!r}. "
+            f"Weights that cannot be downloaded can be given as a file with --model.checkpoint."
+        ) from error

@@ -1,0 +1,1 @@
+"""The commands beside ``fit``: each a file with ``main``."""

@@ -1,0 +1,218 @@
+"""What comes out of a comparison: tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from textwrap import fill
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fgvis_lightning.cost import Cost
+from fgvis_lightning.experiments.discrimination import delete_evidence, own_and_others, remaining_scores
+from fgvis_lightning.figures import brightened, explanation_image, grid, heat
+from fgvis_lightning.images import load_image
+from fgvis_lightning.items import Item
+from fgvis_lightning.network import Classifier
+from fgvis_lightning.run import Run
+from fgvis_lightning.store import EXPLANATIONS, SUFFIX, Attribution, Explanation, load_item, write_whole
+from fgvis_lightning.tables import Table
+
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Of an image's pixels, how many are deleted to see whose evidence they are."""
+
+SHOWN = 0.05
+"""The share of which the figure tells."""
+
+INCHES = 1.15
+
+
+@dataclass(frozen=True)
+class Result:
+    """An item with what each method found.
+
+    Attributes:
+        item: image and target class.
+        target: index of the target class.
+        image: (3,H,W) in [0,1].
+        found: B = 1, by method; those that have found something.
+    """
+
+    item: Item
+    target: int
+    image: Tensor
+    found: dict[str, Explanation | Attribution]
+
+
+def sum_up(output: Path, runs: dict[str, Run], rows: int, crop: int) -> None:
+    """Write all tables and figures into the comparison's folder.
+
+    Args:
+        output: the folder.
+        runs: by method.
+        rows: most items in a figure.
+        crop: side of the crop in pixels; 0 for none.
+    """
+    costs = _costs(runs)
+    _write(output / "costs", costs)
+    print(f"\n{costs.markdown()}")
+    classifier = next(iter(runs.values())).model.classifier
+    shown = list(islice(_results(runs), rows))
+    if not shown:
+        return
+    _save(output / "comparison", _comparison(shown, list(runs), classifier))
+    if crop:
+        _save(output / "crop", _crops(shown, list(runs), classifier, crop))
+    if _discriminate(output, runs, rows):
+        print(f"Whose evidence it is: {output / 'discrimination.md'} and {output / 'discrimination.png'}")
+    print(f"Look at {output / 'comparison.png'}; for print there is {output / 'comparison.pdf'}")
+
+
+def _results(runs: dict[str, Run]) -> Iterator[Result]:
+    """The items of which some method has found something, in the order of their listing."""
+    files: dict[Item, dict[str, Path]] = {}
+    for name, run in runs.items():
+        for item, id in run.split()[1]:
+            files.setdefault(item, {})[name] = run.output / EXPLANATIONS / (id + SUFFIX)
+    run = next(iter(runs.values()))
+    for item in sorted(files, key=lambda item: item.number):
+        found = {name: load_item(path) for name, path in files[item].items()}
+        image = load_image(item.path, run.model.classifier.preprocessing, upscale=run.data.upscale) / 255
+        yield Result(item, int(next(iter(found.values())).targets), image, found)
+
+
+def _write(path: Path, table: Table) -> None:
+    write_whole(path.with_suffix(".csv"), table.csv().encode())
+    write_whole(path.with_suffix(".md"), table.markdown().encode())
+
+
+def _save(path: Path, figure: Figure) -> None:
+    for suffix in (".pdf", ".png"):
+        figure.savefig(path.with_suffix(suffix))
+
+
+def _costs(runs: dict[str, Run]) -> Table:
+    table = Table(("method", "images", "seconds per image", "forward passes per image", "backward passes per image"))
+    for name, run in runs.items():
+        cost = Cost.read(run.output)
+        if cost.images:
+            per_image = (value / cost.images for value in (cost.seconds, cost.forward, cost.backward))
+            table.add((name, cost.images, *per_image))
+    return table
+
+
+# --- figures ---
+
+
+def _views(result: Result, methods: Sequence[str], classifier: Classifier) -> dict[str, Tensor | None]:
+    """Name of a column → picture (3,H,W) in [0,1]; FGVis has two."""
+    background = result.image.new_tensor(classifier.preprocessing.mean)[:, None, None]
+    views: dict[str, Tensor | None] = {"image": result.image}
+    for name in methods:
+        found = result.found.get(name)
+        if isinstance(found, Explanation):
+            views[f"{name}:\nmask"] = brightened(found.evidence[0])
+            views[f"{name}:\nexplanation"] = explanation_image(result.image, found.evidence[0], background)
+        else:
+            views[fill(name, 12)] = None if found is None else heat(found.saliency()[0])
+    return views
+
+
+def _name(result: Result, classifier: Classifier) -> str:
+    score = next(iter(result.found.values())).score_image.item()
+    return f"{fill(classifier.class_name(result.target), 14)}\n{score:.2f}"
+
+
+def _comparison(results: Sequence[Result], methods: Sequence[str], classifier: Classifier) -> Figure:
+    views = [_views(result, methods, classifier) for result in results]
+    names = [_name(result, classifier) for result in results]
+    columns = max(map(list, views), key=len)
+    return grid([[(row.get(name), "") for name in columns] for row in views], columns, names, INCHES)
+
+
+def _crops(results: Sequence[Result], methods: Sequence[str], classifier: Classifier, side: int) -> Figure:
+    """A square of each picture, where the last method has most evidence; the image with a frame around it."""
+    rows: list[dict[str, Tensor | None]] = []
+    for result in results:
+        views = _views(result, methods, classifier)
+        saliency = list(result.found.values())[-1].saliency().clamp(min=0)
+        size = min(side, *saliency.shape[-2:])
+        inside = F.avg_pool2d(saliency[None], size, stride=1)[0, 0]
+        top, left = divmod(int(inside.argmax()), inside.shape[1])
+        framed = result.image.clone()
+        for y in (top, top + size - 1):
+            framed[:, y, left : left + size] = torch.tensor([1.0, 1.0, 0.0])[:, None]
+        for x in (left, left + size - 1):
+            framed[:, top : top + size, x] = torch.tensor([1.0, 1.0, 0.0])[:, None]
+        cut = {name: None if v is None else v[:, top : top + size, left : left + size] for name, v in views.items()}
+        rows.append({"photo": framed, **cut})
+    columns = max(map(list, rows), key=len)
+    names = [_name(result, classifier) for result in results]
+    return grid([[(row.get(name), "") for name in columns] for row in rows], columns, names, 1.5 * INCHES)
+
+
+# --- whose evidence? ---
+
+
+def _discriminate(output: Path, runs: dict[str, Run], rows: int) -> bool:
+    """Tables and a figure for the images that have several classes; whether there are such."""
+    run = next(iter(runs.values()))
+    model = run.model.to(run.trainer.strategy.root_device)
+    pairs = Table(("image", "evidence of", "score of", "method", "deleted", "left of the score"))
+    own: dict[tuple[str, str], list[Tensor]] = {}
+    others: dict[tuple[str, str], list[Tensor]] = {}
+    drawn: list[tuple[Result, dict[str, str]]] = []
+    for image_id, group in groupby(_results(runs), key=lambda result: result.item.image_id):
+        results = list(group)
+        targets = torch.tensor([result.target for result in results])
+        if len(set(targets.tolist())) < 2:
+            continue
+        x = model.normalize(results[0].image)
+        names = [model.classifier.class_name(result.target) for result in results]
+        captions: list[dict[str, str]] = [{} for _ in results]
+        for method in runs:
+            found = [result.found[method] for result in results if method in result.found]
+            if len(found) < len(results):
+                continue
+            ways = {f"{share:.0%}": [delete_evidence(x, one.saliency()[0], share) for one in found] for share in SHARES}
+            masks = [one for one in found if isinstance(one, Explanation)]
+            if len(masks) == len(found):
+                ways["its mask"] = [x * (1 - one.evidence[0]) for one in masks]
+            for deleted, without in ways.items():
+                left = remaining_scores(model.plain, x, without, targets)
+                mine, theirs = own_and_others(left)
+                own.setdefault((method, deleted), []).append(mine)
+                others.setdefault((method, deleted), []).append(theirs)
+                for a, row in enumerate(left.tolist()):
+                    for b, value in enumerate(row):
+                        pairs.add((image_id, names[a], names[b], method, deleted, value))
+                    if deleted == f"{SHOWN:.0%}":
+                        captions[a][method] = "\n".join(f"{name}: {v:.2f}" for name, v in zip(names, row, strict=True))
+        drawn += zip(results, captions, strict=True)
+    if not drawn:
+        return False
+    table = Table(("method", "deleted", "left of the class's own score", "left of the other classes' scores", "pairs"))
+    for key, values in own.items():
+        foreign = torch.cat(others[key])
+        table.add((*key, float(torch.cat(values).mean()), float(foreign.mean()), len(foreign)))
+    _write(output / "discrimination", table)
+    write_whole(output / "discrimination_pairs.csv", pairs.csv().encode())
+    _save(output / "discrimination", _moves(drawn[:rows], list(runs), model.classifier))
+    return True
+
+
+def _moves(drawn: Sequence[tuple[Result, dict[str, str]]], methods: Sequence[str], classifier: Classifier) -> Figure:
+    """The maps of several classes of one image, and what is left of the scores without the evidence."""
+    views = [_views(result, methods, classifier) for result, _ in drawn]
+    columns = max(map(list, views), key=len)
+    rows = []
+    for row, (_, captions) in zip(views, drawn, strict=True):
+        texts = {fill(name, 12): text for name, text in captions.items()}
+        texts |= {f"{name}:\nmask": text for name, text in captions.items()}
+        rows.append([(row.get(name), texts.get(name, "")) for name in columns])
+    return grid(rows, columns, [_name(result, classifier) for result, _ in drawn], INCHES)

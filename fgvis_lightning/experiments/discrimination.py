@@ -1,0 +1,58 @@
+"""Whose evidence is it? What a class's evidence does to the scores of the other classes of the same image.
+
+The evidence of class A is deleted, as in RISE's deletion game (Petsiuk et al., BMVC 2018): the pixels that the map for
+A ranks highest become the data set's mean color. A map that discriminates takes A's score down and leaves B's; one that
+only marks what is conspicuous takes both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def delete_evidence(x: Tensor, saliency: Tensor, share: float) -> Tensor:
+    """An image without the pixels that a map ranks highest.
+
+    Args:
+        x: normalized (3,H,W).
+        saliency: (H,W), high = evidence; among equal pixels those at the top left go first.
+        share: of the pixels, in [0,1].
+
+    Returns:
+        (3,H,W), with zeros for what is gone.
+    """
+    count = round(share * saliency.numel())
+    saliency = saliency.to(x.device)
+    order = saliency.flatten().argsort(descending=True, stable=True)
+    kept = torch.ones_like(saliency).flatten().index_fill(0, order[:count], 0)
+    return x * kept.view_as(saliency)
+
+
+@torch.no_grad()
+def remaining_scores(
+    network: Callable[[Tensor], Tensor], x: Tensor, without: Sequence[Tensor], targets: Tensor
+) -> Tensor:
+    """What is left of each class's score when the evidence of each class is gone.
+
+    Args:
+        network: takes normalized images, returns logits.
+        x: normalized (3,H,W).
+        without: for each of T classes, x without its evidence (3,H,W).
+        targets: the T class indices.
+
+    Returns:
+        (T,T): in row A and column B, p_B without the evidence of A, divided by p_B of x.
+    """
+    scores = torch.stack(
+        [network(image[None])[0].float().log_softmax(0)[targets.to(x.device)] for image in (x, *without)]
+    )
+    return (scores[1:] - scores[0]).exp().cpu()
+
+
+def own_and_others(remaining: Tensor) -> tuple[Tensor, Tensor]:
+    """From (T,T) of `remaining_scores`, the T values of the classes themselves, and the T(T-1) of the others."""
+    same = torch.eye(len(remaining), dtype=torch.bool)
+    return remaining[same], remaining[~same]

@@ -1,0 +1,36 @@
+"""Tables, as CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+
+class Table:
+    """Rows under the names of their columns."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = tuple(columns)
+        self.rows: list[tuple[object, ...]] = []
+
+    def add(self, row: Iterable[object]) -> None:
+        """Add a row, a value for each column."""
+        self.rows.append(tuple(row))
+
+    def csv(self) -> str:
+        """The whole table, with its values as they are."""
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([self.columns, *self.rows])
+        return text.getvalue()
+
+    def markdown(self) -> str:
+        """The whole table, with numbers to three digits."""
+        lines = [self.columns, ["---"] * len(self.columns), *([_cell(value) for value in row] for row in self.rows)]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")

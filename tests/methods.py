@@ -1,0 +1,55 @@
+"""Methods for the tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fgvis_lightning.baselines import Method
+from fgvis_lightning.baselines.base import steps
+
+
+@dataclass(frozen=True)
+class Center(Method):
+    """A user's own: the evidence is in the middle, whatever the class."""
+
+    sharpness: float = 1.0
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        y, x = (torch.linspace(-1, 1, side, device=images.device) for side in (height, width))
+        with steps(3, "center") as advance:
+            for _ in range(3):
+                network(images)
+                advance()
+        return torch.exp(-self.sharpness * (y[:, None] ** 2 + x**2)).expand(len(images), height, width)
+
+
+@dataclass(frozen=True)
+class Flat(Method):
+    """Returns something else than a map for each image."""
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        return images.mean((0, 1))
+
+
+@dataclass(frozen=True)
+class Stops(Center):
+    """Is killed in its second batch, once."""
+
+    marker: str = ""
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        marker = Path(self.marker)
+        if marker.exists():
+            marker.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif not marker.with_suffix(".done").exists():
+            marker.touch()
+            marker.with_suffix(".done").touch()
+        return super().__call__(network, images, targets)
