@@ -11,6 +11,8 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
     defense         DefendedCNN: the classifier with gates behind its nonlinearities
     games           the four objectives
     store           explanations in memory and on disk
+    tables          CSV and Markdown
+    cost            seconds and network passes
     folder          a results folder, which many processes fill
     images          image files → tensors
     items           files → items (image, target class)
@@ -20,11 +22,16 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
     batch_size      the most images that fit
     answers         logits, checked, and the target classes they decide
     strategy        many processes, each with masks of its own
+    module          what explains the items of a sweep, whatever the method
     explainer       FGVis, a LightningModule whose only parameter is the mask
     memory          explain(), the same for tensors in memory
     figures         tensors → figures
     callbacks       files, TensorBoard
     progress        one line for a whole sweep
+    run             one run of a trainer that fills a results folder
+    baselines       the methods beside FGVis, with one signature
+    experiments     the commands beside fit
+    building        the network of a configuration
     signals         what ends a run from outside
     cli             the command line
 """

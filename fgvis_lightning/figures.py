@@ -66,14 +66,15 @@ def panel(views: Mapping[str, Tensor], title: str) -> Figure:
 
 
 def heat(saliency: Tensor) -> Tensor:
-    """A map (H,W) as a picture (3,H,W) in [0,1], black for no evidence.
+    """A map (H,W) as a picture (3,H,W) in [0,1], black where it is lowest.
 
-    Brightness grows with the map up to its 99.8 % quantile (see `brightened`), so that no single pixel decides what is
-    seen; what is negative, evidence against the class, is black, too. A constant map is gray.
+    Brightness grows up to the map's 99.8 % quantile (see `brightened`), so that no single pixel decides what is seen;
+    all that is negative, evidence against the class, is black. A constant map is gray.
     """
-    if saliency.max() == saliency.min():
+    evidence = saliency.float().clamp(min=0)
+    if evidence.max() == evidence.min():
         return torch.full((3, *saliency.shape), 0.5)
-    colors = colormaps["inferno"](brightened(saliency).numpy())[..., :3]
+    colors = colormaps["inferno"](brightened(evidence - evidence.min()).numpy())[..., :3]
     return torch.from_numpy(colors).float().permute(2, 0, 1)
 
 
@@ -86,7 +87,11 @@ def brightened(values: Tensor) -> Tensor:
 
 
 def grid(
-    rows: Sequence[Sequence[tuple[Tensor | None, str]]], columns: Sequence[str], names: Sequence[str], inches: float
+    rows: Sequence[Sequence[tuple[Tensor | None, str]]],
+    columns: Sequence[str],
+    names: Sequence[str],
+    inches: float,
+    note: str = "",
 ) -> Figure:
     """Rows of pictures under the names of their columns, for print.
 
@@ -96,15 +101,18 @@ def grid(
         columns: their names.
         names: of the rows, at their left.
         inches: width of a picture.
+        note: below all of them.
     """
     shape = next(picture.shape for row in rows for picture, _ in row if picture is not None)
     tall = inches * shape[-2] / shape[-1]
     below = 0.19 * max((text.count("\n") + 1 for row in rows for _, text in row if text), default=0)
     left, top, gap = 1.15, 0.45, 0.05
     wide = left + len(columns) * (inches + gap) + gap
-    high = top + len(rows) * (tall + below + gap)
+    foot = 0.22 * (note.count("\n") + 1) if note else 0.0
+    high = top + len(rows) * (tall + below + gap) + foot
     figure = Figure(figsize=(wide, high), dpi=300)
     FigureCanvasAgg(figure)
+    figure.text(left / wide, 0.06 / high, note, ha="left", va="bottom", fontsize=9)
     for number, row in enumerate(rows):
         bottom = high - top - (number + 1) * (tall + below + gap) + below + gap
         figure.text(

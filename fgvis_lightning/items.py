@@ -121,13 +121,14 @@ class _Photo(NamedTuple):
     listed: bool = False  # in a CSV file, with this label
 
 
+PACKAGE = "package:"
 IMAGE_SUFFIXES = frozenset(Image.registered_extensions())
 
 
 def _find(source: str) -> list[_Photo]:
     """The image files that ``source`` names, sorted, or in the order of the CSV file."""
-    if source.startswith("package:"):
-        return _find(packaged(source.removeprefix("package:")))
+    if source.startswith(PACKAGE):
+        return _find(packaged(source.removeprefix(PACKAGE)))
     path = Path(source)
     try:
         is_folder, exists = path.is_dir(), path.exists()
@@ -225,7 +226,9 @@ def _read_csv(path: Path) -> list[_Photo]:
                         f"Expected an image in each row of {path}, but row {number} has nothing in its column 'path'. "
                         f"Fill it in, or delete the row."
                     )
-                if not _is_tidy(image):
+                if image.startswith(PACKAGE):
+                    image = packaged(image.removeprefix(PACKAGE))
+                elif not _is_tidy(image):
                     image = str(folder / image)
                 elif not image.startswith("/"):
                     image = start + image

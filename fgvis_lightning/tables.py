@@ -26,7 +26,8 @@ class Table:
 
     def markdown(self) -> str:
         """The whole table, with numbers to three digits."""
-        lines = [self.columns, ["---"] * len(self.columns), *([_cell(value) for value in row] for row in self.rows)]
+        head = [_cell(name) for name in self.columns], ["---"] * len(self.columns)
+        lines = [*head, *([_cell(value) for value in row] for row in self.rows)]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor
 
@@ -24,7 +26,10 @@ from fgvis_lightning.store import STORAGE
 
 NAME = "packaged_efficientnet_lite0"
 PHOTOS = ["coffee.png", "chelsea.png", "rocket.jpg"]
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+COMPARISONS = [path for path in CONFIGS if "methods:" in path.read_text()]
+QUICK = {"RISE": {"masks": 64}, "LIME": {"samples": 64}, "occlusion": {"stride": 64.0}}
 
 pytestmark = pytest.mark.slow
 
@@ -116,12 +121,33 @@ def test_storage_type_is_fine_enough(lite0: Classifier, photos: Tensor) -> None:
         assert (exact - rounded).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", sorted({*CONFIGS} - {*COMPARISONS}), ids=lambda path: path.stem)
 def test_every_configuration_runs(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = ["--model.iterations", "3", "--trainer.accelerator", "cpu", "--output", str(tmp_path / "out")]
     main(["fit", "--config", str(config), *short])
     assert len(load_explanations(tmp_path / "out")) >= 1
     assert "items explained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", COMPARISONS, ids=lambda path: path.stem)
+def test_every_comparison_runs(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is, but for the number of passes and of photos."""
+    monkeypatch.chdir(ROOT)
+    settings = yaml.safe_load(config.read_text())
+    if isinstance(settings["data"]["images"], list):
+        settings["data"]["images"] = settings["data"]["images"][:2]
+    for name, method in settings["methods"].items():
+        method["init_args"] = method.get("init_args", {}) | QUICK.get(name, {})
+    for name in ("FGVis", "meaningful perturbation"):
+        settings["methods"][name]["init_args"]["iterations"] = 5
+    short = tmp_path / "short.yaml"
+    short.write_text(yaml.safe_dump(settings, sort_keys=False))
+    main(["compare", "--config", str(short), "--trainer.accelerator", "cpu", "--output", str(tmp_path / "out")])
+    assert len(settings["methods"]) == 9
+    with (tmp_path / "out" / "costs.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 9
+    assert (tmp_path / "out" / "comparison.pdf").exists()
+    assert (tmp_path / "out" / "discrimination.pdf").exists() == (config.stem == "discrimination")
 
 
 def test_other_networks_of_timm_and_own_size(tmp_path: Path, photo: Callable[..., Path]) -> None:

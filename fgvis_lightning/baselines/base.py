@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from fgvis_lightning.baselines.maps import MapModule
 from fgvis_lightning.baselines.progress import steps
+from fgvis_lightning.errors import InputError
 from fgvis_lightning.games import probability
 from fgvis_lightning.module import SweepModule
 from fgvis_lightning.network import Classifier
 
-__all__ = ["Method", "scores", "steps"]
+__all__ = ["Method", "require", "scores", "steps"]
 
 
 class Method(ABC):
@@ -56,3 +57,17 @@ def scores(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """Softmax probability (B,) of the target classes, in float32 and without a gradient."""
     with torch.no_grad():
         return probability(network(images).float(), targets)
+
+
+def require(method: Method, least: float, *names: str) -> None:
+    """Refuse parameters of a method that are below a bound, or not a number.
+
+    Raises:
+        InputError: one of those named is less than ``least``.
+    """
+    for name in names:
+        value = getattr(method, name)
+        if not value >= least:
+            raise InputError(
+                f"Expected {name} to be {least} or more, but {type(method).__name__} got {value}. Give a larger one."
+            )

@@ -13,8 +13,7 @@ from captum.attr import LimeBase
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fgvis_lightning.baselines.base import Method, scores, steps
-from fgvis_lightning.baselines.occlusion import require
+from fgvis_lightning.baselines.base import Method, require, scores, steps
 from fgvis_lightning.errors import InputError
 
 

@@ -9,22 +9,8 @@ import torch
 from captum.attr import Occlusion as SlidingWindow
 from torch import Tensor, nn
 
-from fgvis_lightning.baselines.base import Method, scores, steps
+from fgvis_lightning.baselines.base import Method, require, scores, steps
 from fgvis_lightning.errors import InputError
-
-
-def require(method: Method, least: float, *names: str) -> None:
-    """Refuse parameters of a method that are below a bound, or not a number.
-
-    Raises:
-        InputError: one of those named is less than ``least``.
-    """
-    for name in names:
-        value = getattr(method, name)
-        if not value >= least:
-            raise InputError(
-                f"Expected {name} to be {least} or more, but {type(method).__name__} got {value}. Give a larger one."
-            )
 
 
 @dataclass(frozen=True)

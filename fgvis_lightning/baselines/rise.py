@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgvis_lightning.baselines.base import Method, scores, steps
-from fgvis_lightning.baselines.occlusion import require
+from fgvis_lightning.baselines.base import Method, require, scores, steps
 from fgvis_lightning.errors import InputError
 
 

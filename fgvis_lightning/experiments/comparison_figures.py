@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fgvis_lightning.cost import Cost
-from fgvis_lightning.experiments.discrimination import delete_evidence, own_and_others, remaining_scores
+from fgvis_lightning.experiments.discrimination import delete_evidence, remaining_scores, summarize
 from fgvis_lightning.figures import brightened, explanation_image, grid, heat
 from fgvis_lightning.images import load_image
 from fgvis_lightning.items import Item
@@ -29,6 +29,7 @@ SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 SHOWN = 0.05
 """The share of which the figure tells."""
 
+OWN = "its mask"
 INCHES = 1.15
 
 
@@ -164,8 +165,7 @@ def _discriminate(output: Path, runs: dict[str, Run], rows: int) -> bool:
     run = next(iter(runs.values()))
     model = run.model.to(run.trainer.strategy.root_device)
     pairs = Table(("image", "evidence of", "score of", "method", "deleted", "left of the score"))
-    own: dict[tuple[str, str], list[Tensor]] = {}
-    others: dict[tuple[str, str], list[Tensor]] = {}
+    remaining: dict[tuple[str, str], list[Tensor]] = {}
     drawn: list[tuple[Result, dict[str, str]]] = []
     for image_id, group in groupby(_results(runs), key=lambda result: result.item.image_id):
         results = list(group)
@@ -182,24 +182,26 @@ def _discriminate(output: Path, runs: dict[str, Run], rows: int) -> bool:
             ways = {f"{share:.0%}": [delete_evidence(x, one.saliency()[0], share) for one in found] for share in SHARES}
             masks = [one for one in found if isinstance(one, Explanation)]
             if len(masks) == len(found):
-                ways["its mask"] = [x * (1 - one.evidence[0]) for one in masks]
+                ways[OWN] = [x * (1 - one.evidence[0].to(x.device)) for one in masks]
             for deleted, without in ways.items():
                 left = remaining_scores(model.plain, x, without, targets)
-                mine, theirs = own_and_others(left)
-                own.setdefault((method, deleted), []).append(mine)
-                others.setdefault((method, deleted), []).append(theirs)
+                remaining.setdefault((method, deleted), []).append(left)
                 for a, row in enumerate(left.tolist()):
                     for b, value in enumerate(row):
                         pairs.add((image_id, names[a], names[b], method, deleted, value))
+                    text = "\n".join(f"{name}: {value:.2f}" for name, value in zip(names, row, strict=True))
                     if deleted == f"{SHOWN:.0%}":
-                        captions[a][method] = "\n".join(f"{name}: {v:.2f}" for name, v in zip(names, row, strict=True))
+                        captions[a] |= {fill(method, 12): text, f"{method}:\nmask": text}
+                    elif deleted == OWN:
+                        captions[a][f"{method}:\nexplanation"] = text
         drawn += zip(results, captions, strict=True)
     if not drawn:
         return False
-    table = Table(("method", "deleted", "left of the class's own score", "left of the other classes' scores", "pairs"))
-    for key, values in own.items():
-        foreign = torch.cat(others[key])
-        table.add((*key, float(torch.cat(values).mean()), float(foreign.mean()), len(foreign)))
+    table = Table(
+        ("method", "deleted", "left of the class's own score", "of the other classes' scores", "own falls more")
+    )
+    for key, all_left in remaining.items():
+        table.add((*key, *summarize(all_left)))
     _write(output / "discrimination", table)
     write_whole(output / "discrimination_pairs.csv", pairs.csv().encode())
     _save(output / "discrimination", _moves(drawn[:rows], list(runs), model.classifier))
@@ -212,7 +214,9 @@ def _moves(drawn: Sequence[tuple[Result, dict[str, str]]], methods: Sequence[str
     columns = max(map(list, views), key=len)
     rows = []
     for row, (_, captions) in zip(views, drawn, strict=True):
-        texts = {fill(name, 12): text for name, text in captions.items()}
-        texts |= {f"{name}:\nmask": text for name, text in captions.items()}
-        rows.append([(row.get(name), texts.get(name, "")) for name in columns])
-    return grid(rows, columns, [_name(result, classifier) for result, _ in drawn], INCHES)
+        rows.append([(row.get(name), captions.get(name, "")) for name in columns])
+    note = (
+        f"Below a map: what is left of each class's score when the {SHOWN:.0%} of the pixels that it ranks highest are "
+        f"gray; below an explanation, when its own evidence is gone."
+    )
+    return grid(rows, columns, [_name(result, classifier) for result, _ in drawn], INCHES, note)

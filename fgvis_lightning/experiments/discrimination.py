@@ -52,7 +52,24 @@ def remaining_scores(
     return (scores[1:] - scores[0]).exp().cpu()
 
 
-def own_and_others(remaining: Tensor) -> tuple[Tensor, Tensor]:
-    """From (T,T) of `remaining_scores`, the T values of the classes themselves, and the T(T-1) of the others."""
-    same = torch.eye(len(remaining), dtype=torch.bool)
-    return remaining[same], remaining[~same]
+def summarize(remaining: Sequence[Tensor]) -> tuple[float, float, float]:
+    """Over all images, each with T classes and (T,T) of `remaining_scores`.
+
+    Returns:
+        Geometric mean of what is left of the classes' own scores; of the other classes' scores; and the share of the
+        pairs (A,B) of which, without the evidence of A, the score of A falls more than that of B. Without any
+        discrimination the first two are alike, and the third is 1/2.
+    """
+    own, others, wins = [], [], []
+    for left in remaining:
+        logarithms = left.clamp(min=torch.finfo(left.dtype).tiny).log()
+        for a, row in enumerate(logarithms):
+            foreign = torch.cat([row[:a], row[a + 1 :]])
+            own.append(row[a])
+            others.append(foreign)
+            wins.append((row[a] < foreign).float() + (row[a] == foreign).float() / 2)
+    return (
+        float(torch.stack(own).mean().exp()),
+        float(torch.cat(others).mean().exp()),
+        float(torch.cat(wins).mean()),
+    )
