@@ -25,7 +25,7 @@ from fgvis_lightning import folder
 from fgvis_lightning.building import building, complete_network
 from fgvis_lightning.callbacks import ExplanationWriter, TensorBoardImages
 from fgvis_lightning.data import ImageData
-from fgvis_lightning.errors import InputError
+from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.progress import SweepProgress
 from fgvis_lightning.run import GO_ON, Run
@@ -44,6 +44,9 @@ QUIET = (
 
 # What there is beside ``fit``, which Lightning would ask for a model, data and a trainer.
 COMMANDS = {"compare": "fgvis_lightning.experiments.comparison"}
+HELP = (
+    "See what evidence a CNN's decision rests on: fit explains images by FGVis; compare puts other methods beside it."
+)
 
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 
@@ -144,7 +147,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with the status that the module's text tells, and one line on standard error, if not all went well.
     """
-    given = list(sys.argv[1:] if args is None else args)
+    command, *rest = list(sys.argv[1:] if args is None else args) or [""]
     # Lightning's advertisement, and its word for a sweep that has come to its end.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.msg and "max_epochs" not in record.msg
@@ -153,9 +156,14 @@ def main(args: Sequence[str] | None = None) -> None:
         with as_exceptions(), warnings.catch_warnings():
             for message in QUIET:
                 warnings.filterwarnings("ignore", message)
-            if given and given[0] in COMMANDS:
-                importlib.import_module(COMMANDS[given[0]]).main(given[1:])
+            if command in COMMANDS:
+                importlib.import_module(COMMANDS[command]).main(rest)
                 return
+            if command and not command.startswith("-") and command != "fit":
+                known = ["fit", *COMMANDS]
+                raise InputError(
+                    f"Expected a command, {' or '.join(known)}, but got {command!r}.{nearest(command, known)}"
+                )
             FGVisCLI(
                 FGVis,
                 ImageData,
@@ -169,7 +177,8 @@ def main(args: Sequence[str] | None = None) -> None:
                     "log_every_n_steps": 10,
                     "use_distributed_sampler": False,
                 },
-                args=given,
+                args=None if args is None else list(args),
+                parser_kwargs={"description": HELP},
             )
     except InputError as error:
         _stop(2, str(error))

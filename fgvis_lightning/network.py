@@ -149,7 +149,7 @@ def freeze(network: nn.Module) -> nn.Module:
 
 
 def load_classifier(
-    network: nn.Module | str | Classifier,
+    network: nn.Module | str,
     *,
     checkpoint: str | Path | None = None,
     weights: str | None = None,
@@ -163,8 +163,8 @@ def load_classifier(
     """Load and freeze a classifier.
 
     Args:
-        network: a module, left as it is; the name of a packaged network or of a timm model; or a classifier that is
-            loaded already, for which the rest says nothing.
+        network: a module, left as it is; or the name of a packaged network or of a timm model. A `Classifier`, which
+            is loaded already, is returned as it is.
         checkpoint: file with a ``state_dict``, read with ``weights_only=True``.
         weights: torchvision's entry, e.g. ``ResNet18_Weights.IMAGENET1K_V1``, for its preprocessing and classes.
         mean: as in `Preprocessing`, in place of what the network brings; likewise the next four.

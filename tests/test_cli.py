@@ -425,3 +425,10 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(folder: Path, ou
     finished = subprocess.run(slow, env=environment, capture_output=True, text=True, check=True, timeout=300)
     assert f"{3 - done} of 3 items explained, {done} were already there" in finished.stdout
     assert len(load_explanations(output)) == 3
+
+
+def test_an_unknown_command_is_told_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["comparison"])
+    assert stopped.value.code == 2
+    assert "Expected a command, fit or compare, but got 'comparison'. Nearest: compare." in capsys.readouterr().err

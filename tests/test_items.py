@@ -125,6 +125,16 @@ def test_csv_with_indices_names_and_blanks(photo: PhotoMaker, tmp_path: Path) ->
         list_items(str(tmp_path / "t.csv"), "auto", CLASSIFIER)
 
 
+def test_csv_with_a_file_of_a_package(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,target\n" + "".join(f"package:skimage/data/coffee.png,{k}\n" for k in (1, 0)))
+    items = list_items(str(tmp_path / "t.csv"), "label", CLASSIFIER)
+    assert ids(items) == [("coffee", 1), ("coffee", 0)]
+    assert all(Path(item.path).is_file() for item in items)
+    (tmp_path / "t.csv").write_text("path\npackage:no_such_package/a.png\n")
+    with pytest.raises(InputError, match="Expected the installed package 'no_such_package'"):
+        list_items(str(tmp_path / "t.csv"), "predicted", CLASSIFIER)
+
+
 @pytest.mark.parametrize(
     ("text", "row"),
     [

@@ -76,7 +76,8 @@ def main(args: Sequence[str]) -> None:
     if not config.methods:
         raise InputError("Expected methods to compare, but got none: give each a name, and its class_path.")
     folders = _folders(Path(config.output), list(config.methods))
-    prepare_folder(Path(config.output))
+    for folder in folders.values():
+        prepare_folder(folder)
     with building(config.model.network):
         objects = parser.instantiate(config)
     options = dict(vars(objects.model))
@@ -124,6 +125,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--methods", type=dict[str, Method], required=True, help="Name → class_path and init_args, in columns' order."
     )
+    parser.set_defaults({"model.network": "packaged_efficientnet_lite0"})
     parser.add_class_arguments(Hardware, "trainer")
     parser.add_argument("--rows", type=int, default=12, help="Most items in a figure.")
     parser.add_argument("--crop", type=int, default=56, help="Side of the crop at pixel resolution; 0 for none.")

@@ -197,9 +197,7 @@ def _discriminate(output: Path, runs: dict[str, Run], rows: int) -> bool:
         drawn += zip(results, captions, strict=True)
     if not drawn:
         return False
-    table = Table(
-        ("method", "deleted", "left of the class's own score", "of the other classes' scores", "own falls more")
-    )
+    table = Table(("method", "deleted", "left of the own score", "left of the others' scores", "own falls more"))
     for key, all_left in remaining.items():
         table.add((*key, *summarize(all_left)))
     _write(output / "discrimination", table)
