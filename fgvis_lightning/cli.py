@@ -43,7 +43,10 @@ QUIET = (
 
 
 # What there is beside ``fit``, which Lightning would ask for a model, data and a trainer.
-COMMANDS = {"compare": "fgvis_lightning.experiments.comparison"}
+COMMANDS = {
+    "compare": "fgvis_lightning.experiments.comparison",
+    "adversarial": "fgvis_lightning.experiments.adversarial",
+}
 HELP = (
     "See what evidence a CNN's decision rests on: fit explains images by FGVis; compare puts other methods beside it."
 )
@@ -162,7 +165,7 @@ def main(args: Sequence[str] | None = None) -> None:
             if command and not command.startswith("-") and command != "fit":
                 known = ["fit", *COMMANDS]
                 raise InputError(
-                    f"Expected a command, {' or '.join(known)}, but got {command!r}.{nearest(command, known)}"
+                    f"Expected a command, {', '.join(known)}, but got {command!r}.{nearest(command, known)}"
                 )
             FGVisCLI(
                 FGVis,

@@ -157,8 +157,9 @@ class ImageData(LightningDataModule):
             ImageFolder), a CSV file with columns ``path`` and, if wanted, ``target``, or a file that an
             installed package carries, ``package:skimage/data/coffee.png``; or a list of these.
         targets: ``predicted``; ``label`` (from the CSV or the folders' names); ``top3`` for the three most
-            probable classes; the index or the name of a class; or a list of these. ``auto`` is ``label``
-            where a CSV gives targets and ``predicted`` otherwise.
+            probable classes; ``absent10`` for ten of the less probable half, evenly spread by rank; the index or the
+            name of a class; or a list of these. ``auto`` is ``label`` where a CSV gives targets and ``predicted``
+            otherwise.
         batch_size: items that are explained together, or ``auto`` for the most that fit the device; no
             explanation depends on it beyond rounding.
         num_workers: threads that decode images ahead of time.

@@ -289,7 +289,20 @@ class _Targets:
             return (-1,)
         if isinstance(word, str) and (rank := re.fullmatch(r"top-?(\d+)", word)):
             return range(-1, -int(rank[1]) - 1, -1)
+        if isinstance(word, str) and (absent := re.fullmatch(r"absent(\d+)", word)):
+            return self._absent(int(absent[1]))
         return (self._index(str(word)),)
+
+    def _absent(self, count: int) -> Sequence[int]:
+        """So many ranks, evenly spread over the less probable half of the classes."""
+        classes = len(self.classifier.classes)
+        if not 0 < count <= classes // 2:
+            raise InputError(
+                f"Expected absent with a number from 1 to half of the classes, but got absent{count} for {classes} "
+                f"classes of {self.classifier.name}. Their names can be given with --model.classes."
+            )
+        first = classes - classes // 2 + 1
+        return [-(first + (classes - first) * place // max(1, count - 1)) for place in range(count)]
 
     def _index(self, word: str) -> int:
         if not word.lstrip("-").isdigit():

@@ -431,4 +431,7 @@ def test_an_unknown_command_is_told_those_there_are(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as stopped:
         main(["comparison"])
     assert stopped.value.code == 2
-    assert "Expected a command, fit or compare, but got 'comparison'. Nearest: compare." in capsys.readouterr().err
+    assert (
+        "Expected a command, fit, compare, adversarial, but got 'comparison'. Nearest: compare."
+        in capsys.readouterr().err
+    )

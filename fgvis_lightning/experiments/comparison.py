@@ -12,54 +12,15 @@ stopped and gone on with, and runs on many devices::
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning as pl
-from jsonargparse import ArgumentParser
+from jsonargparse import Namespace
 
 from fgvis_lightning.baselines.base import Method
-from fgvis_lightning.building import building, complete_network
-from fgvis_lightning.callbacks import ExplanationWriter
-from fgvis_lightning.data import ImageData
-from fgvis_lightning.defense import Selected
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.comparison_figures import sum_up
-from fgvis_lightning.folder import prepare_folder
-from fgvis_lightning.names import slug
-from fgvis_lightning.network import load_classifier
-from fgvis_lightning.progress import SweepProgress
-from fgvis_lightning.run import Run
-from fgvis_lightning.store import write_whole
-from fgvis_lightning.strategy import (
-    IndependentStrategy,
-    RankFailedError,
-    check_processes,
-    check_strategy,
-    chosen_strategy,
-)
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """Where it runs, as in Lightning's Trainer.
-
-    Args:
-        accelerator: as there.
-        devices: as there; more than one share the items.
-        num_nodes: as there.
-        precision: as there; stored scores are those of the network's own precision.
-    """
-
-    accelerator: str = "auto"
-    devices: int | str | list[int] = 1
-    num_nodes: int = 1
-    precision: str | int = "32-true"
+from fgvis_lightning.experiments.sweeps import Methods, make_parser, raise_problems, sweep
 
 
 def main(args: Sequence[str]) -> None:
@@ -69,175 +30,20 @@ def main(args: Sequence[str]) -> None:
         InputError: a user's mistake, images that could not be read, or methods that cannot explain the network.
         RankFailedError: a process has ended before its shard was done.
     """
-    parser = _parser()
-    config = parser.parse_args(list(args))
-    nothing = ["--data.images", "", "--methods", "{}", "--model.network"]
-    complete_network(config.model, lambda name: parser.parse_args([*nothing, name]).model.network)
-    if not config.methods:
-        raise InputError("Expected methods to compare, but got none: give each a name, and its class_path.")
-    folders = _folders(Path(config.output), list(config.methods))
-    for folder in folders.values():
-        prepare_folder(folder)
-    with building(config.model.network):
-        objects = parser.instantiate(config)
-    options = dict(vars(objects.model))
-    output = options.pop("output")
-    classifier = load_classifier(**options)
-    if output is not None:
-        classifier.network = Selected(classifier.network, output)
-    trainers = Trainers(**asdict(objects.trainer))
-    runs: dict[str, Run] = {}
-    for name, method in objects.methods.items():
-        parameters = config.methods[name].as_dict()
-        data = ImageData(**vars(config.data), done=folders[name])
-        data.items = next(iter(runs.values())).data.items if runs else None
-        runs[name] = Run(trainers.new(name, folders[name]), method.module(classifier, name, parameters), data)
-        # All before the first begins, so that what must be refused is not refused hours later.
-        runs[name].prepare()
-    if trainers.is_global_zero:
-        write_whole(Path(config.output) / "config.yaml", parser.dump(config, skip_none=False).encode(), "rank0")
-        print(f"network: {classifier.name}; {classifier.preprocessing}", flush=True)
-    problems = _run_all(runs, trainers)
-    if trainers.is_global_zero:
-        sum_up(Path(config.output), runs, config.rows, config.crop)
-        _raise(problems, runs)
-
-
-def _folders(output: Path, names: list[str]) -> dict[str, Path]:
-    folders = {name: output / slug(name) for name in names}
-    if len({str(folder).casefold() for folder in folders.values()}) < len(names):
-        raise InputError(f"Expected names of methods that differ as names of folders, but got {', '.join(names)}.")
-    return folders
-
-
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="fgvis compare", description=(__doc__ or "").partition("::")[0].replace("``", ""))
-    parser.add_argument("--config", action="config", help="YAML file with these options.")
-    parser.add_argument("--output", type=str, default="results/comparison", help="Results folder.")
-    parser.add_class_arguments(ImageData, "data", skip={"done"}, sub_configs=True)
-    parser.add_function_arguments(load_classifier, "model", sub_configs=True)
-    parser.add_argument(
-        "--model.output",
-        type=int | str | None,
-        default=None,
-        help="Which of the network's several outputs the logits are: a key, an attribute or an index.",
-    )
+    parser = make_parser("compare", (__doc__ or "").partition("::")[0], "results/comparison")
     parser.add_argument(
         "--methods", type=dict[str, Method], required=True, help="Name → class_path and init_args, in columns' order."
     )
-    parser.set_defaults({"model.network": "packaged_efficientnet_lite0"})
-    parser.add_class_arguments(Hardware, "trainer")
     parser.add_argument("--rows", type=int, default=12, help="Most items in a figure.")
     parser.add_argument("--crop", type=int, default=56, help="Side of the crop at pixel resolution; 0 for none.")
-    return parser
+    config = parser.parse_args(list(args))
+    if not config.methods:
+        raise InputError("Expected methods to compare, but got none: give each a name, and its class_path.")
 
+    def methods(objects: Namespace) -> Methods:
+        return {name: (method, config.methods[name].as_dict()) for name, method in objects.methods.items()}
 
-class Trainers:
-    """One trainer for each method, all with the same processes.
-
-    The first one that runs starts the other ranks, which then go through all methods as this one does, so they are
-    waited for at the end.
-    """
-
-    def __init__(self, **hardware: Any) -> None:
-        self.hardware = hardware
-        where = {name: hardware[name] for name in ("accelerator", "devices", "num_nodes")}
-        self.strategy = chosen_strategy(**where)
-        self.all: list[pl.Trainer] = []
-
-    def new(self, name: str, folder: Path) -> pl.Trainer:
-        """A trainer that fills a folder."""
-        progress = SweepProgress()
-        progress.label = f"{name}: "
-        with _silent():
-            trainer = pl.Trainer(
-                **self.hardware,
-                strategy=self.strategy,
-                callbacks=[ExplanationWriter(folder, panels=False), progress],
-                max_epochs=-1,
-                logger=False,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-                use_distributed_sampler=False,
-            )
-        check_processes(trainer)
-        check_strategy(trainer.strategy, trainer.world_size)
-        if isinstance(trainer.strategy, IndependentStrategy):
-            trainer.strategy.waits = False
-        self.all.append(trainer)
-        return trainer
-
-    @property
-    def is_global_zero(self) -> bool:
-        return self.all[0].is_global_zero
-
-    def end(self, error: BaseException | None) -> None:
-        """Wait for the processes that were started.
-
-        Raises:
-            RankFailedError: one has failed, and ``error`` does not say already what went wrong.
-        """
-        for trainer in self.all:
-            if isinstance(trainer.strategy, IndependentStrategy):
-                if error is not None:
-                    trainer.strategy.on_exception(error)
-                trainer.strategy.join()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without Lightning's word on devices and on modules that have nothing to train, for each method again."""
-    log = logging.getLogger("pytorch_lightning")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`LightningModule.configure_optimizers` returned `None`")
-            yield
-    finally:
-        log.setLevel(before)
-
-
-def _run_all(runs: dict[str, Run], trainers: Trainers) -> dict[str, str]:
-    """One method after the other; and why some of them could not explain the network."""
-    problems: dict[str, str] = {}
-    try:
-        for name, run in runs.items():
-            try:
-                with _silent():
-                    run.fit()
-            except InputError as error:
-                problems[name] = str(error)
-            if run.model.cost.images:
-                run.model.cost.add_to(run.output, run.trainer.global_rank)
-    except BaseException as error:
-        trainers.end(error)
-        raise
-    finally:
-        for run in runs.values():
-            run.writer.close()
-    try:
-        trainers.end(None)
-    except RankFailedError as error:
-        missing = [f"{name}: {run.what_is_missing(run.split()[0])}" for name, run in runs.items()]
-        raise RankFailedError("\n".join([f"{error}.", *missing])) from error
-    return problems
-
-
-def _raise(problems: dict[str, str], runs: dict[str, Run]) -> None:
-    """Say what went wrong, each thing once.
-
-    Raises:
-        InputError: if something did.
-    """
-    for name, run in runs.items():
-        if name not in problems:
-            try:
-                run.check()
-            except InputError as error:
-                problems[name] = str(error)
-    methods: dict[str, list[str]] = {}
-    for name, problem in problems.items():
-        methods.setdefault(problem, []).append(name)
-    if problems:
-        raise InputError("\n".join(f"{', '.join(names)}: {problem}" for problem, names in methods.items()))
+    runs, sums_up, problems = sweep(parser, config, methods, ["--data.images", "", "--methods", "{}"])
+    if sums_up:
+        sum_up(Path(config.output), runs, config.rows, config.crop)
+        raise_problems(problems, runs)

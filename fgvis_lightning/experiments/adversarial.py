@@ -1,0 +1,122 @@
+"""``python train.py adversarial``: does the defense keep adversarial evidence out?
+
+For many classes that are not in an image, a mask is optimized for nothing but that class's score (λ = 0), with and
+without the defense (Wagner et al., CVPR 2019, section 4.1). Undefended masks make any class appear; defended ones can
+only use what the image has::
+
+    <output>/<game>_<defended or undefended>/explanations/<item id>.safetensors   the masks
+    <output>/adversarial.csv, .md                         how often the false class became the most probable one
+    <output>/adversarial_pairs.csv                        each pair of an image and a false class
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import Namespace
+from torch.optim import Optimizer
+
+from fgvis_lightning.baselines.fgvis import FGVisMethod
+from fgvis_lightning.experiments.sweeps import Methods, make_parser, raise_problems, sweep
+from fgvis_lightning.explainer import sgd
+from fgvis_lightning.games import blend
+from fgvis_lightning.images import load_image
+from fgvis_lightning.run import Run
+from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_explanation, write_whole
+from fgvis_lightning.tables import Table
+
+Keeping = Literal["generation", "preservation"]
+
+
+def main(args: Sequence[str]) -> None:
+    """Parse the command line, run all games, and count.
+
+    Raises:
+        InputError: a user's mistake, or images that could not be read.
+        RankFailedError: a process has ended before its shard was done.
+    """
+    parser = make_parser("adversarial", (__doc__ or "").partition("::")[0], "results/adversarial")
+    parser.set_defaults({"data.targets": "absent10"})
+    parser.add_argument(
+        "--games",
+        type=list[Keeping],
+        default=["generation", "preservation"],
+        help="Those that make a class appear: from the reference, or from the whole image.",
+    )
+    parser.add_argument("--iterations", type=int, default=60, help="Of each mask.")
+    parser.add_argument(
+        "--score", type=Literal["probability", "log_probability"], default="log_probability", help="What is maximized."
+    )
+    parser.add_argument(
+        "--optimizer", type=Callable[[Iterable[Any]], Optimizer], default=sgd, help="Of the masks, as in fit."
+    )
+    config = parser.parse_args(list(args))
+
+    def methods(objects: Namespace) -> Methods:
+        given = {"iterations": config.iterations, "score": config.score}
+        chosen: dict[str, Any] = {}
+        for game in config.games:
+            for defended in (False, True):
+                method = FGVisMethod(
+                    game=game, lam=0.0, patience=0, defended=defended, optimizer=objects.optimizer, **given
+                )
+                chosen[_name(game, defended)] = (method, {})
+        return chosen
+
+    runs, sums_up, problems = sweep(parser, config, methods, ["--data.images", ""])
+    if sums_up:
+        table, pairs = count(runs, config.games)
+        output = Path(config.output)
+        write_whole(output / "adversarial.csv", table.csv().encode())
+        write_whole(output / "adversarial.md", table.markdown().encode())
+        write_whole(output / "adversarial_pairs.csv", pairs.csv().encode())
+        print(f"\n{table.markdown()}\nEach pair: {output / 'adversarial_pairs.csv'}")
+        raise_problems(problems, runs)
+
+
+def _name(game: str, defended: bool) -> str:
+    return f"{game} {'defended' if defended else 'undefended'}"
+
+
+@torch.no_grad()
+def count(runs: dict[str, Run], games: Sequence[str]) -> tuple[Table, Table]:
+    """How often the false class is the most probable one on the explanation, judged by the plain network.
+
+    Returns:
+        The table by network, game and defense, with 95 % intervals by Wilson; and that of all pairs.
+    """
+    table = Table(("network", "game", "defense", "pairs", "false class on top", "from", "to", "mean score", "highest"))
+    pairs = Table(("id", "class", "game", "defense", "score on the image", "score", "on top"))
+    for game in games:
+        for defended in (False, True):
+            run = runs[_name(game, defended)]
+            model, tops, scores = run.model, 0, []
+            word = "on" if defended else "off"
+            for item, id in run.split()[1]:
+                found = load_explanation(run.output / EXPLANATIONS / (id + SUFFIX))
+                image = load_image(item.path, model.classifier.preprocessing, upscale=run.data.upscale)
+                logits = model.plain(blend(model.normalize(image[None]), found.mask.to(model.device), None)).float()
+                on_top = int(logits.argmax()) == int(found.targets)
+                tops += on_top
+                scores.append(float(found.score_explanation))
+                name = model.classifier.class_name(int(found.targets))
+                pairs.add((id, name, game, word, float(found.score_image), scores[-1], on_top))
+            if scores:
+                low, high = wilson(tops, len(scores))
+                mean = sum(scores) / len(scores)
+                rate = tops / len(scores)
+                table.add((model.classifier.name, game, word, len(scores), rate, low, high, mean, max(scores)))
+    return table, pairs
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a rate (Wilson, J. Am. Stat. Assoc. 1927), in [0,1]."""
+    z = 1.959964
+    rate, share = successes / trials, z**2 / trials
+    middle = (rate + share / 2) / (1 + share)
+    half = math.sqrt(rate * (1 - rate) * share + share**2 / 4) / (1 + share)
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from networks import Tiny
+
+from fgvis_lightning import InputError, load_explanation
+from fgvis_lightning.cli import main
+from fgvis_lightning.experiments.adversarial import wilson
+from fgvis_lightning.images import load_image
+from fgvis_lightning.items import list_items
+from fgvis_lightning.network import load_classifier
+
+PhotoMaker = Callable[..., Path]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_counts_what_the_plain_network_says_of_the_masks(photo: PhotoMaker, tmp_path: Path) -> None:
+    paths, output = [photo(f"in/{i}.png", seed=i) for i in range(3)], tmp_path / "out"
+    arguments = [
+        *("adversarial", "--data.images", str(tmp_path / "in"), "--data.targets", "absent2", "--output", str(output)),
+        *("--model.network", "networks.Tiny", "--model.size", "[16, 16]", "--model.classes", "[a, b, c, d, e]"),
+        *("--trainer.accelerator", "cpu", "--iterations", "30", "--games", "[generation]"),
+    ]
+    main(arguments)
+    classifier = load_classifier(Tiny(), size=(16, 16))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (classifier.preprocessing.mean, classifier.preprocessing.std))
+    table = {row["defense"]: row for row in rows(output / "adversarial.csv")}
+    for defense, word in (("off", "undefended"), ("on", "defended")):
+        tops, scores = [], []
+        for path in sorted((output / f"generation_{word}" / "explanations").iterdir()):
+            found = load_explanation(path)
+            assert '"lam": 0.0' in found.metadata["settings"]
+            assert f'"defended": {str(defense == "on").lower()}' in found.metadata["settings"]
+            (source,) = (one for one in paths if one.stem == path.name.partition("@")[0])
+            x = (load_image(str(source), classifier.preprocessing) / 255 - mean) / std
+            before, after = (classifier.network(image[None])[0].softmax(0) for image in (x, found.mask[0] * x))
+            assert int((before > before[found.targets]).sum()) >= 3  # of the less probable half
+            tops.append(int(after.argmax() == found.targets))
+            scores.append(float(after[found.targets]))
+        assert len(tops) == 6
+        assert float(table[defense]["false class on top"]) == pytest.approx(sum(tops) / 6)
+        assert float(table[defense]["mean score"]) == pytest.approx(sum(scores) / 6, abs=1e-4)
+    assert len(rows(output / "adversarial_pairs.csv")) == 12
+    times = {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}
+    main(arguments)
+    assert times == {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}
+
+
+def test_interval_of_a_rate() -> None:
+    """Newcombe, Statistics in Medicine 1998, table I: 81 of 263, and 0 of 20."""
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert wilson(20, 20)[1] == pytest.approx(1.0)
+
+
+def test_absent_classes_are_the_less_probable_half(photo: PhotoMaker) -> None:
+    classifier = load_classifier(Tiny(classes=11), classes=[f"c{k}" for k in range(11)])
+    path = str(photo("a.png"))
+    assert [item.target for item in list_items(path, "absent5", classifier)] == [-7, -8, -9, -10, -11]
+    assert [item.target for item in list_items(path, "absent2", classifier)] == [-7, -11]
+    assert [item.target for item in list_items(path, "absent1", classifier)] == [-7]
+    with pytest.raises(InputError, match="from 1 to half of the classes, but got absent6 for 11 classes"):
+        list_items(path, "absent6", classifier)
+    with pytest.raises(InputError, match=r"0 classes of Tiny\. Their names can be given"):
+        list_items(path, "absent1", load_classifier(Tiny()))
