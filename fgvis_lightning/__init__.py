@@ -30,6 +30,7 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
     progress        one line for a whole sweep
     run             one run of a trainer that fills a results folder
     baselines       the methods beside FGVis, with one signature
+    metrics         what maps and masks are worth, in numbers
     experiments     the commands beside fit
     building        the network of a configuration
     signals         what ends a run from outside

@@ -45,6 +45,7 @@ QUIET = (
 # What there is beside ``fit``, which Lightning would ask for a model, data and a trainer.
 COMMANDS = {
     "compare": "fgvis_lightning.experiments.comparison",
+    "evaluate": "fgvis_lightning.experiments.evaluation",
     "adversarial": "fgvis_lightning.experiments.adversarial",
 }
 HELP = (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from networks import Tiny
 
-from fgvis_lightning.experiments.discrimination import delete_evidence, remaining_scores, summarize
+from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_scores, summarize
 
 
 def test_the_highest_pixels_go_in_all_channels() -> None:

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fgvis_lightning.cost import Cost
-from fgvis_lightning.experiments.discrimination import delete_evidence, remaining_scores, summarize
 from fgvis_lightning.figures import brightened, explanation_image, grid, heat
 from fgvis_lightning.images import load_image
 from fgvis_lightning.items import Item
+from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_scores, summarize
 from fgvis_lightning.network import Classifier
 from fgvis_lightning.run import Run
 from fgvis_lightning.store import EXPLANATIONS, SUFFIX, Attribution, Explanation, load_item, write_whole

@@ -1,0 +1,84 @@
+"""Curves of an evaluation, and the items that came out best and worst."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+import torch
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from fgvis_lightning.experiments.own_maps import read
+from fgvis_lightning.figures import brightened, explanation_image, grid, heat
+from fgvis_lightning.images import load_image
+from fgvis_lightning.network import Classifier
+from fgvis_lightning.store import Explanation
+
+if TYPE_CHECKING:
+    from fgvis_lightning.experiments.evaluation import Judgement
+
+
+def save(path: Path, figure: Figure) -> None:
+    """As vector and as bitmap."""
+    for suffix in (".pdf", ".png"):
+        figure.savefig(path.with_suffix(suffix))
+
+
+def draw_curves(path: Path, judgements: Sequence[Judgement], methods: Sequence[str]) -> None:
+    """Mean score against the share of the pixels that are deleted or inserted, for each method."""
+    figure = Figure(figsize=(10, 4), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2, sharey=True)
+    for name, color in zip(methods, colormaps["tab10"].colors * 10, strict=False):  # type: ignore[attr-defined]
+        own = [one for one in judgements if one.method == name]
+        for place, kind in zip(axes, ("deletion", "insertion"), strict=True):
+            curve = torch.stack([getattr(one, kind) for one in own]).mean(0)
+            auc = sum(one.values[kind] for one in own) / len(own)
+            share = torch.linspace(0, 100, len(curve))
+            width = 2.4 if name.startswith("FGVis") else 1.2
+            place.plot(share, curve, label=f"{name}: {auc:.3f}", color=color, linewidth=width)
+    for place, kind in zip(axes, ("deleted", "inserted"), strict=True):
+        place.set_xlabel(f"pixels {kind}, %")
+        place.spines[["top", "right"]].set_visible(False)
+        place.legend(fontsize=7, title="area under the curve", title_fontsize=7, frameon=False)
+    axes[0].set_ylabel("score of the class")
+    save(path, figure)
+
+
+def draw_extremes(
+    path: Path,
+    judgements: Sequence[Judgement],
+    files: Mapping[str, Path],
+    method: str,
+    classifier: Classifier,
+    count: int,
+) -> None:
+    """The items of one method with the lowest and the highest deletion AUC, side by side."""
+    ranked = sorted((one for one in judgements if one.method == method), key=lambda one: one.values["deletion"])
+    count = min(count, (len(ranked) + 1) // 2)
+    best, worst = ranked[:count], ranked[::-1][:count]
+    rows = []
+    for pair in zip(best, worst, strict=True):
+        row = []
+        for one in pair:
+            image = load_image(one.image, classifier.preprocessing, upscale=True) / 255
+            found = read(files[one.id])
+            texts = [
+                f"{fill(classifier.class_name(one.target), 18)}",
+                f"deletion {one.values['deletion']:.3f}",
+                f"insertion {one.values['insertion']:.3f}",
+            ]
+            if isinstance(found, Explanation):
+                background = image.new_tensor(classifier.preprocessing.mean)[:, None, None]
+                views = [brightened(found.evidence[0]), explanation_image(image, found.evidence[0], background)]
+            else:
+                saliency = found[0] if isinstance(found, torch.Tensor) else found.saliency()[0]
+                views = [heat(saliency), image * brightened(saliency)]
+            row += list(zip([image, *views], texts, strict=True))
+        rows.append(row)
+    columns = ["best", method, "evidence", "worst", method, "evidence"]
+    save(path, grid(rows, columns, [str(number + 1) for number in range(count)], 1.3))

@@ -1,0 +1,31 @@
+"""Maps that were made elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.store import EXPLANATIONS, UNREADABLE, Attribution, Explanation, load_item
+
+
+def read(path: Path) -> Tensor | Explanation | Attribution:
+    """A stored item, or a map (1,H,W) of the user's own."""
+    try:
+        if path.suffix == ".npy":
+            saliency = torch.from_numpy(np.load(path, allow_pickle=False)).float()
+        elif path.parent.name == EXPLANATIONS:
+            return load_item(path)
+        else:
+            tensors = load_file(path)
+            saliency = (tensors["map"] if "map" in tensors else next(iter(tensors.values()))).float()
+    except (*UNREADABLE, StopIteration) as error:
+        raise InputError(f"Expected a map, but {path} cannot be read: {error}") from error
+    saliency = saliency.squeeze()
+    if saliency.ndim != 2:
+        raise InputError(f"Expected a map (H,W), but {path} has {tuple(saliency.shape)}.")
+    return saliency[None]

@@ -1,0 +1,69 @@
+"""Metrics of attribution maps: pure functions with one number for each image, and torchmetrics' classes over them."""
+
+from fgvis_lightning.metrics.curves import auc, curves, deletion_curve, insertion_curve
+from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_scores, summarize
+from fgvis_lightning.metrics.localization import boxes_to_masks, energy_pointing_game, pointing_game
+from fgvis_lightning.metrics.masks import (
+    average_drop,
+    average_increase,
+    class_kept,
+    connectedness,
+    highlight,
+    score_preserved,
+    sparsity,
+)
+from fgvis_lightning.metrics.means import (
+    AdversarialRate,
+    AverageDrop,
+    AverageIncrease,
+    ClassKept,
+    Connectedness,
+    DeletionAUC,
+    Discrimination,
+    EnergyPointingGame,
+    InsertionAUC,
+    PointingGame,
+    RankCorrelation,
+    ScorePreserved,
+    Sparsity,
+)
+from fgvis_lightning.metrics.profiles import PROFILES, Profile, Substrate, find_profile
+from fgvis_lightning.metrics.ranks import rank_correlation
+
+__all__ = [
+    "PROFILES",
+    "AdversarialRate",
+    "AverageDrop",
+    "AverageIncrease",
+    "ClassKept",
+    "Connectedness",
+    "DeletionAUC",
+    "Discrimination",
+    "EnergyPointingGame",
+    "InsertionAUC",
+    "PointingGame",
+    "Profile",
+    "RankCorrelation",
+    "ScorePreserved",
+    "Sparsity",
+    "Substrate",
+    "auc",
+    "average_drop",
+    "average_increase",
+    "boxes_to_masks",
+    "class_kept",
+    "connectedness",
+    "curves",
+    "delete_evidence",
+    "deletion_curve",
+    "energy_pointing_game",
+    "find_profile",
+    "highlight",
+    "insertion_curve",
+    "pointing_game",
+    "rank_correlation",
+    "remaining_scores",
+    "score_preserved",
+    "sparsity",
+    "summarize",
+]

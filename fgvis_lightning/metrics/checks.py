@@ -1,0 +1,72 @@
+"""What metrics ask of the tensors that they get."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fgvis_lightning.errors import InputError
+
+
+def shape(tensor: Tensor) -> str:
+    """As messages have it."""
+    return str(tuple(tensor.shape)).replace(" ", "")
+
+
+def check_maps(name: str, maps: Tensor, *sizes: int) -> Tensor:
+    """Maps that can be ranked, in float32 or float64.
+
+    Args:
+        name: of the maps, for messages.
+        maps: (B,H,W).
+        sizes: B, H and W, where they are known.
+
+    Raises:
+        InputError: of another shape, or with NaN in them.
+    """
+    if maps.ndim != 3 or not maps.numel() or (sizes and maps.shape != sizes):
+        wanted = f"({','.join(map(str, sizes))})" if sizes else "(B,H,W)"
+        raise InputError(f"Expected {name} to be {wanted}, but got {shape(maps)}.")
+    if maps.isnan().any():
+        images = maps.isnan().flatten(1).any(1).nonzero().flatten().tolist()
+        raise InputError(f"Expected {name} without NaN, but got some in {len(images)} of {len(maps)}: {images[:10]}.")
+    return maps.detach() if maps.dtype == torch.float64 else maps.detach().float()
+
+
+def check_batch(**tensors: Tensor) -> None:
+    """One value for each image.
+
+    Raises:
+        InputError: one of them is not (B,), or their lengths differ.
+    """
+    shapes = {name: shape(tensor) for name, tensor in tensors.items()}
+    if any(tensor.ndim != 1 for tensor in tensors.values()) or len(set(shapes.values())) > 1:
+        raise InputError(f"Expected {' and '.join(shapes)} to be (B,), but got {' and '.join(shapes.values())}.")
+
+
+def check_classes(logits: Tensor, targets: Tensor, count: int) -> None:
+    """Class indices that the network has.
+
+    Args:
+        logits: of some images or all.
+        targets: of all of them.
+        count: how many images the logits are of.
+
+    Raises:
+        InputError: logits are not (count,K), or a target is not one of the K classes.
+    """
+    if logits.ndim != 2 or len(logits) != count:
+        raise InputError(f"Expected logits to be ({count},K), but got {shape(logits)}.")
+    low, high = int(targets.min()), int(targets.max())
+    if not 0 <= low <= high < logits.shape[1]:
+        raise InputError(f"Expected targets from 0 to {logits.shape[1] - 1}, but got {low} to {high}.")
+
+
+def check_targets(targets: Tensor, count: int) -> None:
+    """One class index for each image.
+
+    Raises:
+        InputError: not so.
+    """
+    if targets.shape != (count,) or targets.is_floating_point() or targets.dtype == torch.bool:
+        raise InputError(f"Expected targets to be ({count},) integers, but got {shape(targets)} of {targets.dtype}.")

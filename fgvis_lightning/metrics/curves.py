@@ -1,0 +1,181 @@
+"""Deletion and insertion curves: scores while pixels are taken away or put in, in the order of a map.
+
+Petsiuk, Das and Saenko, RISE, BMVC 2018, section 4. What is done in detail is a `Profile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.games import probability
+from fgvis_lightning.metrics.checks import check_classes, check_maps, check_targets, shape
+from fgvis_lightning.metrics.profiles import AREAS, Profile, find_profile
+
+Network = Callable[[Tensor], Tensor]
+
+
+def curves(
+    network: Network,
+    x: Tensor,
+    saliency: Tensor,
+    targets: Tensor,
+    profile: Profile | str = "rise",
+    batch_size: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """Deletion and insertion curve of each image.
+
+    Each image is passed through the network no more often than its curves have different pictures: the clean image,
+    and the mere substrate where both curves have the same, are passed once.
+
+    Args:
+        network: takes normalized images, returns logits (B,K).
+        x: normalized images (B,3,H,W), on the device of the network and in its memory format.
+        saliency: (B,H,W), high = evidence; only its order counts. Among equal values those at the top left go first.
+        targets: class indices (B,).
+        profile: how, or its name.
+        batch_size: pictures in one network pass, of one image or several; what is in memory grows with it and not
+            with B.
+
+    Returns:
+        Scores (B,S) of the deletion, the clean image first, and of the insertion, the clean image last; in float32,
+        from 0 to 1 unless the profile divides by the clean image's.
+
+    Raises:
+        InputError: shapes that do not fit, NaN in the maps, classes that the network has not, an unknown profile.
+    """
+    deletion, insertion = _scores(network, x, saliency, targets, find_profile(profile), batch_size, (True, True))
+    return deletion, insertion
+
+
+def deletion_curve(
+    network: Network,
+    x: Tensor,
+    saliency: Tensor,
+    targets: Tensor,
+    profile: Profile | str = "rise",
+    batch_size: int = 64,
+) -> Tensor:
+    """The first of `curves` (B,S) alone."""
+    return _scores(network, x, saliency, targets, find_profile(profile), batch_size, (True, False))[0]
+
+
+def insertion_curve(
+    network: Network,
+    x: Tensor,
+    saliency: Tensor,
+    targets: Tensor,
+    profile: Profile | str = "rise",
+    batch_size: int = 64,
+) -> Tensor:
+    """The second of `curves` (B,S) alone."""
+    return _scores(network, x, saliency, targets, find_profile(profile), batch_size, (False, True))[1]
+
+
+def auc(scores: Tensor, profile: Profile | str = "rise") -> Tensor:
+    """Area under each curve (B,), as a share of that under a constant 1.
+
+    Args:
+        scores: (B,S), S > 1.
+        profile: which says how the area is normalized, or its name.
+
+    Raises:
+        InputError: scores of another shape, an unknown profile.
+    """
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        raise InputError(f"Expected scores to be (B,S) with S > 1, but got {shape(scores)}.")
+    return AREAS[find_profile(profile).area][0](scores)
+
+
+@torch.no_grad()
+def _scores(
+    network: Network,
+    x: Tensor,
+    saliency: Tensor,
+    targets: Tensor,
+    profile: Profile,
+    batch_size: int,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor, Tensor]:
+    """Deletion and insertion scores (B,S); (B,0) of what is not wanted."""
+    if x.ndim != 4 or not x.numel() or not x.is_floating_point():
+        raise InputError(f"Expected x to be normalized images (B,3,H,W), but got {shape(x)} of {x.dtype}.")
+    saliency = check_maps("saliency", saliency, len(x), *x.shape[-2:])
+    check_targets(targets, len(x))
+    if batch_size < 1:
+        raise InputError(f"Expected batch_size to be at least 1, but got {batch_size}.")
+    counts = profile.counts(*x.shape[-2:]).to(x.device)
+    common = all(wanted)
+    same = common and profile.deletion == profile.insertion
+    amounts = counts if wanted[0] else counts[:0], counts[same : len(counts) - common] if wanted[1] else counts[:0]
+    targets = targets.to(x.device)
+    parts: list[Tensor] = []
+    for pictures, owners in _pictures(x.detach(), saliency, profile, amounts, batch_size):
+        logits = network(pictures)
+        if not parts:
+            check_classes(logits, targets, len(pictures))
+        parts.append(probability(logits.float(), targets[torch.tensor(owners, device=x.device)]))
+    scores = torch.cat(parts).view(len(x), -1)
+    deletion, insertion = scores[:, : len(amounts[0])], scores[:, len(amounts[0]) :]
+    if common:
+        insertion = torch.cat([deletion[:, -1:] if same else deletion[:, :0], insertion, deletion[:, :1]], 1)
+    if profile.relative:
+        clean = (deletion[:, :1] if wanted[0] else insertion[:, -1:]).clamp(min=torch.finfo(scores.dtype).tiny)
+        deletion, insertion = deletion / clean, insertion / clean
+    return deletion, insertion
+
+
+def _pictures(
+    x: Tensor, saliency: Tensor, profile: Profile, amounts: tuple[Tensor, Tensor], batch_size: int
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """All pictures of all images, ``batch_size`` at a time (n,3,H,W), and which images they are of (n).
+
+    Image after image; of each those of the deletion and then those of the insertion, with the given amounts of
+    changed pixels or tiles.
+    """
+    left = len(x) * sum(map(len, amounts))
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last and not x.is_contiguous() else torch.contiguous_format
+
+    def room() -> Tensor:
+        size = min(batch_size, left), *x.shape[1:]
+        return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
+
+    pictures, owners = room(), list[int]()
+    for index, (image, values) in enumerate(zip(x, saliency, strict=True)):
+        place = _places(values.to(x.device), profile.tile)
+        for deleting, todo in zip((True, False), amounts, strict=True):
+            if not len(todo):
+                continue
+            other = _substrate(image, profile, deleting)
+            before, after = (image, other) if deleting else (other, image)
+            while len(todo):
+                now = todo[: len(pictures) - len(owners)]
+                changed = place < now[:, None, None, None]
+                torch.where(changed, after, before, out=pictures[len(owners) : len(owners) + len(now)])
+                owners += [index] * len(now)
+                todo, left = todo[len(now) :], left - len(now)
+                if len(owners) == len(pictures):
+                    yield pictures, owners
+                    pictures, owners = room(), []
+
+
+def _substrate(image: Tensor, profile: Profile, deleting: bool) -> Tensor:
+    """Of an image (3,H,W), in its own type."""
+    make = (profile.deletion if deleting else profile.insertion).make
+    with torch.autocast(image.device.type, enabled=False):
+        return make(image.float()).to(image.dtype)
+
+
+def _places(values: Tensor, tile: int) -> Tensor:
+    """For each pixel, how many pixels or tiles are changed before it (H,W), for a map (H,W)."""
+    height, width = values.shape
+    if tile > 1:  # the mean of those cut off is over what there is of them
+        values = torch.nn.functional.avg_pool2d(values[None], tile, ceil_mode=True)[0]
+    order = values.flatten().argsort(descending=True, stable=True)
+    places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    places = places.view(values.shape)
+    return places.repeat_interleave(tile, 0)[:height].repeat_interleave(tile, 1)[:, :width] if tile > 1 else places

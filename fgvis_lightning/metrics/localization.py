@@ -1,0 +1,87 @@
+"""Whether maps point at the object: the pointing game and the energy pointing game."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.metrics.checks import check_maps, shape
+
+
+def boxes_to_masks(boxes: Sequence[Tensor], height: int, width: int) -> Tensor:
+    """Where the boxes of each image are.
+
+    Args:
+        boxes: for each of B images (N,4), N of them, as left, top, right and bottom in pixels; pixel (i,j) is inside
+            where left ≤ j < right and top ≤ i < bottom.
+        height: of the images.
+        width: of the images.
+
+    Returns:
+        (B,H,W) booleans.
+
+    Raises:
+        InputError: boxes of another shape.
+    """
+    masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
+    down, right = torch.arange(height)[:, None], torch.arange(width)
+    for mask, several in zip(masks, boxes, strict=True):
+        if several.ndim != 2 or several.shape[1] != 4:
+            raise InputError(f"Expected the boxes of an image to be (N,4), but got {shape(several)}.")
+        for x0, y0, x1, y1 in several.tolist():
+            mask |= (y0 <= down) & (down < y1) & (x0 <= right) & (right < x1)
+    return masks
+
+
+def pointing_game(saliency: Tensor, masks: Tensor, tolerance: int = 15) -> Tensor:
+    """1 where the maximum of the map is at the object, else 0 (B,).
+
+    Zhang et al., Excitation Backprop, ECCV 2016, as TorchRay has it (``benchmark/pointing_game.py``): a hit if some
+    pixel of the object is less than ``tolerance`` away from the maximum, the first one where there are several.
+
+    Args:
+        saliency: (B,H,W), high = evidence.
+        masks: (B,H,W) booleans, true at the object.
+        tolerance: in pixels of the map. TorchRay brings the maps to the size of the original image first.
+
+    Raises:
+        InputError: shapes that do not fit, masks that are not boolean, NaN in the maps.
+    """
+    saliency, masks = _pair(saliency, masks)
+    height, width = masks.shape[1:]
+    point = saliency.flatten(1).argmax(1)[:, None, None]
+    down = torch.arange(height, device=masks.device)[:, None] - point // width
+    right = torch.arange(width, device=masks.device) - point % width
+    distance = down**2 + right**2
+    return (masks & ((distance < tolerance**2) | (distance == 0))).flatten(1).any(1).float()
+
+
+def energy_pointing_game(saliency: Tensor, masks: Tensor) -> Tensor:
+    """Share of the map that is inside the object (B,), from 0 to 1.
+
+    Wang et al., Score-CAM, CVPR workshops 2020. Negative values count as 0; a map without positive ones
+    has share 0.
+
+    Args:
+        saliency: (B,H,W), high = evidence.
+        masks: (B,H,W) booleans, true at the object.
+
+    Raises:
+        InputError: shapes that do not fit, masks that are not boolean, NaN in the maps.
+    """
+    saliency, masks = _pair(saliency, masks)
+    energy = saliency.clamp(min=0)
+    inside, whole = (energy * masks).flatten(1).sum(1), energy.flatten(1).sum(1)
+    return (inside / whole.clamp(min=torch.finfo(energy.dtype).tiny)).clamp(max=1).float()
+
+
+def _pair(saliency: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    saliency = check_maps("saliency", saliency)
+    if masks.shape != saliency.shape or masks.dtype != torch.bool:
+        raise InputError(
+            f"Expected masks to be {shape(saliency)} booleans as the saliency, but got {shape(masks)} of {masks.dtype}."
+        )
+    return saliency, masks.to(saliency.device)

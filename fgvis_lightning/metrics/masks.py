@@ -1,0 +1,138 @@
+"""What is said of a mask, and of the scores that its explanation reaches: one number for each image.
+
+Scores are softmax probabilities of the target class, of the explanation ``e`` and of the image ``x``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.metrics.checks import check_batch, check_classes, check_maps, check_targets, shape
+
+
+def score_preserved(score_explanation: Tensor, score_image: Tensor) -> Tensor:
+    """p(e)/p(x) (B,) ≥ 0: 1 where the explanation has all of the image's score.
+
+    Args:
+        score_explanation: p(e) (B,).
+        score_image: p(x) (B,).
+
+    Raises:
+        InputError: shapes that do not fit.
+    """
+    check_batch(score_explanation=score_explanation, score_image=score_image)
+    return score_explanation.float() / score_image.float().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def class_kept(logits: Tensor, classes: Tensor) -> Tensor:
+    """1 where the top class is the given one, else 0 (B,).
+
+    Args:
+        logits: of the explanations (B,K).
+        classes: (B,), the top classes of the images if they are to stay, or those that are to become it.
+
+    Raises:
+        InputError: shapes that do not fit.
+    """
+    check_targets(classes, len(logits))
+    check_classes(logits, classes, len(classes))
+    return (logits.argmax(1) == classes.to(logits.device)).float()
+
+
+def sparsity(evidence: Tensor) -> Tensor:
+    """Share of the image that is not evidence (B,), 1 - mean: 0 for all of it, 1 for none.
+
+    Args:
+        evidence: (B,3,H,W) or (B,H,W) in [0,1].
+
+    Raises:
+        InputError: another shape, or NaN.
+    """
+    return 1 - check_maps("evidence", evidence.flatten(2) if evidence.ndim == 4 else evidence).flatten(1).mean(1)
+
+
+def connectedness(evidence: Tensor) -> Tensor:
+    """Share of the evidence that hangs together (B,), from 0 to 1.
+
+    Evidence is where it has at least half its maximum; the share is that of its largest component, in which pixels
+    are neighbors along the sides and at the corners. 0 where there is no evidence at all.
+
+    Args:
+        evidence: (B,3,H,W), of which the mean over the channels is taken, or (B,H,W); ≥ 0.
+
+    Raises:
+        InputError: another shape, or NaN.
+    """
+    evidence = check_maps("evidence", evidence.float().mean(1) if evidence.ndim == 4 else evidence)
+    there = (evidence > 0) & (evidence >= evidence.amax((1, 2), keepdim=True) / 2)
+    labels = _components(there).flatten(1)
+    sizes = torch.zeros(len(labels), there[0].numel() + 1, device=labels.device)
+    sizes.scatter_add_(1, labels, there.flatten(1).float())
+    return sizes.amax(1) / there.flatten(1).sum(1).clamp(min=1)
+
+
+def _components(there: Tensor) -> Tensor:
+    """One number above 0 for each 8-connected component (B,H,W), 0 where there is none."""
+    count, height, width = there.shape
+    labels = torch.arange(1, height * width + 1, device=there.device).view(height, width) * there
+    # float32 holds the numbers of up to 4096 by 4096 pixels.
+    kind = torch.float32 if height * width < 2**24 else torch.float64
+    while True:
+        spread = F.max_pool2d(labels[:, None].to(kind), 3, stride=1, padding=1)[:, 0].long() * there
+        # A label is the place of a pixel of the same component. That pixel learns what its followers have met, and
+        # they follow whom it follows; by neighbors alone a label would move by one pixel a round.
+        old, new = labels.flatten(1), spread.flatten(1)
+        table = F.pad(new, (1, 0)).scatter_reduce_(1, old, new, "amax")
+        table = table.gather(1, table)
+        moved = table.gather(1, table)[:, 1:].view(count, height, width)
+        if torch.equal(moved, labels):
+            return labels
+        labels = moved
+
+
+def highlight(x: Tensor, saliency: Tensor) -> Tensor:
+    """The map multiplied on the image: what `average_drop` and `average_increase` compare with the image.
+
+    Chattopadhyay et al., Grad-CAM++, WACV 2018, section 4. The product is taken in normalized space, so that the data
+    set's mean color is what remains where the map is 0.
+
+    Args:
+        x: normalized (B,3,H,W).
+        saliency: (B,H,W), high = evidence; negative values count as 0, and the maximum as 1.
+
+    Returns:
+        (B,3,H,W).
+
+    Raises:
+        InputError: shapes that do not fit, NaN in the maps.
+    """
+    if x.ndim != 4:
+        raise InputError(f"Expected x to be (B,3,H,W), but got {shape(x)}.")
+    maps = check_maps("saliency", saliency, len(x), *x.shape[-2:]).to(x.device).clamp(min=0)
+    maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+    return x * maps[:, None].to(x.dtype)
+
+
+def average_drop(score_explanation: Tensor, score_image: Tensor) -> Tensor:
+    """max(0, p(x) - p(e))/p(x) (B,), from 0 to 1 (Chattopadhyay et al., Grad-CAM++, WACV 2018, section 4).
+
+    Args:
+        score_explanation: p(e) (B,), the authors' ``o``, of the image times the map, see `highlight`.
+        score_image: p(x) (B,), the authors' ``y``.
+
+    Returns:
+        Shares; the authors give the mean of them in percent.
+
+    Raises:
+        InputError: shapes that do not fit.
+    """
+    return 1 - score_preserved(score_explanation, score_image).clamp(max=1)
+
+
+def average_increase(score_explanation: Tensor, score_image: Tensor) -> Tensor:
+    """1 where the score of the explanation is above that of the image, else 0 (B,); arguments as in `average_drop`."""
+    check_batch(score_explanation=score_explanation, score_image=score_image)
+    return (score_explanation > score_image).float()

@@ -1,0 +1,274 @@
+"""Metrics over many images, as torchmetrics has them: on many devices they give what one gives for all images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.metrics.checks import check_targets, shape
+from fgvis_lightning.metrics.curves import Network, auc, deletion_curve, insertion_curve
+from fgvis_lightning.metrics.discrimination import summarize
+from fgvis_lightning.metrics.localization import energy_pointing_game, pointing_game
+from fgvis_lightning.metrics.masks import (
+    average_drop,
+    average_increase,
+    class_kept,
+    connectedness,
+    score_preserved,
+    sparsity,
+)
+from fgvis_lightning.metrics.profiles import Profile, find_profile
+from fgvis_lightning.metrics.ranks import rank_correlation
+
+
+class _Plotted(Metric):
+    is_differentiable = False
+    full_state_update = False
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot a value, the values of several steps, or unless they are given the present one, by matplotlib."""
+        return self._plot(val, ax)
+
+
+class MeanOverImages(_Plotted):
+    """The mean of one number for each image.
+
+    Args:
+        options: torchmetrics' own.
+    """
+
+    plot_lower_bound = 0.0
+    plot_upper_bound: float | None = 1.0
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def add(self, values: Tensor) -> None:
+        """Take in the values (B,) of some images."""
+        self.total += values.sum().to(self.total)
+        self.count += len(values)
+
+    def compute(self) -> Tensor:
+        """The mean over all images so far; NaN if there are none."""
+        return self.total / self.count
+
+
+class _CurveAUC(MeanOverImages):
+    def __init__(self, network: Network, profile: Profile | str = "rise", batch_size: int = 64, **options: Any) -> None:
+        super().__init__(**options)
+        # In a tuple: else its weights would be in every checkpoint of a module that has this metric.
+        self._network = (network,)
+        self.profile = find_profile(profile)
+        self.batch_size = batch_size
+
+
+class DeletionAUC(_CurveAUC):
+    """Mean area under the `fgvis_lightning.metrics.deletion_curve`; arguments as `InsertionAUC`."""
+
+    higher_is_better = False
+
+    def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
+        """Take in normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
+        scores = deletion_curve(self._network[0], x, saliency, targets, self.profile, self.batch_size)
+        self.add(auc(scores, self.profile))
+
+
+class InsertionAUC(_CurveAUC):
+    """Mean area under the `fgvis_lightning.metrics.insertion_curve`.
+
+    Args:
+        network: takes normalized images, returns logits. It is not part of the metric's state.
+        profile: how the curve is made, or the name of it; ``.profile.describe()`` belongs beside the number.
+        batch_size: pictures in one network pass.
+        options: torchmetrics' own.
+
+    Raises:
+        InputError: an unknown profile.
+    """
+
+    higher_is_better = True
+
+    def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
+        """Take in normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
+        scores = insertion_curve(self._network[0], x, saliency, targets, self.profile, self.batch_size)
+        self.add(auc(scores, self.profile))
+
+
+class ScorePreserved(MeanOverImages):
+    """Mean of `fgvis_lightning.metrics.score_preserved`, p(e)/p(x)."""
+
+    higher_is_better = True
+    plot_upper_bound = None
+
+    def update(self, score_explanation: Tensor, score_image: Tensor) -> None:
+        """Take in p(e) and p(x) (B,)."""
+        self.add(score_preserved(score_explanation, score_image))
+
+
+class ClassKept(MeanOverImages):
+    """Share of the explanations with the top class of their image, see `fgvis_lightning.metrics.class_kept`."""
+
+    higher_is_better = True
+
+    def update(self, logits: Tensor, classes: Tensor) -> None:
+        """Take in the logits of explanations (B,K) and the top classes of the images (B,)."""
+        self.add(class_kept(logits, classes))
+
+
+class AdversarialRate(MeanOverImages):
+    """Share of the explanations whose target, a class that is not in the image, became the top class.
+
+    Evidence for what is not there cannot be evidence (Wagner et al., CVPR 2019, section 3.2): with gates the rate is
+    to be near 0.
+    """
+
+    higher_is_better = False
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Take in the logits of explanations (B,K) and their targets (B,), none of which is in its image."""
+        self.add(class_kept(logits, targets))
+
+
+class Sparsity(MeanOverImages):
+    """Mean of `fgvis_lightning.metrics.sparsity`, the share of the image that is not evidence."""
+
+    higher_is_better = True
+
+    def update(self, evidence: Tensor) -> None:
+        """Take in evidence (B,3,H,W) or (B,H,W) in [0,1]."""
+        self.add(sparsity(evidence))
+
+
+class Connectedness(MeanOverImages):
+    """Mean of `fgvis_lightning.metrics.connectedness`, the share of the evidence in its largest component."""
+
+    higher_is_better = True
+
+    def update(self, evidence: Tensor) -> None:
+        """Take in evidence (B,3,H,W) or (B,H,W)."""
+        self.add(connectedness(evidence))
+
+
+class AverageDrop(MeanOverImages):
+    """Mean of `fgvis_lightning.metrics.average_drop`; the authors' number is 100 times as large."""
+
+    higher_is_better = False
+
+    def update(self, score_explanation: Tensor, score_image: Tensor) -> None:
+        """Take in p(e) and p(x) (B,), where e is the image times the map."""
+        self.add(average_drop(score_explanation, score_image))
+
+
+class AverageIncrease(MeanOverImages):
+    """Mean of `fgvis_lightning.metrics.average_increase`; the authors' number is 100 times as large."""
+
+    higher_is_better = True
+
+    def update(self, score_explanation: Tensor, score_image: Tensor) -> None:
+        """Take in p(e) and p(x) (B,), where e is the image times the map."""
+        self.add(average_increase(score_explanation, score_image))
+
+
+class EnergyPointingGame(MeanOverImages):
+    """Mean of `fgvis_lightning.metrics.energy_pointing_game`."""
+
+    higher_is_better = True
+
+    def update(self, saliency: Tensor, masks: Tensor) -> None:
+        """Take in maps and boolean masks of the objects, both (B,H,W)."""
+        self.add(energy_pointing_game(saliency, masks))
+
+
+class RankCorrelation(MeanOverImages):
+    """Mean of `fgvis_lightning.metrics.rank_correlation` over the pairs in which neither map is constant."""
+
+    higher_is_better = True
+    plot_lower_bound = -1.0
+
+    def update(self, a: Tensor, b: Tensor) -> None:
+        """Take in two maps of each image, both (B,H,W)."""
+        values = rank_correlation(a, b)
+        self.add(values[~values.isnan()])
+
+
+class PointingGame(_Plotted):
+    """Accuracy of `fgvis_lightning.metrics.pointing_game`: the mean over the classes of the share of hits.
+
+    As in TorchRay, but a class without images does not count; there it counts as one without hits.
+
+    Args:
+        num_classes: of the data set.
+        tolerance: in pixels.
+        options: torchmetrics' own.
+    """
+
+    higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+    hits: Tensor
+    counts: Tensor
+
+    def __init__(self, num_classes: int, tolerance: int = 15, **options: Any) -> None:
+        super().__init__(**options)
+        self.tolerance = tolerance
+        self.add_state("hits", torch.zeros(num_classes), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(num_classes), dist_reduce_fx="sum")
+
+    def update(self, saliency: Tensor, masks: Tensor, targets: Tensor) -> None:
+        """Take in maps and boolean masks of the objects, both (B,H,W), and the objects' classes (B,)."""
+        found = pointing_game(saliency, masks, self.tolerance).to(self.hits)
+        check_targets(targets, len(found))
+        if not 0 <= int(targets.min()) <= int(targets.max()) < len(self.hits):
+            raise InputError(f"Expected targets from 0 to {len(self.hits) - 1}, but got {targets.tolist()}.")
+        targets = targets.to(self.hits.device)
+        self.hits.index_add_(0, targets, found)
+        self.counts.index_add_(0, targets, torch.ones_like(found))
+
+    def compute(self) -> Tensor:
+        """The accuracy; NaN if there were no images."""
+        return (self.hits / self.counts).nanmean()
+
+
+class Discrimination(_Plotted):
+    """`fgvis_lightning.metrics.discrimination.summarize` over many images.
+
+    Its value has ``own`` and ``others``, the geometric means of what is left of the class's own score and of the
+    others' without its evidence, and ``told_apart``, the share of the pairs in which a class loses more by its own
+    evidence than another; that is what is to be high.
+    """
+
+    higher_is_better = True
+    plot_lower_bound = 0.0
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("sums", torch.zeros(3), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(3), dist_reduce_fx="sum")
+
+    def update(self, remaining: Tensor | Sequence[Tensor]) -> None:
+        """Take in ``remaining_scores`` (T,T) of an image with T ≥ 2 classes, or those of several."""
+        for left in [remaining] if isinstance(remaining, Tensor) else remaining:
+            if left.ndim != 2 or left.shape[0] != left.shape[1] or len(left) < 2:
+                raise InputError(f"Expected the remaining scores to be (T,T) with T > 1, but got {shape(left)}.")
+            own, others, told_apart = summarize([left])
+            pairs = len(left) * (len(left) - 1)
+            counts = self.counts.new_tensor([len(left), pairs, pairs])
+            self.sums += self.sums.new_tensor([log(own), log(others), told_apart]) * counts
+            self.counts += counts
+
+    def compute(self) -> dict[str, Tensor]:
+        """The three values; NaN if there were no images."""
+        means = self.sums / self.counts
+        return {"own": means[0].exp(), "others": means[1].exp(), "told_apart": means[2]}

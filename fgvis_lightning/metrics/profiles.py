@@ -1,0 +1,242 @@
+"""How a deletion or insertion curve is made.
+
+Libraries differ in each of these choices, so a number means nothing without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from fgvis_lightning.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Substrate:
+    """What takes the place of pixels that are not shown.
+
+    Attributes:
+        name: in words.
+        make: from a normalized image (3,H,W) in float32, the substrate of the same shape.
+        kernel: of its blur, in words.
+    """
+
+    name: str
+    make: Callable[[Tensor], Tensor]
+    kernel: str = "none"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One way to make deletion and insertion curves, see `fgvis_lightning.metrics.curves`.
+
+    Attributes:
+        name: by which `PROFILES` has it.
+        source: where it is defined, and in what it differs from there.
+        deletion: what deleted pixels become.
+        insertion: what the image is before any pixel is inserted.
+        rows: a step is as many pixels as this many rows have, the last one what is left; or, in its place,
+        steps: so many equal steps, rounded down to whole pixels.
+        tile: pixels on the side of the squares that are changed as a whole, in the order of their mean; 1 for single
+            pixels. At the right and at the bottom they are cut off.
+        relative: whether scores are divided by that of the clean image.
+        area: how scores become one number, of `AREAS`.
+    """
+
+    name: str
+    source: str
+    deletion: Substrate
+    insertion: Substrate
+    rows: int | None = None
+    steps: int | None = None
+    tile: int = 1
+    relative: bool = False
+    area: str = "trapezoid"
+
+    def __post_init__(self) -> None:
+        if (self.rows is None) == (self.steps is None):
+            raise InputError(f"Expected either rows or steps, but got rows={self.rows} and steps={self.steps}.")
+        for name in ("rows", "steps", "tile"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"Expected {name} to be at least 1, but got {value}.")
+        if self.rows is not None and self.tile > 1:
+            raise InputError(f"Expected steps for tiles, but got rows={self.rows} and tile={self.tile}.")
+        if self.area not in AREAS:
+            raise InputError(f"Expected area to be one of {', '.join(AREAS)}, but got {self.area!r}.")
+
+    def counts(self, height: int, width: int) -> Tensor:
+        """How many pixels or tiles are changed at each of the S scores (S,): from none to all of them."""
+        if self.rows is not None:
+            return (torch.arange(ceil(height / self.rows) + 1) * self.rows * width).clamp(max=height * width)
+        steps = self.steps or 1
+        return torch.arange(steps + 1) * (ceil(height / self.tile) * ceil(width / self.tile)) // steps
+
+    def describe(self) -> dict[str, str]:
+        """What belongs beside the number, as names and values in words."""
+        if self.rows is not None:
+            step = f"{self.rows} W of the H W pixels, {self.rows / 2.24:.2g} % of an image of 224 by 224"
+        else:
+            step = (
+                f"1/{self.steps} of the {'pixels' if self.tile == 1 else f'tiles of {self.tile} by {self.tile} pixels'}"
+            )
+        kernels = dict.fromkeys(f"{s.kernel} ({s.name})" for s in (self.deletion, self.insertion) if s.kernel != "none")
+        return {
+            "profile": self.name,
+            "step": step,
+            "deletion substrate": self.deletion.name,
+            "insertion substrate": self.insertion.name,
+            "kernel": ", ".join(kernels) or "none",
+            "score": "softmax probability" + (" divided by that of the clean image" if self.relative else ""),
+            "class": "the target; the authors take the top class of the clean image",
+            "normalization": AREAS[self.area][1],
+            "source": self.source,
+        }
+
+
+def find_profile(profile: Profile | str) -> Profile:
+    """A profile, or the one of `PROFILES` with this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if isinstance(profile, Profile):
+        return profile
+    if profile not in PROFILES:
+        raise InputError(
+            f"Expected a profile of {', '.join(PROFILES)}, but got {profile!r}.{nearest(profile, PROFILES)}"
+        )
+    return PROFILES[profile]
+
+
+# --- areas: scores (B,S) → (B,), and the formula in words ---
+
+
+def _trapezoid(scores: Tensor) -> Tensor:
+    return (scores.sum(1) - scores[:, 0] / 2 - scores[:, -1] / 2) / (scores.shape[1] - 1)
+
+
+def _mean(scores: Tensor) -> Tensor:
+    return scores.mean(1)
+
+
+AREAS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "trapezoid": (_trapezoid, "(sum - first/2 - last/2)/(n - 1) over n scores"),
+    "mean": (_mean, "sum/n over n scores"),
+}
+
+
+# --- substrates ---
+
+
+@dataclass(frozen=True)
+class Blur:
+    """A blur by a kernel that is the outer product of a line with itself.
+
+    Along each axis it is a product with a matrix: unlike a convolution, it is in full float32 on a GPU too.
+
+    Args:
+        line: of the kernel, 2r + 1 weights.
+        mirrored: whether the image goes on beyond its border as its mirror image, about the outermost pixel; else it
+            is zero there.
+    """
+
+    line: tuple[float, ...]
+    mirrored: bool
+
+    def __call__(self, image: Tensor) -> Tensor:
+        height, width = (self._along(side).to(image) for side in image.shape[-2:])
+        return height @ image @ width.T
+
+    def _along(self, side: int) -> Tensor:
+        """What each of the pixels of a line of the image takes from each (side,side)."""
+        reach = len(self.line) // 2
+        taken = torch.arange(side)[:, None] + torch.arange(-reach, reach + 1)
+        weights = torch.tensor(self.line).expand(side, -1)
+        if self.mirrored:
+            period = max(2 * (side - 1), 1)  # more than one mirror image where the kernel is larger than the image
+            taken = taken % period
+            taken = torch.minimum(taken, period - taken)
+        else:
+            weights = weights * ((taken >= 0) & (taken < side))
+        return torch.zeros(side, side).scatter_add_(1, taken.clamp(0, side - 1), weights)
+
+
+def _mean_color(image: Tensor) -> Tensor:
+    return image.mean((-2, -1), keepdim=True).expand_as(image)
+
+
+def _gaussian(sigma: float, reach: int) -> tuple[float, ...]:
+    weights = torch.exp(-(torch.arange(-reach, reach + 1).double() ** 2) / (2 * sigma**2))
+    return tuple((weights / weights.sum()).tolist())
+
+
+def _rise_line() -> tuple[float, ...]:
+    """A line of RISE's kernel (11,): what scipy's Gaussian filter with σ = 5 makes of a point in a square of 11 by 11.
+
+    It reaches 4 σ, further than the square, whose border throws back what would leave it.
+    """
+    line = [0.0] * 11
+    for offset, weight in enumerate(_gaussian(5, 20), start=-20):
+        place = (5 + offset) % 22
+        line[min(place, 21 - place)] += weight
+    return tuple(line)
+
+
+ZERO = Substrate("zero in normalized space", torch.zeros_like)
+OWN_MEAN = Substrate("the image's own mean color", _mean_color)
+RISE_BLUR = Substrate(
+    "blurred by 11 by 11",
+    Blur(_rise_line(), mirrored=False),
+    "11 by 11 of scipy's Gaussian filter, sigma 5, with zero padding",
+)
+STRONG_BLUR = Substrate(
+    "blurred by 51 by 51",
+    Blur(_gaussian(50, 25), mirrored=True),
+    "51 by 51 Gaussian, sigma 50, mirrored border",
+)
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "rise",
+            "Petsiuk, Das and Saenko, BMVC 2018; github.com/eclique/RISE, evaluation.py. Among pixels of equal value, "
+            "which numpy's sort orders by chance, those at the top left go first",
+            deletion=ZERO,
+            insertion=RISE_BLUR,
+            rows=8,
+        ),
+        Profile(
+            "group_cam",
+            "Zhang, Rao and Yang, arXiv:2103.13859, 2021; github.com/wofmanaf/Group-CAM, ins_del_gc.py",
+            deletion=ZERO,
+            insertion=STRONG_BLUR,
+            rows=8,
+        ),
+        Profile(
+            "xplique",
+            "Fel et al., Xplique, 2022; github.com/deel-ai/xplique, xplique/metrics/fidelity.py, defaults of Deletion "
+            "and Insertion with activation='softmax'",
+            deletion=ZERO,
+            insertion=ZERO,
+            steps=10,
+        ),
+        Profile(
+            "degradation",
+            "after Schulz et al., Restricting the Flow, ICLR 2020; github.com/BioroboticsLab/IBA-paper-code, "
+            "evaluate/degradation.py: tiles of 8 by 8, the image's mean color, 100 scores. Insertion minus deletion is "
+            "the area between their curves, least and most relevant first. They normalize by the mean scores over the "
+            "data set instead of each image's own",
+            deletion=OWN_MEAN,
+            insertion=OWN_MEAN,
+            steps=99,
+            tile=8,
+            relative=True,
+        ),
+    )
+}
