@@ -47,6 +47,7 @@ COMMANDS = {
     "compare": "fgvis_lightning.experiments.comparison",
     "evaluate": "fgvis_lightning.experiments.evaluation",
     "adversarial": "fgvis_lightning.experiments.adversarial",
+    "sanity": "fgvis_lightning.experiments.sanity",
 }
 HELP = (
     "See what evidence a CNN's decision rests on: fit explains images by FGVis; compare puts other methods beside it."
