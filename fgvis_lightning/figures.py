@@ -106,7 +106,7 @@ def grid(
     shape = next(picture.shape for row in rows for picture, _ in row if picture is not None)
     tall = inches * shape[-2] / shape[-1]
     below = 0.19 * max((text.count("\n") + 1 for row in rows for _, text in row if text), default=0)
-    left, top, gap = 1.15, 0.45, 0.05
+    left, top, gap = 1.15, 0.15 + 0.16 * max(name.count("\n") + 1 for name in columns), 0.05
     wide = left + len(columns) * (inches + gap) + gap
     foot = 0.22 * (note.count("\n") + 1) if note else 0.0
     high = top + len(rows) * (tall + below + gap) + foot

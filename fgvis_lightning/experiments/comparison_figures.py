@@ -117,11 +117,16 @@ def _views(result: Result, methods: Sequence[str], classifier: Classifier) -> di
     for name in methods:
         found = result.found.get(name)
         if isinstance(found, Explanation):
-            views[f"{name}:\nmask"] = brightened(found.evidence[0])
-            views[f"{name}:\nexplanation"] = explanation_image(result.image, found.evidence[0], background)
+            views[_column(name, "mask")] = brightened(found.evidence[0])
+            views[_column(name, "explanation")] = explanation_image(result.image, found.evidence[0], background)
         else:
-            views[fill(name, 12)] = None if found is None else heat(found.saliency()[0])
+            views[_column(name)] = None if found is None else heat(found.saliency()[0])
     return views
+
+
+def _column(method: str, view: str = "") -> str:
+    """What stands above a column."""
+    return fill(f"{method}: {view}" if view else method, 13, break_long_words=False)
 
 
 def _name(result: Result, classifier: Classifier) -> str:
@@ -191,9 +196,9 @@ def _discriminate(output: Path, runs: dict[str, Run], rows: int) -> bool:
                         pairs.add((image_id, names[a], names[b], method, deleted, value))
                     text = "\n".join(f"{name}: {value:.2f}" for name, value in zip(names, row, strict=True))
                     if deleted == f"{SHOWN:.0%}":
-                        captions[a] |= {fill(method, 12): text, f"{method}:\nmask": text}
+                        captions[a] |= {_column(method): text, _column(method, "mask"): text}
                     elif deleted == OWN:
-                        captions[a][f"{method}:\nexplanation"] = text
+                        captions[a][_column(method, "explanation")] = text
         drawn += zip(results, captions, strict=True)
     if not drawn:
         return False
