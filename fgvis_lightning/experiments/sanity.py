@@ -163,5 +163,5 @@ def _curves(table: Table) -> Figure:
     axes.set_xlabel("layers drawn anew, from the top, %")
     axes.set_ylabel("rank correlation with the map")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)  # not on the points at the right
     return figure
