@@ -7,12 +7,12 @@ import time
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fgvis_lightning import Explanation, explain
 from fgvis_lightning.games import Game, blend, probability
 from fgvis_lightning.images import load_image
+from fgvis_lightning.metrics import auc, curves, rank_correlation
 from fgvis_lightning.network import load_classifier
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -106,7 +106,7 @@ class Photos:
         aucs = (run.deletion, reference.deletion), (run.insertion, reference.insertion)
         return [
             f"{correlation(explanation.mask.flatten(1), other.mask.flatten(1)):.3f}",
-            f"{correlation(ranks(explanation.saliency().flatten(1)), ranks(other.saliency().flatten(1))):.3f}",
+            f"{rank_correlation(explanation.saliency(), other.saliency()).nanmean():.3f}",
             *(f"{auc.mean():.3f} ({(auc - before).abs().mean():.3f})" for auc, before in aucs),
             f"{1 - explanation.sparsity.mean():.3f}",
             f"{self.judge(explanation.game, explanation.mask)[1].float().mean():.2f}",
@@ -115,45 +115,11 @@ class Photos:
         ]
 
     def curves(self, saliency: Tensor) -> tuple[Tensor, Tensor]:
-        """RISE's deletion and insertion AUC (B,) of maps (B,H,W) (Petsiuk et al., BMVC 2018, evaluation.py).
-
-        8 W pixels more in each step, all channels of them; deletion to zero in normalized space, insertion from
-        the blurred image. Among pixels of equal worth those at the top left come first.
-        """
-        blurred = F.conv2d(self.x, rise_kernel().to(self.x).expand(3, 1, -1, -1), padding=5, groups=3)
-        start, finish = (self.x, blurred), (torch.zeros_like(self.x), self.x)
-        deletion, insertion = (
-            torch.stack([self._auc(*each) for each in zip(saliency, a, b, self.targets, strict=True)])
-            for a, b in zip(start, finish, strict=True)
-        )
-        return deletion, insertion
-
-    def _auc(self, saliency: Tensor, start: Tensor, finish: Tensor, target: Tensor) -> Tensor:
-        height, width = saliency.shape
-        place = saliency.flatten().argsort(descending=True, stable=True).argsort().view(height, width)
-        changed = torch.arange(-(-height // 8) + 1)[:, None, None, None] * 8 * width
-        scores = self.network(torch.where((place < changed).to(DEVICE), finish, start)).softmax(1)[:, target].cpu()
-        return (scores.sum() - scores[0] / 2 - scores[-1] / 2) / (len(scores) - 1)
-
-
-def rise_kernel() -> Tensor:
-    """RISE's kernel (11,11): a point under scipy's Gaussian filter with σ = 5, which mirrors what leaves the square."""
-    point = torch.zeros(11).index_fill(0, torch.tensor(5), 1)
-    mirrored = torch.cat([point] * 5)[2:-2]  # a point in the middle is its own mirror image
-    gaussian = torch.exp(-(torch.arange(-20, 21) ** 2) / 50)
-    line = F.conv1d(mirrored[None, None], (gaussian / gaussian.sum())[None, None]).flatten()
-    return line.outer(line)
+        """RISE's deletion and insertion AUC (B,) of maps (B,H,W), see `fgvis_lightning.metrics`."""
+        deletion, insertion = curves(self.network, self.x, saliency, self.targets)
+        return auc(deletion).cpu(), auc(insertion).cpu()
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson's, as a mean over the rows that are not constant."""
     return torch.stack([torch.corrcoef(torch.stack(pair).double())[0, 1] for pair in zip(a, b, strict=True)]).nanmean()
-
-
-def ranks(rows: Tensor) -> Tensor:
-    """Ranks within each row, equal values sharing their mean rank; Pearson's of them is Spearman's correlation."""
-    result = []
-    for values in rows:
-        _, place, counts = values.unique(return_inverse=True, return_counts=True)
-        result.append((counts.cumsum(0) - (counts - 1) / 2)[place])
-    return torch.stack(result)

@@ -2,6 +2,7 @@
 
 FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the modules in its order::
 
+    quiet           without Lightning's log lines
     names           names as parts of file names
     network         a frozen classifier with its preprocessing and class names
     nonlinearities  which are gated, which are not, and why

@@ -49,9 +49,7 @@ COMMANDS = {
     "adversarial": "fgvis_lightning.experiments.adversarial",
     "sanity": "fgvis_lightning.experiments.sanity",
 }
-HELP = (
-    "See what evidence a CNN's decision rests on: fit explains images by FGVis; compare puts other methods beside it."
-)
+HELP = f"See what evidence a CNN's decision rests on: fit. The commands beside it: {', '.join(COMMANDS)}."
 
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.items import Item
 from fgvis_lightning.module import ExplanationCallback, SweepModule
+from fgvis_lightning.quiet import quiet
 from fgvis_lightning.store import Attribution, Explanation
 
 
@@ -139,12 +139,6 @@ def explain_with(
 @contextmanager
 def _silence() -> Iterator[None]:
     """Keep Lightning's log lines and advice away from a notebook."""
-    log = logging.getLogger("pytorch_lightning")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"pytorch_lightning")
-            yield
-    finally:
-        log.setLevel(level)
+    with quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"pytorch_lightning")
+        yield

@@ -50,11 +50,7 @@ class SweepModule(pl.LightningModule, ABC):
         """Images (B,3,H,W), 8-bit or in [0,1], as the network takes them, on this module's device."""
         scale = 1 if images.is_floating_point() else 255
         images = images.to(self.device, self.dtype)  # type: ignore[arg-type]
-        mean, std = (
-            images.new_tensor(values)[:, None, None]
-            for values in (self.classifier.preprocessing.mean, self.classifier.preprocessing.std)
-        )
-        x = (images / scale - mean) / std
+        x = self.classifier.preprocessing.normalize(images / scale)
         return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
     @torch.no_grad()

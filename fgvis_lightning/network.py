@@ -51,6 +51,11 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
     source: str = "ImageNet's usual values: the network does not bring its own"
 
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images (…,3,H,W) in [0,1] as the network takes them."""
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (images - mean) / std
+
     def __str__(self) -> str:
         short = self.resize if isinstance(self.resize, int) else "×".join(map(str, self.resize))
         mean, std = ("(" + ", ".join(f"{v:g}" for v in values) + ")" for values in (self.mean, self.std))

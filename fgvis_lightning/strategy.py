@@ -8,7 +8,6 @@ the processes (on one machine, by torchrun, by SLURM).
 
 from __future__ import annotations
 
-import logging
 import signal
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from pytorch_lightning.strategies.launchers.subprocess_script import _Subprocess
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.quiet import quiet
 
 PATIENCE = 60
 """Seconds that other ranks get to end cleanly, before they are killed, when this one was told to stop."""
@@ -153,13 +153,8 @@ def check_processes(trainer: pl.Trainer) -> None:
 
 def chosen_strategy(**trainer: Any) -> str:
     """What ``strategy: auto`` means for these arguments of a Trainer: ``independent`` for more than one device."""
-    log = logging.getLogger("pytorch_lightning")
-    before = log.level
-    log.setLevel(logging.ERROR)  # which devices there are is said once, by the Trainer that is used
-    try:
+    with quiet():  # which devices there are is said once, by the Trainer that is used
         probe = pl.Trainer(**trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    finally:
-        log.setLevel(before)
     return "independent" if probe.world_size > 1 else "auto"
 
 

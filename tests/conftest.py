@@ -29,3 +29,17 @@ def photo(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def folder(photo: Callable[..., Path], tmp_path: Path) -> Path:
+    """Three photos."""
+    for i in range(3):
+        photo(f"in/photo {i}.png", seed=i)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """A results folder that is not there yet."""
+    return tmp_path / "out"

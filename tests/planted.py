@@ -33,6 +33,8 @@ from fgvis_lightning.baselines import (
     GuidedBackprop,
     Method,
 )
+from fgvis_lightning.experiments.statistics import bootstrap
+from fgvis_lightning.metrics import energy_pointing_game, pointing_game
 
 SIZE = 40
 PATCH = 12  # side of a square that tells the class
@@ -260,8 +262,7 @@ def widened(truth: Tensor, pixels: int) -> Tensor:
 
 def energy(maps: Tensor, truth: Tensor) -> Tensor:
     """Share of a map's sum that is in a region; what is negative counts as zero."""
-    maps = maps.float().clamp(min=0)
-    return (maps * truth).sum((1, 2)) / maps.sum((1, 2)).clamp(min=1e-30)
+    return energy_pointing_game(maps, truth.bool())
 
 
 def contrast(maps: Tensor, truth: Tensor) -> Tensor:
@@ -270,8 +271,8 @@ def contrast(maps: Tensor, truth: Tensor) -> Tensor:
 
 
 def hit(maps: Tensor, truth: Tensor) -> Tensor:
-    """1 where the map's largest value is in a region, else 0 (the pointing game)."""
-    return truth.float().flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True))[:, 0]
+    """1 where the map's largest value is in a region, else 0."""
+    return pointing_game(maps, truth.bool(), tolerance=0)
 
 
 def channel_share(evidence: Tensor, channel: int) -> Tensor:
@@ -279,11 +280,9 @@ def channel_share(evidence: Tensor, channel: int) -> Tensor:
     return evidence[:, channel].sum((1, 2)) / evidence.sum((1, 2, 3)).clamp(min=1e-30)
 
 
-def interval(values: Tensor, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of the values (N,), and where it would be in 95 % of samples of as many images (bootstrap)."""
-    drawn = torch.randint(len(values), (4000, len(values)), generator=torch.Generator().manual_seed(seed))
-    means = values[drawn].mean(1).sort().values
-    return values.mean().item(), means[100].item(), means[-101].item()
+def interval(values: Tensor) -> tuple[float, float, float]:
+    """Mean of the values (N,), each of another image, and its 95 % bootstrap interval."""
+    return bootstrap(values, [str(number) for number in range(len(values))])
 
 
 # --- methods ---

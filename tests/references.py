@@ -144,3 +144,34 @@ def graph_gradient(network: nn.Module, x: Tensor, e: Tensor, target: int) -> tup
         passed = (h <= limit.clamp(min=0)) & (h >= limit.clamp(max=0))
         node.register_prehook(lambda gradients, passed=passed: (gradients[0] * passed,))
     return torch.autograd.grad(logits[:, target].sum(), e)[0], len(gates)
+
+
+def rise_aucs(network: nn.Module, x: Tensor, saliency: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """RISE's deletion and insertion AUC (B,), one image at a time, all of its pictures at once.
+
+    8 W pixels more in each step; deletion to zero, insertion from the blurred image.
+    """
+    blurred = F.conv2d(x, rise_kernel().to(x).expand(3, 1, -1, -1), padding=5, groups=3)
+    start, finish = (x, blurred), (torch.zeros_like(x), x)
+    deletion, insertion = (
+        torch.stack([_auc(network, *each) for each in zip(saliency, a, b, targets, strict=True)])
+        for a, b in zip(start, finish, strict=True)
+    )
+    return deletion, insertion
+
+
+def _auc(network: nn.Module, saliency: Tensor, start: Tensor, finish: Tensor, target: Tensor) -> Tensor:
+    height, width = saliency.shape
+    place = saliency.flatten().argsort(descending=True, stable=True).argsort().view(height, width)
+    changed = torch.arange(-(-height // 8) + 1)[:, None, None, None] * 8 * width
+    scores = network(torch.where(place < changed, finish, start)).softmax(1)[:, target]
+    return (scores.sum() - scores[0] / 2 - scores[-1] / 2) / (len(scores) - 1)
+
+
+def rise_kernel() -> Tensor:
+    """RISE's kernel (11,11): a point under scipy's Gaussian filter with σ = 5, which mirrors what leaves the square."""
+    point = torch.zeros(11).index_fill(0, torch.tensor(5), 1)
+    mirrored = torch.cat([point] * 5)[2:-2]  # a point in the middle is its own mirror image
+    gaussian = torch.exp(-(torch.arange(-20, 21) ** 2) / 50)
+    line = F.conv1d(mirrored[None, None], (gaussian / gaussian.sum())[None, None]).flatten()
+    return line.outer(line)

@@ -40,18 +40,6 @@ def fails(capsys: pytest.CaptureFixture[str], output: Path, images: Path | str, 
     return error
 
 
-@pytest.fixture
-def folder(photo: PhotoMaker, tmp_path: Path) -> Path:
-    for i in range(3):
-        photo(f"in/photo {i}.png", seed=i)
-    return tmp_path / "in"
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
 def test_a_run_leaves_what_the_readme_promises(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = output.parent / "names.txt"
     names.write_text("cat\ndog\nschool bus\ncar\ntree\n")

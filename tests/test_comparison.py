@@ -31,18 +31,6 @@ METHODS = {
 }
 
 
-@pytest.fixture
-def folder(photo: PhotoMaker, tmp_path: Path) -> Path:
-    for i in range(3):
-        photo(f"in/photo {i}.png", seed=i)
-    return tmp_path / "in"
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
 def arguments(folder: Path, output: Path, methods: object, *more: str) -> list[str]:
     config = output.with_suffix(".yaml")
     config.write_text(yaml.safe_dump({"methods": methods}, sort_keys=False))

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import pickle
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from networks import Plain
+from references import rise_aucs, rise_kernel
 from torch import Tensor, nn
 
 from fgvis_lightning.errors import InputError
@@ -123,21 +122,15 @@ def test_rise_by_the_book(height: int, width: int) -> None:
         assert (deletion[index], insertion[index]) == pytest.approx(expected, abs=2e-6)
 
 
-def test_the_earlier_benchmark_has_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
-    monkeypatch.delitem(sys.modules, "common", raising=False)
-    import common  # type: ignore[import-not-found]
-
-    photos = common.Photos.__new__(common.Photos)
-    monkeypatch.setattr(common, "DEVICE", "cpu")
-    photos.network = small(43, 56)
-    photos.x, saliency, photos.targets = batch(2, 43, 56)
+def test_all_pictures_of_an_image_at_once_give_the_same() -> None:
+    network = small(43, 56)
+    x, saliency, targets = batch(2, 43, 56)
     for mine, other in zip(
-        curves(photos.network, photos.x, saliency, photos.targets), photos.curves(saliency), strict=True
+        curves(network, x, saliency, targets), rise_aucs(network, x, saliency, targets), strict=True
     ):
         torch.testing.assert_close(auc(mine), other, rtol=0, atol=1e-6)
     line = torch.tensor(PROFILES["rise"].insertion.make.line)  # type: ignore[attr-defined]
-    torch.testing.assert_close(line.outer(line), common.rise_kernel())
+    torch.testing.assert_close(line.outer(line), rise_kernel())
 
 
 @pytest.mark.parametrize("profile", PROFILES)

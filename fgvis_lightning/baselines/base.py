@@ -1,4 +1,4 @@
-"""What all attribution methods have in common: one signature, and how they tell how far they are.
+"""What all attribution methods have in common: one signature.
 
 A method is an object that has its parameters and is called with a network, images and target classes::
 

@@ -21,6 +21,7 @@ from jsonargparse import Namespace
 from torch.optim import Optimizer
 
 from fgvis_lightning.baselines.fgvis import FGVisMethod
+from fgvis_lightning.experiments.output import save_table
 from fgvis_lightning.experiments.sweeps import Methods, make_parser, raise_problems, sweep
 from fgvis_lightning.explainer import sgd
 from fgvis_lightning.games import blend
@@ -71,8 +72,7 @@ def main(args: Sequence[str]) -> None:
     if sums_up:
         table, pairs = count(runs, config.games)
         output = Path(config.output)
-        write_whole(output / "adversarial.csv", table.csv().encode())
-        write_whole(output / "adversarial.md", table.markdown().encode())
+        save_table(output / "adversarial", table)
         write_whole(output / "adversarial_pairs.csv", pairs.csv().encode())
         print(f"\n{table.markdown()}\nEach pair: {output / 'adversarial_pairs.csv'}")
         raise_problems(problems, runs)

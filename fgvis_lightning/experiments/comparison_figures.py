@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fgvis_lightning.cost import Cost
+from fgvis_lightning.experiments.output import save_figure, save_table
 from fgvis_lightning.figures import brightened, explanation_image, grid, heat
 from fgvis_lightning.images import load_image
 from fgvis_lightning.items import Item
@@ -60,15 +61,15 @@ def sum_up(output: Path, runs: dict[str, Run], rows: int, crop: int) -> None:
         crop: side of the crop in pixels; 0 for none.
     """
     costs = _costs(runs)
-    _write(output / "costs", costs)
+    save_table(output / "costs", costs)
     print(f"\n{costs.markdown()}")
     classifier = next(iter(runs.values())).model.classifier
     shown = list(islice(_results(runs), rows))
     if not shown:
         return
-    _save(output / "comparison", _comparison(shown, list(runs), classifier))
+    save_figure(output / "comparison", _comparison(shown, list(runs), classifier))
     if crop:
-        _save(output / "crop", _crops(shown, list(runs), classifier, crop))
+        save_figure(output / "crop", _crops(shown, list(runs), classifier, crop))
     if _discriminate(output, runs, rows):
         print(f"Whose evidence it is: {output / 'discrimination.md'} and {output / 'discrimination.png'}")
     print(f"Look at {output / 'comparison.png'}; for print there is {output / 'comparison.pdf'}")
@@ -85,16 +86,6 @@ def _results(runs: dict[str, Run]) -> Iterator[Result]:
         found = {name: load_item(path) for name, path in files[item].items()}
         image = load_image(item.path, run.model.classifier.preprocessing, upscale=run.data.upscale) / 255
         yield Result(item, int(next(iter(found.values())).targets), image, found)
-
-
-def _write(path: Path, table: Table) -> None:
-    write_whole(path.with_suffix(".csv"), table.csv().encode())
-    write_whole(path.with_suffix(".md"), table.markdown().encode())
-
-
-def _save(path: Path, figure: Figure) -> None:
-    for suffix in (".pdf", ".png"):
-        figure.savefig(path.with_suffix(suffix))
 
 
 def _costs(runs: dict[str, Run]) -> Table:
@@ -205,9 +196,9 @@ def _discriminate(output: Path, runs: dict[str, Run], rows: int) -> bool:
     table = Table(("method", "deleted", "left of the own score", "left of the others' scores", "own falls more"))
     for key, all_left in remaining.items():
         table.add((*key, *summarize(all_left)))
-    _write(output / "discrimination", table)
+    save_table(output / "discrimination", table)
     write_whole(output / "discrimination_pairs.csv", pairs.csv().encode())
-    _save(output / "discrimination", _moves(drawn[:rows], list(runs), model.classifier))
+    save_figure(output / "discrimination", _moves(drawn[:rows], list(runs), model.classifier))
     return True
 
 

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from fgvis_lightning.answers import checked
-from fgvis_lightning.building import building, complete_network
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.experiments.arguments import add_device, build, chosen_device, new_parser
 from fgvis_lightning.experiments.evaluation_figures import draw_curves, draw_extremes
 from fgvis_lightning.experiments.own_maps import read
 from fgvis_lightning.experiments.statistics import bootstrap
@@ -93,9 +92,7 @@ def main(args: Sequence[str]) -> None:
     Raises:
         InputError: nothing to judge, files that cannot be read, or maps that do not fit.
     """
-    parser = ArgumentParser(prog="fgvis evaluate", description=(__doc__ or "").partition("::")[0].replace("``", ""))
-    parser.add_argument("--config", action="config", help="YAML file with these options.")
-    parser.add_argument("--output", type=str, default="results/evaluation", help="Results folder.")
+    parser = new_parser("evaluate", (__doc__ or "").partition("::")[0], "results/evaluation")
     parser.add_argument("--results", type=list[str], required=True, help="Folders of fit or compare.")
     parser.add_argument(
         "--maps",
@@ -107,9 +104,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--profile", type=str, default="rise", help=f"Of the curves: {', '.join(PROFILES)}.")
     parser.add_argument("--extremes", type=int, default=10, help="Best and worst items in a figure; 0 for none.")
     parser.add_argument("--batch_size", type=int, default=64, help="Images in one network pass.")
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, mps, …")
-    parser.add_function_arguments(load_classifier, "model", sub_configs=True)
-    parser.set_defaults({"model.network": "packaged_efficientnet_lite0"})
+    add_device(parser)
     config = parser.parse_args(list(args))
     profile = find_profile(config.profile)
     methods = find_methods(config.results, config.maps)
@@ -118,10 +113,7 @@ def main(args: Sequence[str]) -> None:
         counts = ", ".join(f"{name} {len(found)}" for name, found in methods.items())
         raise InputError(f"Expected items that all methods have, but there are none among theirs: {counts}.")
     reference = config.reference if config.reference in methods else next(iter(methods))
-    required = ["--results", "[]", "--model.network"]
-    complete_network(config.model, lambda name: parser.parse_args([*required, name]).model.network)
-    with building(config.model.network):
-        objects = parser.instantiate(config)
+    objects = build(parser, config, ["--results", "[]"])
     classifier = load_classifier(**vars(objects.model))
     left_out = {name: len(found) - len(ids) for name, found in methods.items() if len(found) > len(ids)}
     print(f"network: {classifier.name}; {classifier.preprocessing}\n{len(ids):,} items by {', '.join(methods)}")
@@ -193,16 +185,16 @@ def judge(
     Raises:
         InputError: an image or a map cannot be read, or a map has another size than the network's input.
     """
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(config.device)
     network = classifier.network.to(device).to(memory_format=torch.channels_last)
     profile = find_profile(config.profile)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (classifier.preprocessing.mean, classifier.preprocessing.std))
     first = next(iter(name for name in methods if any(path.suffix == SUFFIX for path in methods[name].values())))
     for start in range(0, len(ids), ROWS):
         chosen = ids[start : start + ROWS]
         known = [load_item(methods[first][id]) for id in chosen]
         images = [load_image(item.metadata["image"], classifier.preprocessing, upscale=True) / 255 for item in known]
-        x = ((torch.stack(images) - mean) / std).to(device).contiguous(memory_format=torch.channels_last)
+        x = classifier.preprocessing.normalize(torch.stack(images)).to(device)
+        x = x.contiguous(memory_format=torch.channels_last)
         targets = torch.cat([item.targets for item in known]).to(device)
         with torch.no_grad():
             clean = checked(network(x), x, classifier).float()

@@ -12,6 +12,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.experiments.own_maps import read
 from fgvis_lightning.figures import brightened, explanation_image, grid, heat
 from fgvis_lightning.images import load_image
@@ -20,12 +21,6 @@ from fgvis_lightning.store import Explanation
 
 if TYPE_CHECKING:
     from fgvis_lightning.experiments.evaluation import Judgement
-
-
-def save(path: Path, figure: Figure) -> None:
-    """As vector and as bitmap."""
-    for suffix in (".pdf", ".png"):
-        figure.savefig(path.with_suffix(suffix))
 
 
 def draw_curves(path: Path, judgements: Sequence[Judgement], methods: Sequence[str]) -> None:
@@ -46,7 +41,7 @@ def draw_curves(path: Path, judgements: Sequence[Judgement], methods: Sequence[s
         place.spines[["top", "right"]].set_visible(False)
         place.legend(fontsize=7, title="area under the curve", title_fontsize=7, frameon=False)
     axes[0].set_ylabel("score of the class")
-    save(path, figure)
+    save_figure(path, figure)
 
 
 def draw_extremes(
@@ -81,4 +76,4 @@ def draw_extremes(
             row += list(zip([image, *views], texts, strict=True))
         rows.append(row)
     columns = ["best", method, "evidence", "worst", method, "evidence"]
-    save(path, grid(rows, columns, [str(number + 1) for number in range(count)], 1.3))
+    save_figure(path, grid(rows, columns, [str(number + 1) for number in range(count)], 1.3))

@@ -18,7 +18,6 @@ from pathlib import Path
 from textwrap import fill
 
 import torch
-from jsonargparse import ArgumentParser
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -26,9 +25,9 @@ from torch import Tensor, nn
 
 from fgvis_lightning.answers import checked, resolve
 from fgvis_lightning.baselines.base import Method
-from fgvis_lightning.building import building, complete_network
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.experiments.evaluation_figures import save
+from fgvis_lightning.experiments.arguments import add_device, build, chosen_device, new_parser
+from fgvis_lightning.experiments.output import save_figure, save_table
 from fgvis_lightning.experiments.statistics import bootstrap
 from fgvis_lightning.figures import grid, heat
 from fgvis_lightning.images import load_image
@@ -47,31 +46,23 @@ def main(args: Sequence[str]) -> None:
     Raises:
         InputError: a user's mistake, or an image that cannot be read.
     """
-    parser = ArgumentParser(prog="fgvis sanity", description=(__doc__ or "").partition("::")[0].replace("``", ""))
-    parser.add_argument("--config", action="config", help="YAML file with these options.")
-    parser.add_argument("--output", type=str, default="results/sanity", help="Results folder.")
+    parser = new_parser("sanity", (__doc__ or "").partition("::")[0], "results/sanity")
     parser.add_argument("--images", type=str | list[str], required=True, help="As --data.images of fit; a few will do.")
     parser.add_argument("--targets", type=str | int | list[str | int], default="predicted", help="As in fit.")
     parser.add_argument("--methods", type=dict[str, Method], required=True, help="Name → class_path and init_args.")
     parser.add_argument("--steps", type=int, default=8, help="From the trained network to the random one.")
     parser.add_argument("--seed", type=int, default=0, help="Of the random weights.")
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, mps, …")
-    parser.add_function_arguments(load_classifier, "model", sub_configs=True)
-    parser.set_defaults({"model.network": "packaged_efficientnet_lite0"})
+    add_device(parser)
     config = parser.parse_args(list(args))
     if not config.methods or config.steps < 1:
         raise InputError(f"Expected methods, and steps of at least 1, but got {config.methods} and {config.steps}.")
-    required = ["--images", "", "--methods", "{}", "--model.network"]
-    complete_network(config.model, lambda name: parser.parse_args([*required, name]).model.network)
-    with building(config.model.network):
-        objects = parser.instantiate(config)
+    objects = build(parser, config, ["--images", "", "--methods", "{}"])
     classifier = load_classifier(**vars(objects.model))
     items = list_items(config.images, config.targets, classifier)
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(config.device)
     network = classifier.network.to(device)
     images = torch.stack([load_image(item.path, classifier.preprocessing, upscale=True) for item in items]) / 255
-    mean, std = (torch.tensor(v)[:, None, None] for v in (classifier.preprocessing.mean, classifier.preprocessing.std))
-    x = ((images - mean) / std).to(device)
+    x = classifier.preprocessing.normalize(images).to(device)
     with torch.no_grad():
         logits = checked(network(x), x, classifier)
     targets = resolve(torch.tensor([item.target for item in items], device=device), logits, classifier)
@@ -94,12 +85,11 @@ def main(args: Sequence[str]) -> None:
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / "config.yaml", parser.dump(config, skip_none=False).encode())
-    write_whole(output / "sanity.csv", table.csv().encode())
-    write_whole(output / "sanity.md", table.markdown().encode())
-    save(output / "sanity", _curves(table))
+    save_table(output / "sanity", table)
+    save_figure(output / "sanity", _curves(table))
     columns = ["image", "trained", *dict.fromkeys(f"{row[1]} of {total}" for row in table.rows if row[1] != OTHER)]
     pictures = [[(images[0], ""), *((heat(one), "") for one in maps)] for maps in drawn.values()]
-    save(output / "maps", grid(pictures, columns, [fill(name, 14) for name in drawn], 1.15))
+    save_figure(output / "maps", grid(pictures, columns, [fill(name, 14) for name in drawn], 1.15))
     print(f"\n{table.markdown()}\nLook at {output / 'sanity.png'} and {output / 'maps.png'}")
 
 

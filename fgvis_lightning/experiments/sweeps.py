@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,15 +13,16 @@ import pytorch_lightning as pl
 from jsonargparse import ArgumentParser, Namespace
 
 from fgvis_lightning.baselines.base import Method
-from fgvis_lightning.building import building, complete_network
 from fgvis_lightning.callbacks import ExplanationWriter
 from fgvis_lightning.data import ImageData
 from fgvis_lightning.defense import Selected
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.experiments.arguments import build, new_parser
 from fgvis_lightning.folder import prepare_folder
 from fgvis_lightning.names import slug
 from fgvis_lightning.network import load_classifier
 from fgvis_lightning.progress import SweepProgress
+from fgvis_lightning.quiet import quiet
 from fgvis_lightning.run import Run
 from fgvis_lightning.store import write_whole
 from fgvis_lightning.strategy import (
@@ -59,18 +59,14 @@ def make_parser(command: str, description: str, output: str) -> ArgumentParser:
         description: what it is for.
         output: the results folder unless another is given.
     """
-    parser = ArgumentParser(prog=f"fgvis {command}", description=description.replace("``", ""))
-    parser.add_argument("--config", action="config", help="YAML file with these options.")
-    parser.add_argument("--output", type=str, default=output, help="Results folder.")
+    parser = new_parser(command, description, output)
     parser.add_class_arguments(ImageData, "data", skip={"done"}, sub_configs=True)
-    parser.add_function_arguments(load_classifier, "model", sub_configs=True)
     parser.add_argument(
         "--model.output",
         type=int | str | None,
         default=None,
         help="Which of the network's several outputs the logits are: a key, an attribute or an index.",
     )
-    parser.set_defaults({"model.network": "packaged_efficientnet_lite0"})
     parser.add_class_arguments(Hardware, "trainer")
     return parser
 
@@ -104,9 +100,7 @@ def sweep(
         InputError: a user's mistake.
         RankFailedError: a process has ended before its shard was done.
     """
-    complete_network(config.model, lambda name: parser.parse_args([*required, "--model.network", name]).model.network)
-    with building(config.model.network):
-        objects = parser.instantiate(config)
+    objects = build(parser, config, required)
     chosen = methods(objects)
     folders = _folders(Path(config.output), list(chosen))
     for folder in folders.values():
@@ -185,15 +179,9 @@ class Trainers:
 @contextmanager
 def _silent() -> Iterator[None]:
     """Without Lightning's word on devices and on modules that have nothing to train, for each method again."""
-    log = logging.getLogger("pytorch_lightning")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`LightningModule.configure_optimizers` returned `None`")
-            yield
-    finally:
-        log.setLevel(before)
+    with quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`LightningModule.configure_optimizers` returned `None`")
+        yield
 
 
 def _run_all(runs: dict[str, Run], trainers: Trainers) -> dict[str, str]:

@@ -1,0 +1,52 @@
+"""The command lines of the experiments: what they have in common."""
+
+from __future__ import annotations
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from fgvis_lightning.building import building, complete_network
+from fgvis_lightning.network import load_classifier
+
+
+def new_parser(command: str, description: str, output: str) -> ArgumentParser:
+    """A parser for a command that loads a network and fills a folder.
+
+    Args:
+        command: its name.
+        description: what it is for.
+        output: the results folder unless another is given.
+    """
+    parser = ArgumentParser(prog=f"fgvis {command}", description=description.replace("``", ""))
+    parser.add_argument("--config", action="config", help="YAML file with these options.")
+    parser.add_argument("--output", type=str, default=output, help="Results folder.")
+    parser.add_function_arguments(load_classifier, "model", sub_configs=True)
+    parser.set_defaults({"model.network": "packaged_efficientnet_lite0"})
+    return parser
+
+
+def build(parser: ArgumentParser, config: Namespace, required: list[str]) -> Namespace:
+    """Make the objects of a configuration, the network among them.
+
+    Args:
+        parser: of `new_parser`.
+        config: parsed by it.
+        required: arguments without which it would refuse to parse.
+
+    Raises:
+        InputError: the network cannot be built.
+    """
+    complete_network(config.model, lambda name: parser.parse_args([*required, "--model.network", name]).model.network)
+    with building(config.model.network):
+        objects: Namespace = parser.instantiate(config)
+    return objects
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """Let the user choose where a command without a Trainer runs, see `chosen_device`."""
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, mps, …")
+
+
+def chosen_device(name: str) -> str:
+    """The device of that name; ``auto`` is the first GPU if there is one."""
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
