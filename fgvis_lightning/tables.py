@@ -25,13 +25,15 @@ class Table:
         return text.getvalue()
 
     def markdown(self) -> str:
-        """The whole table, with numbers to three digits."""
+        """The whole table, with numbers to three digits; NaN is undefined."""
         head = [_cell(name) for name in self.columns], ["---"] * len(self.columns)
         lines = [*head, *([_cell(value) for value in row] for row in self.rows)]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, float) and value != value:
+        return "undefined"
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")

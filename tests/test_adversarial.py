@@ -27,28 +27,29 @@ def test_counts_what_the_plain_network_says_of_the_masks(photo: PhotoMaker, tmp_
     arguments = [
         *("adversarial", "--data.images", str(tmp_path / "in"), "--data.targets", "absent2", "--output", str(output)),
         *("--model.network", "networks.Tiny", "--model.size", "[16, 16]", "--model.classes", "[a, b, c, d, e]"),
-        *("--trainer.accelerator", "cpu", "--iterations", "30", "--games", "[generation]"),
+        *("--trainer.accelerator", "cpu", "--iterations", "30", "--games", "[generation, repression]"),
     ]
     main(arguments)
     classifier = load_classifier(Tiny(), size=(16, 16))
     mean, std = (torch.tensor(v)[:, None, None] for v in (classifier.preprocessing.mean, classifier.preprocessing.std))
-    table = {row["defense"]: row for row in rows(output / "adversarial.csv")}
-    for defense, word in (("off", "undefended"), ("on", "defended")):
-        tops, scores = [], []
-        for path in sorted((output / f"generation_{word}" / "explanations").iterdir()):
+    table = {(row["game"], row["defense"]): row for row in rows(output / "adversarial.csv")}
+    for game, defense in table:
+        tops, scores, word = [], [], {"off": "undefended", "on": "defended"}[defense]
+        for path in sorted((output / f"{game}_{word}" / "explanations").iterdir()):
             found = load_explanation(path)
             assert '"lam": 0.0' in found.metadata["settings"]
             assert f'"defended": {str(defense == "on").lower()}' in found.metadata["settings"]
             (source,) = (one for one in paths if one.stem == path.name.partition("@")[0])
             x = (load_image(str(source), classifier.preprocessing) / 255 - mean) / std
-            before, after = (classifier.network(image[None])[0].softmax(0) for image in (x, found.mask[0] * x))
+            evidence = found.mask[0] if game == "generation" else 1 - found.mask[0]
+            before, after = (classifier.network(image[None])[0].softmax(0) for image in (x, evidence * x))
             assert int((before > before[found.targets]).sum()) >= 3  # of the less probable half
             tops.append(int(after.argmax() == found.targets))
             scores.append(float(after[found.targets]))
         assert len(tops) == 6
-        assert float(table[defense]["false class on top"]) == pytest.approx(sum(tops) / 6)
-        assert float(table[defense]["mean score"]) == pytest.approx(sum(scores) / 6, abs=1e-4)
-    assert len(rows(output / "adversarial_pairs.csv")) == 12
+        assert float(table[game, defense]["false class on top"]) == pytest.approx(sum(tops) / 6)
+        assert float(table[game, defense]["mean score"]) == pytest.approx(sum(scores) / 6, abs=1e-4)
+    assert len(table) == 4 and len(rows(output / "adversarial_pairs.csv")) == 24
     times = {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}
     main(arguments)
     assert times == {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}

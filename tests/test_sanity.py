@@ -15,6 +15,7 @@ from fgvis_lightning.experiments.sanity import layers, randomized
 from fgvis_lightning.network import freeze
 
 PhotoMaker = Callable[..., Path]
+GRADIENT = "fgvis_lightning.baselines.Gradient"
 
 
 def test_layers_are_drawn_anew_from_the_top_down() -> None:
@@ -70,3 +71,34 @@ def test_command(photo: PhotoMaker, tmp_path: Path, capsys: pytest.CaptureFixtur
         with Image.open(output / f"{figure}.png") as picture:
             assert picture.width > 500
     assert (output / "sanity.md").read_text() in capsys.readouterr().out
+
+
+def test_control_of_random_labels(photo: PhotoMaker, tmp_path: Path) -> None:
+    """The same weights give the same maps; others, others; and what has no ranks is undefined."""
+    photo("in/a.png", seed=1)
+    flat = {"class_path": "methods.Center", "init_args": {"sharpness": 0.0}}
+    methods = {"g": {"class_path": GRADIENT}, "flat": flat}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"methods": methods}))
+    networks = {"trained": Tiny(), "random labels": Tiny(seed=5)}
+    for name, network in networks.items():
+        torch.save(network.state_dict(), tmp_path / f"{name}.pth")
+    for name in networks:
+        main(
+            [
+                *("sanity", "--config", str(tmp_path / "s.yaml"), "--images", str(tmp_path / "in"), "--steps", "1"),
+                *("--model.network", "networks.Tiny", "--model.size", "[16, 16]", "--output", str(tmp_path / name)),
+                *("--model.checkpoint", str(tmp_path / "trained.pth"), "--device", "cpu"),
+                *("--random_labels", str(tmp_path / f"{name}.pth")),
+            ]
+        )
+        rows = {
+            (row["method"], row["layers drawn anew"]): row["rank correlation"]
+            for row in csv.DictReader((tmp_path / name / "sanity.csv").read_text().splitlines())
+        }
+        assert len(rows) == 6
+        if name == "trained":
+            assert float(rows["g", "random labels"]) == pytest.approx(1)
+        else:
+            assert float(rows["g", "random labels"]) < 0.9
+        assert rows["flat", "random labels"] == "nan"
+        assert "| flat | random labels |  | undefined |" in (tmp_path / name / "sanity.md").read_text()

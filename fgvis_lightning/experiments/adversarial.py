@@ -1,8 +1,8 @@
 """``python train.py adversarial``: does the defense keep adversarial evidence out?
 
 For many classes that are not in an image, a mask is optimized for nothing but that class's score (λ = 0), with and
-without the defense (Wagner et al., CVPR 2019, section 4.1). Undefended masks make any class appear; defended ones can
-only use what the image has::
+without the defense (Wagner et al., CVPR 2019, section 4.1), and what is shown as the class's evidence is handed to the
+network. Undefended masks make any class appear; defended ones can only use what the image has::
 
     <output>/<game>_<defended or undefended>/explanations/<item id>.safetensors   the masks
     <output>/adversarial.csv, .md                         how often the false class became the most probable one
@@ -24,13 +24,13 @@ from fgvis_lightning.baselines.fgvis import FGVisMethod
 from fgvis_lightning.experiments.output import save_table
 from fgvis_lightning.experiments.sweeps import Methods, make_parser, raise_problems, sweep
 from fgvis_lightning.explainer import sgd
-from fgvis_lightning.games import blend
+from fgvis_lightning.games import blend, probability
 from fgvis_lightning.images import load_image
 from fgvis_lightning.run import Run
 from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_explanation, write_whole
 from fgvis_lightning.tables import Table
 
-Keeping = Literal["generation", "preservation"]
+GAMES = ("generation", "preservation", "deletion", "repression")
 
 
 def main(args: Sequence[str]) -> None:
@@ -44,9 +44,9 @@ def main(args: Sequence[str]) -> None:
     parser.set_defaults({"data.targets": "absent10"})
     parser.add_argument(
         "--games",
-        type=list[Keeping],
-        default=["generation", "preservation"],
-        help="Those that make a class appear: from the reference, or from the whole image.",
+        type=list[Literal[GAMES]],  # type: ignore[valid-type]
+        default=list(GAMES),
+        help="The first two are to make the class appear; the last two to remove it, so their evidence is what they take away.",
     )
     parser.add_argument("--iterations", type=int, default=60, help="Of each mask.")
     parser.add_argument(
@@ -84,7 +84,7 @@ def _name(game: str, defended: bool) -> str:
 
 @torch.no_grad()
 def count(runs: dict[str, Run], games: Sequence[str]) -> tuple[Table, Table]:
-    """How often the false class is the most probable one on the explanation, judged by the plain network.
+    """How often the false class is the most probable one on its evidence, judged by the plain network.
 
     Returns:
         The table by network, game and defense, with 95 % intervals by Wilson; and that of all pairs.
@@ -99,10 +99,11 @@ def count(runs: dict[str, Run], games: Sequence[str]) -> tuple[Table, Table]:
             for item, id in run.split()[1]:
                 found = load_explanation(run.output / EXPLANATIONS / (id + SUFFIX))
                 image = load_image(item.path, model.classifier.preprocessing, upscale=run.data.upscale)
-                logits = model.plain(blend(model.normalize(image[None]), found.mask.to(model.device), None)).float()
+                evidence = blend(model.normalize(image[None]), found.evidence.to(model.device), None)
+                logits = model.plain(evidence).float()
                 on_top = int(logits.argmax()) == int(found.targets)
                 tops += on_top
-                scores.append(float(found.score_explanation))
+                scores.append(float(probability(logits, found.targets.to(model.device))))
                 name = model.classifier.class_name(int(found.targets))
                 pairs.add((id, name, game, word, float(found.score_image), scores[-1], on_top))
             if scores:

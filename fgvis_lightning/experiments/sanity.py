@@ -2,8 +2,9 @@
 
 Parameter randomization (Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, section 4.1): the network's
 layers are drawn anew from the top down, one more each time, and the maps compared with those of the trained network by
-Spearman's rank correlation. A map that hardly changes does not explain the network. And since the class is what is to
-be explained, the maps for the most and for the least probable class are compared as well::
+Spearman's rank correlation. A map that hardly changes does not explain the network. ``--random_labels`` does the same
+with a network that was trained on randomly permuted labels (section 4.2). And since the class is what is to be
+explained, the maps for the class and for the least probable one are compared as well::
 
     <output>/sanity.csv, .md           mean correlations with 95 % bootstrap intervals over images
     <output>/sanity.pdf, .png          the same as curves
@@ -37,7 +38,7 @@ from fgvis_lightning.network import load_classifier
 from fgvis_lightning.store import write_whole
 from fgvis_lightning.tables import Table
 
-OTHER = "another class"
+OTHER, RANDOM_LABELS = "another class", "random labels"
 
 
 def main(args: Sequence[str]) -> None:
@@ -52,6 +53,9 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--methods", type=dict[str, Method], required=True, help="Name → class_path and init_args.")
     parser.add_argument("--steps", type=int, default=8, help="From the trained network to the random one.")
     parser.add_argument("--seed", type=int, default=0, help="Of the random weights.")
+    parser.add_argument(
+        "--random_labels", type=str | None, help="File with the weights of the same network, trained on random labels."
+    )
     add_device(parser)
     config = parser.parse_args(list(args))
     if not config.methods or config.steps < 1:
@@ -59,7 +63,10 @@ def main(args: Sequence[str]) -> None:
     objects = build(parser, config, ["--images", "", "--methods", "{}"])
     classifier = load_classifier(**vars(objects.model))
     items = list_items(config.images, config.targets, classifier)
+    control: nn.Module | None = None
     device = chosen_device(config.device)
+    if config.random_labels:
+        control = load_classifier(**(vars(objects.model) | {"checkpoint": config.random_labels})).network.to(device)
     network = classifier.network.to(device)
     images = torch.stack([load_image(item.path, classifier.preprocessing, upscale=True) for item in items]) / 255
     x = classifier.preprocessing.normalize(images).to(device)
@@ -80,6 +87,10 @@ def main(args: Sequence[str]) -> None:
             drawn[name].append(maps[0])
             table.add((name, count, count / total, *_correlation(original, maps, names)))
             print(f"{name}: {count} of {total} layers drawn anew, {table.rows[-1][3]:.3f}", flush=True)
+        if control is not None:
+            maps = method(control, x, targets).cpu()
+            drawn[name].append(maps[0])
+            table.add((name, RANDOM_LABELS, "", *_correlation(original, maps, names)))
         maps = method(network, x, logits.argmin(1)).cpu()
         table.add((name, OTHER, "", *_correlation(original, maps, names)))
     output = Path(config.output)
@@ -87,7 +98,8 @@ def main(args: Sequence[str]) -> None:
     write_whole(output / "config.yaml", parser.dump(config, skip_none=False).encode())
     save_table(output / "sanity", table)
     save_figure(output / "sanity", _curves(table))
-    columns = ["image", "trained", *dict.fromkeys(f"{row[1]} of {total}" for row in table.rows if row[1] != OTHER)]
+    steps = dict.fromkeys(f"{row[1]} of {total}" if row[2] else str(row[1]) for row in table.rows if row[1] != OTHER)
+    columns = ["image", "trained", *(fill(step, 10) for step in steps)]
     pictures = [[(images[0], ""), *((heat(one), "") for one in maps)] for maps in drawn.values()]
     save_figure(output / "maps", grid(pictures, columns, [fill(name, 14) for name in drawn], 1.15))
     print(f"\n{table.markdown()}\nLook at {output / 'sanity.png'} and {output / 'maps.png'}")
@@ -136,19 +148,23 @@ def _correlation(original: Tensor, maps: Tensor, names: Sequence[str]) -> tuple[
 
 
 def _curves(table: Table) -> Figure:
-    """Correlation against the share of the layers that are random; at the right, that with another class's map."""
+    """Correlation against the share of the layers that are random; at the right, that with the controls' maps."""
     figure = Figure(figsize=(7, 4.2), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     names = list(dict.fromkeys(str(row[0]) for row in table.rows))
+    controls = list(dict.fromkeys(str(row[1]) for row in table.rows if not row[2]))
     for name, color in zip(names, colormaps["tab10"].colors * 10, strict=False):  # type: ignore[attr-defined]
         rows = [row for row in table.rows if row[0] == name]
-        curve = [row for row in rows if row[1] != OTHER]
+        curve = [row for row in rows if row[2]]
         share = [0.0, *(100 * float(str(row[2])) for row in curve)]
         width = 2.4 if name.startswith("FGVis") else 1.2
         axes.plot(share, [1.0, *(float(str(row[3])) for row in curve)], color=color, label=name, linewidth=width)
-        axes.plot([112], [float(str(row[3])) for row in rows if row[1] == OTHER], "o", color=color)
-    axes.set_xticks([0, 25, 50, 75, 100, 112], ["0", "25", "50", "75", "100", "another\nclass"])
+        for place, control in enumerate(controls):
+            axes.plot([118 + 24 * place], [float(str(row[3])) for row in rows if row[1] == control], "o", color=color)
+    ticks = {place: str(place) for place in (0, 25, 50, 75, 100)}
+    ticks |= {118 + 24 * place: control.replace(" ", "\n") for place, control in enumerate(controls)}
+    axes.set_xticks(list(ticks), list(ticks.values()))
     axes.axhline(0, color="gray", linewidth=0.5)
     axes.set_xlabel("layers drawn anew, from the top, %")
     axes.set_ylabel("rank correlation with the map")
