@@ -1,7 +1,7 @@
 """Do maps depend on what labels mean? Two networks, one of which was trained on random labels.
 
-Trains a small network on photos of real handwriting, once with their labels and once with the labels permuted at random
-(Adebayo et al., NeurIPS 2018, section 4.2), which it can only learn by heart, and compares the maps of held-out digits by
+Trains a small network on real handwriting, once with its labels and once with the labels permuted at random (Adebayo
+et al., NeurIPS 2018, section 4.2), which it can only learn by heart, and compares the maps of held-out digits by
 ``python train.py sanity --random_labels``::
 
     python benchmarks/random_labels.py --output results/random_labels
