@@ -46,7 +46,7 @@ def main(args: Sequence[str]) -> None:
         "--games",
         type=list[Literal[GAMES]],  # type: ignore[valid-type]
         default=list(GAMES),
-        help="The first two are to make the class appear; the last two remove it: their evidence is what they take away.",
+        help="The first two are to make the class appear; the last two to remove it: evidence is what they take.",
     )
     parser.add_argument("--iterations", type=int, default=60, help="Of each mask.")
     parser.add_argument(
