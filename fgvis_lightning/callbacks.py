@@ -43,7 +43,7 @@ def _image(model: SweepModule, place: int) -> tuple[Tensor, Tensor]:
     assert model.batch is not None
     image = model.batch.images[place].cpu()
     image = image if image.is_floating_point() else image / 255
-    return image, image.new_tensor(model.classifier.preprocessing.mean)[:, None, None]
+    return image, model.classifier.preprocessing.background().to(image)
 
 
 def title(model: SweepModule, explanation: Explanation, index: int) -> str:

@@ -46,6 +46,7 @@ QUIET = (
 COMMANDS = {
     "compare": "fgvis_lightning.experiments.comparison",
     "evaluate": "fgvis_lightning.experiments.evaluation",
+    "bias": "fgvis_lightning.experiments.bias",
     "adversarial": "fgvis_lightning.experiments.adversarial",
     "sanity": "fgvis_lightning.experiments.sanity",
 }

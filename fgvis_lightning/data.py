@@ -160,6 +160,7 @@ class ImageData(LightningDataModule):
             probable classes; ``absent10`` for ten of the less probable half, evenly spread by rank; the index or the
             name of a class; or a list of these. ``auto`` is ``label`` where a CSV gives targets and ``predicted``
             otherwise.
+        classes: only images with one of these labels, indices or names of classes; all unless given.
         batch_size: items that are explained together, or ``auto`` for the most that fit the device; no
             explanation depends on it beyond rounding.
         num_workers: threads that decode images ahead of time.
@@ -171,6 +172,7 @@ class ImageData(LightningDataModule):
         self,
         images: str | list[str],
         targets: str | int | list[str | int] = "auto",
+        classes: list[str | int] | None = None,
         batch_size: int | Literal["auto"] = 8,
         num_workers: int = 2,
         upscale: bool = False,
@@ -183,6 +185,7 @@ class ImageData(LightningDataModule):
             raise InputError(f"Expected num_workers to be at least 0, but got {num_workers}.")
         self.images = images
         self.targets = targets
+        self.classes = classes
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.upscale = upscale
@@ -200,7 +203,7 @@ class ImageData(LightningDataModule):
             InputError: as `fgvis_lightning.items.list_items`.
         """
         if self.items is None:
-            self.items = list_items(self.images, self.targets, classifier)
+            self.items = list_items(self.images, self.targets, classifier, self.classes)
         return self.items
 
     def setup(self, stage: str) -> None:

@@ -56,6 +56,7 @@ class FGVis(SweepModule):
         resize: length of an image's short side before the center crop, likewise.
         interpolation: how images are resized, likewise.
         classes: names of the classes, or a text file with one on each line, likewise.
+        order: of the color channels that the network takes, e.g. ``BGR``; mean and std are in the order RGB anyhow.
         game: what is looked for, see `fgvis_lightning.games`.
         lam: weight λ ≥ 0 of the mask's size; ``auto`` finds for each image the smallest evidence that
             reaches ``level``.
@@ -91,6 +92,7 @@ class FGVis(SweepModule):
         resize: int | None = None,
         interpolation: str | None = None,
         classes: list[str] | str | None = None,
+        order: str = "RGB",
         game: Literal["preservation", "deletion", "generation", "repression"] = "deletion",
         lam: float | Literal["auto"] = "auto",
         level: float | None = None,
@@ -137,6 +139,7 @@ class FGVis(SweepModule):
                 resize=resize,
                 interpolation=interpolation,
                 classes=classes,
+                order=order,
             )
         )
         self.network = DefendedCNN(

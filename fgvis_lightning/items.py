@@ -65,9 +65,18 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @_no_garbage_collection()
 def list_items(
-    images: str | Sequence[str], targets: str | int | Sequence[str | int], classifier: Classifier
+    images: str | Sequence[str],
+    targets: str | int | Sequence[str | int],
+    classifier: Classifier,
+    classes: Sequence[str | int] | None = None,
 ) -> list[Item]:
     """All items: each image with each of its target classes, images in sorted order.
+
+    Args:
+        images: as in `fgvis_lightning.data.ImageData`.
+        targets: likewise.
+        classifier: knows the classes.
+        classes: likewise.
 
     Raises:
         InputError: nothing found, an unknown class, or labels that are not there.
@@ -78,6 +87,11 @@ def list_items(
     wanted = [targets] if isinstance(targets, str | int) else list(targets)
     names = _image_ids([photo.path for photo in photos])
     resolve = _Targets(classifier, photos)
+    if classes is not None:
+        chosen = {index for word in classes for index in resolve.chosen(word)}
+        photos = [photo for photo in photos if not chosen.isdisjoint(resolve("label", photo))]
+        if not photos:
+            raise InputError(f"Expected images of the classes {', '.join(map(str, classes))}, but {images} has none.")
     # The keys of a dict stay in order, and there is only one of what is named twice.
     pairs = dict.fromkeys(
         (photo.path, target) for photo in photos for word in wanted for target in resolve(word, photo)
@@ -271,6 +285,10 @@ class _Targets:
         self._of_word = cache(self._word)  # looked up once for each word, not for each image
         self._of_label = cache(self._label)
 
+    def chosen(self, word: str | int) -> Sequence[int]:
+        """The class that the user names by its index or its name, or as its images' label."""
+        return self._of_label(str(word))
+
     def __call__(self, word: str | int, photo: _Photo) -> Sequence[int]:
         """The targets that ``word`` means for one image."""
         if word == "auto":
@@ -317,6 +335,6 @@ class _Targets:
         try:
             return (self._index(label),)
         except InputError:
-            if len(self.labels) == len(self.classifier.classes):
+            if len(self.labels) == len(self.classifier.classes) and label in self.labels:
                 return (self.labels.index(label),)
             raise

@@ -56,6 +56,10 @@ class Preprocessing:
         mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (images - mean) / std
 
+    def background(self) -> Tensor:
+        """The data set's mean color (3,1,1) in [0,1]: zero in normalized space, which the mask uncovers."""
+        return torch.tensor(self.mean)[:, None, None]
+
     def __str__(self) -> str:
         short = self.resize if isinstance(self.resize, int) else "×".join(map(str, self.resize))
         mean, std = ("(" + ", ".join(f"{v:g}" for v in values) + ")" for values in (self.mean, self.std))
@@ -72,12 +76,14 @@ class Classifier:
         preprocessing: its input.
         classes: names of the K classes; empty where nobody knows them.
         name: for people and file metadata.
+        order: of the color channels that the network was trained on; ``network`` itself always takes RGB.
     """
 
     network: nn.Module
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     name: str
+    order: str = "RGB"
 
     def class_name(self, index: int) -> str:
         """The name of class ``index``, or ``class <index>`` where it has none."""
@@ -129,6 +135,24 @@ class Classifier:
         return digest.hexdigest()
 
 
+class Reordered(nn.Module):
+    """A network that was trained on another order of color channels, as one of RGB.
+
+    Args:
+        network: takes images (B,3,H,W) with channels in ``order``.
+        order: the letters R, G and B.
+    """
+
+    def __init__(self, network: nn.Module, order: str) -> None:
+        super().__init__()
+        self.network = network
+        # A buffer, since explanations depend on it as they do on the weights.
+        self.register_buffer("order", torch.tensor(["RGB".index(color) for color in order]))
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network(images.index_select(1, self.order))  # type: ignore[arg-type]
+
+
 def freeze(network: nn.Module) -> nn.Module:
     """A copy of ``network`` in eval mode that shares its weights and has no parameters.
 
@@ -164,6 +188,7 @@ def load_classifier(
     resize: int | None = None,
     interpolation: str | None = None,
     classes: Sequence[str] | str | Path | None = None,
+    order: str = "RGB",
 ) -> Classifier:
     """Load and freeze a classifier.
 
@@ -178,6 +203,7 @@ def load_classifier(
         resize: as in `Preprocessing`; where only ``size`` is given, its short side.
         interpolation: as in `Preprocessing`.
         classes: names of the classes, or a text file with one on each line.
+        order: of the color channels that the network takes, e.g. ``BGR``; mean and std are in the order RGB anyhow.
 
     Raises:
         InputError: unknown name, weights that cannot be had, read or do not fit, or a bad normalization.
@@ -213,7 +239,10 @@ def load_classifier(
             raise InputError(
                 f"Expected a text file with the classes' names, but {classes}: {error.strerror}."
             ) from error
-    return Classifier(freeze(network), preprocessing, tuple(classes or known), name)
+    if sorted(order) != sorted("RGB"):
+        raise InputError(f"Expected order to be the letters R, G and B, e.g. BGR, but got {order!r}.")
+    network = network if order == "RGB" else Reordered(network, order)
+    return Classifier(freeze(network), preprocessing, tuple(classes or known), name, order)
 
 
 def _check(preprocessing: Preprocessing) -> None:

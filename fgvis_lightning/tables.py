@@ -6,6 +6,8 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
+UNDEFINED = "undefined"
+
 
 class Table:
     """Rows under the names of their columns."""
@@ -19,9 +21,10 @@ class Table:
         self.rows.append(tuple(row))
 
     def csv(self) -> str:
-        """The whole table, with its values as they are."""
+        """The whole table, with its values as they are; NaN is undefined."""
         text = io.StringIO(newline="")
-        csv.writer(text).writerows([self.columns, *self.rows])
+        rows = ([UNDEFINED if value != value else value for value in row] for row in self.rows)  # NaN is not itself
+        csv.writer(text).writerows([self.columns, *rows])
         return text.getvalue()
 
     def markdown(self) -> str:
@@ -32,8 +35,8 @@ class Table:
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, float) and value != value:
-        return "undefined"
+    if value != value:
+        return UNDEFINED
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")

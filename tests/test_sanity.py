@@ -100,5 +100,5 @@ def test_control_of_random_labels(photo: PhotoMaker, tmp_path: Path) -> None:
             assert float(rows["g", "random labels"]) == pytest.approx(1)
         else:
             assert float(rows["g", "random labels"]) < 0.9
-        assert rows["flat", "random labels"] == "nan"
+        assert rows["flat", "random labels"] == "undefined"
         assert "| flat | random labels |  | undefined |" in (tmp_path / name / "sanity.md").read_text()

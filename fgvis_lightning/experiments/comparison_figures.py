@@ -103,7 +103,7 @@ def _costs(runs: dict[str, Run]) -> Table:
 
 def _views(result: Result, methods: Sequence[str], classifier: Classifier) -> dict[str, Tensor | None]:
     """Name of a column → picture (3,H,W) in [0,1]; FGVis has two."""
-    background = result.image.new_tensor(classifier.preprocessing.mean)[:, None, None]
+    background = classifier.preprocessing.background().to(result.image)
     views: dict[str, Tensor | None] = {"image": result.image}
     for name in methods:
         found = result.found.get(name)

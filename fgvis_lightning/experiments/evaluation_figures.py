@@ -68,7 +68,7 @@ def draw_extremes(
                 f"insertion {one.values['insertion']:.3f}",
             ]
             if isinstance(found, Explanation):
-                background = image.new_tensor(classifier.preprocessing.mean)[:, None, None]
+                background = classifier.preprocessing.background().to(image)
                 views = [brightened(found.evidence[0]), explanation_image(image, found.evidence[0], background)]
             else:
                 saliency = found[0] if isinstance(found, torch.Tensor) else found.saliency()[0]

@@ -14,7 +14,7 @@ def bootstrap(
     """Mean, and its 95 % interval by the percentile bootstrap (Efron and Tibshirani, 1993, chapter 13).
 
     Args:
-        values: (N,).
+        values: (N,); what is NaN is left out.
         groups: the image of each; images are drawn, with all their values, since values of one image are not
             independent.
         samples: how often.
@@ -23,16 +23,44 @@ def bootstrap(
     Returns:
         The mean, and the ends of the interval; all NaN if there is no value.
     """
+    middle, low, high = bootstraps(values[:, None], groups, samples, seed)[0].tolist()
+    return middle, low, high
+
+
+def bootstraps(values: Tensor, groups: Sequence[str], samples: int = 10_000, seed: int = 0) -> Tensor:
+    """`bootstrap` of each column of values (N,K), with the same draws: (K,3), in float64."""
+    return interval(*resampled(values, groups, samples, seed))
+
+
+def interval(mean: Tensor, draws: Tensor) -> Tensor:
+    """Means (K) and the middle 95 % of their draws (S,K): (K,3). Draws without a value are left out."""
+    ends = torch.tensor([0.025, 0.975], dtype=draws.dtype)
+    return torch.stack([mean, *torch.nanquantile(draws, ends, dim=0)], -1)
+
+
+def resampled(values: Tensor, groups: Sequence[str], samples: int = 10_000, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Means (K) of the columns of values (N,K), and those of as many images drawn with replacement (S,K), in float64.
+
+    Args:
+        values: what is NaN is left out; a mean without a value is NaN.
+        groups: as in `bootstrap`.
+        samples: likewise.
+        seed: likewise; equal groups and seeds draw the same images.
+    """
+    known = ~values.isnan()
     names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    columns = values.shape[1]
     if not names:
-        return (float("nan"),) * 3
+        return torch.full((columns,), torch.nan).double(), torch.full((1, columns), torch.nan).double()
     index = torch.tensor([names[group] for group in groups])
-    sums = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, values.double().cpu())
-    counts = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, torch.ones(len(groups)).double())
+    sums, counts = (
+        torch.zeros(len(names), columns, dtype=torch.float64).index_add_(0, index, numbers.double().cpu())
+        for numbers in (values.nan_to_num(0), known)
+    )
     generator = torch.Generator().manual_seed(seed)
     means = []
     for start in range(0, samples, 1000):  # a million images need no more memory
         drawn = torch.randint(len(names), (min(1000, samples - start), len(names)), generator=generator)
-        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
-    low, high = torch.quantile(torch.cat(means), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return float(sums.sum() / counts.sum()), low, high
+        parts = drawn.split(max(1, 2**22 // sums.numel()))
+        means += [sums[some].sum(1) / counts[some].sum(1) for some in parts]
+    return sums.sum(0) / counts.sum(0), torch.cat(means)

@@ -1,0 +1,86 @@
+"""``python train.py bias``: does the network know a class by its color, or by what else is suspected?
+
+Explains labelled images by FGVis, looks at what the evidence is made of, changes the images in just that, and compares:
+the explanations are to foretell what the change does (Wagner et al., CVPR 2019: the color of school buses). Only images
+that the network classifies rightly count; the others say nothing of what it knows the class by::
+
+    <output>/FGVis/explanations/<item id>.safetensors   the masks; the rest as in a results folder
+    <output>/<pair>_evidence.csv, .md                   each class: what its evidence and its images are made of
+    <output>/<pair>_interventions.csv, .md              each class: the share of its images that stay right
+    <output>/<pair>_ranking.csv, .md                    which classes depend on it most, by both measures
+    <output>/<pair>_evidence.pdf, _agreement.pdf, _sheet.pdf, and .png    the same as pictures
+    <output>/<pair>_items.csv                           each image by itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from fgvis_lightning.baselines.fgvis import FGVisMethod
+from fgvis_lightning.bias import Pair
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.experiments.bias_figures import draw
+from fgvis_lightning.experiments.bias_measures import measure
+from fgvis_lightning.experiments.bias_tables import Tables
+from fgvis_lightning.experiments.sweeps import Methods, make_parser, raise_problems, sweep
+from fgvis_lightning.names import slug
+from fgvis_lightning.run import Run
+
+METHOD = "FGVis"
+
+
+def main(args: Sequence[str]) -> None:
+    """Parse the command line, explain, intervene, and compare.
+
+    Raises:
+        InputError: a user's mistake, or images that could not be read.
+        RankFailedError: a process has ended before its shard was done.
+    """
+    parser = make_parser("bias", (__doc__ or "").partition("::")[0], "results/bias")
+    parser.set_defaults({"data.targets": "label"})
+    parser.add_class_arguments(FGVisMethod, "explainer")
+    parser.add_argument(
+        "--pairs",
+        type=dict[str, Pair],
+        default={"color": {"class_path": "fgvis_lightning.bias.Color"}},
+        help="Name → class_path and init_args of a statistic with interventions.",
+    )
+    parser.add_argument(
+        "--published",
+        type=dict[str, dict[str, float]],
+        default={},
+        help="Class → intervention → share that stayed right, to be shown beside what is measured.",
+    )
+    parser.add_argument("--rows", type=int, default=4, help="Images of each class in a sheet.")
+    config = parser.parse_args(list(args))
+    if not config.pairs:
+        raise InputError("Expected pairs of a statistic with interventions, but got none: give each a name.")
+
+    pairs: dict[str, Pair] = {}
+
+    def methods(objects: Namespace) -> Methods:
+        pairs.update(objects.pairs)
+        return {METHOD: (objects.explainer, {})}
+
+    runs, sums_up, problems = sweep(parser, config, methods, ["--data.images", ""])
+    if sums_up:
+        _sum_up(Path(config.output), runs[METHOD], pairs, config)
+        raise_problems(problems, runs)
+
+
+def _sum_up(output: Path, run: Run, pairs: dict[str, Pair], config: Namespace) -> None:
+    """Tables and figures of what there is."""
+    classifier = run.model.classifier
+    print(f"The network takes channels in the order {classifier.order}; images it gets wrong are left out.")
+    for name, pair in pairs.items():
+        found = measure(run, pair)
+        tables = Tables(found, config.published)
+        stem = output / slug(name)
+        tables.save(stem)
+        draw(stem, found, tables, run, config.rows)
+        print(f"\n{name}: share of the images that stays right\n\n{tables.people.markdown()}")
+        print(f"{tables.ranking.markdown()}\n{tables.agreement}")
+        print(f"Look at {stem}_evidence.png, {stem}_agreement.png and {stem}_sheet.png")

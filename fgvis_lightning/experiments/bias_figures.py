@@ -1,0 +1,124 @@
+"""The figures of a bias analysis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import fill
+
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from fgvis_lightning.experiments.bias_measures import Findings, Measured
+from fgvis_lightning.experiments.bias_tables import Ranked, Tables
+from fgvis_lightning.experiments.output import save_figure
+from fgvis_lightning.figures import brightened, explanation_image, grid
+from fgvis_lightning.images import load_image
+from fgvis_lightning.run import Run
+from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_explanation
+
+MOST = 12
+"""Classes in the bars, half of them from each end of the ranking."""
+
+
+def draw(stem: Path, found: Findings, tables: Tables, run: Run, rows: int) -> None:
+    """All three figures.
+
+    Args:
+        stem: how the files' names begin.
+        found: the findings.
+        tables: likewise.
+        run: has the explanations.
+        rows: images of each class in the sheet.
+    """
+    ranked = [row for row in tables.ranked if row.images]
+    if not ranked:
+        return
+    save_figure(stem.with_name(f"{stem.name}_evidence"), _bars(found, ranked))
+    save_figure(stem.with_name(f"{stem.name}_agreement"), _scatter(found, ranked, tables.agreement))
+    if rows > 0:
+        save_figure(stem.with_name(f"{stem.name}_sheet"), _sheet(found, ranked, run, rows))
+
+
+def _bars(found: Findings, ranked: list[Ranked]) -> Figure:
+    """What each class's evidence is made of, above what its images are made of."""
+    shown = ranked if len(ranked) <= MOST else [*ranked[: MOST // 2], *ranked[-MOST // 2 :]]
+    figure = Figure(figsize=(7, 1.4 + 0.55 * len(shown)), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    names, parts = found.pair.statistic.names, found.pair.statistic.parts
+    for place, row in enumerate(shown):
+        for means, offset, alpha in zip(
+            found.statistics(found.right(row.target)), (-0.2, 0.2), (1.0, 0.45), strict=False
+        ):
+            left = 0.0
+            for name, color in parts.items():
+                share, low, high = (100 * means[names.index(name)]).tolist()
+                axes.barh(place + offset, share, 0.36, left, color=color, alpha=alpha, linewidth=0)
+                middle = left + share / 2
+                axes.plot(
+                    [middle - (high - low) / 2, middle + (high - low) / 2], [place + offset] * 2, color="black", lw=1
+                )
+                left += share
+    labels = [f"{fill(found.classes[row.target], 22)}\n({row.images})" for row in shown]
+    axes.set_yticks(range(len(shown)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        "share, %: dark, of the evidence; light, of the images themselves\nblack: width of the 95 % interval"
+    )
+    patches = [Patch(color=color, label=name) for name, color in parts.items()]
+    figure.legend(handles=patches, loc="outside upper center", ncols=len(patches), frameon=False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(left=False)
+    return figure
+
+
+def _scatter(found: Findings, ranked: list[Ranked], agreement: str) -> Figure:
+    """One measure against the other, a point for each class with its intervals."""
+    figure = Figure(figsize=(6.4, 5), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    ends = {0, len(ranked) - 1} if len(ranked) > MOST else set(range(len(ranked)))
+    for place, row in enumerate(ranked):
+        color = colormaps["viridis"](1 - place / max(1, len(ranked) - 1) * 0.9)
+        (x, *across), (y, *along) = row.by_explanations, row.by_interventions
+        axes.plot(across, [y, y], color=color, linewidth=0.8, alpha=0.6)
+        axes.plot([x, x], along, color=color, linewidth=0.8, alpha=0.6)
+        axes.plot(x, y, "o", color=color, markersize=5)
+        if place in ends:
+            axes.annotate(found.classes[row.target], (x, y), (5, 5), textcoords="offset points", fontsize=8)
+    axes.axvline(0, color="gray", linewidth=0.5)
+    axes.set_xlabel("dependence by explanations: imbalance of the evidence, less the images' own")
+    axes.set_ylabel("dependence by interventions: share of images that do not stay right")
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_title(fill(agreement, 70), fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _sheet(found: Findings, ranked: list[Ranked], run: Run, rows: int) -> Figure:
+    """Images, explanations, masks and changed images of the classes that depend most and least."""
+    preprocessing = run.model.classifier.preprocessing
+    changes = [
+        change for change in found.pair.interventions(run.model.classifier) if change.name in found.interventions
+    ][:2]
+
+    def pictures(item: Measured) -> list[tuple[Tensor | None, str]]:
+        image = load_image(item.image, preprocessing, upscale=run.data.upscale) / 255
+        evidence = load_explanation(run.output / EXPLANATIONS / (item.id + SUFFIX)).evidence[0].float()
+        return [
+            (image, f"p = {item.scores['']:.2f}"),
+            (explanation_image(image, brightened(evidence), preprocessing.background()), ""),
+            (brightened(evidence), ""),
+            *((change(image[None])[0], f"p = {item.scores[change.name]:.2f}") for change in changes),
+        ]
+
+    shown: list[list[tuple[Tensor | None, str]]] = []
+    names: list[str] = []
+    for row in (ranked[0], ranked[-1]) if len(ranked) > 1 else (ranked[0],):
+        for item in found.right(row.target)[:rows]:
+            shown.append(pictures(item))
+            names.append(fill(found.classes[row.target], 14))
+    return grid(shown, ["image", "evidence", "mask", *(change.name for change in changes)], names, 1.3)

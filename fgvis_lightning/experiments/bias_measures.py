@@ -1,0 +1,173 @@
+"""What a bias analysis measures of each image, and what follows for its class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fgvis_lightning.bias import Pair
+from fgvis_lightning.experiments.statistics import bootstraps, interval, resampled
+from fgvis_lightning.games import probability
+from fgvis_lightning.images import load_image
+from fgvis_lightning.items import Item
+from fgvis_lightning.network import Classifier
+from fgvis_lightning.run import Run
+from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_explanation
+
+ROWS = 32
+"""Images in memory at once."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One image.
+
+    Attributes:
+        id: of the item.
+        image: its file.
+        target: index of its class.
+        right: whether the network says that class.
+        evidence: the statistic of the explanation (K,).
+        contrast: that of the image itself (K,).
+        stays: intervention → whether the network says the class after it.
+        scores: intervention → the class's probability; that of the image itself under the empty name.
+    """
+
+    id: str
+    image: str
+    target: int
+    right: bool
+    evidence: Tensor
+    contrast: Tensor
+    stays: dict[str, bool]
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that was measured for one pair.
+
+    Attributes:
+        pair: the suspicion.
+        items: the images.
+        classes: index → name of all classes that were asked for, those without images included.
+        interventions: names of those whose mean effect is the dependence.
+        controls: names of the others.
+        averages: name → interventions whose mean is shown.
+    """
+
+    pair: Pair
+    items: list[Measured]
+    classes: dict[int, str]
+    interventions: list[str]
+    controls: list[str]
+    averages: dict[str, list[str]]
+
+    def images(self, target: int) -> list[Measured]:
+        """A class's images."""
+        return self._by_class.get(target, [])
+
+    def right(self, target: int) -> list[Measured]:
+        """Those that the network gets right."""
+        return [item for item in self.images(target) if item.right]
+
+    @cached_property
+    def _by_class(self) -> dict[int, list[Measured]]:
+        found: dict[int, list[Measured]] = {}
+        for item in self.items:
+            found.setdefault(item.target, []).append(item)
+        return found
+
+    def statistics(self, items: Sequence[Measured]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the evidence, of the images themselves, and their difference: means and intervals (K,3) over images."""
+        evidence, contrast = self._numbers(items)
+        groups = [item.image for item in items]
+        return bootstraps(evidence, groups), bootstraps(contrast, groups), bootstraps(evidence - contrast, groups)
+
+    def by_explanations(self, items: Sequence[Measured]) -> list[float]:
+        """Dependence as explanations have it: that of the evidence, less the images' own, with its interval."""
+        groups, measure = [item.image for item in items], self.pair.statistic.dependence
+        (evidence, drawn_evidence), (contrast, drawn_contrast) = (
+            resampled(numbers, groups) for numbers in self._numbers(items)
+        )
+        values: list[float] = interval(
+            measure(evidence) - measure(contrast), measure(drawn_evidence) - measure(drawn_contrast)
+        ).tolist()
+        return values
+
+    def _numbers(self, items: Sequence[Measured]) -> tuple[Tensor, Tensor]:
+        """Statistics of evidence and images (N,K)."""
+        empty = torch.empty(0, len(self.pair.statistic.names))
+        evidence, contrast = [item.evidence for item in items], [item.contrast for item in items]
+        return torch.stack(evidence) if items else empty, torch.stack(contrast) if items else empty
+
+    def stays(self, items: Sequence[Measured], interventions: Sequence[str]) -> list[float]:
+        """Share that stays right, on average over interventions, with its interval over images."""
+        shares = [sum(item.stays[name] for name in interventions) / len(interventions) for item in items]
+        values: list[float] = bootstraps(torch.tensor(shares)[:, None], [item.image for item in items])[0].tolist()
+        return values
+
+    def by_interventions(self, items: Sequence[Measured]) -> list[float]:
+        """Dependence as interventions have it, with its interval: the share that does not stay right."""
+        middle, low, high = self.stays(items, self.interventions)
+        return [1 - middle, 1 - high, 1 - low]
+
+
+@torch.no_grad()
+def measure(run: Run, pair: Pair) -> Findings:
+    """Look at all explanations that there are, and at what the interventions do to their images."""
+    classifier, model = run.model.classifier, run.model
+    interventions, controls = pair.interventions(classifier), pair.controls(classifier)
+    reference = classifier.preprocessing.background()
+    measured: list[Measured] = []
+    for part in _parts(run.split()[1]):
+        found = [load_explanation(run.output / EXPLANATIONS / (id + SUFFIX)) for _, id in part]
+        images = [load_image(item.path, classifier.preprocessing, upscale=run.data.upscale) for item, _ in part]
+        x = torch.stack(images) / 255
+        targets = torch.cat([one.targets for one in found])
+        evidence = torch.cat([one.evidence for one in found]).float()
+        of_evidence = pair.statistic(x, evidence, reference)
+        of_contrast = pair.statistic(x, (x - reference).abs(), reference)
+        says, scores = {}, {}
+        for name, changed in {"": x, **{change.name: change(x) for change in (*interventions, *controls)}}.items():
+            logits = model.plain(model.normalize(changed)).float().cpu()
+            says[name], scores[name] = logits.argmax(1) == targets, probability(logits, targets)
+        for row, (item, id) in enumerate(part):
+            measured.append(
+                Measured(
+                    id,
+                    item.path,
+                    int(targets[row]),
+                    bool(says[""][row]),
+                    of_evidence[row],
+                    of_contrast[row],
+                    {name: bool(right[row]) for name, right in says.items() if name},
+                    {name: float(score[row]) for name, score in scores.items()},
+                )
+            )
+    indices = sorted({item.target for item in measured} | set(_asked(run.data.classes or [], classifier)))
+    return Findings(
+        pair,
+        measured,
+        {index: classifier.class_name(index) for index in indices},
+        [change.name for change in interventions],
+        [change.name for change in controls],
+        {name: list(names) for name, names in pair.averages(classifier).items()},
+    )
+
+
+def _parts(items: Sequence[tuple[Item, str]]) -> Iterator[Sequence[tuple[Item, str]]]:
+    for start in range(0, len(items), ROWS):
+        yield items[start : start + ROWS]
+
+
+def _asked(classes: Sequence[str | int], classifier: Classifier) -> Iterator[int]:
+    """Classes that the user named, by index or by name; those named by their images' label have images."""
+    names = {name.lower(): index for index, name in enumerate(classifier.classes)}
+    for word in map(str, classes):
+        if word.isdigit() or word.lower() in names:
+            yield int(word) if word.isdigit() else names[word.lower()]

@@ -1,0 +1,168 @@
+"""The tables of a bias analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from fgvis_lightning.experiments.adversarial import wilson
+from fgvis_lightning.experiments.bias_measures import Findings
+from fgvis_lightning.experiments.output import save_table
+from fgvis_lightning.metrics import rank_correlation
+from fgvis_lightning.store import write_whole
+from fgvis_lightning.tables import Table
+
+NAN = float("nan")
+
+
+class Ranked(NamedTuple):
+    """A class with both measures, each with its interval."""
+
+    target: int
+    images: int
+    by_explanations: list[float]
+    by_interventions: list[float]
+
+
+class Tables:
+    """What was found, by class. A number that no image defines is NaN, and a table says "undefined".
+
+    Args:
+        found: the findings.
+        published: class → intervention → share that stayed right elsewhere.
+    """
+
+    def __init__(self, found: Findings, published: Mapping[str, Mapping[str, float]]) -> None:
+        self.found = found
+        self.published = {name.lower(): dict(values) for name, values in published.items()}
+
+    def save(self, stem: Path) -> None:
+        """As files whose names begin with that of ``stem``."""
+        for kind, table in (("evidence", self.evidence), ("ranking", self.ranking), ("items", self.items)):
+            save_table(stem.with_name(f"{stem.name}_{kind}"), table)
+        path = stem.with_name(f"{stem.name}_interventions")
+        write_whole(path.with_suffix(".csv"), self.interventions.csv().encode())
+        write_whole(path.with_suffix(".md"), self.people.markdown().encode())
+
+    @cached_property
+    def evidence(self) -> Table:
+        """Each class's statistics: of the evidence, of the images themselves, and the difference."""
+        table = Table(
+            (
+                *("class", "images", "statistic", "evidence", "from", "to"),
+                *("image", "image from", "image to", "difference", "difference from", "difference to"),
+            )
+        )
+        for index, name in self.found.classes.items():
+            items = self.found.right(index)
+            for statistic, *values in zip(self.found.pair.statistic.names, *self.found.statistics(items), strict=True):
+                table.add((name, len(items), statistic, *torch.cat(values).tolist()))
+        return table
+
+    @cached_property
+    def interventions(self) -> Table:
+        """Each class's share of images that stay right, for each intervention."""
+        columns = ["class", "images", "right", "intervention", "stay right", "from", "to", "mean score"]
+        table = Table([*columns, "published"] if self.published else columns)
+        for index, name in self.found.classes.items():
+            items, count = self.found.right(index), len(self.found.images(index))
+            single = [*self.found.interventions, *self.found.controls]
+            for change, parts in {**{one: [one] for one in single}, **self.found.averages}.items():
+                if len(parts) == 1 and items:
+                    stays = sum(item.stays[change] for item in items)
+                    share = [stays / len(items), *wilson(stays, len(items))]
+                else:
+                    share = self.found.stays(items, parts)
+                scores = [sum(item.scores[part] for part in parts) / len(parts) for item in items]
+                row = (name, count, len(items), change, *share, sum(scores) / len(scores) if scores else NAN)
+                published = self.published.get(name.lower(), {}).get(change, "")
+                table.add((*row, published) if self.published else row)
+        return table
+
+    @cached_property
+    def people(self) -> Table:
+        """The shares that stay right again, a row for each class, and one below where there are published ones."""
+        changes = list(dict.fromkeys(str(row[3]) for row in self.interventions.rows))
+        table = Table(("class", "images", "right", *changes))
+        for name in self.found.classes.values():
+            rows = [row for row in self.interventions.rows if row[0] == name]
+            table.add((*rows[0][:3], *(row[4] for row in rows)))
+            if any(row[-1] != "" for row in rows) and self.published:
+                table.add(("…published", "", "", *(row[-1] for row in rows)))
+        return table
+
+    @cached_property
+    def ranked(self) -> list[Ranked]:
+        """The classes, from the one that depends most by both measures: by the mean of its two ranks."""
+        rows = []
+        for index in self.found.classes:
+            items = self.found.right(index)
+            both = self.found.by_explanations(items), self.found.by_interventions(items)
+            rows.append(Ranked(index, len(items), *both))
+        known = [row for row in rows if row.by_explanations[0] == row.by_explanations[0] and row.images]
+
+        def rank(row: Ranked) -> int:
+            mine = row.by_explanations[0], row.by_interventions[0]
+            others = [(other.by_explanations[0], other.by_interventions[0]) for other in known]
+            return sum((mine[k] > other[k]) - (mine[k] < other[k]) for other in others for k in (0, 1))
+
+        return [*sorted(known, key=rank, reverse=True), *(row for row in rows if row not in known)]
+
+    @cached_property
+    def ranking(self) -> Table:
+        """The classes by their dependence."""
+        table = Table(
+            (
+                *("class", "images", "by explanations", "explanations from", "explanations to"),
+                *("by interventions", "interventions from", "interventions to"),
+            )
+        )
+        for row in self.ranked:
+            table.add((self.found.classes[row.target], row.images, *row.by_explanations, *row.by_interventions))
+        return table
+
+    @cached_property
+    def agreement(self) -> str:
+        """How well the two measures agree on the order of the classes, in a sentence."""
+        both = torch.tensor([(row.by_explanations[0], row.by_interventions[0]) for row in self.ranked if row.images])
+        both = both[~both.isnan().any(1)] if len(both) else torch.empty(0, 2)
+        if len(both) < 3:
+            return f"The order of {len(both)} classes says nothing: the agreement of the two measures is undefined."
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randint(len(both), (2000, len(both)), generator=generator)
+        middle, spread = (
+            rank_correlation(rows[:, None, :, 0], rows[:, None, :, 1]) for rows in (both[None], both[drawn])
+        )
+        if bool(middle.isnan()):
+            return f"The {len(both)} classes do not differ by one measure: the agreement with the other is undefined."
+        low, high = torch.nanquantile(spread, torch.tensor([0.025, 0.975])).tolist()
+        return (
+            f"Rank correlation of the two measures over {len(both)} classes: {float(middle):.2f} "
+            f"(95 % interval {low:.2f} to {high:.2f})."
+        )
+
+    @cached_property
+    def items(self) -> Table:
+        """Each image by itself."""
+        names = self.found.pair.statistic.names
+        changes = [*self.found.interventions, *self.found.controls]
+        table = Table(
+            (
+                *("id", "image", "class", "right", "score"),
+                *(f"{kind}: {name}" for kind in ("evidence", "image") for name in names),
+                *(f"{what}: {change}" for what in ("right after", "score after") for change in changes),
+            )
+        )
+        for item in self.found.items:
+            table.add(
+                (
+                    *(item.id, item.image, self.found.classes[item.target], item.right, item.scores[""]),
+                    *(*item.evidence.tolist(), *item.contrast.tolist()),
+                    *(*(item.stays[change] for change in changes), *(item.scores[change] for change in changes)),
+                )
+            )
+        return table
