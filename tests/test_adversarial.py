@@ -10,7 +10,7 @@ from networks import Tiny
 
 from fgvis_lightning import InputError, load_explanation
 from fgvis_lightning.cli import main
-from fgvis_lightning.experiments.adversarial import wilson
+from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.images import load_image
 from fgvis_lightning.items import list_items
 from fgvis_lightning.network import load_classifier

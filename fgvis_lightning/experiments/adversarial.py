@@ -11,7 +11,6 @@ network. Undefended masks make any class appear; defended ones can only use what
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from torch.optim import Optimizer
 
 from fgvis_lightning.baselines.fgvis import FGVisMethod
 from fgvis_lightning.experiments.output import save_table
+from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.experiments.sweeps import Methods, make_parser, raise_problems, sweep
 from fgvis_lightning.explainer import sgd
 from fgvis_lightning.games import blend, probability
@@ -112,12 +112,3 @@ def count(runs: dict[str, Run], games: Sequence[str]) -> tuple[Table, Table]:
                 rate = tops / len(scores)
                 table.add((model.classifier.name, game, word, len(scores), rate, low, high, mean, max(scores)))
     return table, pairs
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a rate (Wilson, J. Am. Stat. Assoc. 1927), in [0,1]."""
-    z = 1.959964
-    rate, share = successes / trials, z**2 / trials
-    middle = (rate + share / 2) / (1 + share)
-    half = math.sqrt(rate * (1 - rate) * share + share**2 / 4) / (1 + share)
-    return max(0.0, middle - half), min(1.0, middle + half)

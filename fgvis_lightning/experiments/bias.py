@@ -75,8 +75,7 @@ def _sum_up(output: Path, run: Run, pairs: dict[str, Pair], config: Namespace) -
     """Tables and figures of what there is."""
     classifier = run.model.classifier
     print(f"The network takes channels in the order {classifier.order}; images it gets wrong are left out.")
-    for name, pair in pairs.items():
-        found = measure(run, pair)
+    for name, found in measure(run, pairs).items():
         tables = Tables(found, config.published)
         stem = output / slug(name)
         tables.save(stem)

@@ -91,7 +91,7 @@ def _scatter(found: Findings, ranked: list[Ranked], agreement: str) -> Figure:
             axes.annotate(found.classes[row.target], (x, y), (5, 5), textcoords="offset points", fontsize=8)
     axes.axvline(0, color="gray", linewidth=0.5)
     axes.set_xlabel("dependence by explanations: imbalance of the evidence, less the images' own")
-    axes.set_ylabel("dependence by interventions: share of images that do not stay right")
+    axes.set_ylabel("dependence by interventions:\nshare of images that do not stay right")
     axes.set_ylim(-0.03, 1.03)
     axes.set_title(fill(agreement, 70), fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -101,9 +101,7 @@ def _scatter(found: Findings, ranked: list[Ranked], agreement: str) -> Figure:
 def _sheet(found: Findings, ranked: list[Ranked], run: Run, rows: int) -> Figure:
     """Images, explanations, masks and changed images of the classes that depend most and least."""
     preprocessing = run.model.classifier.preprocessing
-    changes = [
-        change for change in found.pair.interventions(run.model.classifier) if change.name in found.interventions
-    ][:2]
+    changes = found.pair.interventions(run.model.classifier)[:2]
 
     def pictures(item: Measured) -> list[tuple[Tensor | None, str]]:
         image = load_image(item.image, preprocessing, upscale=run.data.upscale) / 255

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning.bias import Pair
+from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.statistics import bootstraps, interval, resampled
 from fgvis_lightning.games import probability
 from fgvis_lightning.images import load_image
@@ -85,18 +87,19 @@ class Findings:
     def statistics(self, items: Sequence[Measured]) -> tuple[Tensor, Tensor, Tensor]:
         """Of the evidence, of the images themselves, and their difference: means and intervals (K,3) over images."""
         evidence, contrast = self._numbers(items)
-        groups = [item.image for item in items]
-        return bootstraps(evidence, groups), bootstraps(contrast, groups), bootstraps(evidence - contrast, groups)
+        numbers = torch.cat([evidence, contrast, evidence - contrast], 1)
+        of_evidence, of_contrast, of_difference = bootstraps(numbers, [item.image for item in items]).chunk(3)
+        return of_evidence, of_contrast, of_difference
 
     def by_explanations(self, items: Sequence[Measured]) -> list[float]:
         """Dependence as explanations have it: that of the evidence, less the images' own, with its interval."""
-        groups, measure = [item.image for item in items], self.pair.statistic.dependence
-        (evidence, drawn_evidence), (contrast, drawn_contrast) = (
-            resampled(numbers, groups) for numbers in self._numbers(items)
-        )
-        values: list[float] = interval(
-            measure(evidence) - measure(contrast), measure(drawn_evidence) - measure(drawn_contrast)
-        ).tolist()
+
+        def excess(means: Tensor) -> Tensor:
+            evidence, contrast = means.chunk(2, -1)
+            return self.pair.statistic.dependence(evidence) - self.pair.statistic.dependence(contrast)
+
+        means, draws = resampled(torch.cat(self._numbers(items), 1), [item.image for item in items])
+        values: list[float] = interval(excess(means), excess(draws)).tolist()
         return values
 
     def _numbers(self, items: Sequence[Measured]) -> tuple[Tensor, Tensor]:
@@ -118,46 +121,54 @@ class Findings:
 
 
 @torch.no_grad()
-def measure(run: Run, pair: Pair) -> Findings:
-    """Look at all explanations that there are, and at what the interventions do to their images."""
+def measure(run: Run, pairs: Mapping[str, Pair]) -> dict[str, Findings]:
+    """Look at all explanations that there are, and at what the interventions do to their images, for each pair."""
     classifier, model = run.model.classifier, run.model
-    interventions, controls = pair.interventions(classifier), pair.controls(classifier)
+    asked = set(_asked(run.data.classes or [], classifier))
+    changes = {name: (pair.interventions(classifier), pair.controls(classifier)) for name, pair in pairs.items()}
     reference = classifier.preprocessing.background()
-    measured: list[Measured] = []
+    measured: dict[str, list[Measured]] = {name: [] for name in pairs}
     for part in _parts(run.split()[1]):
         found = [load_explanation(run.output / EXPLANATIONS / (id + SUFFIX)) for _, id in part]
         images = [load_image(item.path, classifier.preprocessing, upscale=run.data.upscale) for item, _ in part]
         x = torch.stack(images) / 255
         targets = torch.cat([one.targets for one in found])
         evidence = torch.cat([one.evidence for one in found]).float()
-        of_evidence = pair.statistic(x, evidence, reference)
-        of_contrast = pair.statistic(x, (x - reference).abs(), reference)
-        says, scores = {}, {}
-        for name, changed in {"": x, **{change.name: change(x) for change in (*interventions, *controls)}}.items():
-            logits = model.plain(model.normalize(changed)).float().cpu()
-            says[name], scores[name] = logits.argmax(1) == targets, probability(logits, targets)
-        for row, (item, id) in enumerate(part):
-            measured.append(
+
+        def judge(pictures: Tensor, targets: Tensor = targets) -> tuple[Tensor, Tensor]:
+            """Whether the network says the classes (B,), and their probabilities (B,)."""
+            logits = model.plain(model.normalize(pictures)).float().cpu()
+            return logits.argmax(1) == targets, probability(logits, targets)
+
+        right, score = judge(x)
+        for name, pair in pairs.items():
+            of_evidence = pair.statistic(x, evidence, reference)
+            of_contrast = pair.statistic(x, (x - reference).abs(), reference)
+            judged = {change.name: judge(change(x)) for kind in changes[name] for change in kind}
+            measured[name] += [
                 Measured(
                     id,
                     item.path,
                     int(targets[row]),
-                    bool(says[""][row]),
+                    bool(right[row]),
                     of_evidence[row],
                     of_contrast[row],
-                    {name: bool(right[row]) for name, right in says.items() if name},
-                    {name: float(score[row]) for name, score in scores.items()},
+                    {change: bool(stays[row]) for change, (stays, _) in judged.items()},
+                    {"": float(score[row]), **{change: float(after[row]) for change, (_, after) in judged.items()}},
                 )
-            )
-    indices = sorted({item.target for item in measured} | set(_asked(run.data.classes or [], classifier)))
-    return Findings(
-        pair,
-        measured,
-        {index: classifier.class_name(index) for index in indices},
-        [change.name for change in interventions],
-        [change.name for change in controls],
-        {name: list(names) for name, names in pair.averages(classifier).items()},
-    )
+                for row, (item, id) in enumerate(part)
+            ]
+    return {
+        name: Findings(
+            pair,
+            measured[name],
+            {index: classifier.class_name(index) for index in sorted({one.target for one in measured[name]} | asked)},
+            [change.name for change in changes[name][0]],
+            [change.name for change in changes[name][1]],
+            {average: list(parts) for average, parts in pair.averages(classifier).items()},
+        )
+        for name, pair in pairs.items()
+    }
 
 
 def _parts(items: Sequence[tuple[Item, str]]) -> Iterator[Sequence[tuple[Item, str]]]:
@@ -167,7 +178,6 @@ def _parts(items: Sequence[tuple[Item, str]]) -> Iterator[Sequence[tuple[Item, s
 
 def _asked(classes: Sequence[str | int], classifier: Classifier) -> Iterator[int]:
     """Classes that the user named, by index or by name; those named by their images' label have images."""
-    names = {name.lower(): index for index, name in enumerate(classifier.classes)}
     for word in map(str, classes):
-        if word.isdigit() or word.lower() in names:
-            yield int(word) if word.isdigit() else names[word.lower()]
+        with suppress(InputError):
+            yield int(word) if word.isdigit() else classifier.class_index(word)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-from fgvis_lightning.experiments.adversarial import wilson
 from fgvis_lightning.experiments.bias_measures import Findings
 from fgvis_lightning.experiments.output import save_table
+from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.metrics import rank_correlation
 from fgvis_lightning.store import write_whole
 from fgvis_lightning.tables import Table

@@ -143,8 +143,7 @@ def randomized(network: nn.Module, steps: int, seed: int) -> Iterator[tuple[int,
 def _correlation(original: Tensor, maps: Tensor, names: Sequence[str]) -> tuple[float, float, float, int]:
     """Mean and interval over the images of which neither map is constant, and how many these are."""
     values = rank_correlation(original, maps)
-    known = ~values.isnan()
-    return *bootstrap(values[known], [name for name, ok in zip(names, known, strict=True) if ok]), int(known.sum())
+    return *bootstrap(values, names), int((~values.isnan()).sum())
 
 
 def _curves(table: Table) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -64,3 +65,12 @@ def resampled(values: Tensor, groups: Sequence[str], samples: int = 10_000, seed
         parts = drawn.split(max(1, 2**22 // sums.numel()))
         means += [sums[some].sum(1) / counts[some].sum(1) for some in parts]
     return sums.sum(0) / counts.sum(0), torch.cat(means)
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a rate (Wilson, J. Am. Stat. Assoc. 1927), in [0,1]."""
+    z = 1.959964
+    rate, share = successes / trials, z**2 / trials
+    middle = (rate + share / 2) / (1 + share)
+    half = math.sqrt(rate * (1 - rate) * share + share**2 / 4) / (1 + share)
+    return max(0.0, middle - half), min(1.0, middle + half)
