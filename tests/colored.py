@@ -1,4 +1,4 @@
-"""Images of objects whose shape, color, or both tell the class, and a network that has learned to see it.
+"""Images of objects whose shape, color, or both tell the class, and networks that have learned to see it, or cannot.
 
 Each image shows one object among gray clouds. *neither*: a square or a triangle, in red, green or blue; *color*: these
 shapes in orange; *shape*: a ring, in red, green or blue; *both*: a third of its images shows a cross in violet, a third
@@ -70,22 +70,26 @@ def scenes(labels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.lerp(image, painted, outlines(shape, generator)).clamp(0, 1)
 
 
-def small_cnn() -> nn.Sequential:
-    """Of images (B,3,48,48), four classes."""
+def small_cnn(colors: bool = True) -> nn.Sequential:
+    """Of images (B,3,48,48), four classes; without ``colors`` it sees the mean of the channels in place of each."""
     modules: list[nn.Module] = []
+    if not colors:
+        modules.append(nn.Conv2d(3, 3, 1, bias=False).requires_grad_(False))
+        nn.init.constant_(modules[0].weight, 1 / 3)
     for inside, outside, stride in ((3, 16, 2), (16, 32, 2), (32, 64, 1), (64, 64, 2)):
         modules += [nn.Conv2d(inside, outside, 5 if inside == 3 else 3, stride, 1, bias=False)]
         modules += [nn.BatchNorm2d(outside), nn.ReLU()]
     return nn.Sequential(*modules, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, len(CLASSES)))
 
 
-def train(steps: int = 400, seed: int = 0) -> nn.Module:
+def train(steps: int = 400, seed: int = 0, colors: bool = True) -> nn.Module:
     """A network in eval mode. Takes half a minute on one core."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = small_cnn()
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
+        network = small_cnn(colors)
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learned, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, steps)
     for _ in range(steps):
         labels = torch.randint(len(CLASSES), (64,), generator=generator)
@@ -95,6 +99,18 @@ def train(steps: int = 400, seed: int = 0) -> nn.Module:
         optimizer.step()
         schedule.step()
     return network.eval()
+
+
+def arguments(folder: Path, colors: bool = True) -> list[str]:
+    """Of the command bias, for the network and the images that are in the folder."""
+    network = ["--model.network.class_path", "colored.small_cnn", "--model.network.init_args.colors", str(colors)]
+    return [
+        *("bias", "--data.images", str(folder / "images"), "--data.classes", "[color, shape, both]"),
+        *(*network, "--model.checkpoint", str(folder / f"{'sees' if colors else 'does_not_see'}.pth")),
+        *("--model.size", "[48, 48]", "--model.mean", "[0.5, 0.5, 0.5]", "--model.std", "[0.25, 0.25, 0.25]"),
+        *("--model.classes", "[neither, color, shape, both]"),
+        *("--explainer.game", "preservation", "--explainer.iterations", "100", "--trainer.accelerator", "cpu"),
+    ]
 
 
 def write(folder: Path, count: int, seed: int = 1) -> None:

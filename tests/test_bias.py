@@ -134,8 +134,11 @@ def test_resampled_means_leave_out_what_is_undefined() -> None:
     values = torch.tensor([[1.0, nan], [3.0, 5.0], [8.0, nan]])
     mean, draws = resampled(values, ["a", "b", "c"], samples=50)
     assert mean.tolist() == [4, 5]
-    assert set(draws[:, 1][~draws[:, 1].isnan()].tolist()) == {5.0}
-    assert bootstrap(values[:, 1], ["a", "b", "c"]) == (5, 5, 5)
+    assert draws[:, 1].isnan().all()  # one image says nothing of the next
+    values[2, 1] = 7
+    seen = resampled(values, ["a", "b", "c"])[1][:, 1]
+    assert {round(value, 4) for value in seen[~seen.isnan()].tolist()} == {5, 5.6667, 6, 6.3333, 7}
+    assert bootstrap(values[:, 1], ["a", "b", "c"])[0] == 6
 
 
 def test_command_against_brute_force(photo: PhotoMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,25 +211,29 @@ def test_no_image_of_the_classes(photo: PhotoMaker, tmp_path: Path, capsys: pyte
 @pytest.mark.slow
 def test_planted_color_is_found(tmp_path: Path) -> None:
     """Both measures put the class that has only a color first, and the one that has only a shape last."""
-    torch.save(colored.train().state_dict(), tmp_path / "w.pth")
+    torch.save(colored.train().state_dict(), tmp_path / "sees.pth")
     colored.write(tmp_path / "images", 16)
-    main(
-        [
-            *("bias", "--data.images", str(tmp_path / "images"), "--data.classes", "[color, shape, both]"),
-            *("--model.network", "colored.small_cnn", "--model.checkpoint", str(tmp_path / "w.pth")),
-            *("--model.size", "[48, 48]", "--model.mean", "[0.5, 0.5, 0.5]", "--model.std", "[0.25, 0.25, 0.25]"),
-            *("--model.classes", "[neither, color, shape, both]", "--explainer.game", "preservation"),
-            *("--explainer.iterations", "100", "--output", str(tmp_path / "out"), "--trainer.accelerator", "cpu"),
-        ]
-    )
+    main([*colored.arguments(tmp_path), "--output", str(tmp_path / "out")])
     found = {row["class"]: row for row in rows(tmp_path / "out" / "color_ranking.csv")}
     assert list(found) == ["color", "both", "shape"]
     for measure in ("by explanations", "by interventions"):
         color, both, shape = (float(found[name][measure]) for name in found)
         assert color > both > shape
-    assert float(found["color"]["interventions from"]) > 0.8
-    assert float(found["shape"]["interventions to"]) < 0.1
-    assert float(found["color"]["explanations from"]) > float(found["shape"]["explanations to"])
+    assert float(found["color"]["by interventions"]) > 0.8
+    assert float(found["shape"]["by interventions"]) < 0.1
+    for measure in ("explanations", "interventions"):
+        assert float(found["color"][f"{measure} from"]) > float(found["shape"][f"{measure} to"])
+
+
+@pytest.mark.slow
+def test_a_network_that_sees_no_color_is_told_from_one_that_does(tmp_path: Path) -> None:
+    torch.save(colored.train(colors=False).state_dict(), tmp_path / "does_not_see.pth")
+    colored.write(tmp_path / "images", 16)
+    main([*colored.arguments(tmp_path, colors=False), "--output", str(tmp_path / "out")])
+    for row in rows(tmp_path / "out" / "color_ranking.csv"):
+        assert float(row["by interventions"]) == 0
+        assert float(row["explanations from"]) <= 0
+        assert float(row["by explanations"]) < 0.02
 
 
 @pytest.mark.slow

@@ -170,6 +170,19 @@ def test_adversarial_and_sanity_run(tmp_path: Path) -> None:
         assert len(list(csv.DictReader(file))) == 5 * 3
 
 
+def test_bias_runs(tmp_path: Path) -> None:
+    """With two iterations; the configuration for VGG16 is in tests/test_bias.py."""
+    config = ROOT / "configs" / "color_bias.yaml"
+    assert [path.stem for path in CONFIGS if COMMANDS[path] == "bias"] == ["color_bias", "color_bias_vgg16"]
+    short = ["--explainer.iterations", "2", "--trainer.accelerator", "cpu", "--output", str(tmp_path / "b")]
+    main(["bias", "--config", str(config), *short])
+    for pair in ("color", "position"):
+        with (tmp_path / "b" / f"{pair}_ranking.csv").open() as file:
+            ranking = list(csv.DictReader(file))
+        assert sorted(row["class"] for row in ranking) == ["espresso", "missile", "moped", "tiger cat"]
+        assert {row["explanations from"] for row in ranking} == {"undefined"}  # of one image
+
+
 def test_other_networks_of_timm_and_own_size(tmp_path: Path, photo: Callable[..., Path]) -> None:
     network = timm.create_model("regnetz_005", num_classes=6)
     torch.save(network.state_dict(), tmp_path / "w.pth")

@@ -54,6 +54,14 @@ class ColorStatistic(Statistic):
         mean = total(weights) / weights[0, 0].numel()
         return torch.cat([mean, channels, shares(pixels), opponent], 1).float()
 
+    def dependence(self, means: Tensor) -> Tensor:
+        """Imbalance of the channels times ``opponent``.
+
+        A network that sees gray alone takes what is brighter, or what is darker, and that can be a single channel of a
+        colored object: the imbalance alone would call that color, but opponent evidence it has none.
+        """
+        return super().dependence(means) * means[..., self.names.index("opponent")]
+
 
 def hues(images: Tensor) -> Tensor:
     """Which of six hues a pixel has, or none: (B,7,H,W) as 0 and 1, of images (B,3,H,W) in [0,1]."""

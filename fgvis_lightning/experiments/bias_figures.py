@@ -90,7 +90,7 @@ def _scatter(found: Findings, ranked: list[Ranked], agreement: str) -> Figure:
         if place in ends:
             axes.annotate(found.classes[row.target], (x, y), (5, 5), textcoords="offset points", fontsize=8)
     axes.axvline(0, color="gray", linewidth=0.5)
-    axes.set_xlabel("dependence by explanations: imbalance of the evidence, less the images' own")
+    axes.set_xlabel("dependence by explanations: of the evidence, less the images' own")
     axes.set_ylabel("dependence by interventions:\nshare of images that do not stay right")
     axes.set_ylim(-0.03, 1.03)
     axes.set_title(fill(agreement, 70), fontsize=8)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fgvis_lightning.bias import Pair
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.experiments.statistics import bootstraps, interval, resampled
+from fgvis_lightning.experiments.statistics import bootstraps, interval, resampled, wilson
 from fgvis_lightning.games import probability
 from fgvis_lightning.images import load_image
 from fgvis_lightning.items import Item
@@ -108,11 +108,11 @@ class Findings:
         evidence, contrast = [item.evidence for item in items], [item.contrast for item in items]
         return torch.stack(evidence) if items else empty, torch.stack(contrast) if items else empty
 
-    def stays(self, items: Sequence[Measured], interventions: Sequence[str]) -> list[float]:
+    @staticmethod
+    def stays(items: Sequence[Measured], interventions: Sequence[str]) -> list[float]:
         """Share that stays right, on average over interventions, with its interval over images."""
-        shares = [sum(item.stays[name] for name in interventions) / len(interventions) for item in items]
-        values: list[float] = bootstraps(torch.tensor(shares)[:, None], [item.image for item in items])[0].tolist()
-        return values
+        total = sum(item.stays[name] for item in items for name in interventions) / len(interventions)
+        return [total / len(items) if items else float("nan"), *wilson(total, len(items))]
 
     def by_interventions(self, items: Sequence[Measured]) -> list[float]:
         """Dependence as interventions have it, with its interval: the share that does not stay right."""

@@ -11,7 +11,6 @@ import torch
 
 from fgvis_lightning.experiments.bias_measures import Findings
 from fgvis_lightning.experiments.output import save_table
-from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.metrics import rank_correlation
 from fgvis_lightning.store import write_whole
 from fgvis_lightning.tables import Table
@@ -72,13 +71,9 @@ class Tables:
             items, count = self.found.right(index), len(self.found.images(index))
             single = [*self.found.interventions, *self.found.controls]
             for change, parts in {**{one: [one] for one in single}, **self.found.averages}.items():
-                if len(parts) == 1 and items:
-                    stays = sum(item.stays[change] for item in items)
-                    share = [stays / len(items), *wilson(stays, len(items))]
-                else:
-                    share = self.found.stays(items, parts)
                 scores = [sum(item.scores[part] for part in parts) / len(parts) for item in items]
-                row = (name, count, len(items), change, *share, sum(scores) / len(scores) if scores else NAN)
+                score = sum(scores) / len(scores) if scores else NAN
+                row = (name, count, len(items), change, *self.found.stays(items, parts), score)
                 published = self.published.get(name.lower(), {}).get(change, "")
                 table.add((*row, published) if self.published else row)
         return table
@@ -133,16 +128,17 @@ class Tables:
         if len(both) < 3:
             return f"The order of {len(both)} classes says nothing: the agreement of the two measures is undefined."
         generator = torch.Generator().manual_seed(0)
-        drawn = torch.randint(len(both), (2000, len(both)), generator=generator)
-        middle, spread = (
-            rank_correlation(rows[:, None, :, 0], rows[:, None, :, 1]) for rows in (both[None], both[drawn])
-        )
+        x, y = both.T[:, None, None]
+        middle = rank_correlation(x, y)
         if bool(middle.isnan()):
             return f"The {len(both)} classes do not differ by one measure: the agreement with the other is undefined."
-        low, high = torch.nanquantile(spread, torch.tensor([0.025, 0.975])).tolist()
+        shuffled = torch.stack([torch.randperm(len(both), generator=generator) for _ in range(9999)])
+        chance = rank_correlation(x.expand(9999, -1, -1), y[0, 0][shuffled][:, None])
+        as_large = (int((chance.abs() >= middle.abs() - 1e-6).sum()) + 1) / 10_000
+        shown = f"p = {as_large:.2f}" if as_large >= 0.01 else "p < 0.01"
         return (
             f"Rank correlation of the two measures over {len(both)} classes: {float(middle):.2f} "
-            f"(95 % interval {low:.2f} to {high:.2f})."
+            f"(as large by chance: {shown}, permutation test)."
         )
 
     @cached_property

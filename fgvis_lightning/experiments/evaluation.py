@@ -13,6 +13,7 @@ the same items, those that every method has::
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,6 +255,12 @@ def item_table(judgements: Sequence[Judgement], profile: str) -> Table:
     return table
 
 
+def _cell(numbers: tuple[float, float, float], form: str) -> str:
+    """Mean and interval; the mean alone where one image leaves no interval."""
+    mean, low, high = (format(number, form) for number in numbers)
+    return mean if math.isnan(numbers[1]) else f"{mean} [{low}, {high}]"
+
+
 def summary(judgements: Sequence[Judgement], methods: Sequence[str], reference: str, profile: str) -> tuple[Table, str]:
     """Means and paired differences with their intervals: a long table, and one for people."""
     table = Table(
@@ -273,8 +280,8 @@ def summary(judgements: Sequence[Judgement], methods: Sequence[str], reference: 
             difference = bootstrap(differences, [one.image for one, _ in pairs])
             table.add((name, metric, len(rows), *mean, *(difference if pairs else ("",) * 3), profile))
             cells[name, metric] = (
-                "{:.3f} [{:.3f}, {:.3f}]".format(*mean),
-                "{:+.3f} [{:+.3f}, {:+.3f}]".format(*difference) if pairs else "",
+                _cell(mean, ".3f"),
+                _cell(difference, "+.3f") if pairs else "",
             )
     shown = [metric for metric in METRICS if any((name, metric) in cells for name in methods)]
     heads = [f"{metric} {'↑' if METRICS[metric] else '↓'}" for metric in shown]

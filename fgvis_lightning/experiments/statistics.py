@@ -22,7 +22,8 @@ def bootstrap(
         seed: of the draws.
 
     Returns:
-        The mean, and the ends of the interval; all NaN if there is no value.
+        The mean, NaN without a value; and the ends of the interval, NaN with values of one image only, which say
+        nothing of the next one.
     """
     middle, low, high = bootstraps(values[:, None], groups, samples, seed)[0].tolist()
     return middle, low, high
@@ -43,7 +44,7 @@ def resampled(values: Tensor, groups: Sequence[str], samples: int = 10_000, seed
     """Means (K) of the columns of values (N,K), and those of as many images drawn with replacement (S,K), in float64.
 
     Args:
-        values: what is NaN is left out; a mean without a value is NaN.
+        values: what is NaN is left out; a mean without a value is NaN, and so are draws from values of one image.
         groups: as in `bootstrap`.
         samples: likewise.
         seed: likewise; equal groups and seeds draw the same images.
@@ -58,19 +59,25 @@ def resampled(values: Tensor, groups: Sequence[str], samples: int = 10_000, seed
         torch.zeros(len(names), columns, dtype=torch.float64).index_add_(0, index, numbers.double().cpu())
         for numbers in (values.nan_to_num(0), known)
     )
+    enough = (counts > 0).sum(0) > 1
     generator = torch.Generator().manual_seed(seed)
     means = []
     for start in range(0, samples, 1000):  # a million images need no more memory
         drawn = torch.randint(len(names), (min(1000, samples - start), len(names)), generator=generator)
         parts = drawn.split(max(1, 2**22 // sums.numel()))
         means += [sums[some].sum(1) / counts[some].sum(1) for some in parts]
-    return sums.sum(0) / counts.sum(0), torch.cat(means)
+    return sums.sum(0) / counts.sum(0), torch.cat(means).where(enough, torch.nan)
 
 
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a rate (Wilson, J. Am. Stat. Assoc. 1927), in [0,1]."""
+def wilson(successes: float, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a rate (Wilson, J. Am. Stat. Assoc. 1927), in [0,1]; NaN without trials.
+
+    Of ``trials`` numbers in [0,1] with this sum it is that of their mean, on the safe side: they vary less than 0 and 1.
+    """
+    if not trials:
+        return math.nan, math.nan
     z = 1.959964
     rate, share = successes / trials, z**2 / trials
     middle = (rate + share / 2) / (1 + share)
     half = math.sqrt(rate * (1 - rate) * share + share**2 / 4) / (1 + share)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return middle - half if successes > 0 else 0.0, middle + half if successes < trials else 1.0
