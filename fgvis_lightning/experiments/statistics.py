@@ -72,7 +72,7 @@ def resampled(values: Tensor, groups: Sequence[str], samples: int = 10_000, seed
 def wilson(successes: float, trials: int) -> tuple[float, float]:
     """The 95 % interval of a rate (Wilson, J. Am. Stat. Assoc. 1927), in [0,1]; NaN without trials.
 
-    Of ``trials`` numbers in [0,1] with this sum it is that of their mean, on the safe side: they vary less than 0 and 1.
+    Of ``trials`` numbers in [0,1] with this sum it is that of their mean, on the safe side.
     """
     if not trials:
         return math.nan, math.nan
