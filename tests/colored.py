@@ -74,8 +74,9 @@ def small_cnn(colors: bool = True) -> nn.Sequential:
     """Of images (B,3,48,48), four classes; without ``colors`` it sees the mean of the channels in place of each."""
     modules: list[nn.Module] = []
     if not colors:
-        modules.append(nn.Conv2d(3, 3, 1, bias=False).requires_grad_(False))
-        nn.init.constant_(modules[0].weight, 1 / 3)
+        mean = nn.Conv2d(3, 3, 1, bias=False).requires_grad_(False)
+        nn.init.constant_(mean.weight, 1 / 3)
+        modules.append(mean)
     for inside, outside, stride in ((3, 16, 2), (16, 32, 2), (32, 64, 1), (64, 64, 2)):
         modules += [nn.Conv2d(inside, outside, 5 if inside == 3 else 3, stride, 1, bias=False)]
         modules += [nn.BatchNorm2d(outside), nn.ReLU()]
