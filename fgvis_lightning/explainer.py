@@ -28,9 +28,11 @@ from fgvis_lightning.coverage import GATE_FREE, Coverage
 from fgvis_lightning.data import Batch, ImageData
 from fgvis_lightning.defense import DefendedCNN
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.folding import folded
 from fgvis_lightning.games import GAMES, REFERENCES, SCORES, blend, probability
 from fgvis_lightning.module import SweepModule
 from fgvis_lightning.network import load_classifier
+from fgvis_lightning.nonlinearities import resolve as resolve_names
 from fgvis_lightning.search import Search
 from fgvis_lightning.store import Explanation, rounded
 from fgvis_lightning.strategy import check_strategy
@@ -78,6 +80,8 @@ class FGVis(SweepModule):
         noise: standard deviation of the Gaussian noise added to e in each iteration, in normalized space.
         seed: of the noise and of the proposals of ``lam: auto``.
         optimizer: of the mask, e.g. ``torch.optim.Adam``.
+        fold: whether batch normalization is folded into the convolutions before it, see `fgvis_lightning.folding`.
+        fused: whether gates are fused with the activations that they follow, which changes no bit.
     """
 
     def __init__(
@@ -108,6 +112,8 @@ class FGVis(SweepModule):
         noise: float = 0.0,
         seed: int = 0,
         optimizer: Callable[[Iterable[Any]], Optimizer] = sgd,
+        fold: bool = True,
+        fused: bool = True,
     ) -> None:
         for name, given, known in (
             ("game", game, GAMES),
@@ -142,9 +148,12 @@ class FGVis(SweepModule):
                 order=order,
             )
         )
-        self.network = DefendedCNN(
-            self.classifier.network, exempt=exempt or (), gated=gated or (), output=output
-        ).eval()
+        frozen = self.classifier.network
+        if fold:
+            listed = (*resolve_names(exempt or (), "exempt")[1], *resolve_names(gated or (), "gated")[1])
+            frozen, _ = folded(frozen, self.classifier.preprocessing.size, keep=listed)
+        self.fold = fold
+        self.network = DefendedCNN(frozen, exempt=exempt or (), gated=gated or (), output=output, fused=fused).eval()
         self.game = GAMES[game]
         self.lam = lam
         self.level = level if level is not None else (1.0 if self.game.keeps else 0.1)
@@ -178,7 +187,7 @@ class FGVis(SweepModule):
         return self.make_optimizer([self.mask])
 
     def on_train_start(self) -> None:
-        self._counting = self.cost.of(self.classifier.network)
+        self._counting = self.cost.of(self.network.network)
         self._counting.__enter__()
 
     def on_train_end(self) -> None:
@@ -444,6 +453,7 @@ class FGVis(SweepModule):
             "exempt": self.network.listed["exempt"],
             "gated": self.network.listed["gated"],
             "output": self.network.output,
+            "fold": self.fold,
             "score": self.score.__name__,
             "reference": self.reference.__name__,
             "noise": self.noise,

@@ -25,15 +25,22 @@ class Interceptor(TorchFunctionMode):
         functions: the functions, and their names.
         units: the modules, and their names.
         visit: what to do with each call's output.
+        replace: asked before each call of a function of one tensor with the function's name, the tensor, and whether
+            the call is in place; what it returns, unless None, is taken for the call's output, and not visited.
     """
 
     def __init__(
-        self, functions: Functions, units: Mapping[nn.Module, str], visit: Callable[[str, Tensor], None]
+        self,
+        functions: Functions,
+        units: Mapping[nn.Module, str],
+        visit: Callable[[str, Tensor], None],
+        replace: Callable[[str, Tensor, bool], Tensor | None] | None = None,
     ) -> None:
         super().__init__()
         self.functions = functions
         self.units = units
         self.visit = visit
+        self.replace = replace
         self.depth = 0  # how many of these calls are running
         self._hooks = ExitStack()
 
@@ -55,6 +62,10 @@ class Interceptor(TorchFunctionMode):
             return self.other(func, args, kwargs)
         if name == "hardtanh" and (kwargs.get("min_val"), kwargs.get("max_val")) == (0.0, 6.0):
             name = "relu6"  # nn.ReLU6 calls hardtanh
+        if self.replace is not None and args and isinstance(args[0], Tensor) and not args[0]._is_view():
+            output = self._replaced(name, func, args, kwargs)
+            if output is not None:
+                return output
         self.before((*args, *kwargs.values()))
         view = args[0] if args and isinstance(args[0], Tensor) and args[0]._is_view() else None
         if view is not None:
@@ -67,6 +78,15 @@ class Interceptor(TorchFunctionMode):
             raise
         self.after(name, output)
         return view.copy_(output) if view is not None and output is args[0] else output
+
+    def _replaced(self, name: str, func: Any, args: Any, kwargs: Any) -> Tensor | None:
+        in_place = func.__name__.endswith("_") or kwargs.get("inplace", args[-1]) is True
+        self.depth += 1
+        try:
+            assert self.replace is not None
+            return self.replace(name, args[0], in_place)
+        finally:
+            self.depth -= 1
 
     def _before_unit(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if self.depth:

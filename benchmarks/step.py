@@ -1,0 +1,150 @@
+"""What an iteration costs, beside the bare network: FGVis as a user runs it, and one pass there and back.
+
+    python benchmarks/step.py packaged_efficientnet_lite0 --batch_size 8 --precision 32-true
+    python benchmarks/step.py resnet50 --batch_size 8 --precision bf16-mixed --options "{lam: 1e-7, noise: 0.1}"
+
+Each step of Lightning's loop (defense, noise, masks, logging, …) is followed by a forward and backward pass of the
+unmodified network to its input, in memory format channels_last and in the same type; so both meet the same machine.
+Prints medians of the times and of the ratios. ``--memory`` prints what each of the two adds to the process at most,
+weights included, each in a process of its own. Networks that are not packaged get random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import timm
+import torch
+import torchvision
+import yaml
+from torch import Tensor, nn
+
+from fgvis_lightning import FGVis
+from fgvis_lightning.data import Sweep
+from fgvis_lightning.games import log_probability
+from fgvis_lightning.items import Item
+from fgvis_lightning.network import PACKAGED, load_classifier
+
+WARM = 3  # steps that are not counted
+
+
+def make(name: str, seed: int = 0) -> nn.Module:
+    """The network as a user has it, without gradients to its weights."""
+    torch.manual_seed(seed)
+    if name in PACKAGED:
+        return load_classifier(name).network
+    made = getattr(torchvision.models, name)() if hasattr(torchvision.models, name) else timm.create_model(name)
+    return made.eval().requires_grad_(False)
+
+
+class Bare:
+    """The unmodified network, once there and back."""
+
+    def __init__(self, network: nn.Module, images: Tensor, dtype: torch.dtype) -> None:
+        self.network = network.to(dtype).to(memory_format=torch.channels_last)
+        self.x = images.to(dtype).contiguous(memory_format=torch.channels_last)
+        self.targets = torch.zeros(len(images), dtype=torch.long)
+
+    def run(self) -> float:
+        start = time.perf_counter()
+        e = self.x.clone().requires_grad_()
+        log_probability(self.network(e), self.targets).sum().backward()
+        return time.perf_counter() - start
+
+
+class Pairs(pl.Callback):
+    """Times each step, and a bare pass after it."""
+
+    def __init__(self, bare: Bare | None) -> None:
+        self.bare = bare
+        self.last = 0.0
+        self.steps: list[float] = []
+        self.passes: list[float] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        # From the end of the last one, so that the loop itself is counted.
+        self.last = self.last or time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.steps.append(time.perf_counter() - self.last)
+        if self.bare is not None:
+            self.passes.append(self.bare.run())
+        self.last = time.perf_counter()
+
+
+def explain(
+    network: nn.Module | str, images: Tensor, precision: str, steps: int, options: dict[str, Any], pairs: Pairs
+) -> None:
+    """So many steps of FGVis on all images at once."""
+    model = FGVis(network, iterations=steps, patience=0, **options)
+    stream = ((Item(str(number), "", 0, number), image) for number, image in enumerate(images))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        callbacks=[pairs],
+        logger=True,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        precision=precision,
+        default_root_dir="/tmp/fgvis_step",
+    )
+    trainer.fit(model, Sweep(stream, len(images), len(images)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--options", type=yaml.safe_load, default={}, help="of FGVis")
+    parser.add_argument("--memory", choices=("bare", "fgvis", "both"), default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    if options.memory == "both":
+        own = [[sys.executable, *sys.argv[:-1], part] for part in ("bare", "fgvis")]
+        bare, fgvis = (float(subprocess.run(one, check=True, capture_output=True, text=True).stdout) for one in own)
+        print(
+            f"{options.network} {options.precision} B={options.batch_size}: bare {bare:.0f} MB, FGVis {fgvis:.0f} MB, ratio {fgvis / bare:.2f}"
+        )
+        return
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    dtype = torch.float32 if options.precision == "32-true" else torch.bfloat16
+    images = torch.rand(options.batch_size, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
+    network = options.network if options.network in PACKAGED else make(options.network)
+    bare = None
+    if options.memory != "fgvis":
+        bare = Bare(make(options.network), (images - 0.5) / 0.25, dtype)
+    if options.memory == "bare":
+        assert bare is not None
+        for _ in range(3):
+            bare.run()
+    pairs = Pairs(bare)
+    if options.memory != "bare":
+        explain(
+            network, images, options.precision, 3 if options.memory else WARM + options.pairs, options.options, pairs
+        )
+    if options.memory:
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        return
+    steps, passes = pairs.steps[WARM:], pairs.passes[WARM:]
+    ratios = sorted(step / one for step, one in zip(steps, passes, strict=True))
+    print(
+        f"{options.network} {options.precision} B={options.batch_size} {options.options}: "
+        f"step {1e3 * statistics.median(steps):.0f} ms, bare {1e3 * statistics.median(passes):.0f} ms, "
+        f"ratio {statistics.median(ratios):.3f} ({ratios[0]:.2f}–{ratios[-1]:.2f}, {len(ratios)} pairs)"
+    )
+
+
+if __name__ == "__main__":
+    main()
