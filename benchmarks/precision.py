@@ -20,8 +20,8 @@ from common import COMPARED, DEVICE, Photos, header, parser, row, weight
 from torch import Tensor
 
 from fgvis_lightning import DefendedCNN, InputError
-from fgvis_lightning.defense import slack
 from fgvis_lightning.games import blend
+from fgvis_lightning.gates import slack
 from fgvis_lightning.network import load_classifier
 
 PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {  # of the weights, and of autocast

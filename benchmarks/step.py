@@ -101,6 +101,7 @@ def explain(
 
 
 def main() -> None:
+    """Measure time, or memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network")
     parser.add_argument("--batch_size", type=int, default=8)
@@ -114,15 +115,14 @@ def main() -> None:
     if options.memory == "both":
         own = [[sys.executable, *sys.argv[:-1], part] for part in ("bare", "fgvis")]
         bare, fgvis = (float(subprocess.run(one, check=True, capture_output=True, text=True).stdout) for one in own)
-        print(
-            f"{options.network} {options.precision} B={options.batch_size}: bare {bare:.0f} MB, FGVis {fgvis:.0f} MB, ratio {fgvis / bare:.2f}"
-        )
+        what = f"{options.network} {options.precision} B={options.batch_size}"
+        print(f"{what}: bare {bare:.0f} MB, FGVis {fgvis:.0f} MB, ratio {fgvis / bare:.2f}")
         return
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     dtype = torch.float32 if options.precision == "32-true" else torch.bfloat16
     images = torch.rand(options.batch_size, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
     network = options.network if options.network in PACKAGED else make(options.network)
-    bare = None
+    bare: Bare | None = None
     if options.memory != "fgvis":
         bare = Bare(make(options.network), (images - 0.5) / 0.25, dtype)
     if options.memory == "bare":

@@ -23,14 +23,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from fgvis_lightning.audit import Found, Modules, Witness, inspect
 from fgvis_lightning.coverage import Coverage, Layer
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.gates import LIMITS, Ceiling, GatedReLU, gate, slack
 from fgvis_lightning.interception import Interceptor, Surveyor
 from fgvis_lightning.nonlinearities import (
     ACTIVATIONS,
@@ -50,102 +49,37 @@ class UngatedActivationError(InputError):
     """A nonlinearity that the defense cannot gate."""
 
 
-def slack(h: Tensor, reference: Tensor, *, nonnegative: bool = False) -> Tensor:
-    """How far each neuron is inside its range ``min(0, h(x)) <= h(e) <= max(0, h(x))``.
-
-    Args:
-        h: activations h(e), any shape.
-        reference: reference activations h(x), same shape.
-        nonnegative: whether neither can be negative, which saves two thirds of the work.
-
-    Returns:
-        Same shape; below 0 exactly where the gate is closed. Exactly, because the difference of two
-        unequal floating-point numbers is never rounded to zero (gradual underflow).
-    """
-    if nonnegative:
-        return reference - h
-    return torch.minimum(reference.clamp(min=0) - h, h - reference.clamp(max=0))
-
-
-def gate(h: Tensor, reference: Tensor, *, nonnegative: bool = False) -> None:
-    """Put a gate on the gradient that arrives at ``h``.
-
-    A hook on the tensor, not a new tensor: code that ignores the result of an in-place activation
-    and goes on with its input is gated as well, and so is an output that is changed in place later
-    (autograd calls the hook with the gradient of the value at the time of registration).
-    """
-    room = slack(h.detach(), reference, nonnegative=nonnegative)
-    kind = torch.finfo(room.dtype)
-    below_zero = -kind.smallest_normal * kind.eps  # the largest negative number
-    # Both select where a product would make NaN of 0 * inf. On CPUs the first, which takes the gradient where
-    # room > below_zero, is faster than a mask of booleans; but not where numbers that small count as zero.
-    if room.is_cpu and torch.tensor(below_zero, dtype=room.dtype) < 0:
-        h.register_hook(lambda gradient: torch.ops.aten.threshold_backward(gradient, room, below_zero))
-    else:
-        closed = room < 0
-        h.register_hook(lambda gradient: torch.where(closed, 0, gradient))
-
-
-FUSED = {"relu": torch.inf, "relu6": 6.0}
-"""Activations that are fused with their gate: what their output is at most."""
-
-
-def ceiling(h: Tensor, most: float) -> Tensor:
-    """References for a fused gate, which opens where ``0 < h(e) <= ceiling`` (`_FusedReLU`), from h(x).
-
-    The activation's own derivative is 0 where it has reached ``most``, so the ceiling is just below; and it is the
-    smallest positive number in place of 0, by which nothing can be divided.
-    """
-    kind = torch.finfo(h.dtype)
-    smallest = kind.smallest_normal * kind.eps
-    if not torch.tensor(smallest, dtype=h.dtype) > 0:  # numbers that small count as zero
-        smallest = kind.smallest_normal
-    return h.clamp(smallest, _below(most, h.dtype))
-
-
-def _below(value: float, dtype: torch.dtype) -> float:
-    number = torch.tensor(value, dtype=dtype)
-    return value if value == torch.inf else torch.nextafter(number, torch.zeros_like(number)).item()
-
-
-class _FusedReLU(Function):
-    """ReLU or ReLU6 with its gate, which costs one division more than the activation alone.
-
-    Passes the gradient where ``0 < h(e) / ceiling <= 1``. The quotient of two floating-point numbers rounds to more
-    than 1 exactly where the first is larger: ``1 + u / c`` with ``c < 2`` the ceiling in units of its power of two and
-    ``u`` a unit in the last place is beyond the middle between 1 and the next number, ``1 + u``; in bfloat16, where the
-    quotient is rounded twice, too.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, reference: Tensor, most: float, in_place: bool) -> Tensor:
-        h = F.relu(x, in_place) if most == torch.inf else F.hardtanh(x, 0.0, most, in_place)
-        if in_place:
-            ctx.mark_dirty(x)
-        ctx.save_for_backward(h, reference)
-        return h
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        h, reference = ctx.saved_tensors
-        past = 1 + torch.finfo(h.dtype).eps
-        return torch.ops.aten.hardtanh_backward(gradient, h / reference, 0.0, past), None, None, None
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Reference:
     """What the reference pass kept of a call.
 
     Attributes:
         name: of the activation.
-        h: h(x), or the `ceiling` where the activation can be fused; None where no gradient to the image flows through.
-        fused: whether it can be fused: nobody changes its output later, or computes it again for the way back.
+        h: h(x); None where no gradient to the image flows through.
+        fused: whether the gate may be fused with the activation: nobody changes its output later, or computes it again
+            for the way back.
     """
 
     name: str
-    h: Tensor | None
+    h: Tensor | Ceiling | None
     fused: bool = False
+
+    def closed(self, h: Tensor) -> Tensor:
+        """Which gates are closed at h(e)."""
+        assert self.h is not None
+        if isinstance(self.h, Ceiling):
+            return self.h.closed(h)
+        return slack(h, self.h, nonnegative=self.name in NONNEGATIVE) < 0
+
+    def gate(self, h: Tensor) -> None:
+        """Put the gate on the gradient that arrives at h(e), if one does."""
+        if not h.requires_grad or self.h is None:
+            return
+        if isinstance(self.h, Ceiling):
+            ceiling, known = self.h, h.detach().clone()  # which may be changed in place later
+            h.register_hook(lambda gradient: ceiling.select(gradient, known))
+        else:
+            gate(h, self.h, nonnegative=self.name in NONNEGATIVE)
 
 
 class DefendedCNN(nn.Module):
@@ -218,6 +152,7 @@ class DefendedCNN(nn.Module):
         self._references: list[_Reference] | None = None
         self._recorded = Coverage()
         self._surveyed: dict[tuple[Any, ...], Coverage] = {}
+        self._casts: dict[int, dict[torch.dtype, Tensor]] = {}
 
     def record(self, x: Tensor) -> Tensor:
         """Run the reference pass on ``x`` (B,3,H,W), keep h(x), and return the logits (B,K).
@@ -230,6 +165,7 @@ class DefendedCNN(nn.Module):
         """
         self._check_eval_mode()
         self._references = None
+        self._casts.clear()  # somebody may have changed the weights
         self.coverage = coverage = Coverage()
         references: list[_Reference] = []
         outputs: list[tuple[Tensor, int]] = []
@@ -242,18 +178,19 @@ class DefendedCNN(nn.Module):
             coverage.calls[name] += 1
             if name in self.exempt:
                 return
-            # A copy: the network may change its activation in place after the call.
-            known = h.detach()
-            known = ceiling(known, FUSED[name]) if name in FUSED else known.clone()
-            fused = name in FUSED and not _is_checkpointed()
-            references.append(_Reference(name, known if h.requires_grad else None, fused))
+            known: Tensor | Ceiling | None = None
+            fused = self.fused and name in LIMITS
+            if h.requires_grad:
+                # A copy: the network may change its activation in place after the call.
+                known = Ceiling(h, LIMITS[name]) if fused else h.detach().clone()
+            references.append(_Reference(name, known, fused and not _is_checkpointed()))
             outputs.append((h, h._version))
             coverage.gated[name] += h.requires_grad
             if h.requires_grad:
                 layers.append(Layer(name, modules.running()))
 
         key = (x.shape, x.stride(), x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
-        interceptor = Interceptor(self._functions, self._units, visit)
+        interceptor = Interceptor(self._functions, self._units, visit, cast=self._caster(x))
         witness = Witness(modules, lambda: interceptor.depth > 0) if key not in self._surveyed else None
         # With a gradient, although none is needed: networks may take another path without.
         with _differentiable(x) as image, interceptor, witness or nullcontext():
@@ -261,9 +198,9 @@ class DefendedCNN(nn.Module):
         coverage.layers = tuple(layers)
         if witness is not None:
             self._judge(witness)
-        changed = [h._version != version for h, version in outputs]
+        for reference, (h, version) in zip(references, outputs, strict=True):
+            reference.fused &= h._version == version
         outputs.clear()
-        references = [replace(one, fused=False) if late else one for one, late in zip(references, changed, strict=True)]
         self._references, self._recorded = references, coverage
         try:
             if witness is not None:
@@ -289,9 +226,9 @@ class DefendedCNN(nn.Module):
                 if name != NORMALIZATION:
                     coverage.calls[name] += 1
 
-            with Interceptor(self._functions, self._units, count):
+            with Interceptor(self._functions, self._units, count, cast=self._caster(e)):
                 return self._run(e)
-        return self._replay(e, _gate_if_differentiable, fuse=self.fused and torch.is_grad_enabled())
+        return self._replay(e, _Reference.gate, fuse=torch.is_grad_enabled())
 
     def closed(self, e: Tensor) -> Tensor:
         """Share of closed gates at ``e`` (B,L) in [0,1], for each image and each layer of ``coverage.layers``."""
@@ -321,14 +258,30 @@ class DefendedCNN(nn.Module):
     def _run(self, x: Tensor) -> Tensor:
         return select(self.network(x), self.output, type(self.network).__name__)
 
+    def _caster(self, x: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """Casts weights once where autocast, which keeps only what has a gradient, would do it in every pass."""
+        kind = x.device.type
+        if not torch.is_autocast_enabled(kind):
+            return None
+        dtype, own = torch.get_autocast_dtype(kind), self._casts
+        if not own:  # those that the network computes are others in every pass
+            own.update((id(weight), {}) for weight in self.network.buffers() if weight.dtype == torch.float32)
+
+        def cast(weight: Tensor) -> Tensor:
+            if id(weight) in own and dtype not in own[id(weight)]:
+                own[id(weight)][dtype] = weight.to(dtype)
+            return own.get(id(weight), {}).get(dtype, weight)
+
+        return cast
+
     def _replay(
         self,
         e: Tensor,
-        act: Callable[[str, Tensor, Tensor], None],
+        act: Callable[[_Reference, Tensor], None],
         make: Callable[..., Interceptor] = Interceptor,
         fuse: bool = False,
     ) -> Tensor:
-        """Run the network and call ``act(name, h(e), h(x))`` at each gated call that is not fused."""
+        """Run the network and call ``act(reference, h(e))`` at each gated call that is not fused."""
         references = self._references
         if references is None:
             raise RuntimeError("Expected record(x) before the gated pass, but there are no reference activations.")
@@ -357,17 +310,16 @@ class DefendedCNN(nn.Module):
                 return
             reference = reference_of(name, h)
             if reference.h is not None:
-                act(name, h, reference.h)
+                act(reference, h)
 
         def fused(name: str, x: Tensor, in_place: bool) -> Tensor | None:
-            if name not in FUSED or name in self.exempt or not x.requires_grad:
+            if name not in LIMITS or name in self.exempt or not x.requires_grad:
                 return None
-            if done < len(references) and not references[done].fused:
+            if done == len(references) or not references[done].fused:
                 return None
-            reference = reference_of(name, x)
-            return _FusedReLU.apply(x, reference.h, FUSED[name], in_place)
+            return GatedReLU.apply(x, reference_of(name, x).h, in_place)
 
-        with make(self._functions, self._units, visit, fused if fuse else None):
+        with make(self._functions, self._units, visit, fused if fuse else None, self._caster(e)):
             logits = self._run(e)
         if done < len(references):
             raise RuntimeError(
@@ -390,9 +342,9 @@ class DefendedCNN(nn.Module):
             surveyors.append(Surveyor(*args, modules=modules, why_not=why_not, elementwise=activations))
             return surveyors[-1]
 
-        def act(name: str, h: Tensor, reference: Tensor) -> None:
-            shares.append(_share_closed(len(x), name, h, reference))
-            _gate_if_differentiable(name, h, reference)
+        def act(reference: _Reference, h: Tensor) -> None:
+            shares.append(_share_closed(len(x), reference, h))
+            reference.gate(h)
 
         with _differentiable(x) as image:
             logits = self._replay(image, act, make)
@@ -463,6 +415,7 @@ class DefendedCNN(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DefendedCNN:
         self._references = None  # of another device or type from now on
+        self._casts.clear()
         super()._apply(fn, recurse)
         return self
 
@@ -519,12 +472,9 @@ def _differentiable(x: Tensor) -> Iterator[Tensor]:
         yield x.detach().clone().requires_grad_().clone()
 
 
-def _share_closed(batch: int, name: str, h: Tensor, reference: Tensor) -> Tensor:
+def _share_closed(batch: int, reference: _Reference, h: Tensor) -> Tensor:
     """Share of closed gates of one call for each image (B,)."""
-    h = h.detach()
-    closed = slack(h, reference, nonnegative=name in NONNEGATIVE) < 0
-    if name in FUSED:
-        closed &= h < FUSED[name]  # where it has no slope, the ceiling is below h(x)
+    closed = reference.closed(h.detach())
     # Some networks fold parts of an image into the batch; where that cannot be told apart, all images together.
     closed = closed.reshape(batch, -1) if len(h) % batch == 0 else closed.reshape(1, -1).expand(batch, -1)
     return closed.float().mean(1)
@@ -534,11 +484,6 @@ def _is_checkpointed() -> bool:
     """Whether somebody else handles what autograd saves, as checkpoints do, which run parts of the network again."""
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return top is not None and top(False) is not None
-
-
-def _gate_if_differentiable(name: str, h: Tensor, reference: Tensor) -> None:
-    if h.requires_grad:
-        gate(h, reference, nonnegative=name in NONNEGATIVE)
 
 
 def _spelled(entry: str | type) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
@@ -16,6 +18,9 @@ from torch.overrides import TorchFunctionMode
 from fgvis_lightning.audit import Boundary, Edge, Modules, edges_of
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.nonlinearities import Functions
+
+WEIGHTED = frozenset({torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d, F.linear})
+"""Functions whose second argument is a weight that autocast turns into its type."""
 
 
 class Interceptor(TorchFunctionMode):
@@ -27,6 +32,7 @@ class Interceptor(TorchFunctionMode):
         visit: what to do with each call's output.
         replace: asked before each call of a function of one tensor with the function's name, the tensor, and whether
             the call is in place; what it returns, unless None, is taken for the call's output, and not visited.
+        cast: what convolutions and linear layers are to compute with in place of a weight.
     """
 
     def __init__(
@@ -35,12 +41,14 @@ class Interceptor(TorchFunctionMode):
         units: Mapping[nn.Module, str],
         visit: Callable[[str, Tensor], None],
         replace: Callable[[str, Tensor, bool], Tensor | None] | None = None,
+        cast: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.functions = functions
         self.units = units
         self.visit = visit
         self.replace = replace
+        self.cast = cast
         self.depth = 0  # how many of these calls are running
         self._hooks = ExitStack()
 
@@ -113,6 +121,8 @@ class Interceptor(TorchFunctionMode):
         self.depth -= 1
 
     def other(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if self.cast is not None and func in WEIGHTED and len(args) > 1 and isinstance(args[1], Tensor):
+            args = (args[0], self.cast(args[1]), *args[2:])
         return func(*args, **kwargs)
 
 

@@ -13,7 +13,8 @@ from references import ACTIVATIONS, gated, plain_gradient, residual_gradient
 from torch import Tensor, nn
 
 from fgvis_lightning import DefendedCNN
-from fgvis_lightning.defense import UngatedActivationError, gate, slack
+from fgvis_lightning.defense import UngatedActivationError
+from fgvis_lightning.gates import gate, slack
 
 SHAPE = (2, 3, 8, 8)
 seeds = st.integers(0, 2**31)

@@ -1,0 +1,144 @@
+"""The gate of one activation: which gradients pass (Wagner et al., CVPR 2019, section 3.2, eq. 7 to 9).
+
+`gate` puts one on any tensor. `GatedReLU` is ReLU or ReLU6 together with its gate: the same gradients, bit for bit, for
+little more than the activation alone costs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+LIMITS = {"relu": torch.inf, "relu6": 6.0}
+"""Activations that can be had together with their gate: what their output is at most. Its derivative is 0 there."""
+
+CHUNK = 2**18
+"""Numbers worked on at a time, so that what is between stays in a core's own memory."""
+
+
+def slack(h: Tensor, reference: Tensor, *, nonnegative: bool = False) -> Tensor:
+    """How far each neuron is inside its range ``min(0, h(x)) <= h(e) <= max(0, h(x))``.
+
+    Args:
+        h: activations h(e), any shape.
+        reference: reference activations h(x), same shape.
+        nonnegative: whether neither can be negative, which saves two thirds of the work.
+
+    Returns:
+        Same shape; below 0 exactly where the gate is closed. Exactly, because the difference of two
+        unequal floating-point numbers is never rounded to zero (gradual underflow).
+    """
+    if nonnegative:
+        return reference - h
+    return torch.minimum(reference.clamp(min=0) - h, h - reference.clamp(max=0))
+
+
+def gate(h: Tensor, reference: Tensor, *, nonnegative: bool = False) -> None:
+    """Put a gate on the gradient that arrives at ``h``.
+
+    A hook on the tensor, not a new tensor: code that ignores the result of an in-place activation
+    and goes on with its input is gated as well, and so is an output that is changed in place later
+    (autograd calls the hook with the gradient of the value at the time of registration).
+    """
+    room = slack(h.detach(), reference, nonnegative=nonnegative)
+    kind = torch.finfo(room.dtype)
+    below_zero = -kind.smallest_normal * kind.eps  # the largest negative number
+    # Both select where a product would make NaN of 0 * inf. On CPUs the first, which takes the gradient where
+    # room > below_zero, is faster than a mask of booleans; but not where numbers that small count as zero.
+    if room.is_cpu and torch.tensor(below_zero, dtype=room.dtype) < 0:
+        h.register_hook(lambda gradient: torch.ops.aten.threshold_backward(gradient, room, below_zero))
+    else:
+        closed = room < 0
+        h.register_hook(lambda gradient: torch.where(closed, 0, gradient))
+
+
+class Ceiling:
+    """h(x) of a ReLU or ReLU6, prepared for asking whether 0 < h(e) ≤ h(x).
+
+    Where numbers have 16 bits, CPUs compare them best as integers, since those of non-negative floating-point numbers
+    are in the same order. Elsewhere the quotient h(e)/h(x) is compared with 1, which is exact: it is rounded to more
+    than 1 wherever h(e) is larger, for with ``1 ≤ c < 2`` the ceiling's digits and ``u`` a unit in their last place
+    ``1 + u/c`` lies beyond the middle between 1 and ``1 + u``. Only an h(e) of at most the smallest normal number,
+    1e-38 in float32, or of as small a share of h(x), can count as zero there.
+
+    Args:
+        h: activations h(x), any shape, kept as a copy.
+        most: the limit of the activation.
+    """
+
+    def __init__(self, h: Tensor, most: float) -> None:
+        self.shape = h.shape
+        self.most = most
+        # Where the activation has reached its limit, its own derivative is 0: at most the number before.
+        self._top = torch.tensor(most, dtype=h.dtype, device=h.device)
+        if most < torch.inf:
+            self._top = torch.nextafter(self._top, torch.zeros_like(self._top))
+        self.by_bits = h.is_cpu and h.element_size() == 2 and _is_dense(h)
+        value = torch.minimum(h.detach(), self._top)
+        if self.by_bits:
+            value = value.view(torch.int16).bitwise_and_(0x7FFF).add_(1)  # without a sign
+        else:
+            value.clamp_(min=torch.finfo(h.dtype).smallest_normal)
+        self.value = value
+
+    def closed(self, h: Tensor) -> Tensor:
+        """Which gates are closed at h(e), as booleans."""
+        if self.by_bits:
+            above, at_limit = h.view(torch.int16) >= self.value, self.value > self._top.view(torch.int16)
+        else:
+            above, at_limit = h > self.value, self.value == self._top
+        return above & ~(at_limit & (h == self.most)) if self.most < torch.inf else above
+
+    def select(self, gradient: Tensor, h: Tensor) -> Tensor:
+        """The gradient where 0 < h(e) ≤ h(x) and the activation has a slope, elsewhere 0."""
+        if not self.by_bits:
+            result = h / self.value  # and then the result, for memory that is new costs more than either operation
+            past = 1 + torch.finfo(h.dtype).eps
+            torch.ops.aten.hardtanh_backward.grad_input(gradient, result, 0.0, past, grad_input=result)
+            return result
+        h, gradient = (
+            one if one.stride() == self.value.stride() else torch.empty_like(self.value, dtype=one.dtype).copy_(one)
+            for one in (h, gradient)
+        )
+        result = torch.empty_like(h)
+        scratch = torch.empty(2, min(CHUNK, h.numel()), dtype=torch.int16)
+        parts = (_bits(tensor).split(CHUNK) for tensor in (h, self.value, gradient, result))
+        for activation, ceiling, incoming, outgoing in zip(*parts, strict=True):
+            passes, positive = scratch[:, : len(activation)]
+            torch.sub(activation, ceiling, out=passes)  # the sign's bit is set where h(e) ≤ h(x)
+            torch.neg(activation, out=positive)  # and here where 0 < h(e)
+            passes.bitwise_and_(positive).bitwise_right_shift_(15)  # into all of the 16 bits
+            torch.bitwise_and(incoming, passes, out=outgoing)
+        return result
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return bool(torch.ops.aten.is_non_overlapping_and_dense(tensor))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """A dense tensor of 16-bit numbers as integers, in the order in which they lie in memory."""
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.int16)
+
+
+class GatedReLU(Function):
+    """ReLU or ReLU6 with its gate: ``GatedReLU.apply(x, ceiling, in_place)``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ceiling: Ceiling, in_place: bool) -> Tensor:
+        h = F.relu(x, in_place) if ceiling.most == torch.inf else F.hardtanh(x, 0.0, ceiling.most, in_place)
+        if in_place:
+            ctx.mark_dirty(x)
+        ctx.save_for_backward(h)
+        ctx.ceiling = ceiling
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.ceiling.select(gradient, *ctx.saved_tensors), None, None
