@@ -169,6 +169,7 @@ class FGVis(SweepModule):
         self.mask = nn.Parameter(torch.empty(0))
         self.coverage = self.network.coverage
         self._search: Search | None = None
+        self._logits: Tensor | None = None
         self._warned = False
 
     # --- Lightning's hooks, in the order in which they run ---
@@ -210,7 +211,8 @@ class FGVis(SweepModule):
         with nullcontext() if self.defended else self.network.undefended():
             logits = self.network(e)
         score = self.score(logits, self.targets)
-        self._log(logits.detach())
+        self._logits = logits.detach()
+        self._log()
         if self._search is not None:
             # The gradient may be a noisy one; what a mask is worth is not.
             judged = self.plain(clean) if self.noise else logits.detach()
@@ -422,18 +424,26 @@ class FGVis(SweepModule):
     def _score_mask(self, mask: Tensor) -> Tensor:
         return self.plain(blend(self._x, mask, self._reference))
 
-    def _log(self, logits: Tensor) -> None:
-        """Means over the items in work: to the loggers, and to whoever shows progress."""
-        assert self.batch is not None
+    @property
+    def latest(self) -> tuple[Tensor, Tensor] | None:
+        """Mean score and sparsity of the items in work, at the latest iteration."""
+        if self._logits is None or self.batch is None:
+            return None
         used = self.batch.used
         with torch.no_grad():
-            score, size = probability(logits, self.targets), self.game.size(self.mask)
+            score, size = probability(self._logits, self.targets), self.game.size(self.mask)
             if len(used) < len(size):
                 score, size = score[used], size[used]
-            score, sparsity = score.mean(), 1 - size.mean()
-        self.latest = score, sparsity
-        self.log("score", score, batch_size=len(used))
-        self.log("sparsity", sparsity, batch_size=len(used))
+            return score.mean(), 1 - size.mean()
+
+    def _log(self) -> None:
+        """Means over the items in work, to the loggers, when they are due: otherwise it would cost 1 % and more."""
+        trainer: Any = self.trainer  # whose class does not declare the attribute
+        every = trainer.log_every_n_steps
+        if every and (trainer.global_step + 1) % every == 0 and self.latest is not None:
+            assert self.batch is not None
+            for name, value in zip(("score", "sparsity"), self.latest, strict=True):
+                self.log(name, value, batch_size=len(self.batch.used))
 
     def settings(self) -> dict[str, Any]:
         optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])

@@ -32,7 +32,6 @@ class SweepModule(pl.LightningModule, ABC):
         batch: what is in work.
         iterations: how many steps an item takes at most, as far as that is known.
         cost: what the explanations of this run have cost.
-        latest: mean score and sparsity of what is in work, where there is such a thing.
     """
 
     network: Any
@@ -42,7 +41,6 @@ class SweepModule(pl.LightningModule, ABC):
         super().__init__()
         self.classifier = classifier
         self.batch: Batch | None = None
-        self.latest: tuple[Tensor, Tensor] | None = None
         self.cost = Cost()
         self._fingerprint: tuple[str, str] | None = None
 
@@ -52,6 +50,11 @@ class SweepModule(pl.LightningModule, ABC):
         images = images.to(self.device, self.dtype)  # type: ignore[arg-type]
         x = self.classifier.preprocessing.normalize(images / scale)
         return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+    @property
+    def latest(self) -> tuple[Tensor, Tensor] | None:
+        """Mean score and sparsity of what is in work, where there is such a thing."""
+        return None
 
     @torch.no_grad()
     def plain(self, x: Tensor) -> Tensor:
