@@ -5,18 +5,20 @@
 
 Each step of Lightning's loop (defense, noise, masks, logging, …) is followed by a forward and backward pass of the
 unmodified network to its input, in memory format channels_last and in the same type; so both meet the same machine.
-Prints medians of the times and of the ratios. ``--memory`` prints what each of the two adds to the process at most,
-weights included, each in a process of its own. Networks that are not packaged get random weights.
+Prints medians of the times and of the ratios. ``--memory both`` prints what each of the two adds to the process at
+most, weights included, each in a process of its own (Linux only): in an iteration, and in the first one with all that
+comes before. Networks that are not packaged get random weights.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import gc
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -33,6 +35,7 @@ from fgvis_lightning.items import Item
 from fgvis_lightning.network import PACKAGED, load_classifier
 
 WARM = 3  # steps that are not counted
+STATUS = Path("/proc/self/status")
 
 
 def make(name: str, seed: int = 0) -> nn.Module:
@@ -60,13 +63,14 @@ class Bare:
 
 
 class Pairs(pl.Callback):
-    """Times each step, and a bare pass after it."""
+    """Times each step, and a bare pass after it; and looks how large the process was in it."""
 
-    def __init__(self, bare: Bare | None) -> None:
+    def __init__(self, bare: Bare | None = None) -> None:
         self.bare = bare
         self.last = 0.0
         self.steps: list[float] = []
         self.passes: list[float] = []
+        self.peaks: list[float] = []
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         # From the end of the last one, so that the loop itself is counted.
@@ -76,7 +80,17 @@ class Pairs(pl.Callback):
         self.steps.append(time.perf_counter() - self.last)
         if self.bare is not None:
             self.passes.append(self.bare.run())
+        self.peaks.append(peak())
         self.last = time.perf_counter()
+
+
+def peak() -> float:
+    """The largest size of the process since this was asked last, in MB."""
+    if not STATUS.exists():
+        return 0
+    found = dict(line.split(":") for line in STATUS.read_text().splitlines())
+    (STATUS.parent / "clear_refs").write_text("5")
+    return int(found["VmHWM"].split()[0]) / 1024
 
 
 def explain(
@@ -114,29 +128,34 @@ def main() -> None:
     torch.set_num_threads(2)
     if options.memory == "both":
         own = [[sys.executable, *sys.argv[:-1], part] for part in ("bare", "fgvis")]
-        bare, fgvis = (float(subprocess.run(one, check=True, capture_output=True, text=True).stdout) for one in own)
-        what = f"{options.network} {options.precision} B={options.batch_size}"
-        print(f"{what}: bare {bare:.0f} MB, FGVis {fgvis:.0f} MB, ratio {fgvis / bare:.2f}")
+        found = [subprocess.run(one, check=True, capture_output=True, text=True).stdout.split() for one in own]
+        bare_peak, step, first = (float(number) for numbers in found for number in numbers)
+        what = f"{options.network} {options.precision} B={options.batch_size}: bare {bare_peak:.0f} MB"
+        ratios = f"ratio {step / bare_peak:.2f} and {first / bare_peak:.2f}"
+        print(f"{what}, FGVis {step:.0f} MB in an iteration, {first:.0f} MB in the first, {ratios}")
         return
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     dtype = torch.float32 if options.precision == "32-true" else torch.bfloat16
     images = torch.rand(options.batch_size, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
+    if options.memory:  # what the libraries need
+        tiny = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+        explain(tiny, images[:1, :, :32, :32], options.precision, 2, {}, Pairs())
+        gc.collect()
+        before = peak() and peak()
     network = options.network if options.network in PACKAGED else make(options.network)
-    bare: Bare | None = None
-    if options.memory != "fgvis":
-        bare = Bare(make(options.network), (images - 0.5) / 0.25, dtype)
-    if options.memory == "bare":
-        assert bare is not None
-        for _ in range(3):
-            bare.run()
-    pairs = Pairs(bare)
-    if options.memory != "bare":
-        explain(
-            network, images, options.precision, 3 if options.memory else WARM + options.pairs, options.options, pairs
-        )
-    if options.memory:
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    if options.memory == "fgvis":
+        pairs = Pairs()
+        explain(network, images, options.precision, 4, options.options, pairs)
+        print(max(pairs.peaks[1:]) - before, pairs.peaks[0] - before)
         return
+    bare = Bare(make(options.network), (images - 0.5) / 0.25, dtype)
+    if options.memory == "bare":
+        del network
+        bare.run()
+        bare.run() and peak() and bare.run()
+        print(peak() - before)
+        return
+    pairs = Pairs(bare)
+    explain(network, images, options.precision, WARM + options.pairs, options.options, pairs)
     steps, passes = pairs.steps[WARM:], pairs.passes[WARM:]
     ratios = sorted(step / one for step, one in zip(steps, passes, strict=True))
     print(

@@ -344,7 +344,6 @@ class DefendedCNN(nn.Module):
 
         def act(reference: _Reference, h: Tensor) -> None:
             shares.append(_share_closed(len(x), reference, h))
-            reference.gate(h)
 
         with _differentiable(x) as image:
             logits = self._replay(image, act, make)
