@@ -75,7 +75,7 @@ class FGVis(SweepModule):
         gated: nonlinearities to gate beside those that always are, likewise: ``abs``, ``my_project.layers.Swish``.
         output: which of the network's several outputs the logits are: a key, an attribute or an index; unless
             given, the one that is called ``logits``.
-        score: ``probability`` or ``log_probability`` of the target class.
+        score: ``probability`` or ``log_probability`` of the target class, which matters for a fixed λ alone.
         reference: what the mask uncovers where it is 0: ``zero``, ``blurred``, ``noise`` or ``black``.
         noise: standard deviation of the Gaussian noise added to e in each iteration, in normalized space.
         seed: of the noise and of the proposals of ``lam: auto``.
@@ -159,7 +159,8 @@ class FGVis(SweepModule):
         self.level = level if level is not None else (1.0 if self.game.keeps else 0.1)
         self.iterations = iterations
         self.defended = defended
-        self.score = SCORES[score]
+        # For λ = 0 both scores have gradients of one direction, but the logarithm's do not vanish where p is small.
+        self.score = SCORES["log_probability" if lam == "auto" else score]
         self.reference = REFERENCES[reference]
         self.noise = noise
         self.seed = seed

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,20 +45,18 @@ def folded(network: nn.Module, size: tuple[int, int], keep: tuple[type, ...] = (
     image = image.to(weight)
     watch = _Watch()
     try:
-        with torch.no_grad(), watch:
-            before = network(image)
-    except Exception:  # whatever it is, the first batch of real images will tell the user
+        with torch.no_grad():
+            with watch:
+                before = _tensors(network(image))
+            made = copy.deepcopy(network, {id(tensor): tensor for tensor in network.buffers()})
+            pairs = _pairs(network, watch, keep)
+            for conv, norm in pairs:
+                _fold(made, conv, norm)
+            after = _tensors(made(image))
+    except Exception:  # if it is the network itself that cannot, the first batch of real images will tell the user
         return network, 0
-    pairs = [pair for pair in _pairs(network, watch) if not isinstance(network.get_submodule(pair[1]), keep)]
-    if not pairs or not isinstance(before, Tensor):
-        return network, 0
-    made = copy.deepcopy(network, {id(tensor): tensor for tensor in network.buffers()})
-    for conv, norm in pairs:
-        _fold(made, conv, norm)
-    with torch.no_grad():
-        after = made(image)
-    same = (after - before).abs().max() <= CLOSE * before.abs().max()
-    return (made, len(pairs)) if same else (network, 0)  # NaN is not the same
+    same = all((a - b).abs().max() <= CLOSE * b.abs().max() for a, b in zip(after, before, strict=True))
+    return (made, len(pairs)) if pairs and before and same else (network, 0)  # NaN is not the same
 
 
 DESCRIPTIONS = (bool, int, torch.Size, torch.dtype, torch.device, torch.layout)
@@ -90,17 +89,15 @@ class _Watch(TorchFunctionMode):
         return output
 
 
-def _tensors(values: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, tuple | list):
-            found += _tensors(value)
-    return found
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors in nested collections."""
+    if isinstance(value, Tensor):
+        return [value]
+    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    return [tensor for each in values for tensor in _tensors(each)]
 
 
-def _pairs(network: nn.Module, watch: _Watch) -> list[tuple[str, str]]:
+def _pairs(network: nn.Module, watch: _Watch, keep: tuple[type, ...]) -> list[tuple[str, str]]:
     """The names of convolutions and of batch normalizations that take all of their output, and nothing else."""
     owners: dict[int, list[str]] = {}
     for path, module in network.named_modules():
@@ -114,19 +111,20 @@ def _pairs(network: nn.Module, watch: _Watch) -> list[tuple[str, str]]:
         if mean is None or watch.used[output] != 1 or watch.calls[weight] != 1 or watch.calls[mean] != 1:
             continue
         convs, norms = owners.get(weight, []), owners.get(mean, [])
-        if len(convs) == len(norms) == 1 and _foldable(network, convs[0], norms[0]):
+        if len(convs) == len(norms) == 1 and _foldable(network, convs[0], norms[0], keep):
             pairs.append((convs[0], norms[0]))
     return pairs
 
 
-def _foldable(network: nn.Module, conv: str, norm: str) -> bool:
+def _foldable(network: nn.Module, conv: str, norm: str, keep: tuple[type, ...]) -> bool:
     one, other = network.get_submodule(conv), network.get_submodule(norm)
     hooks = any(
         getattr(module, name)
         for module in (one, other)
         for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     )
-    return bool(norm) and type(other) in (nn.BatchNorm2d, BatchNormAct2d) and not hooks
+    known = type(other) in (nn.BatchNorm2d, BatchNormAct2d)
+    return bool(norm) and known and not hooks and not isinstance(other, keep)
 
 
 def _fold(network: nn.Module, conv: str, norm: str) -> None:

@@ -214,7 +214,8 @@ def test_threads_of_a_cpu_are_those_of_the_first_run(
     forward = Tiny.forward
 
     def counting(self: Tiny, x: torch.Tensor) -> torch.Tensor:
-        seen.add(torch.get_num_threads())
+        if torch.is_grad_enabled():  # folding looks at it without
+            seen.add(torch.get_num_threads())
         return forward(self, x)
 
     before = torch.get_num_threads()
