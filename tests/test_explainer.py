@@ -68,7 +68,8 @@ def test_masks_equal_the_slow_procedure(game: str) -> None:
     """Summed losses, per-image normalization, clamping and all, in float64 and one image at a time."""
     network = Tiny().double().eval()
     batch = images(3).double()
-    model = FGVis(network, game=game, lam=2e-4, iterations=8)  # type: ignore[arg-type]
+    as_published: dict[str, Any] = {"score": "probability", "noise": 0.0}
+    model = FGVis(network, game=game, lam=2e-4, iterations=8, **as_published)  # type: ignore[arg-type]
     fit(model, batch, 8, "64-true")
     mean, std = (torch.tensor(values).double()[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     for i in range(3):

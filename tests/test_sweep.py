@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -179,7 +180,8 @@ def test_chaos(number: signal.Signals, rounds: int, images: Path, reference: dic
         else:
             time.sleep(chance.uniform(1, 6))
         interrupted += process.poll() is None
-        os.killpg(process.pid, number)
+        with suppress(ProcessLookupError):  # it was done already
+            os.killpg(process.pid, number)
         process.communicate(timeout=120)
         if number == signal.SIGTERM and process.returncode not in (0, -number):
             assert process.returncode == 75

@@ -45,9 +45,9 @@ class FGVisMethod(Method):
     defended: bool = True
     exempt: list[str] | None = None
     gated: list[str] | None = None
-    score: Literal["probability", "log_probability"] = "probability"
+    score: Literal["probability", "log_probability"] = "log_probability"
     reference: Literal["zero", "blurred", "noise", "black"] = "zero"
-    noise: float = 0.0
+    noise: float | None = None
     seed: int = 0
     optimizer: Callable[[Iterable[Any]], Optimizer] = sgd
 
