@@ -77,7 +77,12 @@ class Photos:
 
     def explain(self, **options: Any) -> Run:
         """Explain the predicted classes by `explain` with these options."""
-        options = {"normalize": self.normalization, "accelerator": "gpu" if DEVICE == "cuda" else "cpu", **options}
+        options = {
+            "noise": 0.0,
+            "normalize": self.normalization,
+            "accelerator": "gpu" if DEVICE == "cuda" else "cpu",
+            **options,
+        }
         start = time.perf_counter(), time.process_time()
         explanation = explain(self.network, self.images, self.targets, **options)
         seconds = (time.perf_counter() - start[0]) / len(self.images)
