@@ -67,6 +67,7 @@ def main() -> None:
     made.add_argument("--ours", type=int, nargs="+", default=[10, 15, 20, 25, 30, 40, 50])
     made.add_argument("--batch_size", type=int, default=8)
     made.add_argument("--precision", default="32-true")
+    made.add_argument("--noise", type=float, default=0.3, help="of ours")
     options = made.parse_args()
     photos = Photos(options.photos, options.network)
     header("procedure", "iterations", "deletion AUC", "insertion AUC", "s an image", "times faster")
@@ -84,7 +85,7 @@ def main() -> None:
             game="deletion",
             lam=1e-7,
             iterations=iterations,
-            noise=0.3,
+            noise=options.noise,
             score="log_probability",
             patience=0,
             batch_size=options.batch_size,
