@@ -75,9 +75,10 @@ class Ceiling:
         self.shape = h.shape
         self.most = most
         # Where the activation has reached its limit, its own derivative is 0: at most the number before.
-        self._top = torch.tensor(most, dtype=h.dtype, device=h.device)
+        top = torch.tensor(most, dtype=h.dtype)
         if most < torch.inf:
-            self._top = torch.nextafter(self._top, torch.zeros_like(self._top))
+            top = torch.nextafter(top, torch.zeros_like(top))
+        self._top = top.to(h.device)
         self.by_bits = h.is_cpu and h.element_size() == 2 and _is_dense(h)
         value = torch.minimum(h.detach(), self._top)
         if self.by_bits:
