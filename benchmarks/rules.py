@@ -10,7 +10,6 @@ An iteration is one pass through the network, forward and backward. Choose on so
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -52,11 +51,7 @@ def sgd(lr: float = 0.1, momentum: float = 0.0) -> Any:
 
 def adam(lr: float) -> Any:
     """Likewise."""
-
-    def make(parameters: Iterable[Any]) -> Optimizer:
-        return torch.optim.Adam(parameters, lr=lr)
-
-    return make
+    return partial(torch.optim.Adam, lr=lr)
 
 
 BASE: dict[str, Any] = {"noise": 0.3, "score": "log_probability", "lam": 1e-7}

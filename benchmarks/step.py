@@ -1,7 +1,7 @@
 """What an iteration costs, beside the bare network: FGVis as a user runs it, and one pass there and back.
 
     python benchmarks/step.py packaged_efficientnet_lite0 --batch_size 8 --precision 32-true
-    python benchmarks/step.py resnet50 --batch_size 8 --precision bf16-mixed --options "{lam: 1e-7, noise: 0.1}"
+    python benchmarks/step.py resnet50 --batch_size 8 --precision bf16-mixed --options "{lam: 1.0e-7, noise: 0.1}"
 
 Each step of Lightning's loop (defense, noise, masks, logging, …) is followed by a forward and backward pass of the
 unmodified network to its input, in memory format channels_last and in the same type; so both meet the same machine.
@@ -17,6 +17,7 @@ import gc
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -99,19 +100,20 @@ def explain(
     """So many steps of FGVis on all images at once."""
     model = FGVis(network, iterations=steps, patience=0, **options)
     stream = ((Item(str(number), "", 0, number), image) for number, image in enumerate(images))
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=1,
-        callbacks=[pairs],
-        logger=True,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        precision=precision,
-        default_root_dir="/tmp/fgvis_step",
-    )
-    trainer.fit(model, Sweep(stream, len(images), len(images)))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=1,
+            callbacks=[pairs],
+            logger=True,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            precision=precision,
+            default_root_dir=folder,
+        )
+        trainer.fit(model, Sweep(stream, len(images), len(images)))
 
 
 def main() -> None:

@@ -447,9 +447,9 @@ class FGVis(SweepModule):
         """Means over the items in work, to the loggers, when they are due: otherwise it would cost 1 % and more."""
         trainer: Any = self.trainer  # whose class does not declare the attribute
         every = trainer.log_every_n_steps
-        if every and (trainer.global_step + 1) % every == 0 and self.latest is not None:
+        if every and (trainer.global_step + 1) % every == 0 and (latest := self.latest) is not None:
             assert self.batch is not None
-            for name, value in zip(("score", "sparsity"), self.latest, strict=True):
+            for name, value in zip(("score", "sparsity"), latest, strict=True):
                 self.log(name, value, batch_size=len(self.batch.used))
 
     def settings(self) -> dict[str, Any]:
