@@ -10,6 +10,7 @@ process uses all cores, several share them.
 from __future__ import annotations
 
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 from common import header, parser, row
 
 ROOT = Path(__file__).parents[1]
+TABLES = ("images", "batch", "size", "processes")
 
 
 def measure(
@@ -30,6 +32,7 @@ def measure(
         table.write_text("\n".join(["path,target", *listing]) + "\n")
         command = [
             *(sys.executable, str(ROOT / "train.py"), "fit", "--data.images", str(table), "--data.targets", "label"),
+            *("--data.upscale", "true"),
             *("--data.batch_size", str(batch), "--model.network", network, "--model.size", f"[{size},{size}]"),
             *("--model.game", "preservation", "--model.iterations", str(iterations), "--model.patience", "0"),
             *("--trainer.accelerator", "cpu", "--trainer.devices", str(processes), "--output", f"{folder}/out"),
@@ -47,6 +50,8 @@ def main() -> None:
     made.set_defaults(iterations=30)
     made.add_argument("--size", type=int, default=224)
     made.add_argument("--quick", action="store_true", help="a quarter of the images")
+    made.add_argument("--repeats", type=int, default=1, help="of each row, of which the median is shown")
+    made.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
     options = made.parse_args()
     many = 8 if options.quick else 32
     base = {"images": many, "batch": 8, "size": options.size, "processes": 1}
@@ -56,12 +61,19 @@ def main() -> None:
         "size": [64, 128, 224, 320],
         "processes": [1, 2],
     }
-    for what, values in tables.items():
+    for what in options.tables:
         print()
         header(what, "s an image", "ms an iteration of an image")
-        for value in values:
-            asked = {**base, what: value}
-            seconds = measure(options.photos, options.network, iterations=options.iterations, **asked)
+        rows = {value: {**base, what: value} for value in tables[what]}
+        if what == "batch":  # filled at least twice
+            rows = {value: {**asked, "images": max(many, 2 * value)} for value, asked in rows.items()}
+        found: dict[int, list[float]] = {value: [] for value in rows}
+        for _ in range(options.repeats):  # by turns, so that all rows meet the same machine
+            for value, asked in rows.items():
+                seconds = measure(options.photos, options.network, iterations=options.iterations, **asked)
+                found[value].append(seconds)
+        for value, all_seconds in found.items():
+            seconds = statistics.median(all_seconds)
             row(value, f"{seconds:.2f}", f"{1e3 * seconds / options.iterations:.1f}")
 
 
