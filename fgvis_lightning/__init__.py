@@ -27,7 +27,8 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
     explainer       FGVis, a LightningModule whose only parameter is the mask
     memory          explain(), the same for tensors in memory
     figures         tensors → figures
-    callbacks       files, TensorBoard
+    callbacks       files and panels
+    tensorboard     masks, curves and hyperparameters in TensorBoard
     progress        one line for a whole sweep
     run             one run of a trainer that fills a results folder
     baselines       the methods beside FGVis, with one signature
@@ -41,6 +42,7 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
 from fgvis_lightning.defense import DefendedCNN
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.figures import draw
 from fgvis_lightning.memory import explain
 from fgvis_lightning.store import Explanation, load_explanation, load_explanations
 
@@ -51,6 +53,7 @@ __all__ = [
     "Explanation",
     "FGVis",
     "InputError",
+    "draw",
     "explain",
     "load_explanation",
     "load_explanations",

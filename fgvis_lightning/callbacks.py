@@ -1,10 +1,10 @@
-"""What leaves a sweep: explanation files and panels, and TensorBoard's pictures."""
+"""What leaves a sweep: explanation files and panels."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -12,14 +12,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from fgvis_lightning import folder
 from fgvis_lightning.data import Batch, ImageData
-from fgvis_lightning.explainer import FGVis
-from fgvis_lightning.figures import explanation_image, panel, pixels
+from fgvis_lightning.figures import explanation_panel
 from fgvis_lightning.folder import Claim
 from fgvis_lightning.items import Item
 from fgvis_lightning.module import ExplanationCallback, SweepModule
@@ -27,18 +25,13 @@ from fgvis_lightning.names import printable
 from fgvis_lightning.store import EXPLANATIONS, SUFFIX, Attribution, Explanation, write_whole
 
 
-def views(model: SweepModule, place: int, explanation: Explanation, index: int) -> dict[str, Tensor]:
-    """Image, explanation and mask of one item in work, each (3,H,W) in [0,1], on the CPU."""
-    image, background = _image(model, place)
-    evidence = explanation.evidence[index]
-    return {
-        "image": image,
-        f"evidence ({explanation.game.name})": explanation_image(image, evidence, background),
-        f"evidence by color channel, {100 * evidence.mean():.1f} % of the image": evidence,
-    }
+def item_panel(model: SweepModule, place: int, explanation: Explanation, index: int) -> Figure:
+    """Image, explanation and mask of one item in work."""
+    name = model.classifier.class_name(int(explanation.targets[index]))
+    return explanation_panel(explanation, index, *image_in_work(model, place), name)
 
 
-def _image(model: SweepModule, place: int) -> tuple[Tensor, Tensor]:
+def image_in_work(model: SweepModule, place: int) -> tuple[Tensor, Tensor]:
     """An image in work (3,H,W) and the color that stands for nothing (3,1,1), in [0,1]."""
     assert model.batch is not None
     image = model.batch.images[place].cpu()
@@ -46,15 +39,6 @@ def _image(model: SweepModule, place: int) -> tuple[Tensor, Tensor]:
     return image, model.classifier.preprocessing.background().to(image)
 
 
-def title(model: SweepModule, explanation: Explanation, index: int) -> str:
-    """Class and both scores of one item."""
-    name = model.classifier.class_name(int(explanation.targets[index]))
-    scores = explanation.score_image[index], explanation.score_explanation[index]
-    kind = "explanation" if explanation.game.keeps else "image without the evidence"
-    return f"{name}: {scores[0]:.3f} on the image, {scores[1]:.3f} on the {kind}"
-
-
-GOLDEN = 0.6180339887  # its multiples are spread evenly between whole numbers
 GRACE = 60
 """Seconds that rank 0 waits for ranks that it has not started, when none of them is at work."""
 
@@ -115,7 +99,7 @@ class ExplanationWriter(ExplanationCallback):
     def on_explained(
         self, trainer: pl.Trainer, pl_module: SweepModule, places: Sequence[int], found: Explanation | Attribution
     ) -> None:
-        for index, (place, item) in enumerate(_items(pl_module, places)):
+        for index, (place, item) in enumerate(items_in_work(pl_module, places)):
             target = int(found.targets[index])
             id = item.id(target, pl_module.classifier)
             metadata = {
@@ -129,7 +113,7 @@ class ExplanationWriter(ExplanationCallback):
                 metadata["lam"] = str(self.settings["lam"])
             if self.panels and isinstance(found, Explanation):
                 picture = BytesIO()
-                panel(views(pl_module, place, found, index), title(pl_module, found, index)).savefig(picture)
+                item_panel(pl_module, place, found, index).savefig(picture)
                 write_whole(self.folder / "panels" / f"{id}.png", picture.getvalue(), self._owner)
             # Last: an item counts as done when its explanation is there.
             found.save(self.folder / EXPLANATIONS / (id + SUFFIX), index, metadata, self._owner)
@@ -170,80 +154,6 @@ class ExplanationWriter(ExplanationCallback):
         self.close()
 
 
-class TensorBoardImages(ExplanationCallback):
-    """Shows masks and explanations in TensorBoard while they form, and panels and hyperparameters at the end.
-
-    Every rank writes those of its own items; ranks other than 0 into a subfolder each, which TensorBoard
-    shows as a run.
-
-    Args:
-        every_n_iterations: how often masks and explanations are logged; 0 for panels alone.
-        max_items: for how many items of the whole sweep, evenly spread over its listing; a picture takes about
-            100 kB.
-    """
-
-    def __init__(self, every_n_iterations: int = 50, max_items: int = 64) -> None:
-        self.every_n_iterations = every_n_iterations
-        self.max_items = max_items
-        self._own: SummaryWriter | None = None
-        self._sums = torch.zeros(3, dtype=torch.float64)  # items, scores of the explanations, sparsity
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, FGVis)
-        every = self.every_n_iterations
-        due = [place for place in batch.used if every and (batch.iterations[place] + 1) % every == 0]
-        for place, name in self._shown(trainer, pl_module, due):
-            evidence = pl_module.game.evidence(pl_module.mask[place].detach()).float().cpu()
-            image, background = _image(pl_module, place)
-            iteration, writer = batch.iterations[place] + 1, self._writer(trainer)
-            writer.add_image(f"{name}/mask", evidence, iteration)
-            writer.add_image(f"{name}/explanation", explanation_image(image, evidence, background), iteration)
-
-    def on_explained(
-        self, trainer: pl.Trainer, pl_module: SweepModule, places: Sequence[int], found: Explanation | Attribution
-    ) -> None:
-        assert isinstance(pl_module, FGVis)
-        assert isinstance(found, Explanation)
-        rows = torch.stack([torch.ones_like(found.sparsity), found.score_explanation, found.sparsity])
-        self._sums += rows.double().sum(1)
-        for place, name in self._shown(trainer, pl_module, places):
-            index, batch = places.index(place), pl_module.batch
-            assert batch is not None
-            figure = pixels(panel(views(pl_module, place, found, index), title(pl_module, found, index)))
-            self._writer(trainer).add_image(f"{name}/panel", figure, batch.iterations[place], dataformats="HWC")
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, FGVis)
-        if self._own is not None:
-            self._own.close()
-        if isinstance(trainer.logger, TensorBoardLogger) and self._sums[0]:
-            score, sparsity = (self._sums[1:] / self._sums[0]).tolist()
-            metrics = {"final/score_explanation": score, "final/sparsity": sparsity}
-            trainer.logger.log_hyperparams(pl_module.settings(), metrics)
-
-    def _shown(self, trainer: pl.Trainer, model: FGVis, places: Sequence[int]) -> Iterator[tuple[int, str]]:
-        """Place and tag of those that are shown."""
-        if not places or not self.max_items or not isinstance(trainer.logger, TensorBoardLogger):
-            return
-        data = getattr(trainer, "datamodule", None)
-        step = -(-data.total // self.max_items) if isinstance(data, ImageData) else 1
-        for place, item in _items(model, places):
-            # One of each ``step`` items, by turns another one, else all of them might be the same rank's.
-            block, offset = divmod(item.number, step)
-            if offset == int(step * (GOLDEN * block % 1)):
-                yield place, item.id(int(model.targets[place]), model.classifier)
-
-    def _writer(self, trainer: pl.Trainer) -> Any:
-        assert isinstance(trainer.logger, TensorBoardLogger)
-        if trainer.is_global_zero:
-            return trainer.logger.experiment
-        if self._own is None:
-            self._own = SummaryWriter(Path(trainer.logger.log_dir) / f"rank{trainer.global_rank}")
-        return self._own
-
-
 def _started_all_ranks(trainer: pl.Trainer) -> bool:
     """Whether this process has started all others of the sweep, and thus knows that they have ended."""
     if trainer.world_size == 1:
@@ -252,7 +162,7 @@ def _started_all_ranks(trainer: pl.Trainer) -> bool:
     return trainer.num_nodes == 1 and environment is not None and not environment.creates_processes_externally
 
 
-def _items(model: SweepModule, places: Sequence[int]) -> list[tuple[int, Item]]:
+def items_in_work(model: SweepModule, places: Sequence[int]) -> list[tuple[int, Item]]:
     """Place and item."""
     assert model.batch is not None
     items = [(place, model.batch.items[place]) for place in places]

@@ -12,26 +12,31 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+import fgvis_lightning
 from fgvis_lightning import folder
 from fgvis_lightning.building import building, complete_network
-from fgvis_lightning.callbacks import ExplanationWriter, TensorBoardImages
+from fgvis_lightning.callbacks import ExplanationWriter
 from fgvis_lightning.data import ImageData
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.parsing import Parser
 from fgvis_lightning.progress import SweepProgress
 from fgvis_lightning.run import GO_ON, Run
 from fgvis_lightning.signals import as_exceptions
 from fgvis_lightning.store import write_whole
 from fgvis_lightning.strategy import RankFailedError, check_processes, check_strategy, chosen_strategy
+from fgvis_lightning.tensorboard import TensorBoardImages
 
 # Lightning's advice for training that does not hold here.
 QUIET = (
@@ -42,15 +47,21 @@ QUIET = (
 )
 
 
-# What there is beside ``fit``, which Lightning would ask for a model, data and a trainer.
+EXPERIMENTS = "fgvis_lightning.experiments."
 COMMANDS = {
-    "compare": "fgvis_lightning.experiments.comparison",
-    "evaluate": "fgvis_lightning.experiments.evaluation",
-    "bias": "fgvis_lightning.experiments.bias",
-    "adversarial": "fgvis_lightning.experiments.adversarial",
-    "sanity": "fgvis_lightning.experiments.sanity",
+    "fit": ("", "explain images: masks, panels, tables, TensorBoard"),
+    "compare": (EXPERIMENTS + "comparison", "FGVis beside eight other methods, in pictures and costs"),
+    "evaluate": (EXPERIMENTS + "evaluation", "how faithful explanations are: curves, metrics, best and worst"),
+    "bias": (EXPERIMENTS + "bias", "whether a network goes by color, or by position"),
+    "adversarial": (EXPERIMENTS + "adversarial", "whether evidence can be made for classes that are not there"),
+    "sanity": (EXPERIMENTS + "sanity", "whether maps depend on what the network has learned"),
 }
-HELP = f"See what evidence a CNN's decision rests on: fit. The commands beside it: {', '.join(COMMANDS)}."
+"""Each command's module, but for Lightning's ``fit``, and what it tells or makes."""
+
+FIT = (
+    "Explain decisions of a CNN: which pixels and colors it needs to see its class (game preservation), or which take "
+    "the class away when they are gone (deletion). Leaves masks, panels and tables in the results folder."
+)
 
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 
@@ -70,6 +81,15 @@ class SaveConfig(SaveConfigCallback):
 class FGVisCLI(LightningCLI):
     """LightningCLI with ``--output`` and the callbacks that fill that folder."""
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        versions = (
+            f"fgvis-lightning=={fgvis_lightning.__version__}",
+            f"pytorch_lightning=={version('pytorch_lightning')}",
+        )
+        parser = Parser(**{"dump_header": list(versions), **kwargs})
+        parser.add_argument("-c", "--config", action="config", help="YAML file with these options.")
+        return parser
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {"fit": LightningCLI.subcommands()["fit"]}
@@ -82,6 +102,13 @@ class FGVisCLI(LightningCLI):
         parser.link_arguments("output", "writer.folder")
         parser.link_arguments("output", "data.done")
         parser.link_arguments("output", "trainer.default_root_dir")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        assert isinstance(parser, Parser)
+        fit = self._subcommand_parsers["fit"]
+        assert isinstance(fit, Parser)
+        fit.needed = parser.find_needed("fit")
+        super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:
         """Refuse a folder early; let torchvision's weights entry, which the network forgets, tell its preprocessing."""
@@ -145,13 +172,66 @@ class FGVisCLI(LightningCLI):
         self.run.check()
 
 
+def overview() -> str:
+    """The commands."""
+    lines = [f"  {name:13}{summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: fgvis COMMAND [options]",
+            "",
+            "See, pixel by pixel and color by color, what evidence a CNN's decision rests on.",
+            "",
+            *lines,
+            "  completion   fgvis completion bash: a script that completes commands and options",
+            "",
+            "fgvis COMMAND --help tells what it needs. To begin: fgvis fit --data.images photo.jpg",
+        ]
+    )
+
+
+class _ParserAlone(FGVisCLI):
+    """Makes the parser and does nothing with it."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = Namespace(seed_everything=False)
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+
+def make_parser() -> Parser:
+    """The options of ``fit``."""
+    return _run_cli(_ParserAlone, run=False, parser_kwargs={"description": FIT, "prog": "fgvis fit"}).parser
+
+
+def _run_cli(cli: type[FGVisCLI], **options: Any) -> Any:
+    return cli(
+        FGVis,
+        ImageData,
+        save_config_callback=SaveConfig,
+        seed_everything_default=False,
+        auto_configure_optimizers=False,
+        trainer_defaults={
+            "max_epochs": -1,
+            "devices": 1,
+            "enable_checkpointing": False,
+            "log_every_n_steps": 10,
+            "use_distributed_sampler": False,
+        },
+        **options,
+    )
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Raises:
         SystemExit: with the status that the module's text tells, and one line on standard error, if not all went well.
     """
-    command, *rest = list(sys.argv[1:] if args is None else args) or [""]
+    command, *rest = list(sys.argv[1:] if args is None else args) or ["--help"]
     # Lightning's advertisement, and its word for a sweep that has come to its end.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.msg and "max_epochs" not in record.msg
@@ -160,30 +240,7 @@ def main(args: Sequence[str] | None = None) -> None:
         with as_exceptions(), warnings.catch_warnings():
             for message in QUIET:
                 warnings.filterwarnings("ignore", message)
-            if command in COMMANDS:
-                importlib.import_module(COMMANDS[command]).main(rest)
-                return
-            if command and not command.startswith("-") and command != "fit":
-                known = ["fit", *COMMANDS]
-                raise InputError(
-                    f"Expected a command, {', '.join(known)}, but got {command!r}.{nearest(command, known)}"
-                )
-            FGVisCLI(
-                FGVis,
-                ImageData,
-                save_config_callback=SaveConfig,
-                seed_everything_default=False,
-                auto_configure_optimizers=False,
-                trainer_defaults={
-                    "max_epochs": -1,
-                    "devices": 1,
-                    "enable_checkpointing": False,
-                    "log_every_n_steps": 10,
-                    "use_distributed_sampler": False,
-                },
-                args=None if args is None else list(args),
-                parser_kwargs={"description": HELP},
-            )
+            _run(command, rest, args)
     except InputError as error:
         _stop(2, str(error))
     except RankFailedError as error:
@@ -201,6 +258,30 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         where = f" {error.filename}" if error.filename else " the results"
         _stop(1, f"Expected to write{where}, but: {error.strerror}. Mend that. {GO_ON}")
+
+
+def _run(command: str, rest: Sequence[str], args: Sequence[str] | None) -> None:
+    if command in {"-h", "--help"}:
+        print(overview())
+    elif command == "--version":
+        print(f"fgvis-lightning {fgvis_lightning.__version__}")
+    elif command == "completion":
+        _print_completion(rest)
+    elif command == "fit":
+        options = {} if args is None else {"args": list(args)}
+        _run_cli(FGVisCLI, parser_kwargs={"fit": {"description": FIT}, "prog": "fgvis"}, **options)
+    elif command in COMMANDS:
+        importlib.import_module(COMMANDS[command][0]).main(rest)
+    else:
+        raise InputError(f"Expected a command, {', '.join(COMMANDS)}, but got {command!r}.{nearest(command, COMMANDS)}")
+
+
+def _print_completion(rest: Sequence[str]) -> None:
+    from fgvis_lightning.completion import script
+
+    parsers = {name: importlib.import_module(module).make_parser() for name, (module, _) in COMMANDS.items() if module}
+    parsers["fit"] = make_parser()
+    print(script(rest[0] if rest else "", parsers))
 
 
 def _stop(code: int, message: str) -> NoReturn:

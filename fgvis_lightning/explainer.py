@@ -31,7 +31,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.folding import folded
 from fgvis_lightning.games import GAMES, REFERENCES, SCORES, blend, probability
 from fgvis_lightning.module import SweepModule
-from fgvis_lightning.network import load_classifier
+from fgvis_lightning.network import DEFAULT, load_classifier
 from fgvis_lightning.nonlinearities import resolve as resolve_names
 from fgvis_lightning.search import Search
 from fgvis_lightning.store import Explanation, rounded
@@ -51,7 +51,8 @@ class FGVis(SweepModule):
 
     Args:
         network: a classifier of normalized images, left as it is; the name of a timm model; or a
-            packaged network, ``packaged_efficientnet_lite0``.
+            packaged network, ``packaged_efficientnet_lite0``, the default where the demo's packages are installed; else
+            the default is timm's ``resnet50``, whose weights are downloaded once.
         checkpoint: file with the network's weights (a ``state_dict``), read with ``weights_only=True``.
         weights: torchvision's weights entry of ``network``, for its preprocessing and class names;
             the command line fills it in from ``network``.
@@ -90,7 +91,7 @@ class FGVis(SweepModule):
 
     def __init__(
         self,
-        network: nn.Module | str = "packaged_efficientnet_lite0",
+        network: nn.Module | str = DEFAULT,
         *,
         checkpoint: str | None = None,
         weights: str | None = None,
@@ -431,17 +432,21 @@ class FGVis(SweepModule):
     def _score_mask(self, mask: Tensor) -> Tensor:
         return self.plain(blend(self._x, mask, self._reference))
 
+    def latest_each(self) -> tuple[Tensor, Tensor] | None:
+        """Score and sparsity of each place (B,), at the latest iteration; before the first one, None."""
+        if self._logits is None:
+            return None
+        with torch.no_grad():
+            return probability(self._logits, self.targets), 1 - self.game.size(self.mask)
+
     @property
     def latest(self) -> tuple[Tensor, Tensor] | None:
-        """Mean score and sparsity of the items in work, at the latest iteration."""
-        if self._logits is None or self.batch is None:
+        """Mean score and sparsity of the items in work, likewise."""
+        if self.batch is None or (latest := self.latest_each()) is None:
             return None
         used = self.batch.used
-        with torch.no_grad():
-            score, size = probability(self._logits, self.targets), self.game.size(self.mask)
-            if len(used) < len(size):
-                score, size = score[used], size[used]
-            return score.mean(), 1 - size.mean()
+        score, sparsity = (each if len(used) == len(each) else each[used] for each in latest)
+        return score.mean(), sparsity.mean()
 
     def _log(self) -> None:
         """Means over the items in work, to the loggers, when they are due: otherwise it would cost 1 % and more."""

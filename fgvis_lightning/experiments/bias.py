@@ -25,21 +25,17 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.bias_figures import draw
 from fgvis_lightning.experiments.bias_measures import measure
 from fgvis_lightning.experiments.bias_tables import Tables
-from fgvis_lightning.experiments.sweeps import Methods, make_parser, raise_problems, sweep
+from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
 from fgvis_lightning.names import slug
+from fgvis_lightning.parsing import Parser
 from fgvis_lightning.run import Run
 
 METHOD = "FGVis"
 
 
-def main(args: Sequence[str]) -> None:
-    """Parse the command line, explain, intervene, and compare.
-
-    Raises:
-        InputError: a user's mistake, or images that could not be read.
-        RankFailedError: a process has ended before its shard was done.
-    """
-    parser = make_parser("bias", (__doc__ or "").partition("::")[0], "results/bias")
+def make_parser() -> Parser:
+    """The options of ``bias``."""
+    parser = sweep_parser("bias", (__doc__ or "").partition("::")[0], "results/bias")
     parser.set_defaults({"data.targets": "label"})
     parser.add_class_arguments(FGVisMethod, "explainer")
     parser.add_argument(
@@ -55,6 +51,17 @@ def main(args: Sequence[str]) -> None:
         help="Class → intervention → share that stayed right, to be shown beside what is measured.",
     )
     parser.add_argument("--rows", type=int, default=4, help="Images of each class in a sheet.")
+    return parser
+
+
+def main(args: Sequence[str]) -> None:
+    """Parse the command line, explain, intervene, and compare.
+
+    Raises:
+        InputError: a user's mistake, or images that could not be read.
+        RankFailedError: a process has ended before its shard was done.
+    """
+    parser = make_parser()
     config = parser.parse_args(list(args))
     if not config.pairs:
         raise InputError("Expected pairs of a statistic with interventions, but got none: give each a name.")

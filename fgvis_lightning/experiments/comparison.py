@@ -20,7 +20,19 @@ from jsonargparse import Namespace
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.comparison_figures import sum_up
-from fgvis_lightning.experiments.sweeps import Methods, make_parser, raise_problems, sweep
+from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
+from fgvis_lightning.parsing import Parser
+
+
+def make_parser() -> Parser:
+    """The options of ``compare``."""
+    parser = sweep_parser("compare", (__doc__ or "").partition("::")[0], "results/comparison")
+    parser.add_argument(
+        "--methods", type=dict[str, Method], required=True, help="Name → class_path and init_args, in columns' order."
+    )
+    parser.add_argument("--rows", type=int, default=12, help="Most items in a figure.")
+    parser.add_argument("--crop", type=int, default=56, help="Side of the crop at pixel resolution; 0 for none.")
+    return parser
 
 
 def main(args: Sequence[str]) -> None:
@@ -30,12 +42,7 @@ def main(args: Sequence[str]) -> None:
         InputError: a user's mistake, images that could not be read, or methods that cannot explain the network.
         RankFailedError: a process has ended before its shard was done.
     """
-    parser = make_parser("compare", (__doc__ or "").partition("::")[0], "results/comparison")
-    parser.add_argument(
-        "--methods", type=dict[str, Method], required=True, help="Name → class_path and init_args, in columns' order."
-    )
-    parser.add_argument("--rows", type=int, default=12, help="Most items in a figure.")
-    parser.add_argument("--crop", type=int, default=56, help="Side of the crop at pixel resolution; 0 for none.")
+    parser = make_parser()
     config = parser.parse_args(list(args))
     if not config.methods:
         raise InputError("Expected methods to compare, but got none: give each a name, and its class_path.")

@@ -45,6 +45,7 @@ from fgvis_lightning.metrics import (
     sparsity,
 )
 from fgvis_lightning.network import Classifier, load_classifier
+from fgvis_lightning.parsing import Parser
 from fgvis_lightning.store import SUFFIX, Attribution, Explanation, load_item, write_whole
 from fgvis_lightning.tables import Table
 
@@ -87,12 +88,8 @@ class Judgement:
     insertion: Tensor
 
 
-def main(args: Sequence[str]) -> None:
-    """Parse the command line, judge, and write tables and figures.
-
-    Raises:
-        InputError: nothing to judge, files that cannot be read, or maps that do not fit.
-    """
+def make_parser() -> Parser:
+    """The options of ``evaluate``."""
     parser = new_parser("evaluate", (__doc__ or "").partition("::")[0], "results/evaluation")
     parser.add_argument("--results", type=list[str], required=True, help="Folders of fit or compare.")
     parser.add_argument(
@@ -106,6 +103,16 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--extremes", type=int, default=10, help="Best and worst items in a figure; 0 for none.")
     parser.add_argument("--batch_size", type=int, default=64, help="Images in one network pass.")
     add_device(parser)
+    return parser
+
+
+def main(args: Sequence[str]) -> None:
+    """Parse the command line, judge, and write tables and figures.
+
+    Raises:
+        InputError: nothing to judge, files that cannot be read, or maps that do not fit.
+    """
+    parser = make_parser()
     config = parser.parse_args(list(args))
     profile = find_profile(config.profile)
     methods = find_methods(config.results, config.maps)

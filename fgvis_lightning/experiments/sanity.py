@@ -35,18 +35,15 @@ from fgvis_lightning.images import load_image
 from fgvis_lightning.items import list_items
 from fgvis_lightning.metrics import rank_correlation
 from fgvis_lightning.network import load_classifier
+from fgvis_lightning.parsing import Parser
 from fgvis_lightning.store import write_whole
 from fgvis_lightning.tables import Table
 
 OTHER, RANDOM_LABELS = "another class", "random labels"
 
 
-def main(args: Sequence[str]) -> None:
-    """Parse the command line, randomize, compare, and draw.
-
-    Raises:
-        InputError: a user's mistake, or an image that cannot be read.
-    """
+def make_parser() -> Parser:
+    """The options of ``sanity``."""
     parser = new_parser("sanity", (__doc__ or "").partition("::")[0], "results/sanity")
     parser.add_argument("--images", type=str | list[str], required=True, help="As --data.images of fit; a few will do.")
     parser.add_argument("--targets", type=str | int | list[str | int], default="predicted", help="As in fit.")
@@ -57,6 +54,16 @@ def main(args: Sequence[str]) -> None:
         "--random_labels", type=str | None, help="File with the weights of the same network, trained on random labels."
     )
     add_device(parser)
+    return parser
+
+
+def main(args: Sequence[str]) -> None:
+    """Parse the command line, randomize, compare, and draw.
+
+    Raises:
+        InputError: a user's mistake, or an image that cannot be read.
+    """
+    parser = make_parser()
     config = parser.parse_args(list(args))
     if not config.methods or config.steps < 1:
         raise InputError(f"Expected methods, and steps of at least 1, but got {config.methods} and {config.steps}.")

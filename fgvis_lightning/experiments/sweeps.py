@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.callbacks import ExplanationWriter
@@ -21,6 +21,7 @@ from fgvis_lightning.experiments.arguments import build, new_parser
 from fgvis_lightning.folder import prepare_folder
 from fgvis_lightning.names import slug
 from fgvis_lightning.network import load_classifier
+from fgvis_lightning.parsing import Parser
 from fgvis_lightning.progress import SweepProgress
 from fgvis_lightning.quiet import quiet
 from fgvis_lightning.run import Run
@@ -51,7 +52,7 @@ class Hardware:
     precision: str | int = "32-true"
 
 
-def make_parser(command: str, description: str, output: str) -> ArgumentParser:
+def sweep_parser(command: str, description: str, output: str) -> Parser:
     """A parser with the arguments that all experiments have.
 
     Args:
@@ -83,12 +84,12 @@ Methods = Mapping[str, tuple[Method, dict[str, Any]]]
 
 
 def sweep(
-    parser: ArgumentParser, config: Namespace, methods: Callable[[Namespace], Methods], required: list[str]
+    parser: Parser, config: Namespace, methods: Callable[[Namespace], Methods], required: list[str]
 ) -> tuple[dict[str, Run], bool, dict[str, str]]:
     """Run several methods over the same items, each into a folder of its own in ``config.output``.
 
     Args:
-        parser: of `make_parser`.
+        parser: of `sweep_parser`.
         config: parsed by it.
         methods: what to run, from the configuration with its objects made.
         required: arguments without which the parser would refuse to parse.

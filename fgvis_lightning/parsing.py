@@ -1,0 +1,155 @@
+"""The parsers of all commands: help that fits a screen, commented configurations, and mistakes told in one line."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from textwrap import shorten, wrap
+from typing import Any, NoReturn
+
+from pytorch_lightning.cli import LightningArgumentParser
+
+from fgvis_lightning.errors import InputError, nearest
+
+SHOWN = {
+    "data.images": "what to explain: a file, a glob, a folder, or a CSV file with columns path and target",
+    "data.targets": "for which classes: predicted, label, top3, an index, a name, or a list of these",
+    "data.batch_size": "items at a time, or auto for the most that fit the device",
+    "model.network": "one of timm's by name; torchvision's or your own by class_path",
+    "model.checkpoint": "file with its weights (a state_dict)",
+    "model.classes": "file with its class names, one on each line",
+    "model.game": "preservation, deletion, generation or repression",
+    "model.lam": "auto for the smallest evidence that does, or a fixed weight of the mask's size",
+    "model.level": "what auto is to reach, as a share of the image's score: by default at least 1, or at most 0.1",
+    "model.iterations": "passes through the network for each item, at most",
+    "output": "results folder; the same command goes on in it",
+    "config": "YAML file with any of these options; configs/ has some",
+    "trainer.accelerator": "cpu, gpu, mps, …",
+    "trainer.devices": "how many of them share the items",
+    "trainer.precision": "32-true, bf16-mixed, 16-mixed, …",
+}
+"""What ``--help`` shows, beside a command's own options."""
+
+HIDDEN = {"help", "help_all", "print_config", "seed_everything", "ckpt_path", "weights_only"}
+KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
+
+
+class MissingError(InputError):
+    """Options that the command needs were not given."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        options = " and ".join(f"--{name}" for name in names)
+        super().__init__(f"Expected {options}, but got nothing. --help shows what the command needs.")
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose ``--help`` shows what most runs need and whose ``--help_all`` shows every option.
+
+    ``--print_config`` prints the configuration with what the options mean beside them. Mistakes raise `InputError`.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.add_argument("--help_all", action=_HelpAll, help="Show every option and exit.")
+        self.needed: Sequence[str] = ()  # options without which the command does nothing
+
+    def format_help(self, *_: Any) -> str:
+        return short_help(self)
+
+    def format_help_all(self) -> str:
+        return super().format_help()
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *others: Any, **options: Any
+    ) -> Any:
+        given = sys.argv[1:] if args is None else args
+        if {"-h", "--help"} & set(given):
+            self.find_needed()
+        commented = ["--print_config=comments" if arg == "--print_config" else arg for arg in given]
+        return super().parse_args(commented, *others, **options)
+
+    def find_needed(self, *command: str) -> Sequence[str]:
+        """Must come before a help text: while a parser parses, nothing is required."""
+        with suppress(InputError):
+            try:
+                super().parse_args(list(command))
+            except MissingError as error:
+                self.needed = error.names
+        return self.needed
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if match := re.match(r"the following arguments are required: (.*)", message):
+            raise MissingError([name.removeprefix("fit.") for name in match[1].split(", ")]) from ex
+        parser = getattr(ex, "subcommand_parser", None) or self
+        raise InputError(explained(message, options_of(parser))) from ex
+
+
+class _HelpAll(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, "help_all", nargs=0, default=argparse.SUPPRESS, help=options["help"])
+
+    def __call__(self, parser: Any, *_: Any) -> None:
+        print(parser.format_help_all(), end="")
+        parser.exit()
+
+
+def options_of(parser: argparse.ArgumentParser) -> list[str]:
+    """Its options as they are written, without short forms and those that append."""
+    names = [name for action in parser._actions for name in action.option_strings]
+    return [name for name in names if name.startswith("--") and not name.endswith("+")]
+
+
+def explained(message: str, known: Sequence[str]) -> str:
+    """A parser's complaint as one line; an unknown option with the nearest ones."""
+    text = " ".join(message.split())
+    if match := re.match(r"unrecognized arguments: (\S+)", text, re.IGNORECASE):
+        option = match[1].split("=")[0]
+        if not option.startswith("--"):
+            return f"Expected options that begin with --, but got {match[1]!r}."
+        return f"Expected an option of this command, but got {option}.{nearest(option, known)} --help_all shows all."
+    text = re.sub(r"^Parser key \"([\w.]+)\":", r"--\1:", text)
+    text = re.sub(r"a typing\.Literal\[([^]]*)\]", lambda found: f"one of {found[1]}".replace("'", ""), text)
+    text = re.sub(r"an? <class '(\w+)'>", lambda found: KINDS.get(found[1], found[1]), text)
+    return re.sub(r"\. Got value: (.*)", r", but got \1", text)
+
+
+def short_help(parser: argparse.ArgumentParser, width: int | None = None) -> str:
+    """What most runs need, in lines of at most ``width`` columns, those of the terminal unless given."""
+    width = min(width or shutil.get_terminal_size().columns, 110)
+    known = {action.dest: action for action in parser._actions if action.option_strings}
+    own = [dest for dest in known if "." not in dest and dest not in SHOWN and _is_own(known[dest])]
+    shared = [dest for dest in SHOWN if dest in known]
+    trainer = [dest for dest in shared if dest.startswith("trainer.")]
+    needed = getattr(parser, "needed", ())
+    order = list(dict.fromkeys([*needed, *(dest for dest in shared if dest not in trainer), *own, *trainer]))
+    prog = parser.prog.replace(" [options]", "")
+    usage = " ".join(["usage:", prog, *(f"--{dest} …" for dest in needed), "[options]"])
+    lines = [*wrap(usage, width, subsequent_indent="         "), "", *wrap(parser.description or "", width), ""]
+    column = max(map(len, order)) + 6
+    for dest in order:
+        text = SHOWN.get(dest) or _clause(known[dest].help or "")
+        if (default := known[dest].default) not in (None, "", argparse.SUPPRESS):
+            text += f" ({shorten(str(default), 40, placeholder='…')})"
+        begin, *rest = wrap(text, width - column) or [""]
+        lines += [f"{'  --' + dest:{column}}{begin}", *(" " * column + line for line in rest)]
+    more = len([dest for dest in known if dest not in order and dest not in HIDDEN])
+    lines += ["", f"{prog} --help_all shows {more} more options;"]
+    lines += [f"{prog} --print_config prints all as commented YAML."]
+    return "\n".join(lines) + "\n"
+
+
+def _is_own(action: argparse.Action) -> bool:
+    """Whether it is an option of the command, and not one that every command has, or a group's file."""
+    hidden = action.dest in HIDDEN or action.help == argparse.SUPPRESS
+    return not hidden and type(action).__name__ != "_ActionConfigLoad"
+
+
+def _clause(text: str) -> str:
+    """The beginning of a help text, up to the end of its first clause."""
+    text = " ".join(text.replace("``", "").replace("`", "").split())
+    return re.split(r"(?<!e\.g)[.;:](?: |$)", text, maxsplit=1)[0]
