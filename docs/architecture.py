@@ -125,7 +125,7 @@ def draw() -> str:
     parts = []
     for title, (_, span, _, about, names) in GROUPS.items():
         x, y, wide, high = box(title)
-        lines = wrap(" · ".join(names), 25 * span)
+        lines = wrap(" · ".join(names), 25 * span + 4 * (span - 1))
         parts += [
             f'<g id="{title}"><rect class="group" x="{x}" y="{y}" width="{wide}" height="{high}" rx="8"/>',
             f'<text class="title" x="{x + 14}" y="{y + 28}">{title}</text>',

@@ -57,8 +57,10 @@ def root_page(name: str) -> str:
 
 
 def on_page_content(text: str, **_: Any) -> str:
-    """Formulas, which Arithmatex has left as TeX, as MathML."""
-    return FORMULA.sub(lambda found: mathml(found[3], block=found[2] == "["), text)
+    """Formulas, which Arithmatex has left as TeX, as MathML; pictures as links to themselves."""
+    text = FORMULA.sub(lambda found: mathml(found[3], block=found[2] == "["), text)
+    text = re.sub(r'(<p>)(<img [^>]*src="([^"]+)"[^>]*>)(?=</p>)', r'\1<a href="\3">\2</a>', text)
+    return text.replace("::</p>", ":</p>")  # docstrings mark code as reStructuredText does
 
 
 def mathml(tex: str, block: bool) -> str:
@@ -144,7 +146,7 @@ def page(command: str) -> str:
     foreign: list[str] = []
     for name, title, options in groups(options_of(command)):
         described = [line for option in options for line in describe(option)]
-        if command == "fit" and name in LIGHTNING:
+        if command == "fit" and (name in LIGHTNING or title.startswith("Runs the full")):
             foreign += [f"**{title}**", "", *described]
         else:
             lines += [f"### {name or 'General'}", "", f"{title}." if name else "", "", *described]
