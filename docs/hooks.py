@@ -11,7 +11,6 @@ import ast
 import html
 import inspect
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent, indent
 from typing import Any, get_args
@@ -130,7 +129,7 @@ def page(command: str) -> str:
     else:
         text = docstring(COMMANDS[command]) + "\n"
         text = re.sub(r"^``python train\.py \w+[^`]*``: (.)", lambda found: found[1].upper(), text)
-        text = re.sub(r"::\n\n((?: {4}.*\n?)+)", lambda found: f":\n\n```text\n{dedent(found[1])}```\n", text)
+        text = re.sub(r"::\n\n((?: {4}.*\n?)+)", lambda found: f".\n\nIt leaves\n\n{table(dedent(found[1]))}", text)
     lines = [f"# {command}", "", text, ""]
     examples = sorted(
         path.name
@@ -144,9 +143,9 @@ def page(command: str) -> str:
             lines += [f'??? example "configs/{name}"', "", indent(f"```yaml\n{shown}```", "    "), ""]
     lines += ["## Options", ""]
     foreign: list[str] = []
-    for name, title, options in groups(options_of(command)):
+    for name, (title, options) in groups(options_of(command)).items():
         described = [line for option in options for line in describe(option)]
-        if command == "fit" and (name in LIGHTNING or title.startswith("Runs the full")):
+        if command == "fit" and name in LIGHTNING:
             foreign += [f"**{title}**", "", *described]
         else:
             lines += [f"### {name or 'General'}", "", f"{title}." if name else "", "", *described]
@@ -156,13 +155,30 @@ def page(command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def groups(parser: Any) -> Iterator[tuple[str, str, list[Any]]]:
-    """Name, title and options of each group that has options, in the parser's order."""
+def table(listing: str) -> str:
+    """Files with what they are, in two columns, as a table."""
+    rows: list[list[str]] = []
+    for line in listing.splitlines():
+        file, _, text = line.partition("  ")
+        if file:
+            rows.append([file, text.strip()])
+        else:
+            rows[-1][1] += f" {text.strip()}"
+    return "\n".join(["| file | what it is |", "|---|---|", *(f"| `{file}` | {text} |" for file, text in rows)]) + "\n"
+
+
+def groups(parser: Any) -> dict[str, tuple[str, list[Any]]]:
+    """Name → title and options, in the parser's order: of a class or a function the word before the dot."""
+    found: dict[str, tuple[str, list[Any]]] = {}
     for group in parser._action_groups:
-        options = [action for action in group._group_actions if is_shown(action)]
-        # A command's own options stand in a row, those of a class or a function with its name before them.
-        for name in dict.fromkeys(prefix(action) for action in options):
-            yield name, (group.title or "").replace("``", "`").rstrip(".:"), [a for a in options if prefix(a) == name]
+        title = (group.title or "").replace("``", "`").rstrip(".:")
+        for action in filter(is_shown, group._group_actions):
+            # Lightning's fit() has arguments of its own.
+            name = LIGHTNING[0] if title.startswith("Runs the full") else prefix(action)
+            known, options = found.setdefault(name, (title, []))
+            # An option that a command adds to those of a class has no title of its own.
+            found[name] = (title if known == "options" else known), [*options, action]
+    return found
 
 
 def prefix(action: Any) -> str:

@@ -201,14 +201,18 @@ def test_there_are_examples() -> None:
         assert len(re.findall(r"^ *```", page.read_text(encoding="utf-8"), re.MULTILINE)) == 2 * len(blocks(page))
 
 
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: str(page.relative_to(ROOT)))
-@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["quick", "slow"])
+PYTHON = [
+    pytest.param(page, slow, id=f"{page.relative_to(ROOT)}{'-slow' * slow}", marks=[pytest.mark.slow] * slow)
+    for page in WITH_PYTHON
+    for slow in (False, True)
+    if any(not slow or "slow" in block.note for block in blocks(page))
+]
+
+
+@pytest.mark.parametrize(("page", "slow"), PYTHON)
 def test_python_runs(page: Path, slow: bool, there: Path) -> None:
     """The blocks of a page one after the other, in one namespace, as in a notebook."""
     chosen = [block for block in blocks(page) if block.language == "python"]
-    has_slow = any("slow" in block.note for block in chosen)
-    if slow and not has_slow:
-        pytest.skip("nothing here is slow")
     namespace: dict[str, Any] = {"__name__": "example"}
     torch.manual_seed(0)
     for block in chosen:
