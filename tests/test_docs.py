@@ -279,6 +279,7 @@ def test_pages_name_options_that_exist(parsers: ModuleType) -> None:
         "--check",
         "--figure",
         "--help",
+        "--logdir",
         "--strict",
         "--signal",
         "--ntasks-per-node",
