@@ -55,6 +55,14 @@ def root_page(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
 
 
+def on_page_markdown(text: str, page: Any, **_: Any) -> None:
+    """Let a search find the pages that answer questions before those that list everything."""
+    kind = page.file.src_uri.split("/")[0]
+    boost = {"how-to": 2, "faq.md": 2, "method.md": 2, "reference": 0.2}.get(kind)
+    if boost is not None:
+        page.meta.setdefault("search", {"boost": boost})
+
+
 def on_page_content(text: str, **_: Any) -> str:
     """Formulas, which Arithmatex has left as TeX, as MathML; pictures as links to themselves."""
     text = FORMULA.sub(lambda found: mathml(found[3], block=found[2] == "["), text)
