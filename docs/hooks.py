@@ -88,7 +88,7 @@ def summary(module: str) -> str:
     """The first sentence of a module's docstring, without the command that it begins with."""
     text = inspect.cleandoc(docstring(module)).partition("\n\n")[0].replace("\n", " ")
     text = re.sub(r"^``python train\.py \w+[^`]*``: ", "", text).partition(". ")[0].rstrip(".")
-    return f"{text[0].upper()}{text[1:]}{'' if text.endswith('?') else '.'}"
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('?') else '.'}"
 
 
 def docstring(module: str) -> str:
@@ -185,7 +185,7 @@ def groups(parser: Any) -> dict[str, tuple[str, list[Any]]]:
             name = LIGHTNING[0] if title.startswith("Runs the full") else prefix(action)
             known, options = found.setdefault(name, (title, []))
             # An option that a command adds to those of a class has no title of its own.
-            found[name] = (title if known == "options" else known), [*options, action]
+            found[name] = (title if known.endswith(("options", "arguments")) else known), [*options, action]
     return found
 
 
@@ -197,12 +197,14 @@ def prefix(action: Any) -> str:
 def is_shown(action: Any) -> bool:
     """Whether an option is one that a user sets, and not, say, a path of a file with all of a group's options."""
     kind = type(action).__name__
-    return bool(action.option_strings) and kind not in ("_ActionConfigLoad", "_ActionHelpClassPath", "ActionLink")
+    hidden = ("_ActionConfigLoad", "_ActionHelpClassPath", "ActionLink", "_ActionSubCommands")
+    return kind not in hidden and action.help != argparse.SUPPRESS
 
 
 def describe(action: Any) -> list[str]:
     """One option as an entry of a definition list, with a link of its own."""
-    name = max((option for option in action.option_strings if not option.endswith("+")), key=len)
+    spellings = [option for option in action.option_strings if not option.endswith("+")]
+    name = max(spellings, key=len) if spellings else action.metavar or action.dest.upper()
     kind = getattr(action, "_typehint", None)
     facts = [f"`{spelled(kind)}`"] if kind is not None else []
     if action.required and "required" not in facts and action.default is None:
@@ -210,7 +212,8 @@ def describe(action: Any) -> list[str]:
     elif action.default not in (None, argparse.SUPPRESS):
         facts.append(f"default `{yaml.safe_dump(plain(action.default), default_flow_style=True).splitlines()[0]}`")
     about = f'<span class="type">{", ".join(facts)}</span>' if facts else ""
-    return [f"[`{name}`](#{name}){{ #{name} }} {about}".rstrip(), f":   {escaped(' '.join(action.help.split()))}", ""]
+    text = escaped(" ".join((action.help or "").split())) or "…"
+    return [f"[`{name}`](#{name}){{ #{name} }} {about}".rstrip(), f":   {text}", ""]
 
 
 def plain(value: Any) -> Any:

@@ -291,6 +291,20 @@ def test_pages_name_options_that_exist(parsers: ModuleType) -> None:
             assert option in known | foreign, f"{page.relative_to(ROOT)}: there is no option {option}"
 
 
+def test_every_option_is_on_its_commands_page(parsers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mkdocs", reason="comes with the extra docs")
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    hooks: Any = importlib.import_module("hooks")
+    for command in parsers.commands():
+        page = hooks.page(command)
+        given = parsers.options_of(command)._option_string_actions
+        # Those that follow from others (--output) are not for users.
+        named = [option for option, action in given.items() if type(action).__name__ != "ActionLink"]
+        shown = [option for option in named if "." in option and not option.endswith(("+", ".help"))]
+        assert shown
+        assert not [option for option in shown if f"`{option}`" not in page]
+
+
 def test_pictures_are_small() -> None:
     for picture in (ROOT / "docs").glob("gallery*.jpg"):
         assert picture.stat().st_size < 300_000, picture.name
