@@ -40,6 +40,7 @@ def on_config(config: Any) -> Any:
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are made here."""
     pages = {
+        "readme.md": root_page("README.md"),
         "contributing.md": root_page("CONTRIBUTING.md"),
         "changelog.md": root_page("CHANGELOG.md"),
         "commands/index.md": overview(),
@@ -55,12 +56,14 @@ def root_page(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
 
 
-def on_page_markdown(text: str, page: Any, **_: Any) -> None:
-    """Let a search find the pages that answer questions before those that list everything."""
+def on_page_markdown(text: str, page: Any, **_: Any) -> str:
+    """Links out of the folder lead to the pages made here; a search finds answers before listings."""
     kind = page.file.src_uri.split("/")[0]
     boost = {"how-to": 2, "faq.md": 2, "method.md": 2, "reference": 0.2}.get(kind)
     if boost is not None:
         page.meta.setdefault("search", {"boost": boost})
+    up = "../" * page.file.src_uri.count("/")
+    return re.sub(rf"\]\({re.escape(up)}\.\./([A-Z]+\.md)", lambda found: f"]({up}{found[1].lower()}", text)
 
 
 def on_page_content(text: str, **_: Any) -> str:
