@@ -3,13 +3,16 @@
 FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the modules in its order::
 
     quiet           without Lightning's log lines
+    errors          a user's mistake
     names           names as parts of file names
     network         a frozen classifier with its preprocessing and class names
     nonlinearities  which are gated, which are not, and why
     coverage        what a pass through the network met
     audit           the checks that nothing escapes the gates
     interception    activation calls, however they are written
+    gates           which gradients pass
     defense         DefendedCNN: the classifier with gates behind its nonlinearities
+    folding         batch normalization, folded into convolutions
     games           the four objectives
     store           explanations in memory and on disk
     tables          CSV and Markdown
@@ -33,8 +36,9 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
     run             one run of a trainer that fills a results folder
     baselines       the methods beside FGVis, with one signature
     metrics         what maps and masks are worth, in numbers
-    experiments     the commands beside fit
+    bias            statistics of explanations beside interventions on images
     building        the network of a configuration
+    experiments     the commands beside fit
     signals         what ends a run from outside
     cli             the command line
 """

@@ -56,12 +56,12 @@ class FGVis(SweepModule):
         checkpoint: file with the network's weights (a ``state_dict``), read with ``weights_only=True``.
         weights: torchvision's weights entry of ``network``, for its preprocessing and class names;
             the command line fills it in from ``network``.
-        mean: normalization by channel, where it is not to be the network's own.
-        std: likewise.
-        size: height and width of the network's input in pixels, likewise.
-        resize: length of an image's short side before the center crop, likewise.
-        interpolation: how images are resized, likewise.
-        classes: names of the classes, or a text file with one on each line, likewise.
+        mean: mean by channel that images are normalized with, where it is not to be the network's own.
+        std: standard deviation by channel, where it is not to be the network's own.
+        size: height and width of the network's input in pixels, where they are not to be the network's own.
+        resize: length of an image's short side before the center crop, where it is not to be the network's own.
+        interpolation: how images are resized, ``bilinear``, ``bicubic``, …, if not in the network's own way.
+        classes: names of the classes, or a text file with one on each line, where the network does not bring its own.
         order: of the color channels that the network takes, e.g. ``BGR``; mean and std are in the order RGB anyhow.
         game: what is looked for, see `fgvis_lightning.games`.
         lam: weight λ ≥ 0 of the mask's size; ``auto`` finds for each image the smallest evidence that
@@ -76,7 +76,8 @@ class FGVis(SweepModule):
         defended: whether the gradient is gated; without, masks find adversarial patterns.
         exempt: nonlinearities to leave without a gate, by the name of a function or the class of a module:
             ``sigmoid``, ``my_project.layers.LayerNorm``. What flows through them is not defended.
-        gated: nonlinearities to gate beside those that always are, likewise: ``abs``, ``my_project.layers.Swish``.
+        gated: nonlinearities to gate beside those that always are, by the name of a function or the class of a module:
+            ``abs``, ``my_project.layers.Swish``.
         output: which of the network's several outputs the logits are: a key, an attribute or an index; unless
             given, the one that is called ``logits``.
         score: ``probability`` or ``log_probability`` of the target class, which matters for a fixed λ alone.

@@ -201,11 +201,12 @@ def load_classifier(
             is loaded already, is returned as it is.
         checkpoint: file with a ``state_dict``, read with ``weights_only=True``.
         weights: torchvision's entry, e.g. ``ResNet18_Weights.IMAGENET1K_V1``, for its preprocessing and classes.
-        mean: as in `Preprocessing`, in place of what the network brings; likewise the next four.
-        std: as in `Preprocessing`.
-        size: as in `Preprocessing`.
-        resize: as in `Preprocessing`; where only ``size`` is given, its short side.
-        interpolation: as in `Preprocessing`.
+        mean: mean by channel that images are normalized with, where it is not to be the network's own.
+        std: standard deviation by channel, where it is not to be the network's own.
+        size: height and width of the network's input in pixels, where they are not to be the network's own.
+        resize: length of an image's short side before the center crop; unless given, the network's own, or the short
+            side of ``size``.
+        interpolation: how images are resized, ``bilinear``, ``bicubic``, …, if not in the network's own way.
         classes: names of the classes, or a text file with one on each line.
         order: of the color channels that the network takes, e.g. ``BGR``; mean and std are in the order RGB anyhow.
 

@@ -20,20 +20,21 @@ class FGVisMethod(Method):
     """The evidence of `FGVis`, as a mean over the color channels; in a comparison, its masks are kept whole.
 
     Args:
-        game: this and the rest as in `FGVis`.
-        lam: likewise.
-        level: likewise.
-        iterations: likewise.
-        patience: likewise.
-        tolerance: likewise.
-        defended: likewise.
-        exempt: likewise.
-        gated: likewise.
-        score: likewise.
-        reference: likewise; ``black`` needs a network that knows its normalization, and is for comparisons.
-        noise: likewise.
-        seed: likewise.
-        optimizer: likewise.
+        game: what is looked for; all arguments are those of `FGVis`.
+        lam: weight λ ≥ 0 of the mask's size; ``auto`` finds the smallest evidence that reaches ``level``.
+        level: for ``lam: auto``, the score to reach as a share of the image's own.
+        iterations: steps of the optimizer for each image, at most.
+        patience: an image is finished earlier when this many iterations have brought no progress; 0 for never.
+        tolerance: what is progress.
+        defended: whether the gradient is gated.
+        exempt: nonlinearities to leave without a gate.
+        gated: nonlinearities to gate beside those that always are.
+        score: of the target class, ``probability`` or ``log_probability``.
+        reference: what the mask uncovers where it is 0; ``black`` needs a network that knows its normalization, and is
+            for comparisons.
+        noise: standard deviation of the noise added to e in each iteration.
+        seed: of the noise and of the proposals of ``lam: auto``.
+        optimizer: of the mask.
     """
 
     game: Literal["preservation", "deletion", "generation", "repression"] = "deletion"

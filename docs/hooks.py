@@ -1,0 +1,246 @@
+"""What of the documentation is made when it is built: formulas, and the pages of commands and configurations.
+
+Formulas become MathML, which browsers draw by themselves. A command's options come from the parser that the command
+itself uses, so a command that joins `fgvis_lightning.cli.COMMANDS` has its page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import html
+import inspect
+import re
+from pathlib import Path
+from textwrap import dedent, indent
+from typing import Any, get_args
+
+import yaml
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File
+from parsers import commands, options_of  # beside this file
+
+from fgvis_lightning.cli import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+FIT = "Explain images: a sweep over items, each with a mask of its own."
+LIGHTNING = ("trainer", "optimizer", "lr_scheduler")
+"""Groups of options that are Lightning's own."""
+
+
+def on_config(config: Any) -> Any:
+    """Put a page for each command into the navigation."""
+    for entry in config.nav:
+        if "Commands" in entry:
+            entry["Commands"] = ["commands/index.md", *(f"commands/{name}.md" for name in commands())]
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages that are made here."""
+    pages = {
+        "readme.md": root_page("README.md"),
+        "contributing.md": root_page("CONTRIBUTING.md"),
+        "changelog.md": root_page("CHANGELOG.md"),
+        "commands/index.md": overview(),
+        **{f"commands/{name}.md": page(name) for name in commands()},
+    }
+    for path, text in pages.items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def root_page(name: str) -> str:
+    """A page that lies beside the folder of the documentation."""
+    return (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+
+
+def on_page_markdown(text: str, page: Any, **_: Any) -> str:
+    """Links out of the folder lead to the pages made here; a search finds answers before listings."""
+    kind = page.file.src_uri.split("/")[0]
+    boost = {"how-to": 2, "faq.md": 2, "method.md": 2, "reference": 0.2}.get(kind)
+    if boost is not None:
+        page.meta.setdefault("search", {"boost": boost})
+    up = "../" * page.file.src_uri.count("/")
+    return re.sub(rf"\]\({re.escape(up)}\.\./([A-Z]+\.md)", lambda found: f"]({up}{found[1].lower()}", text)
+
+
+def on_page_content(text: str, **_: Any) -> str:
+    """Formulas, which Arithmatex has left as TeX, as MathML; pictures as links to themselves."""
+    text = FORMULA.sub(lambda found: mathml(found[3], block=found[2] == "["), text)
+    text = re.sub(r'(<p>)(<img [^>]*src="([^"]+)"[^>]*>)(?=</p>)', r'\1<a href="\3">\2</a>', text)
+    return text.replace("::</p>", ":</p>")  # docstrings mark code as reStructuredText does
+
+
+def mathml(tex: str, block: bool) -> str:
+    """A formula as MathML."""
+    made: str = convert(html.unescape(tex), display="block" if block else "inline")
+    return f'<div class="formula">{made}</div>' if block else made
+
+
+# --- commands ---
+
+
+def about() -> dict[str, str]:
+    """Every command with one line on what it is for."""
+    return {name: summary(COMMANDS[name]) if name in COMMANDS else FIT for name in commands()}
+
+
+def summary(module: str) -> str:
+    """The first sentence of a module's docstring, without the command that it begins with."""
+    text = inspect.cleandoc(docstring(module)).partition("\n\n")[0].replace("\n", " ")
+    text = re.sub(r"^``python train\.py \w+[^`]*``: ", "", text).partition(". ")[0].rstrip(".")
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('?') else '.'}"
+
+
+def docstring(module: str) -> str:
+    """A module's docstring, without running the module."""
+    path = ROOT.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def overview() -> str:
+    """The page that lists the commands."""
+    rows = "\n".join(f"| [`{name}`]({name}.md) | {text} |" for name, text in about().items())
+    return f"""# Commands
+
+`python train.py COMMAND …` in a clone, or `fgvis COMMAND …` where the package is installed. Options can be given on the
+command line, in a YAML file (`--config FILE`), or both; what comes later wins. `--print_config` prints what would be
+used, and every run writes it into `config.yaml` of its results folder.
+
+| command | what for |
+|---|---|
+{rows}
+
+Nested options have dots on the command line and indentation in YAML: `--model.game preservation` is
+
+```yaml
+model:
+  game: preservation
+```
+
+## Exit codes
+
+| it ended because | exit code |
+|---|---|
+| everything was done | 0 |
+| a process crashed, or the disk is full or read-only | 1 |
+| of a user's mistake, or images that could not be read; the message says which | 2 |
+| of SIGTERM, a scheduler's preemption: run the same command again | 75 |
+| of Ctrl-C: run the same command again | 130 |
+"""
+
+
+def page(command: str) -> str:
+    """The page of one command: what it is for, its files, its options."""
+    if command == "fit":
+        text = f"{FIT}\n\nWhat it leaves is listed under [Getting started](../getting-started.md)."
+    else:
+        text = docstring(COMMANDS[command]) + "\n"
+        text = re.sub(r"^``python train\.py \w+[^`]*``: (.)", lambda found: found[1].upper(), text)
+        text = re.sub(r"::\n\n((?: {4}.*\n?)+)", lambda found: f".\n\nIt leaves\n\n{table(dedent(found[1]))}", text)
+    lines = [f"# {command}", "", text, ""]
+    examples = sorted(
+        path.name
+        for path in (ROOT / "configs").glob("*.yaml")
+        if f"train.py {command} --config" in path.read_text(encoding="utf-8")
+    )
+    if examples:
+        lines += ["## Configurations", "", "Each file of `configs/` runs as it is.", ""]
+        for name in examples:
+            shown = (ROOT / "configs" / name).read_text(encoding="utf-8")
+            lines += [f'??? example "configs/{name}"', "", indent(f"```yaml\n{shown}```", "    "), ""]
+    lines += ["## Options", ""]
+    foreign: list[str] = []
+    for name, (title, options) in groups(options_of(command)).items():
+        described = [line for option in options for line in describe(option)]
+        if command == "fit" and name in LIGHTNING:
+            foreign += [f"**{title}**", "", *described]
+        else:
+            lines += [f"### {name or 'General'}", "", f"{title}." if name else "", "", *described]
+    if foreign:
+        lines += ["### trainer", "", "Lightning's own: where and how long it runs, loggers, callbacks, precision.", ""]
+        lines += ['??? note "All options of the trainer"', "", indent("\n".join(foreign), "    ")]
+    return "\n".join(lines) + "\n"
+
+
+def table(listing: str) -> str:
+    """Files with what they are, in two columns, as a table."""
+    rows: list[list[str]] = []
+    for line in listing.splitlines():
+        file, _, text = line.partition("  ")
+        if file:
+            rows.append([file, text.strip()])
+        else:
+            rows[-1][1] += f" {text.strip()}"
+    return "\n".join(["| file | what it is |", "|---|---|", *(f"| `{file}` | {text} |" for file, text in rows)]) + "\n"
+
+
+def groups(parser: Any) -> dict[str, tuple[str, list[Any]]]:
+    """Name → title and options, in the parser's order: of a class or a function the word before the dot."""
+    found: dict[str, tuple[str, list[Any]]] = {}
+    for group in parser._action_groups:
+        title = (group.title or "").replace("``", "`").rstrip(".:")
+        for action in filter(is_shown, group._group_actions):
+            # Lightning's fit() has arguments of its own.
+            name = LIGHTNING[0] if title.startswith("Runs the full") else prefix(action)
+            known, options = found.setdefault(name, (title, []))
+            # An option that a command adds to those of a class has no title of its own.
+            found[name] = (title if known.endswith(("options", "arguments")) else known), [*options, action]
+    return found
+
+
+def prefix(action: Any) -> str:
+    """``model`` of ``--model.lam``; nothing of ``--output``."""
+    return action.dest.rpartition(".")[0].split(".")[0]
+
+
+def is_shown(action: Any) -> bool:
+    """Whether an option is one that a user sets, and not, say, a path of a file with all of a group's options."""
+    kind = type(action).__name__
+    hidden = ("_ActionConfigLoad", "_ActionHelpClassPath", "ActionLink", "_ActionSubCommands")
+    return kind not in hidden and action.help != argparse.SUPPRESS
+
+
+def describe(action: Any) -> list[str]:
+    """One option as an entry of a definition list, with a link of its own."""
+    spellings = [option for option in action.option_strings if not option.endswith("+")]
+    name = max(spellings, key=len) if spellings else action.metavar or action.dest.upper()
+    kind = getattr(action, "_typehint", None)
+    facts = [f"`{spelled(kind)}`"] if kind is not None else []
+    if action.required and "required" not in facts and action.default is None:
+        facts.append("required")
+    elif action.default not in (None, argparse.SUPPRESS):
+        facts.append(f"default `{yaml.safe_dump(plain(action.default), default_flow_style=True).splitlines()[0]}`")
+    about = f'<span class="type">{", ".join(facts)}</span>' if facts else ""
+    text = escaped(" ".join((action.help or "").split())) or "…"
+    return [f"[`{name}`](#{name}){{ #{name} }} {about}".rstrip(), f":   {text}", ""]
+
+
+def plain(value: Any) -> Any:
+    """A default as YAML has it."""
+    return value.as_dict() if hasattr(value, "as_dict") else value
+
+
+def spelled(kind: Any) -> str:
+    """A type as one would write it: ``float | 'auto'``."""
+    text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+    text = re.sub(r"\b(?:typing|collections\.abc|pathlib|[\w.]+)\.(?=\w)", "", text)
+    text = re.sub(r"Optional\[((?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*)\]", r"\1 | None", text)
+    text = re.sub(r"Literal\[([^\]]*)\]", lambda found: " | ".join(found[1].split(", ")), text)
+    while (changed := re.sub(r"Union\[((?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*)\]", union, text)) != text:
+        text = changed
+    return text.replace("NoneType", "None")
+
+
+def union(found: re.Match[str]) -> str:
+    """``A | B`` of ``Union[A, B]``."""
+    return " | ".join(re.split(r", (?![^\[]*\])", found[1]))
+
+
+def escaped(text: str) -> str:
+    """Text in which ``<`` begins no tag; what stands in code stays as it is."""
+    parts = re.split(r"(`+[^`]*`+)", text)
+    return "".join(part if part.startswith("`") else html.escape(part, quote=False) for part in parts)
