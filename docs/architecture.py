@@ -33,12 +33,12 @@ GROUPS: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
         "the mask and its iterations",
         ("quiet", "answers", "search", "convergence", "batch_size", "strategy", "module", "explainer", "memory"),
     ),
-    "output": (0, 1, 5, "what leaves a sweep", ("figures", "callbacks", "progress", "run")),
+    "output": (0, 1, 5, "what leaves a sweep", ("figures", "callbacks", "tensorboard", "progress", "run")),
     "baselines": (1, 1, 5, "methods beside FGVis", ("baselines",)),
     "metrics": (2, 1, 5, "what maps are worth", ("metrics",)),
     "bias": (3, 1, 5, "does it go by color?", ("bias",)),
-    "experiments": (0, 4, 6, "the commands beside fit", ("building", "experiments")),
-    "cli": (0, 4, 7, "the command line", ("signals", "cli")),
+    "experiments": (0, 4, 6, "the commands beside fit", ("building", "parsing", "experiments")),
+    "cli": (0, 4, 7, "the command line", ("signals", "completion", "cli")),
 }
 
 Edge = tuple[str, str]
@@ -46,7 +46,7 @@ Edge = tuple[str, str]
 
 def modules() -> dict[str, Path]:
     """Every module of the package, by its dotted name."""
-    paths = sorted((ROOT / NAME).rglob("*.py"))
+    paths = sorted(path for path in (ROOT / NAME).rglob("*.py") if path.stem != "__main__")
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 

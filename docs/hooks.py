@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ast
 import html
-import inspect
 import re
 from pathlib import Path
 from textwrap import dedent, indent
@@ -18,13 +17,12 @@ from typing import Any, get_args
 import yaml
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
-from parsers import commands, options_of  # beside this file
+from parsers import options_of  # beside this file
 
 from fgvis_lightning.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
-FIT = "Explain images: a sweep over items, each with a mask of its own."
 LIGHTNING = ("trainer", "optimizer", "lr_scheduler")
 """Groups of options that are Lightning's own."""
 
@@ -33,7 +31,7 @@ def on_config(config: Any) -> Any:
     """Put a page for each command into the navigation."""
     for entry in config.nav:
         if "Commands" in entry:
-            entry["Commands"] = ["commands/index.md", *(f"commands/{name}.md" for name in commands())]
+            entry["Commands"] = ["commands/index.md", *(f"commands/{name}.md" for name in COMMANDS)]
     return config
 
 
@@ -44,7 +42,7 @@ def on_files(files: Any, config: Any) -> Any:
         "contributing.md": root_page("CONTRIBUTING.md"),
         "changelog.md": root_page("CHANGELOG.md"),
         "commands/index.md": overview(),
-        **{f"commands/{name}.md": page(name) for name in commands()},
+        **{f"commands/{name}.md": page(name) for name in COMMANDS},
     }
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
@@ -82,18 +80,6 @@ def mathml(tex: str, block: bool) -> str:
 # --- commands ---
 
 
-def about() -> dict[str, str]:
-    """Every command with one line on what it is for."""
-    return {name: summary(COMMANDS[name]) if name in COMMANDS else FIT for name in commands()}
-
-
-def summary(module: str) -> str:
-    """The first sentence of a module's docstring, without the command that it begins with."""
-    text = inspect.cleandoc(docstring(module)).partition("\n\n")[0].replace("\n", " ")
-    text = re.sub(r"^``python train\.py \w+[^`]*``: ", "", text).partition(". ")[0].rstrip(".")
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('?') else '.'}"
-
-
 def docstring(module: str) -> str:
     """A module's docstring, without running the module."""
     path = ROOT.joinpath(*module.split("."))
@@ -103,7 +89,7 @@ def docstring(module: str) -> str:
 
 def overview() -> str:
     """The page that lists the commands."""
-    rows = "\n".join(f"| [`{name}`]({name}.md) | {text} |" for name, text in about().items())
+    rows = "\n".join(f"| [`{name}`]({name}.md) | {text} |" for name, (_, text) in COMMANDS.items())
     return f"""# Commands
 
 `python train.py COMMAND …` in a clone, or `fgvis COMMAND …` where the package is installed. Options can be given on the
@@ -136,9 +122,10 @@ model:
 def page(command: str) -> str:
     """The page of one command: what it is for, its files, its options."""
     if command == "fit":
-        text = f"{FIT}\n\nWhat it leaves is listed under [Getting started](../getting-started.md)."
+        text = "Explain images: a sweep over items, each with a mask of its own.\n\n"
+        text += "What it leaves is listed under [Getting started](../getting-started.md)."
     else:
-        text = docstring(COMMANDS[command]) + "\n"
+        text = docstring(COMMANDS[command][0]) + "\n"
         text = re.sub(r"^``python train\.py \w+[^`]*``: (.)", lambda found: found[1].upper(), text)
         text = re.sub(r"::\n\n((?: {4}.*\n?)+)", lambda found: f".\n\nIt leaves\n\n{table(dedent(found[1]))}", text)
     lines = [f"# {command}", "", text, ""]

@@ -38,8 +38,10 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
     metrics         what maps and masks are worth, in numbers
     bias            statistics of explanations beside interventions on images
     building        the network of a configuration
+    parsing         help, mistakes and configurations of all commands
     experiments     the commands beside fit
     signals         what ends a run from outside
+    completion      what a shell needs to complete commands
     cli             the command line
 """
 

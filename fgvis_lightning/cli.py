@@ -23,7 +23,6 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-import fgvis_lightning
 from fgvis_lightning import folder
 from fgvis_lightning.building import building, complete_network
 from fgvis_lightning.callbacks import ExplanationWriter
@@ -49,14 +48,14 @@ QUIET = (
 
 EXPERIMENTS = "fgvis_lightning.experiments."
 COMMANDS = {
-    "fit": ("", "explain images: masks, panels, tables, TensorBoard"),
+    "fit": ("fgvis_lightning.cli", "explain images: masks, panels, tables, TensorBoard"),
     "compare": (EXPERIMENTS + "comparison", "FGVis beside eight other methods, in pictures and costs"),
     "evaluate": (EXPERIMENTS + "evaluation", "how faithful explanations are: curves, metrics, best and worst"),
     "bias": (EXPERIMENTS + "bias", "whether a network goes by color, or by position"),
     "adversarial": (EXPERIMENTS + "adversarial", "whether evidence can be made for classes that are not there"),
     "sanity": (EXPERIMENTS + "sanity", "whether maps depend on what the network has learned"),
 }
-"""Each command's module, but for Lightning's ``fit``, and what it tells or makes."""
+"""Each command's module, which has ``make_parser`` and ``main``, and what it tells or makes."""
 
 FIT = (
     "Explain decisions of a CNN: which pixels and colors it needs to see its class (game preservation), or which take "
@@ -83,8 +82,8 @@ class FGVisCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         versions = (
-            f"fgvis-lightning=={fgvis_lightning.__version__}",
-            f"pytorch_lightning=={version('pytorch_lightning')}",
+            f"fgvis-lightning=={version('fgvis-lightning')}",
+            f"pytorch-lightning=={version('pytorch-lightning')}",
         )
         parser = Parser(**{"dump_header": list(versions), **kwargs})
         parser.add_argument("-c", "--config", action="config", help="YAML file with these options.")
@@ -264,7 +263,7 @@ def _run(command: str, rest: Sequence[str], args: Sequence[str] | None) -> None:
     if command in {"-h", "--help"}:
         print(overview())
     elif command == "--version":
-        print(f"fgvis-lightning {fgvis_lightning.__version__}")
+        print(f"fgvis-lightning {version('fgvis-lightning')}")
     elif command == "completion":
         _print_completion(rest)
     elif command == "fit":
@@ -279,8 +278,7 @@ def _run(command: str, rest: Sequence[str], args: Sequence[str] | None) -> None:
 def _print_completion(rest: Sequence[str]) -> None:
     from fgvis_lightning.completion import script
 
-    parsers = {name: importlib.import_module(module).make_parser() for name, (module, _) in COMMANDS.items() if module}
-    parsers["fit"] = make_parser()
+    parsers = {name: importlib.import_module(module).make_parser() for name, (module, _) in COMMANDS.items()}
     print(script(rest[0] if rest else "", parsers))
 
 

@@ -28,12 +28,14 @@ def script(shell: str, parsers: Mapping[str, argparse.ArgumentParser]) -> str:
     plain = argparse.ArgumentParser(prog="fgvis")
     commands = plain.add_subparsers()
     for name, parser in parsers.items():
-        command = commands.add_parser(name, add_help=False)
+        command = commands.add_parser(name, help=parser.description, add_help=False)
         for action in parser._actions:
             names = [option for option in action.option_strings if option in options_of(parser)]
             if names:
-                given = command.add_argument(*names, choices=_choices(action))
-                given.complete = shtab.FILE  # type: ignore[attr-defined]
+                given = command.add_argument(*names, choices=_choices(action), help=names[-1])
+                if given.choices is None:
+                    given.complete = shtab.FILE  # type: ignore[attr-defined]
+    commands.add_parser("completion", help="This script.").add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
     return shtab.complete(plain, shell)
 
 

@@ -54,7 +54,7 @@ class Parser(LightningArgumentParser):
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+        super().__init__(*args, allow_abbrev=False, **options)
         self.add_argument("--help_all", action=_HelpAll, help="Show every option and exit.")
         self.needed: Sequence[str] = ()  # options without which the command does nothing
 
