@@ -33,6 +33,7 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
     baselines       the methods beside FGVis, with one signature
     metrics         what maps and masks are worth, in numbers
     experiments     the commands beside fit
+    report          a results folder → a page to look at
     building        the network of a configuration
     signals         what ends a run from outside
     cli             the command line

@@ -49,6 +49,7 @@ COMMANDS = {
     "bias": "fgvis_lightning.experiments.bias",
     "adversarial": "fgvis_lightning.experiments.adversarial",
     "sanity": "fgvis_lightning.experiments.sanity",
+    "report": "fgvis_lightning.report.command",
 }
 HELP = f"See what evidence a CNN's decision rests on: fit. The commands beside it: {', '.join(COMMANDS)}."
 
