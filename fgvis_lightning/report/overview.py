@@ -36,7 +36,8 @@ class Overview:
     """What is said of all items.
 
     Attributes:
-        facts: name → number or word, in a few words.
+        facts: name → number, in a few words.
+        setup: name → what the items were made with.
         histograms: of scores, sparsity and AUC.
         points: sparsity, score on the explanation, and the number of the entry.
         methods: a row for each, where there are several.
@@ -46,6 +47,7 @@ class Overview:
     """
 
     facts: tuple[tuple[str, str], ...]
+    setup: tuple[tuple[str, str], ...]
     histograms: tuple[Histogram, ...]
     points: tuple[tuple[float, float, int], ...]
     methods: Rows | None
@@ -62,6 +64,7 @@ def look_over(results: Results) -> Overview:
     failures = tuple((entry.method, entry.id, entry.state, entry.reason) for entry in missing)
     return Overview(
         facts=_facts(done, missing, methods),
+        setup=_setup(done),
         histograms=_histograms(done),
         points=_points(results.entries),
         methods=_methods(done, methods) if len(methods) > 1 else None,
@@ -79,15 +82,20 @@ def _facts(done: Sequence[Entry], missing: Sequence[Entry], methods: Sequence[st
     facts.append(("missing", f"{len(missing):,}"))
     known = [entry.state for entry in done if entry.state in (REACHED, MISSED)]
     if known:
-        facts.append(("level reached", f"{known.count(REACHED) / len(known):.0%}"))
+        facts.append(("level reached", f"{100 * known.count(REACHED) / len(known):.0f} %"))
     facts += [(f"median {name}", f"{median(values):.3f}") for name, values in _numbers(done).items() if values]
-    settings = _settings(done)
-    for name in ("network", "game", "lam", "level", "iterations", "defended"):
+    return tuple(facts)
+
+
+def _setup(done: Iterable[Entry]) -> tuple[tuple[str, str], ...]:
+    """The settings that matter most, with all values that some item has."""
+    settings, found = _settings(done), []
+    for name in ("network", "game", "lam", "level", "iterations", "noise", "defended"):
         words = list(dict.fromkeys(_word(value) for one in settings if (value := one.get(name)) is not None))
         if words:
             shown = ", ".join(words[:4]) + (", …" if len(words) > 4 else "")
-            facts.append(("λ" if name == "lam" else name, shown))
-    return tuple(facts)
+            found.append(("λ" if name == "lam" else name, shown))
+    return tuple(found)
 
 
 def _word(value: object) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.resources import files as resources
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -40,7 +41,6 @@ class Written:
     Attributes:
         path: the page.
         size: bytes, of all files together.
-        missing: why explanations could not be shown.
     """
 
     path: Path
@@ -150,10 +150,14 @@ def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str
         rows=Markup(_json(rows)),
         views={number: Markup(text) for number, text in views.items()},
         figure=figure_url,
-        metrics=sorted({name for entry in results.entries for name in entry.values}),
-        failed=FAILED,
-        damaged=DAMAGED,
+        evaluate=_evaluate(results.folder),
     )
+
+
+def _evaluate(folder: Path) -> str:
+    """The command that makes curves, for a shell."""
+    results, output = json.dumps([str(folder)], ensure_ascii=False), str(folder / "evaluation")
+    return printable(f"python train.py evaluate --results {quote(results)} --output {quote(output)}")
 
 
 def _row(entry: Entry) -> dict[str, Any]:
@@ -190,7 +194,7 @@ def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
         "background": pictures.background,
         "values": {name: _rounded(value) for name, value in entry.values.items()},
         "curves": entry.curves and [[_rounded(value) for value in curve] for curve in entry.curves],
-        "metadata": {name: text for name, text in entry.metadata.items() if name not in hidden},
+        "metadata": {name: text for name, text in sorted(entry.metadata.items()) if name not in hidden},
         "settings": _settings(entry),
     }
 

@@ -2,7 +2,11 @@
 // The picture of an item: image, evidence and mask, one fading into the next, at whole pixels and any size.
 
 const byId = (id) => document.getElementById(id);
-const number = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+const number = (value, digits = 3) => {
+  if (value === null || value === undefined) return "–";
+  const least = 10 ** -digits;
+  return value > 0 && value < least / 2 ? `<${least.toFixed(digits)}` : value.toFixed(digits);
+};
 
 function element(name, properties = {}, ...children) {
   const made = document.createElement(name);
