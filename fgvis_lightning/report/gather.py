@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from safetensors import safe_open
 
 from fgvis_lightning import folder as results
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.names import printable
+from fgvis_lightning.names import printable, slug
 from fgvis_lightning.report.sections import Section, coverage_section, find_sections
 from fgvis_lightning.store import SUFFIX, UNREADABLE, Attribution, load_item
 
@@ -88,7 +89,7 @@ def gather(folder: Path) -> Results:
     """
     if not folder.is_dir():
         raise InputError(f"Expected a results folder, but there is none at {folder}.")
-    places = [folder, *sorted(sub for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith("."))]
+    places = _places(folder)
     judged = _Judged(places)
     sources = _sources(places) or judged.sources
     entries = tuple(entry for source in sources for entry in _entries(source, judged, alone=len(sources) == 1))
@@ -105,13 +106,33 @@ def gather(folder: Path) -> Results:
     return Results(folder, printable(folder.resolve().name), entries, tuple(sections))
 
 
+def _places(folder: Path) -> list[Path]:
+    """A folder, and the folders in it."""
+    return [folder, *sorted(sub for sub in folder.glob("[!.]*") if sub.is_dir())]
+
+
 def _sources(places: Sequence[Path]) -> list[Path]:
     """The folders with items: the first place if it has any, as that of ``fit``; else those of several methods."""
 
     def filled(place: Path) -> bool:
         return results.count_finished(place) > 0 or bool(results.unreadable(place))
 
-    return [places[0]] if places and filled(places[0]) else [place for place in places if filled(place)]
+    if places and filled(places[0]):
+        return [places[0]]
+    # A comparison's own order; else that of the names.
+    methods = _config(places[0]).get("methods") if places else None
+    order = [slug(str(name)) for name in methods] if isinstance(methods, dict) else []
+    found = [place for place in places if filled(place)]
+    return sorted(found, key=lambda place: order.index(place.name) if place.name in order else len(order))
+
+
+def _config(place: Path) -> dict[str, Any]:
+    """The options of the command that has filled a folder; nothing where it does not say."""
+    try:
+        config = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
@@ -177,12 +198,9 @@ class _Judged:
                 known = {name: value for name, value in numbers.items() if value is not None and name != "target"}
                 self.values.setdefault(method, {})[id] = known
         # Of an evaluation without items of its own: where those that it has judged are.
-        with suppress(OSError, yaml.YAMLError, AttributeError, TypeError):
-            config = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
-            for name in config.get("results") or ():
-                whole = Path(name)
-                subs = sorted(sub for sub in whole.glob("*") if sub.is_dir())
-                self.sources += _sources([whole, *subs])
+        judged = _config(place).get("results")
+        for name in judged if isinstance(judged, list) else []:
+            self.sources += _sources(_places(Path(str(name))))
         with suppress(*UNREADABLE), safe_open(place / "curves.safetensors", framework="pt") as file:
             rows = json.loads((file.metadata() or {})["items"])
             for (id, method), (deletion, insertion) in zip(rows, file.get_tensor("curves").tolist(), strict=True):

@@ -120,7 +120,7 @@ def _numbers(done: Iterable[Entry]) -> dict[str, list[float]]:
     def known(values: Iterable[float | None]) -> list[float]:
         return [value for value in values if value is not None and value == value]
 
-    images = {(entry.id, entry.score_image): entry.score_image for entry in done}  # the same for every method
+    images = {entry.id: entry.score_image for entry in done}  # the same for every method
     return {
         "score on the image": known(images.values()),
         "score on the explanation": known(entry.score_explanation for entry in done),

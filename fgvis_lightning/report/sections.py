@@ -52,7 +52,6 @@ class Section:
         text: how to read it.
         plates: figures.
         tables: tables.
-        folded: whether the tables are long, and shown on demand.
     """
 
     anchor: str
@@ -60,7 +59,6 @@ class Section:
     text: str
     plates: tuple[Plate, ...] = ()
     tables: tuple[Rows, ...] = ()
-    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ def coverage_section(place: Path, anchor: str, name: str) -> Section | None:
         return None
     layers = Rows("Layers from the image to the logits", tuple(columns), tuple(tuple(row) for row in rows))
     text = "The share of each layer's gates that are closed at the explanations. Where it is high, evidence is limited."
-    return Section(anchor, f"Gates{name}", text, tables=(layers,), folded=True)
+    return Section(anchor, f"Gates{name}", text, tables=(layers,))
 
 
 def _read(

@@ -1,6 +1,6 @@
 // The items as cards: sorted, filtered, and kept in the address, so that it can be passed on.
 
-const STEP = 1000; // cards at once
+const STEP = 2000; // cards at once
 const form = byId("filter");
 const several = (name) => new Set(rows.map((row) => row[name])).size > 1;
 const severalMethods = several("method");
@@ -139,7 +139,7 @@ if (form) {
       history.replaceState(null, "", `#${hashOf({ item: "" })}`);
     }, 60);
   };
-  form.addEventListener("input", changed);
+  for (const kind of ["input", "change"]) form.addEventListener(kind, changed);
   form.addEventListener("reset", () => setTimeout(changed));
   form.addEventListener("submit", (event) => event.preventDefault());
   byId("more").addEventListener("click", () => {
