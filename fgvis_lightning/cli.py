@@ -141,6 +141,7 @@ class FGVisCLI(LightningCLI):
         print(f"{written:,} of {data.total:,} items explained{already}.")
         panels = f"{output / 'panels'} and " if self.run.writer.panels else ""
         print(f"Look at {panels}{output / 'summary.csv'}")
+        print(f"and at all of it as a page, with: python train.py report {output}")
         if isinstance(self.trainer.logger, TensorBoardLogger):
             print(f"and at masks and curves with: tensorboard --logdir {Path(self.trainer.logger.log_dir)}")
         self.run.check()

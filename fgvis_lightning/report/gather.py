@@ -17,7 +17,7 @@ from fgvis_lightning import folder as results
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable, slug
 from fgvis_lightning.report.sections import Section, coverage_section, find_sections
-from fgvis_lightning.store import SUFFIX, UNREADABLE, Attribution, load_item
+from fgvis_lightning.store import SUFFIX, UNREADABLE, Attribution, Explanation, load_item
 
 Curves = tuple[list[float], list[float]]
 """Score of the class, from none of the pixels to all: deleted, and inserted."""
@@ -142,7 +142,7 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
     for path in results.files(source):
         id = path.name.removesuffix(SUFFIX)
         try:
-            item = load_item(path)
+            item = _load(path)
         except InputError as error:
             read.append(Entry(method, printable(id), DAMAGED, path, printable(str(error))))
             continue
@@ -175,6 +175,20 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
         yield Entry(method, printable(id), FAILED, source / results.FAILURES / f"{id}.txt", printable(reason))
 
 
+def _load(path: Path) -> Explanation | Attribution:
+    """An item whose mask is (3,H,W), or map (H,W).
+
+    Raises:
+        InputError: it is damaged, or of another shape.
+    """
+    item = load_item(path)
+    shape = tuple(item.map.shape if isinstance(item, Attribution) else item.mask.shape)[1:]
+    fits = len(shape) == 2 if isinstance(item, Attribution) else len(shape) == 3 and shape[0] == 3
+    if not fits or 0 in shape:
+        raise InputError(f"Expected a mask (3,H,W) or a map (H,W), but that of {path} is {shape}.")
+    return item
+
+
 class _Judged:
     """What ``evaluate`` has left: its numbers and curves by method and item.
 
@@ -191,7 +205,8 @@ class _Judged:
                 self._read(place)
 
     def _read(self, place: Path) -> None:
-        with suppress(OSError, csv.Error, KeyError), (place / JUDGED).open(newline="", encoding="utf-8") as file:
+        table = place / JUDGED
+        with suppress(OSError, ValueError, csv.Error, KeyError), table.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 id, method = row["id"], row["method"]
                 numbers = {name: _number(text) for name, text in row.items()}

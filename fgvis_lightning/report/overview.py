@@ -149,13 +149,15 @@ def _points(entries: Sequence[Entry]) -> tuple[tuple[float, float, int], ...]:
 
 
 def _methods(done: Sequence[Entry], methods: Sequence[str]) -> Rows:
+    """Medians of each method's items, of what some method has."""
+    shown = [name for name, values in _numbers(done).items() if values]
     rows = []
     for method in methods:
         own = [entry for entry in done if entry.method == method]
-        numbers = _numbers(own).values()
-        rows.append((method, f"{len(own):,}", *(f"{median(values):.3f}" if values else "" for values in numbers)))
-    names = (f"median {name}" for name in _numbers(done))
-    return Rows("Methods", ("method", "items", *names), tuple(rows))
+        numbers = _numbers(own)
+        medians = (f"{median(numbers[name]):.3f}" if numbers[name] else "" for name in shown)
+        rows.append((method, f"{len(own):,}", *medians))
+    return Rows("Methods", ("method", "items", *(f"median {name}" for name in shown)), tuple(rows))
 
 
 def _classes(done: Sequence[Entry]) -> Rows | None:

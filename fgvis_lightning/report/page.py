@@ -208,8 +208,8 @@ def _settings(entry: Entry) -> dict[str, str]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """To what is shown; JSON has no NaN."""
-    return None if value is None or not math.isfinite(value) else round(value, 5)
+    """To six digits, more than are shown; JSON has no NaN."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
 def _json(value: object) -> str:

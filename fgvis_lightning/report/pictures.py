@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
@@ -80,10 +81,12 @@ def make_pictures(entry: Entry) -> Pictures:
     size = item.saliency().shape[-2:]
     preprocessing = _preprocessing(entry.metadata, (int(size[0]), int(size[1])))
     image, problem = _image(entry, preprocessing)
+    if image is not None and image.shape[-2:] != size:
+        image, problem = None, f"{entry.image} does not come out in the size of the explanation."
     panel = None if image is not None else _panel(entry.path.parent.parent / "panels" / f"{_stem(entry.path)}.png")
     photo = None if image is None else _jpeg(image, 92)
     if isinstance(item, Explanation):
-        evidence = item.evidence[0]
+        evidence = item.evidence[0].nan_to_num()
         scale = float(evidence.max()) or 1.0
         bright = brightened(evidence)
         return Pictures(
@@ -97,7 +100,7 @@ def make_pictures(entry: Entry) -> Pictures:
             background=tuple(preprocessing.background().flatten().tolist()),
             panel=panel,
         )
-    saliency = item.saliency()[0].float()
+    saliency = item.saliency()[0].float().nan_to_num()
     colors = heat(saliency)
     return Pictures(
         thumbnail=_thumbnail(image, colors),
@@ -131,9 +134,10 @@ def _image(entry: Entry, preprocessing: Preprocessing) -> tuple[Tensor | None, s
 
 
 def _thumbnail(image: Tensor | None, evidence: Tensor) -> bytes:
-    both = [evidence] if image is None else [image, evidence]
-    small = [tvf.resize(picture.clamp(0, 1), [THUMBNAIL, THUMBNAIL], antialias=True) for picture in both]
-    return _jpeg(torch.cat(small, 2), 82)
+    side = [THUMBNAIL, THUMBNAIL]
+    small = F.adaptive_max_pool2d(evidence[None], THUMBNAIL)[0]  # a mean would lose single pixels
+    both = [small] if image is None else [tvf.resize(image, side, antialias=True), small]
+    return _jpeg(torch.cat(both, 2), 82)
 
 
 def _pil(picture: Tensor) -> Image.Image:

@@ -30,13 +30,15 @@ function drawCurves(curves, values) {
   return picture;
 }
 
+const percent = (share) => (share > 0 && share < 0.001 ? (100 * share).toPrecision(1) : (100 * share).toFixed(1));
+
 function drawMeans(means) {
   const box = element("div", { className: "means" });
   const most = Math.max(...means, 1e-9);
   ["red", "green", "blue"].forEach((name, channel) => {
     const bar = drawn("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" });
     bar.append(drawn("rect", { x: 0, y: 0, width: (100 * means[channel]) / most, height: 6, class: "bar" }));
-    box.append(element("span", {}, name), bar, element("span", {}, `${(100 * means[channel]).toFixed(2)} %`));
+    box.append(element("span", {}, name), bar, element("span", {}, `${percent(means[channel])} %`));
   });
   return box;
 }

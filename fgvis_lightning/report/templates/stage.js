@@ -5,7 +5,9 @@ const byId = (id) => document.getElementById(id);
 const number = (value, digits = 3) => {
   if (value === null || value === undefined) return "–";
   const least = 10 ** -digits;
-  return value > 0 && value < least / 2 ? `<${least.toFixed(digits)}` : value.toFixed(digits);
+  if (value > 0 && value < least / 2) return `<${least.toFixed(digits)}`;
+  if (value < 1 && value >= 1 - least / 2) return `>${(1 - least).toFixed(digits)}`;
+  return value.toFixed(digits);
 };
 
 function element(name, properties = {}, ...children) {
@@ -47,6 +49,7 @@ const stage = {
       this.canvas.height = size.height;
       byId("channels").hidden = byId("brighten").parentElement.hidden = !pixels.evidence;
       byId("fade").disabled = !pixels.image;
+      byId("last-stop").textContent = pixels.evidence ? "mask" : "map";
       if (!pixels.image) byId("fade").value = 200;
       this.draw();
       this.resize(0);
@@ -66,7 +69,7 @@ const stage = {
 
   draw() {
     if (!this.item) return;
-    const { view, size } = this.item;
+    const { view, evidence, size } = this.item;
     const fade = Number(byId("fade").value) / 100;
     const mask = document.querySelector("input[name=channel]:checked").value;
     const gain = byId("brighten").checked ? view.scale / view.top : view.scale;
@@ -82,7 +85,7 @@ const stage = {
       drawn.data[at + 3] = 255;
     }
     context.putImageData(drawn, 0, 0);
-    const words = ["image", "evidence", "mask"];
+    const words = ["image", "explanation", evidence ? "mask" : "map"];
     const shows = part === 0 ? words[first] : part === 1 ? words[first + 1] : `between ${words[first]} and ${words[first + 1]}`;
     const channel = { all: "", 0: ", red channel", 1: ", green channel", 2: ", blue channel" }[mask];
     this.canvas.setAttribute("aria-label", `${shows}${shows.includes("mask") && !byId("channels").hidden ? channel : ""}`);
