@@ -180,14 +180,11 @@ def _row(entry: Entry) -> dict[str, Any]:
 def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
     """What the view of an entry needs beside its row."""
     hidden = ("settings", "coverage")
+    shown = {name: getattr(pictures, name) for name in ("image", "evidence", "heat", "shown", "panel")}
     return {
         "game": entry.metadata.get("game", ""),
         "problem": pictures.problem,
-        **{
-            name: data and url(data)
-            for name in ("image", "evidence", "heat", "shown", "panel")
-            for data in [getattr(pictures, name)]
-        },
+        **{name: None if data is None else url(data) for name, data in shown.items()},
         "scale": pictures.scale,
         "top": pictures.top,
         "means": [_rounded(mean) for mean in pictures.means],
