@@ -37,7 +37,7 @@ GROUPS: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
     "baselines": (1, 1, 5, "methods beside FGVis", ("baselines",)),
     "metrics": (2, 1, 5, "what maps are worth", ("metrics",)),
     "bias": (3, 1, 5, "does it go by color?", ("bias",)),
-    "experiments": (0, 4, 6, "the commands beside fit", ("building", "parsing", "experiments")),
+    "experiments": (0, 4, 6, "the commands beside fit", ("building", "parsing", "experiments", "report")),
     "cli": (0, 4, 7, "the command line", ("signals", "completion", "cli")),
 }
 

@@ -40,6 +40,7 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
     building        the network of a configuration
     parsing         help, mistakes and configurations of all commands
     experiments     the commands beside fit
+    report          a results folder → a page to look at
     signals         what ends a run from outside
     completion      what a shell needs to complete commands
     cli             the command line

@@ -49,6 +49,7 @@ QUIET = (
 EXPERIMENTS = "fgvis_lightning.experiments."
 COMMANDS = {
     "fit": ("fgvis_lightning.cli", "explain images: masks, panels, tables, TensorBoard"),
+    "report": ("fgvis_lightning.report.command", "a results folder as one page to look at, sort and filter"),
     "compare": (EXPERIMENTS + "comparison", "FGVis beside eight other methods, in pictures and costs"),
     "evaluate": (EXPERIMENTS + "evaluation", "how faithful explanations are: curves, metrics, best and worst"),
     "bias": (EXPERIMENTS + "bias", "whether a network goes by color, or by position"),
@@ -166,6 +167,7 @@ class FGVisCLI(LightningCLI):
         print(f"{written:,} of {data.total:,} items explained{already}.")
         panels = f"{output / 'panels'} and " if self.run.writer.panels else ""
         print(f"Look at {panels}{output / 'summary.csv'}")
+        print(f"and at all of it as a page, with: python train.py report {output}")
         if isinstance(self.trainer.logger, TensorBoardLogger):
             print(f"and at masks and curves with: tensorboard --logdir {Path(self.trainer.logger.log_dir)}")
         self.run.check()

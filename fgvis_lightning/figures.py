@@ -137,9 +137,13 @@ def heat(saliency: Tensor) -> Tensor:
 def brightened(values: Tensor) -> Tensor:
     """Values of any shape, cut off below at 0 and divided by their 99.8 % quantile, in [0,1]."""
     values = values.float().clamp(min=0)
+    return (values / brightest(values)).clamp(max=1)
+
+
+def brightest(values: Tensor) -> Tensor:
+    """The 99.8 % quantile of values ≥ 0, a scalar; where that is 0, the largest of them; never 0."""
     top = values.flatten().sort().values[int(0.998 * (values.numel() - 1))]
-    top = top if top > 0 else values.max().clamp(min=torch.finfo(values.dtype).tiny)
-    return (values / top).clamp(max=1)
+    return top if top > 0 else values.max().clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def grid(

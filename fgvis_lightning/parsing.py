@@ -43,8 +43,7 @@ class MissingError(InputError):
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        options = " and ".join(f"--{name}" for name in names)
-        super().__init__(f"Expected {options}, but got nothing. --help shows what the command needs.")
+        super().__init__(f"Expected {' and '.join(names)}, but got nothing. --help shows what the command needs.")
 
 
 class Parser(LightningArgumentParser):
@@ -84,7 +83,9 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if match := re.match(r"the following arguments are required: (.*)", message):
-            raise MissingError([name.removeprefix("fit.") for name in match[1].split(", ")]) from ex
+            positional = {action.dest for action in self._actions if not action.option_strings}
+            names = [name.removeprefix("fit.") for name in match[1].split(", ")]
+            raise MissingError([name.upper() if name in positional else f"--{name}" for name in names]) from ex
         parser = getattr(ex, "subcommand_parser", None) or self
         raise InputError(explained(message, options_of(parser))) from ex
 
@@ -121,25 +122,28 @@ def explained(message: str, known: Sequence[str]) -> str:
 def short_help(parser: argparse.ArgumentParser, width: int | None = None) -> str:
     """What most runs need, in lines of at most ``width`` columns, those of the terminal unless given."""
     width = min(width or shutil.get_terminal_size().columns, 110)
-    known = {action.dest: action for action in parser._actions if action.option_strings}
-    own = [dest for dest in known if "." not in dest and dest not in SHOWN and _is_own(known[dest])]
-    shared = [dest for dest in SHOWN if dest in known]
-    trainer = [dest for dest in shared if dest.startswith("trainer.")]
+    known = {f"--{action.dest}": action for action in parser._actions if action.option_strings}
+    known |= {action.dest.upper(): action for action in parser._actions if not action.option_strings}
+    # What all commands share that work on images; others have options of the same names with another meaning.
+    shared = {f"--{dest}": text for dest, text in SHOWN.items() if f"--{dest}" in known and "--config" in known}
+    own = [name for name, action in known.items() if "." not in name and name not in shared and _is_own(action)]
+    trainer = [name for name in shared if name.startswith("--trainer.")]
     needed = getattr(parser, "needed", ())
-    order = list(dict.fromkeys([*needed, *(dest for dest in shared if dest not in trainer), *own, *trainer]))
+    order = list(dict.fromkeys([*needed, *(name for name in shared if name not in trainer), *own, *trainer]))
     prog = parser.prog.replace(" [options]", "")
-    usage = " ".join(["usage:", prog, *(f"--{dest} …" for dest in needed), "[options]"])
+    usage = " ".join(["usage:", prog, *(f"{name} …" if "--" in name else name for name in needed), "[options]"])
     lines = [*wrap(usage, width, subsequent_indent="         "), "", *wrap(parser.description or "", width), ""]
-    column = max(map(len, order)) + 6
-    for dest in order:
-        text = SHOWN.get(dest) or _clause(known[dest].help or "")
-        if (default := known[dest].default) not in (None, "", argparse.SUPPRESS):
+    column = max(map(len, order)) + 4
+    for name in order:
+        text = shared.get(name) or _clause(known[name].help or "")
+        if (default := known[name].default) not in (None, "", argparse.SUPPRESS):
             text += f" ({shorten(str(default), 40, placeholder='…')})"
         begin, *rest = wrap(text, width - column) or [""]
-        lines += [f"{'  --' + dest:{column}}{begin}", *(" " * column + line for line in rest)]
-    more = len([dest for dest in known if dest not in order and dest not in HIDDEN])
-    lines += ["", f"{prog} --help_all shows {more} more options;"]
-    lines += [f"{prog} --print_config prints all as commented YAML."]
+        lines += [f"{'  ' + name:{column}}{begin}", *(" " * column + line for line in rest)]
+    more = len([name for name, action in known.items() if name not in order and action.dest not in HIDDEN])
+    if "--config" in known:
+        lines += ["", f"{prog} --help_all shows {more} more options;"]
+        lines += [f"{prog} --print_config prints all as commented YAML."]
     return "\n".join(lines) + "\n"
 
 

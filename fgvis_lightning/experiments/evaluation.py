@@ -7,6 +7,7 @@ the same items, those that every method has::
                                        differences from the reference method's, image by image
     <output>/evaluation_items.csv      each item by itself
     <output>/curves.pdf, .png          the mean deletion and insertion curves
+    <output>/curves.safetensors        those of each item, (N,2,S): deletion and insertion
     <output>/extremes.pdf, .png        the items of the reference method with the best and the worst deletion AUC
 """
 
@@ -46,7 +47,7 @@ from fgvis_lightning.metrics import (
 )
 from fgvis_lightning.network import Classifier, load_classifier
 from fgvis_lightning.parsing import Parser
-from fgvis_lightning.store import SUFFIX, Attribution, Explanation, load_item, write_whole
+from fgvis_lightning.store import SUFFIX, Attribution, Explanation, load_item, save_tensor, write_whole
 from fgvis_lightning.tables import Table
 
 METRICS = {
@@ -145,6 +146,7 @@ def main(args: Sequence[str]) -> None:
     write_whole(output / "evaluation.md", markdown.encode())
     print(f"\n{markdown}")
     draw_curves(output / "curves", judgements, list(methods))
+    save_curves(output / "curves.safetensors", judgements, config.profile)
     if config.extremes:
         draw_extremes(output / "extremes", judgements, methods[reference], reference, classifier, config.extremes)
     sheet = f" and {output / 'extremes.png'}" if config.extremes else ""
@@ -252,6 +254,13 @@ def _of_masks(network: Any, x: Tensor, items: Sequence[Any], targets: Tensor, cl
         "sparsity": sparsity(evidence),
         "connectedness": connectedness(evidence),
     }
+
+
+def save_curves(path: Path, judgements: Sequence[Judgement], profile: str) -> None:
+    """Each item's deletion and insertion curve as one tensor ``curves`` (N,2,S); ``items`` names the N rows."""
+    both = torch.stack([torch.stack([one.deletion, one.insertion]) for one in judgements])
+    items = json.dumps([(one.id, one.method) for one in judgements])
+    save_tensor(path, "curves", both.float(), {"items": items, "profile": profile})
 
 
 def item_table(judgements: Sequence[Judgement], profile: str) -> Table:

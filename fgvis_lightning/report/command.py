@@ -1,0 +1,55 @@
+"""``python train.py report FOLDER``: what is in a results folder, as a page to look at.
+
+Takes the results folder of any command and writes one page that needs no server and no network::
+
+    <folder>/report.html          or, where one file would be too large,
+    <folder>/report/index.html    with pictures beside it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.parsing import Parser
+from fgvis_lightning.report.gather import DAMAGED, FAILED, gather
+from fgvis_lightning.report.page import write_page
+
+MEGABYTE = 1e6
+
+
+def make_parser() -> Parser:
+    """The options of ``report``."""
+    description = (__doc__ or "").partition("\n\n")[2].partition("::")[0]
+    parser = Parser(prog="fgvis report", description=description)
+    parser.add_argument("folder", type=str, help="Results folder of any command.")
+    parser.add_argument("--output", type=str | None, help="The page, FILE.html; <folder>/report.html unless given.")
+    parser.add_argument(
+        "--limit", type=float, default=50.0, help="Most megabytes of one file; where it takes more, a folder is made."
+    )
+    return parser
+
+
+def main(args: Sequence[str]) -> None:
+    """Parse the command line, read the folder, and write the page.
+
+    Raises:
+        InputError: a user's mistake, or a folder without results.
+    """
+    config = make_parser().parse_args(list(args))
+    output = Path(config.output) if config.output else Path(config.folder) / "report.html"
+    if output.suffix != ".html":
+        raise InputError(f"Expected --output to be a file FILE.html, but got {output}.")
+    results = gather(Path(config.folder))
+
+    def progress(done: int, total: int) -> None:
+        if done % 100 == 0 and done < total:
+            print(f"{done:,} of {total:,} items drawn", flush=True)
+
+    written = write_page(results, output, config.limit * MEGABYTE, progress)
+    missing = [entry for entry in results.entries if entry.state in (FAILED, DAMAGED)]
+    items = len({entry.id for entry in results.entries if entry.state not in (FAILED, DAMAGED)})
+    left_out = f", {len(missing):,} failed or damaged" if missing else ""
+    print(f"{items:,} items{left_out}; {written.size / MEGABYTE:.1f} MB")
+    print(f"Look at {written.path}")

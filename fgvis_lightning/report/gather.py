@@ -1,0 +1,235 @@
+"""A results folder of any command → what is in it, without its pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import safe_open
+
+from fgvis_lightning import folder as results
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.names import printable, slug
+from fgvis_lightning.report.sections import Section, coverage_section, find_sections
+from fgvis_lightning.store import SUFFIX, UNREADABLE, Attribution, Explanation, load_item
+
+Curves = tuple[list[float], list[float]]
+"""Score of the class, from none of the pixels to all: deleted, and inserted."""
+
+JUDGED = "evaluation_items.csv"
+REACHED, MISSED, EXPLAINED = "reached", "missed", "explained"  # the level of lam: auto; or there is none
+FAILED, DAMAGED = "failed", "damaged"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An item by one method; or what is not there, and why.
+
+    Attributes:
+        method: name of the method, or of the folder that has it.
+        id: of the item; of the image, where it could not be read.
+        state: one of `REACHED`, `MISSED`, `EXPLAINED`, `FAILED` and `DAMAGED`.
+        path: its explanation file, where there is one.
+        reason: why it failed or is damaged.
+        name: of the target class.
+        target: index of the target class.
+        image: path of the image.
+        score_image: of the target class on the image.
+        score_explanation: likewise on the explanation; a map has none.
+        sparsity: share of the image that is not evidence; a map has none.
+        values: what ``evaluate`` has measured, by metric.
+        curves: likewise.
+        metadata: what the file says.
+    """
+
+    method: str
+    id: str
+    state: str
+    path: Path
+    reason: str = ""
+    name: str = ""
+    target: int | None = None
+    image: str = ""
+    score_image: float | None = None
+    score_explanation: float | None = None
+    sparsity: float | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
+    curves: Curves | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is in a results folder.
+
+    Attributes:
+        folder: it.
+        title: its name.
+        entries: items and failures.
+        sections: what the commands beside ``fit`` have found.
+    """
+
+    folder: Path
+    title: str
+    entries: tuple[Entry, ...]
+    sections: tuple[Section, ...]
+
+
+def gather(folder: Path) -> Results:
+    """Read a results folder; damaged files are among the entries.
+
+    Raises:
+        InputError: it is not there, or has no results.
+    """
+    if not folder.is_dir():
+        raise InputError(f"Expected a results folder, but there is none at {folder}.")
+    places = _places(folder)
+    judged = _Judged(places)
+    sources = _sources(places) or judged.sources
+    entries = tuple(entry for source in sources for entry in _entries(source, judged, alone=len(sources) == 1))
+    sections = list(find_sections(places))
+    for number, source in enumerate(sources):
+        name = f": {printable(source.name)}" if len(sources) > 1 else ""
+        section = coverage_section(source, f"gates-{number}", name)
+        sections += [section] if section else []
+    if not entries and not sections:
+        raise InputError(
+            f"Expected a results folder, but {folder} has no explanations, failures or tables. Make some with: "
+            f"python train.py fit --config configs/quickstart.yaml --output {folder}"
+        )
+    return Results(folder, printable(folder.resolve().name), entries, tuple(sections))
+
+
+def _places(folder: Path) -> list[Path]:
+    """A folder, and the folders in it."""
+    return [folder, *sorted(sub for sub in folder.glob("[!.]*") if sub.is_dir())]
+
+
+def _sources(places: Sequence[Path]) -> list[Path]:
+    """The folders with items: the first place if it has any, as that of ``fit``; else those of several methods."""
+
+    def filled(place: Path) -> bool:
+        return results.count_finished(place) > 0 or bool(results.unreadable(place))
+
+    if places and filled(places[0]):
+        return [places[0]]
+    # A comparison's own order; else that of the names.
+    methods = _config(places[0]).get("methods") if places else None
+    order = [slug(str(name)) for name in methods] if isinstance(methods, dict) else []
+    found = [place for place in places if filled(place)]
+    return sorted(found, key=lambda place: order.index(place.name) if place.name in order else len(order))
+
+
+def _config(place: Path) -> dict[str, Any]:
+    """The options of the command that has filled a folder; nothing where it does not say."""
+    try:
+        config = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
+    """The items of one method, in the order of their ids, and its failures."""
+    method = printable(source.resolve().name)
+    read: list[Entry] = []
+    for path in results.files(source):
+        id = path.name.removesuffix(SUFFIX)
+        try:
+            item = _load(path)
+        except InputError as error:
+            read.append(Entry(method, printable(id), DAMAGED, path, printable(str(error))))
+            continue
+        says = item.metadata
+        if isinstance(item, Attribution):
+            method = printable(item.method)
+            score = sparsity = None
+        else:
+            score, sparsity = float(item.score_explanation), float(item.sparsity)
+        values, curves = judged.of(method, id, alone)
+        read.append(
+            Entry(
+                method=method,
+                id=printable(id),
+                state={"true": REACHED, "false": MISSED}.get(says.get("feasible", ""), EXPLAINED),
+                path=path,
+                name=printable(says.get("name", f"class {says['target']}")),
+                target=int(item.targets),
+                image=printable(says.get("image", "")),
+                score_image=float(item.score_image),
+                score_explanation=score,
+                sparsity=sparsity,
+                values=values,
+                curves=curves,
+                metadata={printable(name): printable(text) for name, text in says.items()},
+            )
+        )
+    yield from (replace(entry, method=method) for entry in read)
+    for id, reason in results.failures(source).items():
+        yield Entry(method, printable(id), FAILED, source / results.FAILURES / f"{id}.txt", printable(reason))
+
+
+def _load(path: Path) -> Explanation | Attribution:
+    """An item whose mask is (3,H,W), or map (H,W).
+
+    Raises:
+        InputError: it is damaged, or of another shape.
+    """
+    item = load_item(path)
+    shape = tuple(item.map.shape if isinstance(item, Attribution) else item.mask.shape)[1:]
+    fits = len(shape) == 2 if isinstance(item, Attribution) else len(shape) == 3 and shape[0] == 3
+    if not fits or 0 in shape:
+        raise InputError(f"Expected a mask (3,H,W) or a map (H,W), but that of {path} is {shape}.")
+    return item
+
+
+class _Judged:
+    """What ``evaluate`` has left: its numbers and curves by method and item.
+
+    Args:
+        places: folders that may have them.
+    """
+
+    def __init__(self, places: Sequence[Path]) -> None:
+        self.values: dict[str, dict[str, dict[str, float]]] = {}
+        self.curves: dict[tuple[str, str], Curves] = {}
+        self.sources: list[Path] = []
+        for place in places:
+            if (place / JUDGED).is_file():
+                self._read(place)
+
+    def _read(self, place: Path) -> None:
+        table = place / JUDGED
+        with suppress(OSError, ValueError, csv.Error, KeyError), table.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                id, method = row["id"], row["method"]
+                numbers = {name: _number(text) for name, text in row.items()}
+                known = {name: value for name, value in numbers.items() if value is not None and name != "target"}
+                self.values.setdefault(method, {})[id] = known
+        # Of an evaluation without items of its own: where those that it has judged are.
+        judged = _config(place).get("results")
+        for name in judged if isinstance(judged, list) else []:
+            self.sources += _sources(_places(Path(str(name))))
+        with suppress(*UNREADABLE), safe_open(place / "curves.safetensors", framework="pt") as file:
+            rows = json.loads((file.metadata() or {})["items"])
+            for (id, method), (deletion, insertion) in zip(rows, file.get_tensor("curves").tolist(), strict=True):
+                self.curves[method, id] = deletion, insertion
+
+    def of(self, method: str, id: str, alone: bool) -> tuple[Mapping[str, float], Curves | None]:
+        """Numbers and curves of an item; of one method alone they are those of the one that was judged."""
+        if alone and method not in self.values and len(self.values) == 1:
+            method = next(iter(self.values))
+        return self.values.get(method, {}).get(id, {}), self.curves.get((method, id))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None

@@ -1,0 +1,174 @@
+"""All items in numbers and plots."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from fgvis_lightning.report.gather import DAMAGED, FAILED, MISSED, REACHED, Entry, Results
+from fgvis_lightning.report.sections import Rows
+
+BINS = 20
+MOST_POINTS = 3000
+"""Points of a plot; of more items so many, evenly spread."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many items have a value between 0 and 1.
+
+    Attributes:
+        title: what is counted.
+        counts: of `BINS` equal intervals.
+        median: of the values.
+    """
+
+    title: str
+    counts: tuple[int, ...]
+    median: float
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What is said of all items.
+
+    Attributes:
+        facts: name → number, in a few words.
+        setup: name → what the items were made with.
+        histograms: of scores, sparsity and AUC.
+        points: sparsity, score on the explanation, and the number of the entry.
+        methods: a row for each, where there are several.
+        classes: the most frequent ones.
+        failures: what is missing and why.
+        judged: whether some items have deletion and insertion AUC.
+    """
+
+    facts: tuple[tuple[str, str], ...]
+    setup: tuple[tuple[str, str], ...]
+    histograms: tuple[Histogram, ...]
+    points: tuple[tuple[float, float, int], ...]
+    methods: Rows | None
+    classes: Rows | None
+    failures: Rows | None
+    judged: bool
+
+
+def look_over(results: Results) -> Overview:
+    """Sum up."""
+    done = [entry for entry in results.entries if entry.state not in (FAILED, DAMAGED)]
+    missing = [entry for entry in results.entries if entry.state in (FAILED, DAMAGED)]
+    methods = list(dict.fromkeys(entry.method for entry in results.entries))
+    failures = tuple((entry.method, entry.id, entry.state, entry.reason) for entry in missing)
+    return Overview(
+        facts=_facts(done, missing, methods),
+        setup=_setup(done),
+        histograms=_histograms(done),
+        points=_points(results.entries),
+        methods=_methods(done, methods) if len(methods) > 1 else None,
+        classes=_classes(done),
+        failures=Rows("What is missing, and why", ("of", "name", "what", "reason"), failures) if missing else None,
+        judged=any(entry.values for entry in done),
+    )
+
+
+def _facts(done: Sequence[Entry], missing: Sequence[Entry], methods: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    facts = [("items", f"{len({entry.id for entry in done}):,}")]
+    if len(methods) > 1:
+        facts.append(("methods", str(len(methods))))
+    facts.append(("classes", f"{len({entry.name for entry in done}):,}"))
+    facts.append(("missing", f"{len(missing):,}"))
+    known = [entry.state for entry in done if entry.state in (REACHED, MISSED)]
+    if known:
+        facts.append(("level reached", f"{100 * known.count(REACHED) / len(known):.0f} %"))
+    facts += [(f"median {name}", f"{median(values):.3f}") for name, values in _numbers(done).items() if values]
+    return tuple(facts)
+
+
+def _setup(done: Iterable[Entry]) -> tuple[tuple[str, str], ...]:
+    """The settings that matter most, with all values that some item has."""
+    settings, found = _settings(done), []
+    for name in ("network", "game", "lam", "level", "iterations", "noise", "defended"):
+        words = list(dict.fromkeys(_word(value) for one in settings if (value := one.get(name)) is not None))
+        if words:
+            shown = ", ".join(words[:4]) + (", …" if len(words) > 4 else "")
+            found.append(("λ" if name == "lam" else name, shown))
+    return tuple(found)
+
+
+def _word(value: object) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def _settings(done: Iterable[Entry]) -> list[dict[str, object]]:
+    """Those that the items were made with, each once."""
+    found = []
+    for text in dict.fromkeys(entry.metadata.get("settings", "") for entry in done):
+        try:
+            found.append(dict(json.loads(text)))
+        except (ValueError, TypeError):
+            continue
+    return found
+
+
+def _numbers(done: Iterable[Entry]) -> dict[str, list[float]]:
+    """The values that items have, by name."""
+    done = list(done)
+
+    def known(values: Iterable[float | None]) -> list[float]:
+        return [value for value in values if value is not None and value == value]
+
+    images = {entry.id: entry.score_image for entry in done}  # the same for every method
+    return {
+        "score on the image": known(images.values()),
+        "score on the explanation": known(entry.score_explanation for entry in done),
+        "sparsity": known(entry.sparsity for entry in done),
+        "deletion AUC": known(entry.values.get("deletion") for entry in done),
+        "insertion AUC": known(entry.values.get("insertion") for entry in done),
+    }
+
+
+def _histograms(done: Sequence[Entry]) -> tuple[Histogram, ...]:
+    found = []
+    for title, values in _numbers(done).items():
+        if len(values) > 1:
+            bins = Counter(min(BINS - 1, max(0, int(BINS * value))) for value in values)
+            found.append(Histogram(title, tuple(bins[place] for place in range(BINS)), median(values)))
+    return tuple(found)
+
+
+def _points(entries: Sequence[Entry]) -> tuple[tuple[float, float, int], ...]:
+    points = [
+        (entry.sparsity, entry.score_explanation, number)
+        for number, entry in enumerate(entries)
+        if entry.sparsity is not None and entry.score_explanation is not None
+    ]
+    return tuple(points[:: -(-len(points) // MOST_POINTS) or 1])
+
+
+def _methods(done: Sequence[Entry], methods: Sequence[str]) -> Rows:
+    """Medians of each method's items, of what some method has."""
+    shown = [name for name, values in _numbers(done).items() if values]
+    rows = []
+    for method in methods:
+        own = [entry for entry in done if entry.method == method]
+        numbers = _numbers(own)
+        medians = (f"{median(numbers[name]):.3f}" if numbers[name] else "" for name in shown)
+        rows.append((method, f"{len(own):,}", *medians))
+    return Rows("Methods", ("method", "items", *(f"median {name}" for name in shown)), tuple(rows))
+
+
+def _classes(done: Sequence[Entry]) -> Rows | None:
+    """The ten most frequent classes, with the medians of their items."""
+    count = Counter(entry.name for entry in done)
+    if len(count) < 2:
+        return None
+    rows = []
+    for name, _ in sorted(count.items(), key=lambda pair: (-pair[1], pair[0]))[:10]:
+        own = _numbers(entry for entry in done if entry.name == name)
+        shown = own["score on the image"], own["score on the explanation"], own["sparsity"]
+        rows.append((name, f"{count[name]:,}", *(f"{median(values):.3f}" if values else "" for values in shown)))
+    columns = ("class", "items", "score on the image", "score on the explanation", "sparsity")
+    return Rows(f"{'Most frequent classes' if len(count) > 10 else 'Classes'}, medians", columns, tuple(rows))

@@ -1,0 +1,244 @@
+"""Results → HTML: one file, or a folder where that would be too large.
+
+A page works from a ``file:`` address, without a server. What the view of an item needs is text within the page, or a
+script of its own beside it, and is only read when the item is opened. A policy in the page's head keeps it from loading
+anything else, and from running any script that it was not made with.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.resources import files as resources
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import fgvis_lightning
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.names import printable
+from fgvis_lightning.report.gather import DAMAGED, FAILED, Entry, Results
+from fgvis_lightning.report.overview import look_over
+from fgvis_lightning.report.pictures import Pictures, figure_url, make_pictures, url
+from fgvis_lightning.store import write_whole
+
+SCRIPTS = ("stage.js", "curves.js", "detail.js", "list.js")
+ITEMS, THUMBNAILS = "items", "thumbnails"  # folders beside the page, where it is not one file
+GENERATOR = '<meta name="generator" content="fgvis_lightning report">'
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        path: the page.
+        size: bytes, of all files together.
+    """
+
+    path: Path
+    size: int
+
+
+@dataclass
+class _Files:
+    """Pictures on their way: kept until they are too many for one file, then written into a folder.
+
+    Attributes:
+        folder: where they go then.
+        limit: bytes of one file.
+        apart: whether they are in the folder.
+        views: number of an entry → JSON of its view; those that are kept.
+        thumbnails: number of an entry → its thumbnail; likewise.
+        size: bytes of all of them.
+    """
+
+    folder: Path
+    limit: float
+    apart: bool = False
+    views: dict[int, str] = field(default_factory=dict)
+    thumbnails: dict[int, bytes] = field(default_factory=dict)
+    size: int = 0
+
+    def add(self, number: int, view: str, thumbnail: bytes) -> None:
+        """Take the pictures of one entry."""
+        self.views[number], self.thumbnails[number] = view, thumbnail
+        self.size += len(view) + (len(thumbnail) if self.apart else 4 * len(thumbnail) // 3)
+        if self.size > self.limit and not self.apart:
+            self.apart = True
+            for name in (ITEMS, THUMBNAILS):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+        if self.apart:
+            for place, text in self.views.items():
+                write_whole(self.folder / ITEMS / f"{place}.js", f"received({place}, {text});\n".encode())
+                write_whole(self.folder / THUMBNAILS / f"{place}.jpg", self.thumbnails[place])
+            self.views.clear()
+            self.thumbnails.clear()
+
+
+def write_page(
+    results: Results, output: Path, limit: float, progress: Callable[[int, int], object] = lambda done, total: None
+) -> Written:
+    """Write the page of a results folder.
+
+    Args:
+        results: of `fgvis_lightning.report.gather.gather`.
+        output: the file; where it would be too large, a folder of that name without its suffix, with ``index.html``.
+        limit: bytes of pictures up to which it is one file.
+        progress: told how many entries of how many are done.
+    """
+    folder = output.with_suffix("")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
+    files, rows = _Files(folder, limit), []
+    for number, entry in enumerate(results.entries):
+        rows.append(_row(entry))
+        if entry.state not in (FAILED, DAMAGED):
+            pictures = make_pictures(entry)
+            files.add(number, _json(_view(entry, pictures)), pictures.thumbnail)
+            rows[-1]["thumbnail"] = f"{THUMBNAILS}/{number}.jpg"
+        progress(number + 1, len(results.entries))
+    for number, thumbnail in files.thumbnails.items():
+        rows[number]["thumbnail"] = url(thumbnail)
+    page = render(results, rows, files.views, files.apart).encode()
+    path = folder / "index.html" if files.apart else output
+    if files.apart and _is_ours(output):
+        output.unlink()
+    write_whole(path, page)
+    return Written(path, len(page) + (files.size if files.apart else 0))
+
+
+def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str], apart: bool) -> str:
+    """The page as text.
+
+    Args:
+        results: what it shows.
+        rows: an object for each entry, for the page's scripts.
+        views: number of an entry → JSON of its view, for those that are in the page.
+        apart: whether views and thumbnails are files beside the page.
+    """
+    environment = Environment(
+        loader=PackageLoader("fgvis_lightning.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    texts = resources("fgvis_lightning.report") / "templates"
+    style = (texts / "style.css").read_text(encoding="utf-8")
+    script = "\n".join((texts / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    near = " 'self' file:" if apart else ""
+    policy = (
+        f"default-src 'none'; img-src data:{near}; style-src '{_hash(style)}'; script-src '{_hash(script)}'{near}; "
+        f"base-uri 'none'; form-action 'none'"
+    )
+    return environment.get_template("page.html.j2").render(
+        results=results,
+        overview=look_over(results),
+        version=fgvis_lightning.__version__,
+        generator=Markup(GENERATOR),
+        policy=policy,
+        style=Markup(style),
+        script=Markup(script),
+        rows=Markup(_json(rows)),
+        views={number: Markup(text) for number, text in views.items()},
+        figure=figure_url,
+        evaluate=_evaluate(results.folder),
+    )
+
+
+def _evaluate(folder: Path) -> str:
+    """The command that makes curves, for a shell."""
+    results, output = json.dumps([str(folder)], ensure_ascii=False), str(folder / "evaluation")
+    return printable(f"python train.py evaluate --results {quote(results)} --output {quote(output)}")
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    """What the list knows of an entry."""
+    return {
+        "method": entry.method,
+        "id": entry.id,
+        "state": entry.state,
+        "name": entry.name,
+        "image": entry.image,
+        "reason": entry.reason,
+        "score_image": _rounded(entry.score_image),
+        "score_explanation": _rounded(entry.score_explanation),
+        "sparsity": _rounded(entry.sparsity),
+        "deletion": _rounded(entry.values.get("deletion")),
+        "insertion": _rounded(entry.values.get("insertion")),
+    }
+
+
+def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
+    """What the view of an entry needs beside its row."""
+    hidden = ("settings", "coverage")
+    shown = {name: getattr(pictures, name) for name in ("image", "evidence", "heat", "shown", "panel")}
+    return {
+        "game": entry.metadata.get("game", ""),
+        "problem": pictures.problem,
+        **{name: None if data is None else url(data) for name, data in shown.items()},
+        "scale": pictures.scale,
+        "top": pictures.top,
+        "means": [_rounded(mean) for mean in pictures.means],
+        "background": pictures.background,
+        "values": {name: _rounded(value) for name, value in entry.values.items()},
+        "curves": entry.curves and [[_rounded(value) for value in curve] for curve in entry.curves],
+        "metadata": {name: text for name, text in sorted(entry.metadata.items()) if name not in hidden},
+        "settings": _settings(entry),
+    }
+
+
+def _settings(entry: Entry) -> dict[str, str]:
+    try:
+        says = dict(json.loads(entry.metadata["settings"]))
+    except (KeyError, ValueError, TypeError):
+        return {}
+    return {printable(str(name)): printable(str(value)) for name, value in says.items()}
+
+
+def _rounded(value: float | None) -> float | None:
+    """To six digits, more than are shown; JSON has no NaN."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+
+
+def _json(value: object) -> str:
+    """JSON that cannot end the element of HTML that it is in, nor begin another."""
+    text = json.dumps(value, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _hash(text: str) -> str:
+    """As the page's policy names what may be in it."""
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an earlier run has written this page."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return GENERATOR in file.read(4000)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run has written into this folder.
+
+    Raises:
+        InputError: there is something else at its place.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"Expected {folder} to be a folder or free, but it is a file. Choose another --output.")
+    if _is_ours(folder / "index.html"):
+        for name, suffix in ((ITEMS, ".js"), (THUMBNAILS, ".jpg")):
+            for path in (folder / name).glob(f"[0-9]*{suffix}"):
+                path.unlink()
+        (folder / "index.html").unlink()

@@ -1,0 +1,194 @@
+"""One item → the pictures of its view, as bytes of PNG and JPEG files.
+
+The mask is kept pixel by pixel, as PNG in 8 bits, divided by its largest value. The image is what the network got, as
+JPEG; the page computes the explanation from the two.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.figures import brightened, brightest, heat
+from fgvis_lightning.images import load_image
+from fgvis_lightning.names import printable
+from fgvis_lightning.network import Preprocessing
+from fgvis_lightning.report.gather import Entry
+from fgvis_lightning.store import SUFFIX, Explanation, load_item
+
+THUMBNAIL = 112
+"""Height of a thumbnail, and width of each of its two pictures."""
+
+WIDEST = 2400
+"""Figures that are wider are made smaller."""
+
+SMALL = 300_000
+"""Bytes up to which a figure stays as it is."""
+
+SETTINGS = ("size", "resize", "interpolation", "mean", "std")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the view of an item shows.
+
+    Attributes:
+        image: what the network got, as JPEG; None where the file is gone.
+        problem: why, where it is.
+        evidence: of a mask, its evidence divided by ``scale``, as PNG, by color channel.
+        scale: largest evidence.
+        top: the evidence from which on a brightened mask is white.
+        means: of the evidence in the channels red, green and blue.
+        background: what the explanation has where there is no evidence, red, green and blue in [0,1].
+        heat: of a map, its colors from black to bright, as PNG.
+        shown: of a map, the image multiplied by it, as JPEG.
+        panel: the panel of the run, as JPEG, where the image is gone.
+        thumbnail: image and evidence side by side, as JPEG.
+    """
+
+    thumbnail: bytes
+    image: bytes | None = None
+    problem: str = ""
+    evidence: bytes | None = None
+    scale: float = 1.0
+    top: float = 1.0
+    means: tuple[float, ...] = ()
+    background: tuple[float, ...] = ()
+    heat: bytes | None = None
+    shown: bytes | None = None
+    panel: bytes | None = None
+
+
+def make_pictures(entry: Entry) -> Pictures:
+    """The pictures of an item that has an explanation file.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    item = load_item(entry.path)
+    size = item.saliency().shape[-2:]
+    preprocessing = _preprocessing(entry.metadata, (int(size[0]), int(size[1])))
+    image, problem = _image(entry, preprocessing)
+    if image is not None and image.shape[-2:] != size:
+        image, problem = None, f"{entry.image} does not come out in the size of the explanation."
+    panel = None if image is not None else _panel(entry.path.parent.parent / "panels" / f"{_stem(entry.path)}.png")
+    photo = None if image is None else _jpeg(image, 92)
+    if isinstance(item, Explanation):
+        evidence = item.evidence[0].nan_to_num()
+        scale = float(evidence.max()) or 1.0
+        bright = brightened(evidence)
+        return Pictures(
+            thumbnail=_thumbnail(image, bright),
+            image=photo,
+            problem=problem,
+            evidence=_png(evidence / scale),
+            scale=scale,
+            top=float(brightest(evidence)),
+            means=tuple(evidence.mean((1, 2)).tolist()),
+            background=tuple(preprocessing.background().flatten().tolist()),
+            panel=panel,
+        )
+    saliency = item.saliency()[0].float().nan_to_num()
+    colors = heat(saliency)
+    return Pictures(
+        thumbnail=_thumbnail(image, colors),
+        image=photo,
+        problem=problem,
+        heat=_png(colors),
+        shown=None if image is None else _jpeg(image * brightened(saliency), 92),
+        panel=panel,
+    )
+
+
+def _preprocessing(metadata: Mapping[str, str], size: tuple[int, int]) -> Preprocessing:
+    """As the file says; where it does not, ImageNet's for the size of the mask."""
+    given: dict[str, Any]
+    try:
+        says = json.loads(metadata["settings"])
+        given = {name: tuple(says[name]) if isinstance(says[name], list) else says[name] for name in SETTINGS}
+        return Preprocessing(**given)
+    except (KeyError, ValueError, TypeError):
+        return Preprocessing(size=size, resize=min(size))
+
+
+def _image(entry: Entry, preprocessing: Preprocessing) -> tuple[Tensor | None, str]:
+    """What the network got (3,H,W) in [0,1], or why it cannot be had any more."""
+    if not entry.image:
+        return None, "Expected the path of an image, but the file does not say it."
+    try:
+        return load_image(entry.image, preprocessing, upscale=True) / 255, ""
+    except (InputError, ValueError) as error:
+        return None, printable(str(error))
+
+
+def _thumbnail(image: Tensor | None, evidence: Tensor) -> bytes:
+    side = [THUMBNAIL, THUMBNAIL]
+    small = F.adaptive_max_pool2d(evidence[None], THUMBNAIL)[0]  # a mean would lose single pixels
+    both = [small] if image is None else [tvf.resize(image, side, antialias=True), small]
+    return _jpeg(torch.cat(both, 2), 82)
+
+
+def _pil(picture: Tensor) -> Image.Image:
+    """A picture (3,H,W) in [0,1]."""
+    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def _png(picture: Tensor) -> bytes:
+    file = BytesIO()
+    _pil(picture).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _jpeg(picture: Tensor | Image.Image, quality: int) -> bytes:
+    file = BytesIO()
+    pil = _pil(picture) if isinstance(picture, Tensor) else picture
+    pil.save(file, "JPEG", quality=quality, subsampling=0 if quality > 90 else 2)
+    return file.getvalue()
+
+
+def _panel(path: Path) -> bytes | None:
+    try:
+        with Image.open(path) as file:
+            return _jpeg(file.convert("RGB"), 85)
+    except (OSError, Image.DecompressionBombError):
+        return None
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(SUFFIX)
+
+
+def figure_url(path: Path) -> tuple[str, int, int] | None:
+    """A figure's file as a URL that needs no file, with its width and height; None where it cannot be read."""
+    try:
+        data = path.read_bytes()
+        with Image.open(BytesIO(data)) as file:
+            width, height = file.size
+            if len(data) <= SMALL and width <= WIDEST:
+                return url(data), width, height
+            scale = min(1.0, WIDEST / width)
+            smaller = file.convert("RGB").resize(
+                (round(scale * width), round(scale * height)), Image.Resampling.LANCZOS
+            )
+            return url(_jpeg(smaller, 88)), *smaller.size
+    except (OSError, Image.DecompressionBombError):
+        return None
+
+
+def url(data: bytes) -> str:
+    """Bytes of a PNG or JPEG file as a URL that needs no file."""
+    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{b64encode(data).decode()}"

@@ -1,0 +1,196 @@
+"""What the commands beside ``fit`` leave in their folders: tables and figures, under a heading for each command."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fgvis_lightning.names import printable
+
+BIAS = "_ranking"
+"""How the name of a file ends that every pair of a bias analysis has."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table.
+
+    Attributes:
+        caption: what it tells.
+        columns: their names.
+        rows: a text for each column.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A figure that is there as a file.
+
+    Attributes:
+        path: the file.
+        caption: what it shows.
+    """
+
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one command has found.
+
+    Attributes:
+        anchor: its place on the page.
+        title: of the section.
+        text: how to read it.
+        plates: figures.
+        tables: tables.
+    """
+
+    anchor: str
+    title: str
+    text: str
+    plates: tuple[Plate, ...] = ()
+    tables: tuple[Rows, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """The files of a command, without their suffixes → what they tell."""
+
+    anchor: str
+    title: str
+    text: str
+    plates: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, str] = field(default_factory=dict)
+
+
+_KINDS = (
+    _Kind(
+        "comparison",
+        "Comparison of methods",
+        "The same items by several methods. Maps go from black, the lowest value, to bright, their 99.8 % quantile.",
+        {
+            "comparison": "Items by methods",
+            "crop": "The same at pixel resolution, where the last method has most evidence",
+            "discrimination": "Images with several classes: whose evidence is it?",
+        },
+        {"costs": "Cost of one image", "discrimination": "Left of the scores when a map's pixels are deleted"},
+    ),
+    _Kind(
+        "faithfulness",
+        "Faithfulness",
+        "Pixels are deleted, or inserted, in the order of each map, and the score of the class is watched. A faithful "
+        "map has a low area under the deletion curve and a high one under the insertion curve.",
+        {
+            "curves": "Mean deletion and insertion curves",
+            "extremes": "The items with the best and the worst deletion AUC",
+        },
+        {"evaluation": "Means with 95 % intervals; the arrow points to better"},
+    ),
+    _Kind(
+        "adversarial",
+        "Does the defense hold?",
+        "Masks are optimized for classes that are not in the image, with and without the defense. Where the false "
+        "class comes out on top, the evidence is adversarial.",
+        tables={"adversarial": "How often the false class became the most probable one"},
+    ),
+    _Kind(
+        "sanity",
+        "Do maps depend on the network?",
+        "The network's layers are drawn anew from the top down. A map that hardly changes does not explain the "
+        "network.",
+        {"sanity": "Rank correlation with the trained network's maps", "maps": "The first image's maps"},
+        {"sanity": "Mean rank correlations with 95 % intervals"},
+    ),
+)
+
+_BIAS_PLATES = {
+    "_evidence": "What the evidence is made of, beside the images themselves",
+    "_agreement": "Do explanations foretell what the interventions do?",
+    "_sheet": "The classes that depend on it most and least",
+}
+_BIAS_TABLES = {
+    "_ranking": "The classes, from the one that depends on it most",
+    "_interventions": "Share of the images that stay right after an intervention",
+    "_evidence": "What the evidence and the images themselves are made of",
+}
+
+
+def find_sections(places: Sequence[Path]) -> Iterator[Section]:
+    """A section for each command that has left something.
+
+    Args:
+        places: the results folder, and folders in it.
+    """
+    for place in places:
+        where = f" ({printable(place.name)})" if place != places[0] else ""
+        suffix = f"-{places.index(place)}" if where else ""
+        for kind in _KINDS:
+            plates, tables = _read(place, kind.plates, kind.tables)
+            if plates or tables:
+                yield Section(kind.anchor + suffix, kind.title + where, kind.text, plates, tables)
+        for number, path in enumerate(sorted(place.glob(f"[!.]*{BIAS}.md"))):
+            pair = path.name.removesuffix(f"{BIAS}.md")
+            plates, tables = _read(
+                place,
+                {pair + end: caption for end, caption in _BIAS_PLATES.items()},
+                {pair + end: caption for end, caption in _BIAS_TABLES.items()},
+            )
+            yield Section(
+                f"bias{suffix}-{number}",
+                f"Bias: {printable(pair)}{where}",
+                "By explanations: what the evidence is made of, less the images themselves. By interventions: the "
+                "share of images that are no longer right when just that is changed.",
+                plates,
+                tables,
+            )
+
+
+def coverage_section(place: Path, anchor: str, name: str) -> Section | None:
+    """The share of closed gates layer by layer, where a run has left it."""
+    try:
+        with (place / "coverage.csv").open(newline="", encoding="utf-8") as file:
+            columns, *rows = csv.reader(file)
+    except (OSError, ValueError):
+        return None
+    if not rows:
+        return None
+    layers = Rows("Layers from the image to the logits", tuple(columns), tuple(tuple(row) for row in rows))
+    text = "The share of each layer's gates that are closed at the explanations. Where it is high, evidence is limited."
+    return Section(anchor, f"Gates{name}", text, tables=(layers,))
+
+
+def _read(
+    place: Path, plates: Mapping[str, str], tables: Mapping[str, str]
+) -> tuple[tuple[Plate, ...], tuple[Rows, ...]]:
+    """Those of a folder's figures and tables that are there."""
+    found = [Plate(place / f"{name}.png", caption) for name, caption in plates.items()]
+    rows: list[Rows] = []
+    for name, caption in tables.items():
+        path = place / f"{name}.md"
+        if path.is_file():
+            rows += read_markdown(path.read_text(encoding="utf-8", errors="replace"), caption)
+    return tuple(plate for plate in found if plate.path.is_file()), tuple(rows)
+
+
+def read_markdown(text: str, caption: str) -> Iterator[Rows]:
+    """The tables of a file of `fgvis_lightning.tables.Table.markdown`; text above a table is its caption."""
+    lines: list[tuple[str, ...]] = []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            cells = re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
+            lines.append(tuple(cell.strip().replace("\\|", "|") for cell in cells))
+        elif lines:
+            if any(any(row[1:]) for row in lines[2:]):  # else there was nothing to compare with
+                yield Rows(caption, lines[0], tuple(lines[2:]))
+            lines = []
+        if line and not line.startswith("|"):
+            caption = line.strip().removesuffix(":")

@@ -1,0 +1,168 @@
+// The items as cards: sorted, filtered, and kept in the address, so that it can be passed on.
+
+const STEP = 2000; // cards at once
+const form = byId("filter");
+const several = (name) => new Set(rows.map((row) => row[name])).size > 1;
+const severalMethods = several("method");
+const FIELDS = form ? [...form.elements].map((field) => field.name).filter(Boolean) : [];
+const cards = new Map();
+const haystacks = rows.map((row) => `${row.name}\n${row.id}\n${row.image}\n${row.method}`.toLowerCase());
+let shown = []; // numbers of the entries, in order
+let limit = STEP;
+
+const STATES = {
+  reached: ["level reached", "good"],
+  missed: ["level not reached", "bad"],
+  explained: ["", ""],
+  failed: ["the image could not be read", "bad"],
+  damaged: ["the explanation is damaged", "bad"],
+};
+
+const seen = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries)
+    if (isIntersecting) {
+      target.src = rows[target.dataset.place].thumbnail;
+      seen.unobserve(target);
+    }
+}, { rootMargin: "600px" });
+
+function card(place) {
+  if (cards.has(place)) return cards.get(place);
+  const row = rows[place];
+  const link = element("a", { className: "card", href: `#${hashOf({ item: keyOf(row) })}`, "data-place": place });
+  if (row.thumbnail) {
+    const picture = element("img", { className: "thumb", alt: "", width: 224, height: 112, decoding: "async", "data-place": place });
+    picture.loading = "lazy";
+    seen.observe(picture);
+    link.append(picture);
+  } else link.append(element("span", { className: "thumb none" }, row.state));
+  const words = element("span", { className: "words" }, element("strong", {}, row.name || row.id));
+  if (severalMethods) words.append(element("span", {}, row.method));
+  if (isMissing(row)) words.append(element("span", { className: "bad" }, STATES[row.state][0]));
+  else {
+    const scores = row.score_explanation === null ? number(row.score_image) : `${number(row.score_image)} → ${number(row.score_explanation)}`;
+    words.append(element("span", { className: "numbers" }, `score ${scores}`));
+    if (row.sparsity !== null) words.append(element("span", { className: "numbers" }, `sparsity ${number(row.sparsity)}`));
+    if (row.deletion !== null) words.append(element("span", { className: "numbers" }, `deletion AUC ${number(row.deletion)}`));
+    const [text, kind] = STATES[row.state];
+    if (text) words.append(element("span", { className: kind }, text));
+  }
+  words.append(element("span", { className: "soft", title: row.id }, row.id));
+  link.append(words);
+  const made = element("li", {}, link);
+  cards.set(place, made);
+  return made;
+}
+
+const chosen = () => Object.fromEntries(FIELDS.map((name) => [name, form.elements[name].value.trim()]));
+
+function matches(row, place, by) {
+  if (by.text && !by.text.toLowerCase().split(/\s+/).every((word) => haystacks[place].includes(word))) return false;
+  if (by.class && row.name !== by.class) return false;
+  if (by.method && row.method !== by.method) return false;
+  if (by.state === "missing" ? !isMissing(row) : by.state === "explained" ? isMissing(row) : by.state && row.state !== by.state) return false;
+  for (const name of ["score_image", "score_explanation", "sparsity", "deletion"]) {
+    const from = by[`${name}_from`], to = by[`${name}_to`];
+    if ((from || to) && row[name] === null) return false;
+    if (from && row[name] < Number(from)) return false;
+    if (to && row[name] > Number(to)) return false;
+  }
+  return true;
+}
+
+const words = new Intl.Collator("en", { numeric: true });
+
+function compare(a, b, by) {
+  if (by.sort !== "state" && isMissing(rows[a]) !== isMissing(rows[b])) return isMissing(rows[a]) ? 1 : -1;
+  const key = { "": "id", class: "name" }[by.sort] ?? by.sort;
+  const [x, y] = [rows[a][key], rows[b][key]];
+  const none = (value) => value === null || value === undefined || value === "";
+  if (none(x) || none(y)) return none(x) - none(y) || a - b; // what has no value comes last, either way
+  const order = typeof x === "number" ? x - y : words.compare(x, y);
+  return (by.order ? -order : order) || a - b;
+}
+
+function update() {
+  const by = chosen();
+  shown = rows.map((_, place) => place).filter((place) => matches(rows[place], place, by)).sort((a, b) => compare(a, b, by));
+  byId("grid").replaceChildren(...shown.slice(0, limit).map(card));
+  byId("more").hidden = shown.length <= limit;
+  const some = shown.length > limit ? `, the first ${limit.toLocaleString("en")} below` : "";
+  const entries = severalMethods ? "explanations" : "items";
+  byId("count").textContent = shown.length
+    ? `${shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} ${entries} shown${some}`
+    : `None of ${rows.length.toLocaleString("en")} ${entries} fits. Show all to begin anew.`;
+}
+
+// --- the address ---
+
+function hashOf(changes) {
+  const state = new URLSearchParams();
+  for (const [name, value] of Object.entries({ ...(form ? chosen() : {}), ...changes })) if (value) state.set(name, value);
+  return state.toString() || "items";
+}
+
+function follow() {
+  const text = location.hash.slice(1);
+  if (!text.includes("=")) {
+    if (dialog.open) dialog.close();
+    return;
+  }
+  const state = new URLSearchParams(text);
+  for (const name of FIELDS) form.elements[name].value = state.get(name) ?? "";
+  if (FIELDS.some((name) => /_(from|to)$/.test(name) && state.get(name))) byId("ranges").open = true;
+  update();
+  const wanted = state.get("item");
+  const place = wanted ? rows.findIndex((row) => keyOf(row) === wanted) : -1;
+  if (place >= 0) openItem(place, place);
+  else if (dialog.open) dialog.close();
+}
+
+function focusCard(place) {
+  const target = cards.get(place)?.firstElementChild;
+  if (target?.isConnected) target.focus();
+}
+
+if (form) {
+  for (const name of ["class", "method"]) {
+    const select = form.elements[name];
+    const values = [...new Set(rows.map((row) => row[name === "class" ? "name" : name]))].filter(Boolean).sort(words.compare);
+    select.append(...values.map((value) => element("option", { value }, value)));
+    select.closest("label").hidden = name === "method" && !severalMethods;
+  }
+  let waits = 0;
+  const changed = () => {
+    clearTimeout(waits);
+    waits = setTimeout(() => {
+      limit = STEP;
+      update();
+      history.replaceState(null, "", `#${hashOf({ item: "" })}`);
+    }, 60);
+  };
+  for (const kind of ["input", "change"]) form.addEventListener(kind, changed);
+  form.addEventListener("reset", () => setTimeout(changed));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  byId("more").addEventListener("click", () => {
+    const next = shown[limit];
+    limit += STEP;
+    update();
+    focusCard(next);
+  });
+  // A card's own address is that of the time when it was made; what is chosen now goes along.
+  byId("grid").addEventListener("click", (event) => {
+    const link = event.target.closest("a.card");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    location.hash = hashOf({ item: keyOf(rows[link.dataset.place]) });
+  });
+  document.querySelector("#overview").addEventListener("click", (event) => {
+    const place = event.target.dataset.entry;
+    if (place !== undefined) location.hash = hashOf({ item: keyOf(rows[place]) });
+  });
+  update();
+  follow();
+  window.addEventListener("hashchange", follow);
+}
+
+for (const button of document.querySelectorAll(".enlarge"))
+  button.addEventListener("click", () => button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true")));

@@ -1,0 +1,406 @@
+"""The report in a browser, from a file, as its readers have it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from results import EVIL, attribution, evaluation, explanation, photo, run
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from fgvis_lightning.cli import main
+
+pytestmark = pytest.mark.slow
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+class Reader:
+    """Someone who looks at pages."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+
+    def open(self, page: Path, hash: str = "") -> None:
+        self.driver.get("about:blank")
+        self.driver.get(page.as_uri() + hash)
+
+    def all(self, css: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, css)
+
+    def one(self, css: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, css)
+
+    def run(self, script: str) -> Any:
+        return self.driver.execute_script(f"return {script}")
+
+    def names(self) -> list[str]:
+        return list(self.run("[...document.querySelectorAll('a.card .soft')].map((name) => name.textContent)"))
+
+    def choose(self, name: str, value: str) -> None:
+        Select(self.one(f"select[name={name}]")).select_by_value(value)
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        WebDriverWait(self.driver, 10, 0.02).until(lambda _: condition())
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.driver.switch_to.active_element.send_keys(key)
+
+    def focused(self) -> Any:
+        return self.run("document.activeElement.id || document.activeElement.dataset.place")
+
+    def is_drawn(self) -> Any:
+        """Whether the picture of the opened item is there."""
+        return self.run("stage.item !== null")
+
+    def pixel(self, x: int, y: int) -> list[int]:
+        """What is drawn there, read from a copy: the browser advises against reading a canvas that it draws."""
+        return list(
+            self.driver.execute_script(
+                "const context = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });"
+                f"context.drawImage(stage.canvas, {-x}, {-y});"
+                "return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);"
+            )
+        )
+
+    def fade(self, value: int) -> None:
+        self.driver.execute_script(
+            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))",
+            self.one("#fade"),
+            value,
+        )
+
+    def emulate(self, command: str, **options: Any) -> None:
+        self.driver.execute_cdp_cmd(f"Emulation.{command}", options)
+
+    def messages(self) -> list[Any]:
+        """What the console says."""
+        return list(self.driver.get_log("browser"))
+
+    def requests(self) -> list[str]:
+        """The addresses that were asked for since the last call."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Reader]:
+    binary = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        reason = "needs Chromium and its driver: apt-get install chromium chromium-driver"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as started:
+        yield Reader(started)
+
+
+@pytest.fixture
+def reader(browser: Reader) -> Iterator[Reader]:
+    """At the end nothing may have gone wrong in the page, and nothing may have been asked from elsewhere."""
+    browser.emulate("setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+    browser.emulate("setEmulatedMedia", features=[])
+    browser.messages()
+    browser.requests()
+    yield browser
+    assert browser.messages() == []
+    assert {url.partition(":")[0] for url in browser.requests()} <= {"file", "data", "blob", "about"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of eight items with its evaluation, and a failure."""
+    folder = run(tmp_path_factory.mktemp("report") / "run", 8)
+    evaluation(folder / "evaluation", "run", {f"{n:04}@{('cat', 'dog')[n % 2]}": (n * 3 % 8) / 10 for n in range(7)})
+    return folder
+
+
+@pytest.fixture(scope="module", params=["file", "folder"])
+def page(request: pytest.FixtureRequest, folder: Path) -> Path:
+    """Its report, as one file or as a folder."""
+    output = folder / f"{request.param}.html"
+    main(["report", str(folder), "--output", str(output), "--limit", "50" if request.param == "file" else "0"])
+    return output if request.param == "file" else output.with_suffix("") / "index.html"
+
+
+def test_items_are_sorted(reader: Reader, page: Path) -> None:
+    reader.open(page)
+    assert [name[:4] for name in reader.names()] == [*(f"{number:04}" for number in range(8)), "torn"]
+    reader.choose("sort", "deletion")
+    order = sorted(range(7), key=lambda number: number * 3 % 8)
+    reader.until(lambda: [name[:4] for name in reader.names()] == [*(f"{n:04}" for n in order), "0007", "torn"])
+    reader.choose("order", "down")
+    reader.until(lambda: [name[:4] for name in reader.names()] == [*(f"{n:04}" for n in order[::-1]), "0007", "torn"])
+    reader.choose("sort", "score_image")
+    reader.until(lambda: [name[:4] for name in reader.names()] == [*(f"{n:04}" for n in range(8)[::-1]), "torn"])
+
+
+def test_items_are_filtered(reader: Reader, page: Path) -> None:
+    reader.open(page)
+    assert reader.one("#count").text == "9 of 9 items shown"
+    reader.choose("class", "dog")
+    reader.until(lambda: reader.one("#count").text == "4 of 9 items shown")
+    assert all("dog" in name for name in reader.names())
+    reader.choose("state", "missed")
+    reader.until(lambda: [name[:4] for name in reader.names()] == ["0003", "0007"])
+    reader.one("#ranges summary").click()
+    reader.one("input[name=score_image_to]").send_keys("0.5")
+    reader.until(lambda: [name[:4] for name in reader.names()] == ["0003"])
+    reader.one("button[type=reset]").click()
+    reader.until(lambda: len(reader.names()) == 9)
+    reader.choose("state", "missing")
+    reader.until(lambda: reader.names() == ["torn"])
+    reader.one("button[type=reset]").click()
+    reader.one("input[name=deletion_from]").send_keys("0.45")
+    reader.until(lambda: [name[:4] for name in reader.names()] == ["0002", "0005"])
+    reader.one("input[name=text]").send_keys("DOG")
+    reader.until(lambda: [name[:4] for name in reader.names()] == ["0005"])
+    reader.one("input[name=text]").send_keys(" nothing")
+    reader.until(lambda: "None of 9 items" in reader.one("#count").text)
+
+
+def test_thumbnails_are_seen(reader: Reader, page: Path) -> None:
+    reader.open(page, "#items")
+    reader.until(lambda: reader.run("[...document.querySelectorAll('img.thumb')].some(i => i.naturalWidth === 224)"))
+
+
+def test_an_item_fades_from_image_to_mask(reader: Reader, page: Path, folder: Path) -> None:
+    reader.open(page)
+    reader.all("a.card")[1].click()
+    reader.until(reader.is_drawn)
+    image = reader.run("[...stage.item.image.data].slice(0, 3)")
+    reader.fade(0)
+    assert reader.pixel(0, 0) == image
+    reader.fade(100)  # all of the red, half of the green and nothing of the blue
+    assert reader.pixel(0, 0) == pytest.approx([image[0], 127.5 + (image[1] - 127.5) / 2, 127.5], abs=2)
+    assert reader.pixel(0, 31) == pytest.approx([127.5] * 3, abs=1)
+    reader.fade(200)
+    assert reader.pixel(0, 0) == pytest.approx([255, 127.5, 0], abs=1)
+    for channel, value in (("0", 255), ("1", 127.5), ("2", 0)):
+        reader.one(f"input[name=channel][value='{channel}']").click()
+        assert reader.pixel(0, 0) == pytest.approx([value] * 3, abs=1)
+    assert reader.one("#canvas").get_attribute("aria-label") == "mask, blue channel"
+    assert reader.run("getComputedStyle(stage.canvas).imageRendering") == "pixelated"
+
+
+def test_a_view_has_scores_curves_and_metadata(reader: Reader, page: Path) -> None:
+    reader.open(page, "#item=0001%40dog")
+    reader.until(reader.is_drawn)
+    words = reader.one("#detail").text
+    assert "dog" in words
+    assert "score on the image\n0.222" in words
+    assert "score on the explanation\n0.111" in words
+    assert "deletion AUC\n0.300" in words
+    assert "iterations 4" in words
+    assert len(reader.all("#curves polyline")) == 2
+    assert "deletion, AUC 0.300" in (reader.one("#curves title").get_attribute("textContent") or "")
+    reader.open(page, "#item=torn")
+    reader.until(lambda: EVIL in reader.one("#problem").text)
+    assert not reader.one("#stage").is_displayed()
+
+
+def test_the_picture_is_zoomed_and_moved(reader: Reader, page: Path) -> None:
+    reader.open(page, "#item=0001%40dog")
+    reader.until(reader.is_drawn)
+    fit = reader.run("stage.canvas.getBoundingClientRect().width")
+    reader.one("#in").click()
+    reader.one("#in").click()
+    assert reader.run("stage.canvas.getBoundingClientRect().width") > 1.5 * fit
+    assert reader.run("stage.zoom === Math.floor(stage.zoom)")
+    before = reader.run("stage.box.scrollLeft")
+    assert before > 0  # about the middle
+    reader.one("#stage").send_keys(Keys.ARROW_RIGHT)
+    reader.until(lambda: reader.run("stage.box.scrollLeft") > before)
+    assert reader.one("#detail-title").text == "dog"  # the arrow moved the picture, and nothing else
+    reader.driver.execute_script(
+        "stage.box.dispatchEvent(new WheelEvent('wheel', {deltaY: 1, cancelable: true, clientX: 300, clientY: 300}))"
+    )
+    smaller = reader.run("stage.zoom")
+    reader.one("#stage").send_keys("+")
+    assert reader.run("stage.zoom") > smaller
+    reader.one("#fit").click()
+    assert reader.run("stage.canvas.getBoundingClientRect().width") == pytest.approx(fit)
+
+
+def test_all_of_it_by_keyboard(reader: Reader, page: Path) -> None:
+    reader.open(page)
+    reader.press(Keys.TAB, Keys.ENTER, Keys.TAB)
+    assert reader.run("document.activeElement.name") == "text"  # the link to the items skips what is before them
+    reader.driver.execute_script("document.querySelector('a.card').focus()")
+    reader.press(Keys.ENTER)
+    reader.until(reader.is_drawn)
+    assert reader.focused() == "detail-title"
+    reader.press(Keys.ARROW_RIGHT)
+    reader.until(lambda: reader.one("#detail-id").text == "0001@dog")
+    reader.press(Keys.ARROW_RIGHT)
+    reader.until(lambda: reader.one("#detail-id").text == "0002@cat")
+    reader.press(Keys.ARROW_LEFT)
+    reader.until(lambda: reader.one("#detail-id").text == "0001@dog")
+    reader.until(reader.is_drawn)
+    reader.press("+")
+    assert reader.run("stage.zoom") > 0
+    reader.press("0", "g")
+    assert reader.run("stage.zoom") == 0
+    assert reader.one("#canvas").get_attribute("aria-label") == "mask, green channel"
+    for _ in range(30):  # the focus stays in the dialog, or in the browser's own controls
+        reader.press(Keys.TAB)
+        assert reader.run("document.activeElement === document.body || byId('detail').contains(document.activeElement)")
+    reader.press(Keys.ESCAPE)
+    reader.until(lambda: reader.focused() == "1")  # the card of the item that was seen last
+
+
+def test_an_address_keeps_what_is_seen(reader: Reader, page: Path) -> None:
+    reader.open(page)
+    reader.choose("class", "dog")
+    reader.choose("sort", "score_image")
+    reader.choose("order", "down")
+    reader.until(lambda: [name[:4] for name in reader.names()] == ["0007", "0005", "0003", "0001"])
+    reader.all("a.card")[1].click()
+    reader.until(reader.is_drawn)
+    address = reader.driver.current_url
+    reader.open(page, address.partition("#")[2].join(["#", ""]))
+    reader.until(reader.is_drawn)
+    assert reader.one("#detail-id").text == "0005@dog"
+    assert reader.one("#place").text == "2 of 4"
+    reader.one("#close").click()
+    assert [name[:4] for name in reader.names()] == ["0007", "0005", "0003", "0001"]
+    reader.all("a.card")[0].click()
+    reader.until(lambda: reader.run("byId('detail').open"))
+    reader.driver.back()
+    reader.until(lambda: not reader.run("byId('detail').open"))
+
+
+def test_it_is_dark_where_the_reader_likes_it_dark(reader: Reader, page: Path) -> None:
+    def brightness(css: str, kind: str) -> float:
+        color = reader.run(f"getComputedStyle(document.querySelector('{css}')).{kind}")
+        return sum(map(int, color.strip("rgb()").split(","))) / 3
+
+    reader.open(page)
+    assert brightness("body", "backgroundColor") > 200 > 100 > brightness("body", "color")
+    reader.emulate("setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    assert brightness("body", "backgroundColor") < 60 < 200 < brightness("body", "color")
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_it_fits_a_phone(reader: Reader, page: Path, width: int) -> None:
+    reader.emulate("setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=2, mobile=True)
+    reader.open(page)
+    assert reader.run("document.documentElement.scrollWidth") <= width
+    reader.open(page, "#item=0001%40dog")
+    reader.until(reader.is_drawn)
+    assert reader.run("byId('detail').scrollWidth") <= width
+    assert reader.run("document.documentElement.scrollWidth") <= width
+
+
+def test_text_is_legible(reader: Reader, page: Path) -> None:
+    """Contrast of at least 4.5 between the colors of text and those behind it (WCAG 2, AA)."""
+
+    def luminance(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for scheme in ("light", "dark"):
+        reader.emulate("setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        reader.open(page)
+        names = ("paper", "card", "ink", "soft", "accent", "good", "bad")
+        style = "getComputedStyle(document.documentElement)"
+        colors = {name: reader.run(f"{style}.getPropertyValue('--{name}').trim()") for name in names}
+        for behind in ("paper", "card"):
+            for text in ("ink", "soft", "accent", "good", "bad"):
+                high, low = sorted((luminance(colors[text]), luminance(colors[behind])), reverse=True)
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (scheme, text, behind)
+
+
+def test_a_screen_reader_finds_its_way(reader: Reader, page: Path) -> None:
+    def nodes() -> list[tuple[str, str]]:
+        """Role and name of all that a screen reader is told of."""
+        tree = reader.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+        told = [node for node in tree if not node["ignored"]]
+        return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in told]
+
+    operable = {"button", "link", "slider", "combobox", "radio", "checkbox", "spinbutton", "searchbox", "image", "img"}
+    reader.open(page, "#item=0001%40dog")
+    reader.until(reader.is_drawn)
+    found = nodes()
+    assert ("dialog", "dog") in found
+    assert any(role == "slider" and name.startswith("Fade") for role, name in found)
+    assert not {role for role, name in found if not name} & operable
+    reader.one("#close").click()
+    found = nodes()
+    assert {role for role, _ in found} >= {"main", "navigation", "banner", "contentinfo", "heading", "status"}
+    assert not {role for role, name in found if not name} & operable
+
+
+def test_evil_names_are_shown_as_they_are(reader: Reader, tmp_path: Path) -> None:
+    evil = "</script><script>console.error('ran')</script>"
+    explanation(tmp_path / "run", "a@cat", photo(tmp_path / "a.png", 0), name=EVIL)
+    explanation(tmp_path / "run", "b@cat", tmp_path / f"{EVIL}.png", name=evil)
+    main(["report", str(tmp_path / "run")])
+    reader.open(tmp_path / "run" / "report.html")
+    assert {card.text for card in reader.all("a.card strong")} == {EVIL, evil}
+    reader.choose("class", evil)
+    reader.until(lambda: len(reader.names()) == 1)
+    reader.all("a.card")[0].click()
+    reader.until(reader.is_drawn)
+    assert reader.one("#detail-title").text == evil
+    assert EVIL in reader.one("#problem").text
+
+
+def test_methods_are_seen_side_by_side(reader: Reader, tmp_path: Path) -> None:
+    image = photo(tmp_path / "a.png", 0)
+    explanation(tmp_path / "all" / "FGVis", "a@cat", image)
+    attribution(tmp_path / "all" / "Grad_CAM", "a@cat", image, "Grad-CAM")
+    main(["report", str(tmp_path / "all")])
+    reader.open(tmp_path / "all" / "report.html")
+    reader.choose("method", "Grad-CAM")
+    reader.until(lambda: len(reader.names()) == 1)
+    reader.all("a.card")[0].click()
+    reader.until(reader.is_drawn)
+    assert not reader.one("#channels").is_displayed()
+    reader.one("#others a").click()
+    reader.until(lambda: reader.one("#detail-id").text == "FGVis: a@cat")
+    reader.until(lambda: reader.one("#channels").is_displayed())
+
+
+@pytest.mark.parametrize("limit", ["50", "0"])
+def test_a_thousand_items_stay_fluid(
+    reader: Reader, tmp_path: Path, limit: str, record_property: Callable[[str, object], None]
+) -> None:
+    folder = run(tmp_path / "run", 1000, side=64)
+    main(["report", str(folder), "--limit", limit])
+    page = folder / "report.html" if limit == "50" else folder / "report" / "index.html"
+    start = time.perf_counter()
+    reader.open(page)
+    reader.until(lambda: reader.one("#count").text == "1,001 of 1,001 items shown")
+    opened = time.perf_counter() - start
+    filtered = reader.run(
+        "(() => { const start = performance.now();"
+        "form.elements.class.value = 'dog'; form.elements.sort.value = 'sparsity'; update();"
+        "document.body.getBoundingClientRect(); return performance.now() - start; })()"
+    )
+    assert reader.one("#count").text == "500 of 1,001 items shown"
+    loaded = reader.run("[...document.querySelectorAll('img.thumb')].filter(i => i.src).length")
+    assert loaded < 200
+    record_property("seconds to open", opened)
+    record_property("milliseconds to sort and filter", filtered)
+    print(f"limit {limit}: {opened:.2f} s to open, {filtered:.0f} ms to sort and filter, {loaded} thumbnails loaded")
+    assert opened < 20
+    assert filtered < 2000
