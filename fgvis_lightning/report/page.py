@@ -13,6 +13,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from importlib.metadata import version
 from importlib.resources import files as resources
 from pathlib import Path
 from shlex import quote
@@ -21,7 +22,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-import fgvis_lightning
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
 from fgvis_lightning.report.gather import DAMAGED, FAILED, Entry, Results
@@ -142,7 +142,7 @@ def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str
     return environment.get_template("page.html.j2").render(
         results=results,
         overview=look_over(results),
-        version=fgvis_lightning.__version__,
+        version=version("fgvis-lightning"),
         generator=Markup(GENERATOR),
         policy=policy,
         style=Markup(style),
