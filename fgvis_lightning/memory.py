@@ -87,19 +87,28 @@ def explain(
         got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise InputError(f"Expected images of shape (B,3,H,W), but got {got}.")
     if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
+        low, high = images.min().item(), images.max().item()
+        whole = not images.is_floating_point() and low >= 0
+        remedy = (
+            "Divide them by 255." if whole else "Give mean and std with normalize=(mean, std), not normalized images."
+        )
         raise InputError(
-            f"Expected images in [0,1] before normalization, but got {images.dtype} from {images.min():g} to "
-            f"{images.max():g}. Give mean and std with normalize=(mean, std) instead of normalized images."
+            f"Expected images in [0,1] before normalization, but got {images.dtype} from {low:g} to {high:g}. {remedy}"
         )
     classes = [-1] * len(images) if targets is None else [int(target) for target in targets]
     if len(classes) != len(images) or min(classes) < (-1 if targets is None else 0):
         raise InputError(f"Expected {len(images)} targets, class indices from 0, but got {classes}.")
     mean, std = map(tuple, normalize) if normalize is not None else (None, None)
-    with _silence():
-        model = FGVis(
-            network, mean=mean, std=std, game=game, lam=lam, iterations=iterations, defended=defended, **options
+    # Callers may be in inference mode, as Lightning's validation loop is, whose tensors have no gradients.
+    with torch.inference_mode(False), torch.enable_grad():
+        images = images.clone() if images.is_inference() else images
+        with _silence():
+            model = FGVis(
+                network, mean=mean, std=std, game=game, lam=lam, iterations=iterations, defended=defended, **options
+            )
+        return explain_with(
+            model, images, classes, batch_size or len(images), accelerator=accelerator, precision=precision
         )
-    return explain_with(model, images, classes, batch_size or len(images), accelerator=accelerator, precision=precision)
 
 
 def explain_with(

@@ -75,6 +75,12 @@ class SweepModule(pl.LightningModule, ABC):
             if is_out_of_memory(error):
                 raise
             height, width = x.shape[-2:]
+            types = {tensor.dtype for tensor in self.network.buffers() if tensor.is_floating_point()}
+            if x.dtype not in types and types:
+                raise InputError(
+                    f"Expected {self.classifier.name} in {x.dtype}, but its weights are {types.pop()}. Give it as "
+                    f"network.float(), and speed up by precision, e.g. bf16-mixed."
+                ) from error
             raise InputError(
                 f"Expected {self.classifier.name} to run on images of {height}×{width} pixels, but it does not "
                 f"({str(error).splitlines()[0]}). Give the size that it takes: larger images, or --model.size."

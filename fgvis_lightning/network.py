@@ -166,6 +166,11 @@ def freeze(network: nn.Module) -> nn.Module:
     Raises:
         InputError: the network cannot be copied.
     """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise InputError(
+            f"Expected a network as Python runs it, but {getattr(network, 'original_name', type(network).__name__)} is "
+            f"scripted or traced, and its activations cannot be gated. Give the module that it was made from."
+        )
     shared = {id(tensor): tensor.detach() for tensor in _tensors(network).values()}
     try:
         frozen = copy.deepcopy(network, shared)

@@ -338,3 +338,42 @@ def test_closed_gates_on_the_image_stop_the_run(game: str, precision: str, monke
         InputError, match=r"Expected every gate to be open on the image itself.*first relu in features.2"
     ):
         explain(Tiny(), images(), game=game, iterations=2, precision=precision)  # type: ignore[arg-type]
+
+
+class _OneOutput(Tiny):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images)[:, :1]
+
+
+class _Probabilities(Tiny):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images).softmax(1)
+
+
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        (_OneOutput, "two classes, but got one"),
+        (_Probabilities, "but got probabilities"),
+        (lambda: torch.jit.trace(Tiny().eval(), torch.rand(1, 3, 16, 16)), "scripted or traced"),
+        (lambda: Tiny().double(), "but its weights are torch.float64"),
+        (lambda: Tiny().half(), "but its weights are torch.float16"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_networks_that_are_not_classifiers_in_float32_are_refused(network: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        explain(network(), torch.rand(2, 3, 16, 16), iterations=2)
+
+
+def test_images_of_whole_numbers_are_refused_with_the_remedy() -> None:
+    with pytest.raises(InputError, match="Divide them by 255"):
+        explain(Tiny(), torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8))
+
+
+def test_explains_in_inference_mode() -> None:
+    images, network = torch.rand(2, 3, 16, 16), Tiny().eval()
+    outside = explain(network, images, iterations=3)
+    with torch.inference_mode():
+        inside = explain(network, images.clone(), iterations=3)
+    assert torch.equal(inside.mask, outside.mask)

@@ -302,7 +302,8 @@ def summary(judgements: Sequence[Judgement], methods: Sequence[str], reference: 
     shown = [metric for metric in METRICS if any((name, metric) in cells for name in methods)]
     heads = [f"{metric} {'↑' if METRICS[metric] else '↓'}" for metric in shown]
     text = ""
-    for number, title in enumerate(("", f"\nDifferences from {reference}, image by image:\n\n")):
+    titles = ["", f"\nDifferences from {reference}, image by image:\n\n"]
+    for number, title in enumerate(titles[: len(methods)]):  # one method differs from none
         people = Table(("method", *heads))
         for name in methods:
             people.add((name, *(cells.get((name, metric), ("", ""))[number] for metric in shown)))
