@@ -15,7 +15,13 @@ NAME = "fgvis_lightning"
 
 # Title → column, columns that it takes, row, what it is for, and its modules and packages.
 GROUPS: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
-    "network": (0, 4, 0, "a frozen classifier, its preprocessing and classes", ("errors", "names", "network")),
+    "network": (
+        0,
+        4,
+        0,
+        "a frozen classifier, its preprocessing and classes",
+        ("errors", "names", "shipped", "network"),
+    ),
     "defense": (
         0,
         2,

@@ -5,6 +5,7 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
     quiet           without Lightning's log lines
     errors          a user's mistake
     names           names as parts of file names
+    shipped         the package's configurations
     network         a frozen classifier with its preprocessing and class names
     nonlinearities  which are gated, which are not, and why
     coverage        what a pass through the network met

@@ -23,6 +23,7 @@ from PIL import Image
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import slug
 from fgvis_lightning.network import Classifier
+from fgvis_lightning.shipped import shipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ def _find(source: str) -> list[_Photo]:
     """The image files that ``source`` names, sorted, or in the order of the CSV file."""
     if source.startswith(PACKAGE):
         return _find(packaged(source.removeprefix(PACKAGE)))
-    path = Path(source)
+    path = Path(shipped(source))
     try:
         is_folder, exists = path.is_dir(), path.exists()
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from pytorch_lightning.cli import LightningArgumentParser
 
 from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.shipped import shipped
 
 SHOWN = {
     "data.images": "what to explain: a file, a glob, a folder, or a CSV file with columns path and target",
@@ -69,8 +70,14 @@ class Parser(LightningArgumentParser):
         given = sys.argv[1:] if args is None else args
         if {"-h", "--help"} & set(given):
             self.find_needed()
-        commented = ["--print_config=comments" if arg == "--print_config" else arg for arg in given]
-        return super().parse_args(commented, *others, **options)
+        whole: list[str] = []
+        for arg in given:
+            if whole and whole[-1] in {"--config", "-c"}:
+                arg = shipped(arg)
+            elif arg.startswith("--config="):
+                arg = "--config=" + shipped(arg.removeprefix("--config="))
+            whole.append("--print_config=comments" if arg == "--print_config" else arg)
+        return super().parse_args(whole, *others, **options)
 
     def find_needed(self, *command: str) -> Sequence[str]:
         """Must come before a help text: while a parser parses, nothing is required."""
