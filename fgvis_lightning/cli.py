@@ -196,6 +196,9 @@ class _ParserAlone(FGVisCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = Namespace(seed_everything=False)
 
+    def _add_instantiators(self) -> None:  # which older Lightning makes of a whole configuration
+        pass
+
     def before_instantiate_classes(self) -> None:
         pass
 
