@@ -35,6 +35,8 @@ class FGVisMethod(Method):
         noise: standard deviation of the noise added to e in each iteration.
         seed: of the noise and of the proposals of ``lam: auto``.
         optimizer: of the mask.
+        fold: whether batch normalization is folded into convolutions.
+        fused: whether gates are fused with their activations.
     """
 
     game: Literal["preservation", "deletion", "generation", "repression"] = "deletion"
@@ -51,6 +53,8 @@ class FGVisMethod(Method):
     noise: float | None = None
     seed: int = 0
     optimizer: Callable[[Iterable[Any]], Optimizer] = sgd
+    fold: bool = True
+    fused: bool = True
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         model = FGVis(network, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), **self._options())
