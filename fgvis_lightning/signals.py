@@ -15,8 +15,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+STOPS = (KeyboardInterrupt, SIGTERMException)
 
 
 @contextmanager
@@ -29,9 +32,12 @@ def as_exceptions() -> Iterator[None]:
     if hasattr(signal, "SIGUSR1") and "SLURM_JOB_ID" in os.environ:
         handlers[signal.SIGUSR1] = _requeue
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda lost: _again(lost) if isinstance(lost.exc_value, STOPS) else hook(lost)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -40,6 +46,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
     for other in (signal.SIGTERM, signal.SIGINT):
         signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt if number == signal.SIGINT else SIGTERMException
+
+
+def _again(lost: Any) -> None:
+    """Signals that come while a weak reference's callback or a ``__del__`` runs raise into the void: once more."""
+    number = signal.SIGINT if isinstance(lost.exc_value, KeyboardInterrupt) else signal.SIGTERM
+    signal.signal(number, _stop)
+    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
 
 
 def _requeue(number: int, frame: FrameType | None) -> None:

@@ -286,6 +286,8 @@ def test_pages_name_options_that_exist(parsers: ModuleType) -> None:
         "--nproc_per_node",
         "--print_config",
     }
+    for benchmark in (ROOT / "benchmarks").glob("*.py"):
+        known |= set(re.findall(r'add_argument\("(--\w+)"', benchmark.read_text(encoding="utf-8")))
     for page in PAGES:
         for option in re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", re.sub(FENCE, "", page.read_text(encoding="utf-8"))):
             assert option in known | foreign, f"{page.relative_to(ROOT)}: there is no option {option}"
