@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_results import EVIL, attribution, evaluation, explanation, photo, run
 from PIL import Image
-from results import EVIL, attribution, evaluation, explanation, photo, run
 
 from fgvis_lightning import load_explanation
 from fgvis_lightning.cli import main

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from results import EVIL, attribution, evaluation, explanation, photo, run
+from made_results import EVIL, attribution, evaluation, explanation, photo, run
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
