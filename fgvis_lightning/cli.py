@@ -29,7 +29,7 @@ from fgvis_lightning.callbacks import ExplanationWriter
 from fgvis_lightning.data import ImageData
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.explainer import FGVis
-from fgvis_lightning.parsing import Parser
+from fgvis_lightning.parsing import Parser, asks_for_help
 from fgvis_lightning.progress import SweepProgress
 from fgvis_lightning.run import GO_ON, Run
 from fgvis_lightning.signals import as_exceptions
@@ -104,10 +104,11 @@ class FGVisCLI(LightningCLI):
         parser.link_arguments("output", "trainer.default_root_dir")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        assert isinstance(parser, Parser)
-        fit = self._subcommand_parsers["fit"]
-        assert isinstance(fit, Parser)
-        fit.needed = parser.find_needed("fit")
+        if asks_for_help(args):
+            fit = self._subcommand_parsers["fit"]
+            assert isinstance(parser, Parser)
+            assert isinstance(fit, Parser)
+            fit.needed = parser.find_needed("fit")
         super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:

@@ -68,7 +68,7 @@ class Parser(LightningArgumentParser):
         self, args: Sequence[str] | None = None, *others: Any, **options: Any
     ) -> Any:
         given = sys.argv[1:] if args is None else args
-        if {"-h", "--help"} & set(given):
+        if asks_for_help(given):
             self.find_needed()
         whole: list[str] = []
         for arg in given:
@@ -104,6 +104,11 @@ class _HelpAll(argparse.Action):
     def __call__(self, parser: Any, *_: Any) -> None:
         print(parser.format_help_all(), end="")
         parser.exit()
+
+
+def asks_for_help(args: Sequence[str] | None) -> bool:
+    """Whether it is to be shown; ``None`` stands for the command line's own arguments."""
+    return not {"-h", "--help"}.isdisjoint(sys.argv[1:] if args is None else args)
 
 
 def options_of(parser: argparse.ArgumentParser) -> list[str]:
