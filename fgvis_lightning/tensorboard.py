@@ -6,6 +6,7 @@ Steps of what belongs to an item are its own iterations, steps of ``closed gates
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def _add_layers(writer: Any, tag: str, closed: Tensor) -> None:
 
 def _coverage_text(coverage: Coverage, closed: Tensor) -> str:
     """What is gated, and a table of the layers, as Markdown."""
-    head = str(Coverage(**{**vars(coverage), "closed": None})).replace("\n", "  \n")
+    head = str(replace(coverage, closed=None)).replace("\n", "  \n")
     lines = ["| layer | module | nonlinearity | closed gates |", "|---|---|---|---|"]
     for number, (layer, share) in enumerate(zip(coverage.layers, closed.tolist(), strict=True), 1):
         lines.append(f"| {number} | {layer.module or '(the network itself)'} | {layer.name} | {100 * share:.1f} % |")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.parsing import Parser
-from fgvis_lightning.report.gather import DAMAGED, FAILED, gather
+from fgvis_lightning.report.gather import gather
 from fgvis_lightning.report.page import write_page
 
 MEGABYTE = 1e6
@@ -48,8 +48,8 @@ def main(args: Sequence[str]) -> None:
             print(f"{done:,} of {total:,} items drawn", flush=True)
 
     written = write_page(results, output, config.limit * MEGABYTE, progress)
-    missing = [entry for entry in results.entries if entry.state in (FAILED, DAMAGED)]
-    items = len({entry.id for entry in results.entries if entry.state not in (FAILED, DAMAGED)})
+    missing = [entry for entry in results.entries if entry.missing]
+    items = len({entry.id for entry in results.entries if not entry.missing})
     left_out = f", {len(missing):,} failed or damaged" if missing else ""
     print(f"{items:,} items{left_out}; {written.size / MEGABYTE:.1f} MB")
     print(f"Look at {written.path}")

@@ -63,6 +63,19 @@ class Entry:
     curves: Curves | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def missing(self) -> bool:
+        """Whether there is no explanation to show."""
+        return self.state in (FAILED, DAMAGED)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the explanation was made with; nothing where the file does not say."""
+        try:
+            return dict(json.loads(self.metadata["settings"]))
+        except (KeyError, ValueError, TypeError):
+            return {}
+
 
 @dataclass(frozen=True)
 class Results:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from fgvis_lightning.report.gather import DAMAGED, FAILED, MISSED, REACHED, Entry, Results
+from fgvis_lightning.report.gather import MISSED, REACHED, Entry, Results
 from fgvis_lightning.report.sections import Rows
 
 BINS = 20
@@ -58,8 +57,8 @@ class Overview:
 
 def look_over(results: Results) -> Overview:
     """Sum up."""
-    done = [entry for entry in results.entries if entry.state not in (FAILED, DAMAGED)]
-    missing = [entry for entry in results.entries if entry.state in (FAILED, DAMAGED)]
+    done = [entry for entry in results.entries if not entry.missing]
+    missing = [entry for entry in results.entries if entry.missing]
     methods = list(dict.fromkeys(entry.method for entry in results.entries))
     failures = tuple((entry.method, entry.id, entry.state, entry.reason) for entry in missing)
     return Overview(
@@ -89,7 +88,8 @@ def _facts(done: Sequence[Entry], missing: Sequence[Entry], methods: Sequence[st
 
 def _setup(done: Iterable[Entry]) -> tuple[tuple[str, str], ...]:
     """The settings that matter most, with all values that some item has."""
-    settings, found = _settings(done), []
+    settings = list({entry.metadata.get("settings", ""): entry.settings for entry in done}.values())
+    found = []
     for name in ("network", "game", "lam", "level", "iterations", "noise", "defended"):
         words = list(dict.fromkeys(_word(value) for one in settings if (value := one.get(name)) is not None))
         if words:
@@ -100,17 +100,6 @@ def _setup(done: Iterable[Entry]) -> tuple[tuple[str, str], ...]:
 
 def _word(value: object) -> str:
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)
-
-
-def _settings(done: Iterable[Entry]) -> list[dict[str, object]]:
-    """Those that the items were made with, each once."""
-    found = []
-    for text in dict.fromkeys(entry.metadata.get("settings", "") for entry in done):
-        try:
-            found.append(dict(json.loads(text)))
-        except (ValueError, TypeError):
-            continue
-    return found
 
 
 def _numbers(done: Iterable[Entry]) -> dict[str, list[float]]:

@@ -24,7 +24,7 @@ from markupsafe import Markup
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
-from fgvis_lightning.report.gather import DAMAGED, FAILED, Entry, Results
+from fgvis_lightning.report.gather import Entry, Results
 from fgvis_lightning.report.overview import look_over
 from fgvis_lightning.report.pictures import Pictures, figure_url, make_pictures, url
 from fgvis_lightning.store import write_whole
@@ -100,7 +100,7 @@ def write_page(
     files, rows = _Files(folder, limit), []
     for number, entry in enumerate(results.entries):
         rows.append(_row(entry))
-        if entry.state not in (FAILED, DAMAGED):
+        if not entry.missing:
             pictures = make_pictures(entry)
             files.add(number, _json(_view(entry, pictures)), pictures.thumbnail)
             rows[-1]["thumbnail"] = f"{THUMBNAILS}/{number}.jpg"
@@ -192,16 +192,8 @@ def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
         "values": {name: _rounded(value) for name, value in entry.values.items()},
         "curves": entry.curves and [[_rounded(value) for value in curve] for curve in entry.curves],
         "metadata": {name: text for name, text in sorted(entry.metadata.items()) if name not in hidden},
-        "settings": _settings(entry),
+        "settings": {printable(str(name)): printable(str(value)) for name, value in entry.settings.items()},
     }
-
-
-def _settings(entry: Entry) -> dict[str, str]:
-    try:
-        says = dict(json.loads(entry.metadata["settings"]))
-    except (KeyError, ValueError, TypeError):
-        return {}
-    return {printable(str(name)): printable(str(value)) for name, value in says.items()}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -6,7 +6,6 @@ JPEG; the page computes the explanation from the two.
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,7 +78,7 @@ def make_pictures(entry: Entry) -> Pictures:
     """
     item = load_item(entry.path)
     size = item.saliency().shape[-2:]
-    preprocessing = _preprocessing(entry.metadata, (int(size[0]), int(size[1])))
+    preprocessing = _preprocessing(entry.settings, (int(size[0]), int(size[1])))
     image, problem = _image(entry, preprocessing)
     if image is not None and image.shape[-2:] != size:
         image, problem = None, f"{entry.image} does not come out in the size of the explanation."
@@ -112,11 +111,10 @@ def make_pictures(entry: Entry) -> Pictures:
     )
 
 
-def _preprocessing(metadata: Mapping[str, str], size: tuple[int, int]) -> Preprocessing:
+def _preprocessing(says: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing:
     """As the file says; where it does not, ImageNet's for the size of the mask."""
     given: dict[str, Any]
     try:
-        says = json.loads(metadata["settings"])
         given = {name: tuple(says[name]) if isinstance(says[name], list) else says[name] for name in SETTINGS}
         return Preprocessing(**given)
     except (KeyError, ValueError, TypeError):
