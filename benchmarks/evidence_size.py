@@ -17,7 +17,7 @@ import torch
 from fgvis_lightning import FGVis
 from fgvis_lightning.data import Sweep
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.games import blend, probability
+from fgvis_lightning.method.games import blend, probability
 from fgvis_lightning.images import load_image
 from fgvis_lightning.items import Item
 from fgvis_lightning.module import ExplanationCallback

@@ -20,8 +20,8 @@ from common import COMPARED, DEVICE, Photos, header, parser, row, weight
 from torch import Tensor
 
 from fgvis_lightning import DefendedCNN, InputError
-from fgvis_lightning.games import blend
-from fgvis_lightning.gates import slack
+from fgvis_lightning.defense import _Reference
+from fgvis_lightning.method.games import blend
 from fgvis_lightning.network import load_classifier
 
 PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {  # of the weights, and of autocast
@@ -41,8 +41,8 @@ class Gates(DefendedCNN):
         """Open gates at ``e`` (B, number of neurons)."""
         layers: list[Tensor] = []
 
-        def act(h: Tensor, reference: Tensor, nonnegative: bool) -> None:
-            layers.append((slack(h, reference, nonnegative=nonnegative) >= 0).flatten(1).cpu())
+        def act(reference: _Reference, h: Tensor) -> None:
+            layers.append(~reference.closed(h).flatten(1).cpu())
 
         self.record(x)
         self._replay(e, act)

@@ -21,8 +21,8 @@ from torch.optim import Optimizer
 
 from fgvis_lightning import FGVis
 from fgvis_lightning.data import Batch
-from fgvis_lightning.games import blend
 from fgvis_lightning.memory import explain_with
+from fgvis_lightning.method.games import blend
 from fgvis_lightning.store import rounded
 
 
@@ -115,7 +115,7 @@ class Ruled(FGVis):
             if done in self.marks:
                 best = self.mask.clamp(0, 1) if self._search is None else self._search.best
                 used = batch.used
-                self.masks[done] += list(rounded(best)[used].float().clone())
+                self.masks[done] += list(rounded(best, self.game)[used].float().clone())
         super().on_train_batch_end(outputs, batch, batch_idx)
 
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from fgvis_lightning import FGVis
 from fgvis_lightning.data import Sweep
-from fgvis_lightning.games import log_probability
+from fgvis_lightning.method.games import log_probability
 from fgvis_lightning.items import Item
 from fgvis_lightning.network import PACKAGED, load_classifier
 

@@ -3,10 +3,10 @@
     python benchmarks/storage.py PHOTO … --lam 1e-7 --iterations 100
 
 Three runs: preservation and deletion by ``lam: auto``, and ``--game`` with a fixed λ. Of the last one the masks are
-taken in float32, before they are rounded. Those of ``auto`` are float16 from the start, because that is what was
-judged: there float32 and float16 lose nothing. A change is that of an image's score, or of its map's AUC by RISE.
-Sizes and times are of one mask, its name and shape included; then those of whole files, panels and TensorBoard's
-pictures.
+taken in float32, before they are rounded. The evidence of ``auto`` is float16 from the start, because that is what was
+judged: there float32 and float16 lose nothing. A change is that of an image's score, or of its evidence's AUC by RISE.
+Sizes and times are of one image's evidence, its name and shape included; then those of whole files, where evidence that
+goes is one minus a mask in float32, of panels and of TensorBoard's pictures.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fgvis_lightning import DefendedCNN, Explanation, load_explanation
 from fgvis_lightning.figures import explanation_image, panel, pixels
-from fgvis_lightning.games import GAMES, Game, blend, probability
-from fgvis_lightning.store import save_tensor
+from fgvis_lightning.method.games import GAMES, Game, blend, probability
 
 Codec = Callable[[bytes], bytes]
 CODECS: dict[str, tuple[Codec, Codec]] = {
@@ -39,9 +38,9 @@ CODECS: dict[str, tuple[Codec, Codec]] = {
 TYPES = [getattr(torch, name) for name in ("float32", "float16", "bfloat16", "uint8", "float8_e4m3fn")]
 
 
-def to_type(mask: Tensor, kind: torch.dtype) -> Tensor:
-    """A mask as it is to be stored; integers count 255ths."""
-    return (255 * mask).round().to(kind) if kind == torch.uint8 else mask.to(kind)
+def to_type(evidence: Tensor, kind: torch.dtype) -> Tensor:
+    """Evidence as it is to be stored; integers count 255ths."""
+    return (255 * evidence).round().to(kind) if kind == torch.uint8 else evidence.to(kind)
 
 
 def from_type(stored: Tensor) -> Tensor:
@@ -74,26 +73,27 @@ def float32_masks(photos: Photos, game: Game, lam: float, iterations: int) -> Te
 
 
 def masks(photos: Photos, name: str, game: Game, exact: Tensor, path: Path) -> None:
-    """A row for each type of masks (B,3,H,W); its cells with slashes are for each compression."""
+    """A row for each type of the evidence in masks (B,3,H,W); its cells with slashes are for each compression."""
     scores, _ = photos.judge(game, exact)
-    curves = photos.curves(game.evidence(exact).mean(1))
+    evidence = game.evidence(exact)
+    curves = photos.curves(evidence.mean(1))
     for kind in TYPES:
-        stored = [to_type(mask, kind) for mask in exact]
-        rounded = torch.stack([from_type(mask) for mask in stored])
-        score, reach = photos.judge(game, rounded)
+        stored = [to_type(one, kind) for one in evidence]
+        rounded = torch.stack([from_type(one) for one in stored])
+        score, reach = photos.judge(game, game.evidence(rounded))
         change = (score - scores).abs()
-        others = photos.curves(game.evidence(rounded).mean(1))
+        others = photos.curves(rounded.mean(1))
         auc = " / ".join(f"{(a - b).abs().mean():.3f}" for a, b in zip(curves, others, strict=True))
         size, gigabytes, write, read = [], [], [], []
         for pack, unpack in CODECS.values():
 
             def save_one(pack: Codec = pack, kind: torch.dtype = kind) -> None:
-                path.write_bytes(pack(save({"mask": to_type(exact[0], kind)})))
+                path.write_bytes(pack(save({"mask": to_type(evidence[0], kind)})))
 
             def load_one(unpack: Codec = unpack) -> Tensor:
                 return from_type(load(unpack(path.read_bytes()))["mask"])
 
-            bytes_each = sum(len(pack(save({"mask": mask}))) for mask in stored) / len(stored)
+            bytes_each = sum(len(pack(save({"mask": one}))) for one in stored) / len(stored)
             size.append(f"{bytes_each / 1e3:.1f}")
             gigabytes.append(f"{5e4 * bytes_each / 1e9:.2f}")
             write.append(f"{milliseconds(save_one):.1f}")
@@ -107,17 +107,9 @@ def masks(photos: Photos, name: str, game: Game, exact: Tensor, path: Path) -> N
 
 def files(photos: Photos, explanation: Explanation, folder: Path) -> None:
     """A row for each kind of file, for the first photo."""
-    assert explanation.coverage is not None
     evidence, image = explanation.evidence[0], photos.images[0]
     shown = explanation_image(image, evidence, torch.tensor(photos.normalization[0])[:, None, None])
     views = {"image": image, "evidence": shown, "mask": evidence}
-    metadata = {
-        "target": str(int(explanation.targets[0])),
-        "score_image": repr(float(explanation.score_image[0])),
-        "score_explanation": repr(float(explanation.score_explanation[0])),
-        "game": explanation.game.name,
-        "coverage": explanation.coverage.to_json(0),
-    }
     path, board = folder / "file.safetensors", folder / "tensorboard"
 
     def log(tag: str, picture: Any, dataformats: str) -> None:
@@ -126,7 +118,7 @@ def files(photos: Photos, explanation: Explanation, folder: Path) -> None:
 
     drawn = pixels(panel(views, "title"))
     for name, call, made in (
-        ("explanation, write", lambda: save_tensor(path, "mask", explanation.mask[0].half(), metadata), path),
+        ("explanation, write", lambda: explanation.save(path, 0, {}), path),
         ("explanation, read", lambda: load_explanation(path), path),
         ("panel", lambda: panel(views, "title").savefig(folder / "panel.png"), folder / "panel.png"),
         ("TensorBoard, mask", lambda: log("mask", evidence, "CHW"), board / "mask"),

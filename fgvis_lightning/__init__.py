@@ -2,6 +2,7 @@
 
 FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the modules in its order::
 
+    method          the method in plain torch: games, gates, levels, solvers
     quiet           without Lightning's log lines
     errors          a user's mistake
     names           names as parts of file names
@@ -14,7 +15,6 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
     gates           which gradients pass
     defense         DefendedCNN: the classifier with gates behind its nonlinearities
     folding         batch normalization, folded into convolutions
-    games           the four objectives
     store           explanations in memory and on disk
     tables          CSV and Markdown
     cost            seconds and network passes
@@ -22,8 +22,6 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. The data flow, and the mo
     images          image files → tensors
     items           files → items (image, target class)
     data            items → the places of a batch
-    search          lam: auto
-    convergence     when an image's explanation has stopped getting better
     batch_size      the most images that fit
     answers         logits, checked, and the target classes they decide
     strategy        many processes, each with masks of its own

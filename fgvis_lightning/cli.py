@@ -166,6 +166,8 @@ class FGVisCLI(LightningCLI):
         if written and self.model.coverage.calls:
             print(f"\n{self.model.coverage}")
         print(f"{written:,} of {data.total:,} items explained{already}.")
+        if self.model.lam == "auto" and (missed := self.run.what_missed(present)):
+            print(missed)
         panels = f"{output / 'panels'} and " if self.run.writer.panels else ""
         print(f"Look at {panels}{output / 'summary.csv'}")
         print(f"and at all of it as a page, with: python train.py report {output}")

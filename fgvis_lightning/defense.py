@@ -28,9 +28,10 @@ from torch.autograd import Function
 
 from fgvis_lightning.audit import Found, Modules, Witness, inspect
 from fgvis_lightning.coverage import Coverage, Layer
-from fgvis_lightning.errors import InputError
-from fgvis_lightning.gates import LIMITS, Ceiling, GatedReLU, gate, slack
+from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.gates import LIMITS, Ceiling, GatedReLU, gate
 from fgvis_lightning.interception import Interceptor, Surveyor
+from fgvis_lightning.method.gates import RULES, excess
 from fgvis_lightning.nonlinearities import (
     ACTIVATIONS,
     GATED_MODULES,
@@ -69,17 +70,17 @@ class _Reference:
         assert self.h is not None
         if isinstance(self.h, Ceiling):
             return self.h.closed(h)
-        return slack(h, self.h, nonnegative=self.name in NONNEGATIVE) < 0
+        return excess(h, self.h) != 0
 
-    def gate(self, h: Tensor) -> None:
+    def gate(self, h: Tensor, rule: str) -> None:
         """Put the gate on the gradient that arrives at h(e), if one does."""
         if not h.requires_grad or self.h is None:
             return
         if isinstance(self.h, Ceiling):
             ceiling, known = self.h, h.detach().clone()  # which may be changed in place later
-            h.register_hook(lambda gradient: ceiling.select(gradient, known))
+            h.register_hook(lambda gradient: ceiling.select(gradient, known, rule))
         else:
-            gate(h, self.h, nonnegative=self.name in NONNEGATIVE)
+            gate(h, self.h, rule, nonnegative=self.name in NONNEGATIVE)
 
 
 class DefendedCNN(nn.Module):
@@ -95,6 +96,8 @@ class DefendedCNN(nn.Module):
 
     Args:
         network: a classifier in eval mode; takes normalized images (B,3,H,W), returns logits (B,K).
+        gate: ``strict``, the paper's, or ``restoring``, see `fgvis_lightning.method.gates`. A restoring gate asks which
+            way a step goes, so take gradients of what is *minimized*: of ``-logits`` to raise a class.
         exempt: what to leave without a gate: functions by name, e.g. ``"sigmoid"``; classes of modules, e.g.
             ``"my_project.layers.LayerNorm"``, with all that is within; custom autograd functions likewise.
             What flows through them is not defended.
@@ -114,12 +117,18 @@ class DefendedCNN(nn.Module):
         self,
         network: nn.Module,
         *,
+        gate: str = "strict",
         exempt: Collection[str | type] = (),
         gated: Collection[str | type] = (),
         output: str | int | None = None,
         fused: bool = True,
     ) -> None:
         super().__init__()
+        if gate not in RULES:
+            raise InputError(
+                f"Expected gate to be one of {', '.join(RULES)}, but got {gate!r}.{nearest(str(gate), RULES)}"
+            )
+        self.gate = gate
         self.fused = fused
         self.exempt, exempt_classes = resolve(exempt, "exempt")
         names, gated_classes = resolve(gated, "gated")
@@ -228,7 +237,7 @@ class DefendedCNN(nn.Module):
 
             with Interceptor(self._functions, self._units, count, cast=self._caster(e)):
                 return self._run(e)
-        return self._replay(e, _Reference.gate, fuse=torch.is_grad_enabled())
+        return self._replay(e, lambda reference, h: reference.gate(h, self.gate), fuse=torch.is_grad_enabled())
 
     def closed(self, e: Tensor) -> Tensor:
         """Share of closed gates at ``e`` (B,L) in [0,1], for each image and each layer of ``coverage.layers``."""
@@ -317,7 +326,7 @@ class DefendedCNN(nn.Module):
                 return None
             if done == len(references) or not references[done].fused:
                 return None
-            return GatedReLU.apply(x, reference_of(name, x).h, in_place)
+            return GatedReLU.apply(x, reference_of(name, x).h, in_place, self.gate)
 
         with make(self._functions, self._units, visit, fused if fuse else None, self._caster(e)):
             logits = self._run(e)

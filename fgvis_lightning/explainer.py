@@ -1,12 +1,17 @@
 """FGVis: a LightningModule whose only parameter is the mask.
 
-One epoch is one pass over the items; one training step is one iteration of the masks' optimizer (Wagner
-et al., CVPR 2019, section 3 and supplement A). Lightning's automatic optimization drives it:
-``training_step`` is the objective, ``on_before_optimizer_step`` normalizes the gradient of each image,
-``on_train_batch_end`` projects the masks back to [0,1].
+One epoch is one pass over the items; one training step is one iteration of the masks' optimizer, on what
+`fgvis_lightning.method` defines. Lightning's automatic optimization drives it:
 
-Each place of the batch has an item at an iteration of its own. One that is finished goes to every
-`ExplanationCallback`, and its place to the next item; the others do not notice, bit for bit.
+1. ``training_step``: ``e = blend(x, mask)``, the network's logits with gates in their backward pass, the game's loss;
+2. ``on_before_optimizer_step``: a solver is told how far each mask reaches beyond its level; for any other optimizer
+   the gradient of each mask is divided by its largest value (Wagner et al., CVPR 2019, supplement A);
+3. ``optimizer.step``: the masks that are tried next;
+4. ``on_train_batch_end``: masks are projected back to [0,1].
+
+Each place of the batch has an item at an iteration of its own, and a row of the mask for each of its ``seeds``. An item
+that is finished goes to every `ExplanationCallback`, and its place to the next one; the others do not notice, bit for
+bit.
 """
 
 from __future__ import annotations
@@ -23,17 +28,19 @@ from torch.optim import Optimizer
 
 from fgvis_lightning.answers import resolve
 from fgvis_lightning.batch_size import FreeMemory, largest_batch_size
-from fgvis_lightning.convergence import EVERY, Plateau
 from fgvis_lightning.coverage import GATE_FREE, Coverage
 from fgvis_lightning.data import Batch, ImageData
 from fgvis_lightning.defense import DefendedCNN
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.folding import folded
-from fgvis_lightning.games import GAMES, REFERENCES, SCORES, blend, probability
+from fgvis_lightning.method.convergence import EVERY, Plateau
+from fgvis_lightning.method.games import GAMES, REFERENCES, SCORES, blend, probability
+from fgvis_lightning.method.gates import RULES
+from fgvis_lightning.method.level import bound, lead
+from fgvis_lightning.method.solvers import SOLVERS, Solver, give_back
 from fgvis_lightning.module import SweepModule
 from fgvis_lightning.network import DEFAULT, load_classifier
 from fgvis_lightning.nonlinearities import resolve as resolve_names
-from fgvis_lightning.search import Search
 from fgvis_lightning.store import Explanation, rounded
 from fgvis_lightning.strategy import check_strategy
 
@@ -63,14 +70,19 @@ class FGVis(SweepModule):
         interpolation: how images are resized, ``bilinear``, ``bicubic``, …, if not in the network's own way.
         classes: names of the classes, or a text file with one on each line, where the network does not bring its own.
         order: of the color channels that the network takes, e.g. ``BGR``; mean and std are in the order RGB anyhow.
-        game: what is looked for, see `fgvis_lightning.games`.
+        game: what is looked for, see `fgvis_lightning.method.games`.
         lam: weight λ ≥ 0 of the mask's size; ``auto`` finds for each image the smallest evidence that
-            reaches ``level``.
+            reaches ``level``, see `fgvis_lightning.method.solvers`.
         level: for ``lam: auto``, the score to reach as a share of the image's own: at least, for
             preservation and generation (1.0 unless given); at most, for deletion and repression (0.1).
-        iterations: steps of the optimizer for each image, at most.
+        iterations: steps of the optimizer for each image, at most; unless given, 50 for ``lam: auto`` and the
+            literature's 500 for a fixed λ. Each passes the image through the network ``seeds`` times.
+        seeds: runs of each image, in one batch, with small disturbances of their own, whose mean the explanation is;
+            unless given, 6 for ``lam: auto`` and 1 for a fixed λ. 1 is for speed.
+        gate: ``strict``, the paper's, or ``restoring``, see `fgvis_lightning.method.gates`; unless given, restoring
+            where ``lam: auto`` is to keep a class, and strict elsewhere.
         patience: an image is finished earlier when this many iterations have brought no progress, see
-            `fgvis_lightning.convergence`; 0 for all iterations in any case.
+            `fgvis_lightning.method.convergence`; 0 for all iterations in any case, as with several ``seeds``.
         tolerance: what is progress: for ``lam: auto`` evidence that is smaller by this share (0.02 unless given), for
             a fixed λ a loss that is lower by this much, in units of the score (0.001).
         defended: whether the gradient is gated; without, masks find adversarial patterns.
@@ -84,8 +96,9 @@ class FGVis(SweepModule):
         reference: what the mask uncovers where it is 0: ``zero``, ``blurred``, ``noise`` or ``black``.
         noise: standard deviation of the Gaussian noise added to e in each iteration, in normalized space; unless given,
             0.3 in the deletion game with a fixed λ, whose maps are the most faithful then, and 0 otherwise.
-        seed: of the noise and of the proposals of ``lam: auto``.
-        optimizer: of the mask, e.g. ``torch.optim.Adam``.
+        seed: of the noise, and of the disturbances of the first of the ``seeds``; the others count on from it.
+        optimizer: of the masks: a solver for ``lam: auto``, `Pruning` where the class stays and `Thresholding` where it
+            goes unless given; for a fixed λ any of torch's, the literature's `sgd` unless given.
         fold: whether batch normalization is folded into the convolutions before it, see `fgvis_lightning.folding`.
         fused: whether gates are fused with the activations that they follow, which changes no bit.
     """
@@ -106,7 +119,9 @@ class FGVis(SweepModule):
         game: Literal["preservation", "deletion", "generation", "repression"] = "deletion",
         lam: float | Literal["auto"] = "auto",
         level: float | None = None,
-        iterations: int = 500,
+        iterations: int | None = None,
+        seeds: int | None = None,
+        gate: Literal["strict", "restoring"] | None = None,
         patience: int = 100,
         tolerance: float | None = None,
         defended: bool = True,
@@ -117,7 +132,7 @@ class FGVis(SweepModule):
         reference: Literal["zero", "blurred", "noise", "black"] = "zero",
         noise: float | None = None,
         seed: int = 0,
-        optimizer: Callable[[Iterable[Any]], Optimizer] = sgd,
+        optimizer: Callable[[Iterable[Any]], Optimizer] | None = None,
         fold: bool = True,
         fused: bool = True,
     ) -> None:
@@ -130,6 +145,24 @@ class FGVis(SweepModule):
                 raise InputError(f"Expected {name} to be one of {', '.join(known)}, but got {given!r}.")
         if lam != "auto" and not (isinstance(lam, int | float) and 0 <= lam < float("inf")):
             raise InputError(f"Expected lam to be 'auto' or a number of at least 0, but got {lam!r}.")
+        auto = lam == "auto"
+        if gate is None:
+            gate = "restoring" if auto and GAMES[game].keeps else "strict"
+        if gate not in RULES:
+            raise InputError(f"Expected gate to be one of {', '.join(RULES)}, but got {gate!r}.")
+        iterations = iterations if iterations is not None else 50 if auto else 500
+        seeds = seeds if seeds is not None else 6 if auto else 1
+        if seeds < 1:
+            raise InputError(f"Expected seeds to be at least 1, but got {seeds}.")
+        if optimizer is None:
+            optimizer = SOLVERS[game] if auto else sgd
+        if isinstance(optimizer([nn.Parameter(torch.zeros(1))]), Solver) != auto:
+            solvers = "fgvis_lightning.method.solvers.Pruning or Thresholding"
+            raise InputError(
+                f"Expected optimizer to be a solver for lam: auto, {solvers}, but got one of torch's. Give lam a number."
+                if auto
+                else f"Expected an optimizer of torch's for lam {lam}, but got a solver. Give lam: auto."
+            )
         if iterations < 1:
             raise InputError(f"Expected iterations to be at least 1, but got {iterations}.")
         if patience < 0:
@@ -161,11 +194,14 @@ class FGVis(SweepModule):
             listed = (*resolve_names(exempt or (), "exempt")[1], *resolve_names(gated or (), "gated")[1])
             frozen, _ = folded(frozen, self.classifier.preprocessing.size, keep=listed)
         self.fold = fold
-        self.network = DefendedCNN(frozen, exempt=exempt or (), gated=gated or (), output=output, fused=fused).eval()
+        self.network = DefendedCNN(
+            frozen, gate=gate, exempt=exempt or (), gated=gated or (), output=output, fused=fused
+        ).eval()
         self.game = GAMES[game]
         self.lam = lam
         self.level = level if level is not None else (1.0 if self.game.keeps else 0.1)
         self.iterations = iterations
+        self.seeds = seeds
         self.defended = defended
         # For λ = 0 both scores have gradients of one direction, but the logarithm's do not vanish where p is small.
         self.score = SCORES["log_probability" if lam == "auto" else score]
@@ -173,11 +209,11 @@ class FGVis(SweepModule):
         self.noise = noise
         self.seed = seed
         self.make_optimizer = optimizer
-        self.patience = patience
+        self.patience = patience if seeds == 1 else 0
         self.tolerance = tolerance if tolerance is not None else 0.02 if lam == "auto" else 0.001
         self.mask = nn.Parameter(torch.empty(0))
         self.coverage = self.network.coverage
-        self._search: Search | None = None
+        self._bound: Tensor | None = None  # log-odds of the level of each row, for lam: auto
         self._logits: Tensor | None = None
         self._warned = False
 
@@ -191,7 +227,7 @@ class FGVis(SweepModule):
         if batch is not None and batch.size != "auto":
             image = batch.peek()
             if image is not None:
-                self.mask = nn.Parameter(torch.ones(batch.size, *image.shape))  # for Lightning's summary
+                self.mask = nn.Parameter(torch.ones(batch.size * self.seeds, *image.shape))  # for Lightning's summary
 
     def configure_optimizers(self) -> Optimizer:
         return self.make_optimizer([self.mask])
@@ -222,10 +258,10 @@ class FGVis(SweepModule):
         score = self.score(logits, self.targets)
         self._logits = logits.detach()
         self._log()
-        if self._search is not None:
+        if self._bound is not None:
             # The gradient may be a noisy one; what a mask is worth is not.
-            judged = self.plain(clean) if self.noise else logits.detach()
-            self._search.observe(self.mask.detach(), judged, batch.iterations)
+            judged = self.plain(clean) if self.noise else self._logits
+            self._lead = lead(self.game, judged, self.targets, self._bound)
         loss = self.game.loss(score, self.mask, 0.0 if self.lam == "auto" else self.lam)
         self._loss = loss.detach()
         return loss.sum()
@@ -236,12 +272,13 @@ class FGVis(SweepModule):
             part.grad = gradient
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Divide the gradient of each image by its largest absolute value."""
+        """Tell a solver of the masks' leads; for others divide the gradient of each mask by its largest value."""
         assert self.mask.grad is not None
-        largest = self.mask.grad.abs().amax((1, 2, 3), keepdim=True)
-        self.mask.grad /= torch.where(largest > 0, largest, 1)
-        if self._search is not None:
-            self._search.learn(self.mask.grad)
+        if isinstance(optimizer, Solver):
+            optimizer.tell(self._lead)
+        else:
+            largest = self.mask.grad.abs().amax((1, 2, 3), keepdim=True)
+            self.mask.grad /= torch.where(largest > 0, largest, 1)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         self.mask.grad = None
@@ -250,9 +287,8 @@ class FGVis(SweepModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         with torch.no_grad():
             self.mask.clamp_(0, 1)
-            if self._search is not None:
-                self._verify(self._search, batch)
-                self.mask.copy_(self._search.propose(self.mask, batch.iterations))
+        if self._bound is not None:
+            self._confirm(batch)
         for place in batch.used:
             batch.iterations[place] += 1
         if places := self._finished(batch):
@@ -283,55 +319,71 @@ class FGVis(SweepModule):
     def _allocate(self, images: Tensor) -> None:
         """Everything that has a row for each place."""
         # All in the images' memory format: mask * x takes the mask's, and another one rounds differently.
-        self._x = self.normalize(images)
+        self._x = self._rows(self.normalize(images))
         self.mask.data = torch.full_like(self._x, self.game.start)
         self.mask.grad = None
-        # The optimizer sees one parameter for each place, so that its state can start anew with each item.
+        # The optimizer sees a group of parameters for each place, so that its state can start anew with each item.
         self._parts = [nn.Parameter(part) for part in self.mask.data]
-        self.trainer.optimizers = [self.make_optimizer(self._parts)]
-        self._generators = [torch.Generator(self._x.device) for _ in images]
+        own = {"keeps": self.game.keeps, "iterations": self.iterations, "seed": self.seed}
+        rows = [self._parts[start : start + self.seeds] for start in range(0, len(self._parts), self.seeds)]
+        self.trainer.optimizers = [self.make_optimizer([{"params": parts, **own} for parts in rows])]
+        self._generators = [torch.Generator(self._x.device) for _ in self._parts]
         self._reference: Tensor | None = None
-        self.targets = torch.zeros(len(images), dtype=torch.long, device=self._x.device)
-        self.score_image = self._x.new_zeros(len(images))
-        self._search = None
-        if self.lam == "auto":
-            self._search = Search(self.game, self.level, self.mask.detach(), self.iterations, self.seed)
+        self.targets = torch.zeros(len(self._x), dtype=torch.long, device=self._x.device)
+        self.score_image = self._x.new_zeros(len(self._x))
+        self._bound = self._x.new_zeros(len(self._x)) if self.lam == "auto" else None
 
     def _fill(self, places: Sequence[int]) -> None:
         """Begin with the items that are new in these places: masks, references, reference activations."""
         if not places:
             return
         assert self.batch is not None
-        at = torch.tensor(places, device=self._x.device)
+        rows = [row for place in places for row in self._rows_of(place)]
+        at = torch.tensor(rows, device=self._x.device)
         new = torch.zeros(len(self._x), dtype=torch.bool, device=self._x.device).index_fill(0, at, True)
-        self._x[at] = self.normalize(self.batch.images[places])
+        self._x[at] = self._rows(self.normalize(self.batch.images[places]))
         logits = self.first_pass(self._x)
-        targets = resolve(self.batch.targets.to(self._x.device), logits, self.classifier)
+        targets = resolve(self._rows(self.batch.targets).to(self._x.device), logits, self.classifier)
         self.targets = torch.where(new, targets, self.targets)
         self.score_image = torch.where(new, probability(logits, self.targets), self.score_image)
+        if self._bound is not None:
+            self._bound = torch.where(new, bound(self.level, logits, self.targets).to(self._bound), self._bound)
         black = self.normalize(torch.zeros(3, 1, 1, device=self._x.device))
-        for place in places:
-            generator = self._generators[place].manual_seed(self.seed)
-            reference = self.reference(self._x[place : place + 1], black, generator)
+        for row in rows:
+            generator = self._generators[row].manual_seed(self.seed)
+            reference = self.reference(self._x[row : row + 1], black, generator)
             if reference is not None:
                 if self._reference is None:
                     self._reference = torch.zeros_like(self._x)
-                self._reference[place] = reference[0]
+                self._reference[row] = reference[0]
+            generator.manual_seed(self.seed + row % self.seeds)
+        for place in places:
             self._restart(place)
         with torch.no_grad():
             self.mask.masked_fill_(new[:, None, None, None], self.game.start)
         self._record()
-        if self._search is not None:
-            whole = logits if self.game.keeps else self._score_mask(torch.zeros_like(self.mask))
-            self._search.start(new, self.targets, self.mask.detach(), logits, whole)
+
+    def _rows(self, of_places: Tensor) -> Tensor:
+        """What places have (B,…) for each of their rows (B·seeds,…), in the same memory format."""
+        rows = of_places.repeat_interleave(self.seeds, 0)
+        return rows.contiguous(memory_format=torch.channels_last) if rows.ndim == 4 else rows
+
+    @property
+    def _every(self) -> slice:
+        """The first row of each place."""
+        return slice(None, None, self.seeds)
+
+    def _rows_of(self, place: int) -> range:
+        return range(place * self.seeds, (place + 1) * self.seeds)
 
     def _restart(self, place: int) -> None:
         """Forget the item that was in this place."""
         self._plateau.restart(place)
-        part = self._parts[place]
-        fresh = self.make_optimizer([part]).state  # empty, or what the optimizer starts from
+        parts = [self._parts[row] for row in self._rows_of(place)]
+        fresh = self.make_optimizer(parts).state  # empty, or what the optimizer starts from
         for optimizer in self.trainer.optimizers:
-            optimizer.state.pop(part, None)
+            for part in parts:
+                optimizer.state.pop(part, None)
             optimizer.state.update(fresh)
 
     def _record(self) -> None:
@@ -358,19 +410,39 @@ class FGVis(SweepModule):
         ):
             logits = self.network(blend(self._x, self.mask, self._reference))
             self.score(logits, self.targets).sum().backward()
-        if self._search is not None:
-            self._search.learn(torch.zeros_like(self.mask))
-            self._search.propose(self.mask, [0] * len(images))
-        self._final_coverage(self.mask.detach())
+        if self._bound is not None:  # what a solver remembers of each row
+            self._rehearsed = [torch.zeros_like(self._x) for _ in range(4)]
+            del self._rehearsed
+        self._final_coverage(self.mask.detach()[self._every])
         self.mask.grad = None
 
-    def _verify(self, search: Search, batch: Batch) -> None:
-        """Under mixed precision, judge the best masks by the network's own precision now and then."""
+    def _confirm(self, batch: Batch) -> None:
+        """Under mixed precision, judge the best evidence by the network's own precision now and then."""
         if "mixed" not in str(self.trainer.precision) or self.noise:  # where noise is, masks are judged so anyway
             return
-        due = [(iteration + 1) % EVERY == 0 for iteration in batch.iterations]
-        if any(due):
-            search.verify(self._score_mask, torch.tensor(due, device=self.mask.device))
+        due = [place for place in batch.used if (batch.iterations[place] + 1) % EVERY == 0]
+        if due:
+            leads = self._judge(self._best())[1].tolist()
+            for place in due:
+                self._solver.confirm(self._solver.param_groups[place], leads[place])
+
+    @property
+    def _solver(self) -> Any:
+        (optimizer,) = self.trainer.optimizers
+        return optimizer
+
+    def _best(self) -> Tensor:
+        """The best masks of the places so far (B,3,H,W)."""
+        runs = [self._solver.found(group) for group in self._solver.param_groups]
+        starts = self.mask.detach()[self._every]
+        found = [start if run is None else self.game.evidence(run.best) for run, start in zip(runs, starts, strict=True)]
+        return torch.stack(found).contiguous(memory_format=torch.channels_last)
+
+    def _judge(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B,K) by the plain network, and leads (B,), of masks (B,3,H,W)."""
+        assert self._bound is not None
+        logits, every = self._score_mask(mask), self._every
+        return logits, lead(self.game, logits, self.targets[every], self._bound[every])
 
     def _finished(self, batch: Batch) -> list[int]:
         """The places whose item has had all its iterations, or has converged."""
@@ -383,9 +455,10 @@ class FGVis(SweepModule):
 
     def _objective(self) -> Tensor:
         """What is to become smaller (B,): the evidence that reaches the level, or the game's loss."""
-        if self._search is None:
-            return self._loss
-        return torch.where(self._search.feasible, self.game.size(self._search.best), torch.inf)
+        if self._bound is None:
+            return self._loss.reshape(-1, self.seeds).mean(1)
+        runs = [self._solver.found(group) for group in self._solver.param_groups]
+        return torch.tensor([run.size if run is not None and run.reached >= 0 else torch.inf for run in runs])
 
     def plain(self, x: Tensor) -> Tensor:
         with self.network.undefended():
@@ -398,12 +471,13 @@ class FGVis(SweepModule):
         Their scores come from plain passes of the network over e made from the rounded masks.
         """
         self.cost.images += len(places)
-        if self._search is None:
-            mask, feasible = rounded(self.mask), None
+        every, more = self._every, dict[str, Any]()
+        if self._bound is None:
+            mask = rounded(self.masks, self.game)
             logits = self._score_mask(mask)
         else:
-            mask, logits = self._search.result(self._score_mask)
-            feasible = self._search.feasible & self._search.reached(logits)
+            mask, logits, leads = give_back(self._best(), self.game, self._judge)
+            more = self._known(places, leads)
         at = torch.tensor(places, device=mask.device)
         self.coverage = self._final_coverage(mask)
         closed = self.coverage.closed
@@ -411,34 +485,58 @@ class FGVis(SweepModule):
         assert self.batch is not None
         return Explanation(
             mask=mask[at].float().contiguous().cpu(),
-            targets=self.targets[at].cpu(),
-            score_image=self.score_image[at].float().cpu(),
-            score_explanation=probability(logits, self.targets)[at].float().cpu(),
+            targets=self.targets[every][at].cpu(),
+            score_image=self.score_image[every][at].float().cpu(),
+            score_explanation=probability(logits, self.targets[every])[at].float().cpu(),
             game=self.game,
-            feasible=None if feasible is None else feasible[at].cpu(),
+            seeds=self.seeds,
+            **more,
             coverage=self.coverage,
             iterations=torch.tensor([self.batch.iterations[place] for place in places]),
         )
 
+    def _known(self, places: Sequence[int], leads: Tensor) -> dict[str, Any]:
+        """What a solver knows beside the masks, for the places: fields of an `Explanation`."""
+        groups = [self._solver.param_groups[place] for place in places]
+        runs = [self._solver.found(group) for group in groups]
+        shape = self.mask.shape[1:]
+        known: dict[str, Any] = {
+            "feasible": (leads[list(places)] >= 0).cpu(),
+            "reached": torch.tensor([-1 if run is None else run.reached for run in runs]),
+            "ranking": torch.stack([torch.zeros(shape[1:]) if r is None else r.ranking.mean(0).float().cpu() for r in runs]),
+        }
+        if self.seeds > 1:
+            known["agreement"] = torch.tensor([self._solver.agreement(group) for group in groups])
+        return known
+
     def _final_coverage(self, mask: Tensor) -> Coverage:
         """Coverage with the share of closed gates at the masks (B,3,H,W)."""
+        e = blend(self._x, self._rows(mask), self._reference)
         if not self.defended:
             with self.network.undefended(), torch.no_grad():
-                self.network(blend(self._x, mask, self._reference))
+                self.network(e)
             return self.network.coverage
         with self.trainer.precision_plugin.forward_context():
-            self.network.closed(blend(self._x, mask, self._reference))
-        return self.network.coverage
+            closed = self.network.closed(e)
+        return replace(self.network.coverage, closed=closed[self._every])
 
     def _score_mask(self, mask: Tensor) -> Tensor:
-        return self.plain(blend(self._x, mask, self._reference))
+        """The plain network's logits (B,K) for masks (B,3,H,W), in a batch of all rows, since rounding depends on it."""
+        return self.plain(blend(self._x, self._rows(mask), self._reference))[self._every]
+
+    @property
+    def masks(self) -> Tensor:
+        """The masks of the places (B,3,H,W) as they are now, each the mean of its rows."""
+        return self.mask.detach().unflatten(0, (-1, self.seeds)).mean(1)
 
     def latest_each(self) -> tuple[Tensor, Tensor] | None:
         """Score and sparsity of each place (B,), at the latest iteration; before the first one, None."""
         if self._logits is None:
             return None
         with torch.no_grad():
-            return probability(self._logits, self.targets), 1 - self.game.size(self.mask)
+            each = probability(self._logits, self.targets), 1 - self.game.size(self.mask)
+            score, sparsity = (values.unflatten(0, (-1, self.seeds)).mean(1) for values in each)
+            return score, sparsity
 
     @property
     def latest(self) -> tuple[Tensor, Tensor] | None:
@@ -470,6 +568,8 @@ class FGVis(SweepModule):
             "lam": self.lam,
             **({"level": self.level} if self.lam == "auto" else {}),
             "iterations": self.iterations,
+            "seeds": self.seeds,
+            "gate": self.network.gate,
             "patience": self.patience,
             **({"tolerance": self.tolerance} if self.patience else {}),
             "defended": self.defended,

@@ -6,11 +6,15 @@ Three views of one item, each at the network's own resolution so that every pixe
 * the explanation: the evidence of the image on the reference's gray, everything else gone;
 * the mask: the evidence by color channel on black, so white is evidence in all three channels, and
   yellow, say, evidence in red and green.
+
+Where the evidence is faint, the latter two have a brightened picture beside them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 
 import numpy as np
 import torch
@@ -24,9 +28,12 @@ from torch import Tensor
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.store import Explanation
 
-TITLE_INCHES = 0.62
+FAINT = 0.5
+"""Where the brightest evidence (see `brightest`) is below this, it is shown brightened, too."""
+
 GAP_INCHES = 0.12
 DPI = 100
+LINE, LETTER = 1.4, 0.6  # height of a line, and about the width of a letter, in sizes of the font
 
 
 def explanation_image(image: Tensor, evidence: Tensor, background: Tensor) -> Tensor:
@@ -43,34 +50,51 @@ def explanation_image(image: Tensor, evidence: Tensor, background: Tensor) -> Te
     return torch.lerp(background.expand_as(image), image, evidence)
 
 
-def panel(views: Mapping[str, Tensor], title: str) -> Figure:
+def panel(views: Mapping[str, Tensor], title: str, note: str = "") -> Figure:
     """Pictures (3,H,W) in [0,1] side by side, each under its name; pixels are whole screen pixels.
 
     Args:
         views: name → picture, all of one size.
         title: above all of them.
+        note: below the title, in smaller letters.
     """
     height, width = next(iter(views.values())).shape[-2:]
     zoom = max(1, round(448 / max(height, width)))
     tall, wide = height * zoom / DPI, width * zoom / DPI
     total_wide = len(views) * (wide + GAP_INCHES) + GAP_INCHES
-    total_tall = tall + TITLE_INCHES + GAP_INCHES
+    heads = [_fitted(text, size, total_wide) for text, size in ((title, 12), (note, 10)) if text]
+    names = [_fitted(name, 10, wide) for name in views]
+    names_tall = max(name_tall for _, _, name_tall in names)
+    total_tall = GAP_INCHES + tall + names_tall + sum(head_tall for *_, head_tall in heads) + 1.5 * GAP_INCHES
     figure = Figure(figsize=(total_wide, total_tall), dpi=DPI)
     FigureCanvasAgg(figure)
-    figure.text(0.5, 1 - 0.08 / total_tall, title, ha="center", va="top", fontsize=12)
-    for index, (name, view) in enumerate(views.items()):
+    top = total_tall - GAP_INCHES / 2
+    for text, size, head_tall in heads:
+        middle = (top - head_tall / 2) / total_tall
+        figure.text(0.5, middle, text, ha="center", va="center", fontsize=size, parse_math=False)
+        top -= head_tall
+    for index, ((name, size, _), view) in enumerate(zip(names, views.values(), strict=True)):
         left = GAP_INCHES + index * (wide + GAP_INCHES)
         axes = figure.add_axes(
             (left / total_wide, GAP_INCHES / total_tall, wide / total_wide, tall / total_tall), frameon=False
         )
         axes.imshow(view.clamp(0, 1).permute(1, 2, 0).float().numpy(), interpolation="nearest")
         axes.set_axis_off()
-        axes.set_title(name, fontsize=10, pad=4)
+        axes.set_title(name, fontsize=size, pad=4)
     return figure
+
+
+def _fitted(text: str, size: float, inches: float) -> tuple[str, float, float]:
+    """A text in lines that a width has room for, the size of its letters, and its height: whole pixels, in inches."""
+    lines = wrap(text, max(1, int(72 * inches / (LETTER * size))))
+    return "\n".join(lines), size, math.ceil(LINE * size * len(lines) / 72 * DPI) / DPI
 
 
 def explanation_panel(explanation: Explanation, index: int, image: Tensor, background: Tensor, name: str) -> Figure:
     """Image, explanation and mask of one item side by side, under the class and both scores.
+
+    Evidence that is faint is shown brightened beside what it is, so that no picture looks empty. The title says where
+    the level was missed, and the line below it how well several runs agree.
 
     Args:
         explanation: of B items.
@@ -79,15 +103,39 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
         background: (3,1,1) in [0,1], the color that stands for nothing.
         name: of the target class.
     """
-    evidence = explanation.evidence[index].float().cpu()
-    views = {
-        "image": image,
-        f"evidence ({explanation.game.name})": explanation_image(image, evidence, background),
-        f"evidence by color channel, {100 * evidence.mean():.1f} % of the image": evidence,
-    }
+    game, evidence = explanation.game, explanation.evidence[index].float().cpu()
+    views = {"image": image, f"evidence ({game.name})": explanation_image(image, evidence, background)}
+    by_channel = {f"evidence by color channel, {_percent(evidence.mean())} of the image": evidence}
+    top = float(brightest(evidence))
+    if evidence.max() > 0 and top < FAINT:
+        more, factor = brightened(evidence), f"brightened ×\N{NO-BREAK SPACE}{_factor(1 / top)}"
+        views[f"evidence, {factor}"] = explanation_image(image, more, background)
+        by_channel[f"by color channel, {factor}"] = more
     scores = explanation.score_image[index], explanation.score_explanation[index]
-    kind = "explanation" if explanation.game.keeps else "image without the evidence"
-    return panel(views, f"{name}: {scores[0]:.3f} on the image, {scores[1]:.3f} on the {kind}")
+    kind = "explanation" if game.keeps else "image without the evidence"
+    title = f"{name}: {scores[0]:.3f} on the image, {scores[1]:.3f} on the {kind}"
+    if explanation.feasible is not None and not explanation.feasible[index]:
+        title += " (level missed)"
+    return panel(views | by_channel, title, _agreement(explanation, index))
+
+
+def _agreement(explanation: Explanation, index: int) -> str:
+    """How well the runs of an item agree; nothing where there are not several, or a mask of theirs is constant."""
+    if explanation.agreement is None or math.isnan(r := float(explanation.agreement[index])):
+        return ""
+    runs = f"{explanation.seeds} runs" if explanation.seeds else "the runs"
+    return f"{runs} agree by r = {r:.2f}"
+
+
+def _percent(share: Tensor) -> str:
+    """One decimal, or more where it would be zero."""
+    value = 100 * float(share)
+    return f"{value:.1f} %" if value >= 0.1 or value == 0 else f"{value:.1g} %"
+
+
+def _factor(value: float) -> str:
+    """Two digits: 3.2, 32, 3,200."""
+    return f"{value:.1f}" if value < 9.95 else f"{float(f'{value:.2g}'):,.0f}"
 
 
 def draw(

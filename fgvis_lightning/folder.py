@@ -250,7 +250,10 @@ class Claim:
 
 # --- tables ---
 
-COLUMNS = ("id", "image", "target", "name", "game", "score_image", "score_explanation", "sparsity", "feasible")
+COLUMNS = (
+    *("id", "image", "target", "name", "game", "score_image", "score_explanation", "sparsity", "feasible"),
+    *("reached", "seeds", "agreement"),
+)
 
 
 def write_summary(output: Path, owner: str | None = None) -> list[str]:

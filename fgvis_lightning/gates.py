@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from fgvis_lightning.method.gates import excess
+
 LIMITS = {"relu": torch.inf, "relu6": 6.0}
 """Activations that can be had together with their gate: what their output is at most. Its derivative is 0 there."""
 
@@ -21,36 +23,38 @@ CHUNK = 2**18
 """Numbers worked on at a time, so that what is between stays in a core's own memory."""
 
 
-def slack(h: Tensor, reference: Tensor, *, nonnegative: bool = False) -> Tensor:
-    """How far each neuron is inside its range ``min(0, h(x)) <= h(e) <= max(0, h(x))``.
-
-    Args:
-        h: activations h(e), any shape.
-        reference: reference activations h(x), same shape.
-        nonnegative: whether neither can be negative, which saves two thirds of the work.
-
-    Returns:
-        Same shape; below 0 exactly where the gate is closed. Exactly, because the difference of two
-        unequal floating-point numbers is never rounded to zero (gradual underflow).
-    """
-    if nonnegative:
-        return reference - h
-    return torch.minimum(reference.clamp(min=0) - h, h - reference.clamp(max=0))
-
-
-def gate(h: Tensor, reference: Tensor, *, nonnegative: bool = False) -> None:
-    """Put a gate on the gradient that arrives at ``h``.
+def gate(h: Tensor, reference: Tensor, rule: str = "strict", *, nonnegative: bool = False) -> None:
+    """Put a gate on the gradient that arrives at ``h``, see `fgvis_lightning.method.gates`.
 
     A hook on the tensor, not a new tensor: code that ignores the result of an in-place activation
     and goes on with its input is gated as well, and so is an output that is changed in place later
     (autograd calls the hook with the gradient of the value at the time of registration).
+
+    Args:
+        h: activations h(e), any shape.
+        reference: reference activations h(x), same shape.
+        rule: ``strict`` or ``restoring``.
+        nonnegative: whether neither can be negative, which saves two thirds of the work.
     """
-    room = slack(h.detach(), reference, nonnegative=nonnegative)
-    kind = torch.finfo(room.dtype)
+    known = h.detach()
+    kind = torch.finfo(known.dtype)
     below_zero = -kind.smallest_normal * kind.eps  # the largest negative number
-    # Both select where a product would make NaN of 0 * inf. On CPUs the first, which takes the gradient where
-    # room > below_zero, is faster than a mask of booleans; but not where numbers that small count as zero.
-    if room.is_cpu and torch.tensor(below_zero, dtype=room.dtype) < 0:
+    # Both ways below select, where a product would make NaN of 0 * inf. On CPUs the first, which takes the gradient
+    # where room > below_zero, is faster than a mask of booleans; but not where numbers that small count as zero.
+    by_threshold = known.is_cpu and torch.tensor(below_zero, dtype=known.dtype).item() < 0
+    if rule == "restoring":
+        side = ((known - reference).clamp_(min=0) if nonnegative else excess(known, reference)).sign_()
+
+        def restore(gradient: Tensor) -> Tensor:
+            room = side * gradient
+            if by_threshold:
+                return torch.ops.aten.threshold_backward.grad_input(gradient, room, below_zero, grad_input=room)
+            return torch.where(room < 0, 0, gradient)
+
+        h.register_hook(restore)
+        return
+    room = reference - known if nonnegative else excess(known, reference).abs_().neg_()
+    if by_threshold:
         h.register_hook(lambda gradient: torch.ops.aten.threshold_backward(gradient, room, below_zero))
     else:
         closed = room < 0
@@ -64,7 +68,7 @@ class Ceiling:
     are in the same order. Elsewhere the quotient h(e)/h(x) is compared with 1, which is exact: it is rounded to more
     than 1 wherever h(e) is larger, for with ``1 ≤ c < 2`` the ceiling's digits and ``u`` a unit in their last place
     ``1 + u/c`` lies beyond the middle between 1 and ``1 + u``. Only an h(e) of at most the smallest normal number,
-    1e-38 in float32, or of as small a share of h(x), can count as zero there.
+    1e-38 in float32, or of as small a share of h(x), can count as zero there; and h(x) must be finite.
 
     Args:
         h: activations h(x), any shape, kept as a copy.
@@ -95,12 +99,20 @@ class Ceiling:
             above, at_limit = h > self.value, self.value == self._top
         return above & ~(at_limit & (h == self.most)) if self.most < torch.inf else above
 
-    def select(self, gradient: Tensor, h: Tensor) -> Tensor:
-        """The gradient where 0 < h(e) ≤ h(x) and the activation has a slope, elsewhere 0."""
+    def select(self, gradient: Tensor, h: Tensor, rule: str = "strict") -> Tensor:
+        """The gradient that passes the gate and the activation, which has a slope where 0 < h(e) < its limit."""
+        restores = rule == "restoring"
         if not self.by_bits:
             result = h / self.value  # and then the result, for memory that is new costs more than either operation
             past = 1 + torch.finfo(h.dtype).eps
             torch.ops.aten.hardtanh_backward.grad_input(gradient, result, 0.0, past, grad_input=result)
+            if restores:
+                # The gradient inside the range, and elsewhere 0, or the gradient if it is more: so it leads back.
+                torch.maximum(result, gradient, out=result)
+                if self.most < torch.inf:
+                    torch.ops.aten.hardtanh_backward.grad_input(result, h, 0.0, self.most, grad_input=result)
+                else:  # ReLU has a slope at infinity
+                    torch.ops.aten.threshold_backward.grad_input(result, h, 0.0, grad_input=result)
             return result
         h, gradient = (
             one if one.stride() == self.value.stride() else torch.empty_like(self.value, dtype=one.dtype).copy_(one)
@@ -108,12 +120,17 @@ class Ceiling:
         )
         result = torch.empty_like(h)
         scratch = torch.empty(2, min(CHUNK, h.numel()), dtype=torch.int16)
+        limit = int(self._top.view(torch.int16)) + 1
+        lowest = int(torch.tensor(-torch.inf, dtype=h.dtype).view(torch.int16))  # what is not a number is above it
         parts = (_bits(tensor).split(CHUNK) for tensor in (h, self.value, gradient, result))
         for activation, ceiling, incoming, outgoing in zip(*parts, strict=True):
-            passes, positive = scratch[:, : len(activation)]
-            torch.sub(activation, ceiling, out=passes)  # the sign's bit is set where h(e) ≤ h(x)
-            torch.neg(activation, out=positive)  # and here where 0 < h(e)
-            passes.bitwise_and_(positive).bitwise_right_shift_(15)  # into all of the 16 bits
+            passes, other = scratch[:, : len(activation)]
+            if restores:  # a gradient that is not negative meets the limit in place of the ceiling
+                torch.clamp(incoming, lowest, lowest + 1, out=other).sub_(lowest).mul_(limit)
+                ceiling = torch.maximum(ceiling, other, out=other)
+            torch.sub(activation, ceiling, out=passes)  # the sign's bit is set where 0 ≤ h(e) ≤ h(x)
+            torch.neg(activation, out=other)  # and here where 0 < h(e), and for -0
+            passes.bitwise_and_(other).bitwise_right_shift_(15)  # into all of the 16 bits
             torch.bitwise_and(incoming, passes, out=outgoing)
         return result
 
@@ -128,18 +145,18 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 class GatedReLU(Function):
-    """ReLU or ReLU6 with its gate: ``GatedReLU.apply(x, ceiling, in_place)``."""
+    """ReLU or ReLU6 with its gate: ``GatedReLU.apply(x, ceiling, in_place, rule)``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ceiling: Ceiling, in_place: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, ceiling: Ceiling, in_place: bool, rule: str) -> Tensor:
         h = F.relu(x, in_place) if ceiling.most == torch.inf else F.hardtanh(x, 0.0, ceiling.most, in_place)
         if in_place:
             ctx.mark_dirty(x)
         ctx.save_for_backward(h)
-        ctx.ceiling = ceiling
+        ctx.ceiling, ctx.rule = ceiling, rule
         return h
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.ceiling.select(gradient, *ctx.saved_tensors), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.ceiling.select(gradient, *ctx.saved_tensors, ctx.rule), None, None, None

@@ -47,8 +47,9 @@ def explain(
     targets: Tensor | Sequence[int] | None = None,
     *,
     game: Literal["preservation", "deletion", "generation", "repression"] = "deletion",
-    iterations: int = 500,
+    iterations: int | None = None,
     lam: float | Literal["auto"] = "auto",
+    seeds: int | None = None,
     defended: bool = True,
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
     precision: Any = "32-true",
@@ -66,8 +67,9 @@ def explain(
         images: (B,3,H,W) in [0,1].
         targets: class indices (B,); None for the predicted class.
         game: ``preservation``, ``deletion``, ``generation`` or ``repression``.
-        iterations: steps of the optimizer, at most; see ``patience`` in `FGVis`.
-        lam: weight λ ≥ 0 of the mask's size, or ``auto``.
+        iterations: steps of the optimizer, at most; unless given, 50 for ``lam: auto`` and 500 for a fixed λ.
+        lam: weight λ ≥ 0 of the mask's size, or ``auto`` for the smallest evidence that reaches a level.
+        seeds: runs of each image whose mean the explanation is; unless given, 6 for ``lam: auto``, 1 for a fixed λ.
         defended: whether the gradient is gated.
         normalize: mean and standard deviation by channel that the network expects; None for the
             network's own where it brings them (timm's do), else ImageNet's.
@@ -104,7 +106,15 @@ def explain(
         images = images.clone() if images.is_inference() else images
         with _silence():
             model = FGVis(
-                network, mean=mean, std=std, game=game, lam=lam, iterations=iterations, defended=defended, **options
+                network,
+                mean=mean,
+                std=std,
+                game=game,
+                lam=lam,
+                iterations=iterations,
+                seeds=seeds,
+                defended=defended,
+                **options,
             )
         return explain_with(
             model, images, classes, batch_size or len(images), accelerator=accelerator, precision=precision

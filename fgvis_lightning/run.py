@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.items import Item, split_by_done
 from fgvis_lightning.module import SweepModule
 from fgvis_lightning.progress import SweepProgress
+from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_metadata
 from fgvis_lightning.strategy import RankFailedError
 
 GO_ON = "What is finished is kept: the same command goes on from there."
@@ -85,6 +87,25 @@ class Run:
                 f"Run the same command again to go on."
             )
         return "\n".join(lines) or f"All {total} items are there."
+
+    def what_missed(self, present: Sequence[tuple[Item, str]]) -> str:
+        """Which of these items, with their ids, have not reached their level, in a line; nothing where all have.
+
+        With a fixed λ there is no level. What cannot be read is left to `check`.
+        """
+        with_level, missed = 0, []
+        for _, id in present:
+            with suppress(InputError):
+                feasible = load_metadata(self.output / EXPLANATIONS / (id + SUFFIX)).get("feasible")
+                with_level += feasible is not None
+                missed += [id] if feasible == "false" else []
+        if not missed:
+            return ""
+        more = f" and {len(missed) - 5:,} more" if len(missed) > 5 else ""
+        return (
+            f"{len(missed):,} of {with_level:,} did not reach their level ({', '.join(missed[:5])}{more}); "
+            f"try more --model.iterations, or another --model.level."
+        )
 
     def check(self) -> None:
         """Make sure that every item has a file that can be used.

@@ -1,8 +1,8 @@
 """Explanations in memory and on disk.
 
-One explanation is one ``.safetensors`` file: the tensor ``mask``, or ``map`` for another method, and string
-metadata, a checksum of both among them. It is written under a temporary name and moved into place, so it is
-there whole or not at all.
+One explanation is one ``.safetensors`` file: the tensor ``mask``, with ``ranking`` beside it where there is one, or
+``map`` for another method; and string metadata, a checksum of all of it among them. It is written under a temporary
+name and moved into place, so it is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
@@ -23,10 +23,19 @@ from torch import Tensor
 
 from fgvis_lightning.coverage import Coverage
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.games import GAMES, Game
+from fgvis_lightning.method.games import GAMES, Game
 
 STORAGE = torch.float16
-"""Type of stored masks. A score computed from it differs by less than 0.001 from that of the mask in float32."""
+"""What evidence is rounded to. A score computed from it differs by less than 0.001 from that of the exact one."""
+
+_WORDS = {"true": True, "false": False}
+_ROWS: dict[str, Callable[[str], float]] = {
+    "feasible": _WORDS.__getitem__,
+    "iterations": int,
+    "reached": int,
+    "agreement": float,
+}
+"""What an explanation may know of each of its items, and how it is read from the file's metadata."""
 
 SUFFIX = ".safetensors"
 EXPLANATIONS = "explanations"  # the folder of these files in a results folder
@@ -35,9 +44,21 @@ UNREADABLE = (SafetensorError, KeyError, ValueError, TypeError, OSError)
 """What reading a damaged or foreign file raises."""
 
 
-def rounded(mask: Tensor) -> Tensor:
-    """A mask as a file holds it, in its own type."""
-    return mask.to(STORAGE).to(mask.dtype)
+def rounded(mask: Tensor, game: Game) -> Tensor:
+    """A mask as a file holds it: with its evidence rounded to float16.
+
+    Float16 has many numbers next to 0 and none between 0.9995 and 1. So where evidence is 1 - mask, the mask itself
+    would lose all that is faint. One minus a number in float16 is one in float32, exactly, and back.
+
+    Args:
+        mask: of any shape, in [0,1].
+        game: whose mask it is.
+
+    Returns:
+        A mask of the same type; what is rounded once does not change any more.
+    """
+    evidence = game.evidence(mask.to(torch.promote_types(mask.dtype, torch.float32)))
+    return game.evidence(evidence.to(STORAGE).to(evidence.dtype)).to(mask.dtype)
 
 
 @dataclass(frozen=True)
@@ -50,11 +71,15 @@ class Explanation:
         score_image: CNN_c(x) (B,), softmax probability of the target class on the image.
         score_explanation: CNN_c(e) (B,), on ``e = r + m (x - r)``.
         game: which game made the masks.
-        coverage: which nonlinearities were gated, and the share of closed gates (B,L) at the masks.
         feasible: for ``lam: auto``, whether the level was reached (B,); None otherwise.
         ids: item ids, B of them; empty for images in memory.
-        iterations: how many each item had (B,).
         metadata: what the file says beside the mask; empty for images in memory.
+        coverage: which nonlinearities were gated, and the share of closed gates (B,L) at the masks.
+        iterations: how many each item had (B,).
+        ranking: when the solver gave each pixel up (B,H,W) ≥ 0, high = matters most; None where it does not tell.
+        agreement: mean correlation between the masks of each two of the runs (B,) in [-1,1]; None for a single run.
+        seeds: how many runs with seeds of their own the masks are the mean of; None where that is not known.
+        reached: after which iteration the level was first reached (B,), 0 at the start and -1 never; None without one.
     """
 
     mask: Tensor
@@ -67,6 +92,10 @@ class Explanation:
     metadata: Mapping[str, str] = field(default_factory=dict)
     coverage: Coverage | None = None
     iterations: Tensor | None = None
+    ranking: Tensor | None = None
+    agreement: Tensor | None = None
+    seeds: int | None = None
+    reached: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -84,19 +113,21 @@ class Explanation:
     @classmethod
     def concatenate(cls, parts: Sequence[Explanation]) -> Explanation:
         """The items of several explanations of one game, without metadata."""
-        feasible = [part.feasible for part in parts if part.feasible is not None]
-        iterations = [part.iterations for part in parts if part.iterations is not None]
         coverage, closed = parts[0].coverage, [c.closed for p in parts if (c := p.coverage) and c.closed is not None]
+        known: dict[str, Any] = {}
+        for name in (*_ROWS, "ranking"):
+            found = [rows for part in parts if (rows := getattr(part, name)) is not None]
+            known[name] = torch.cat(found) if found else None
         return cls(
             mask=torch.cat([part.mask for part in parts]),
             targets=torch.cat([part.targets for part in parts]),
             score_image=torch.cat([part.score_image for part in parts]),
             score_explanation=torch.cat([part.score_explanation for part in parts]),
             game=parts[0].game,
-            feasible=torch.cat(feasible) if feasible else None,
-            iterations=torch.cat(iterations) if iterations else None,
             coverage=replace(coverage, closed=torch.cat(closed)) if coverage and closed else coverage,
             ids=tuple(id for part in parts for id in part.ids),
+            seeds=parts[0].seeds,
+            **known,
         )
 
     def select(self, order: Tensor) -> Explanation:
@@ -105,24 +136,28 @@ class Explanation:
         def rows(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[order]
 
+        known: dict[str, Any] = {name: rows(getattr(self, name)) for name in (*_ROWS, "ranking")}
         return replace(
             self,
             mask=self.mask[order],
             targets=self.targets[order],
             score_image=self.score_image[order],
             score_explanation=self.score_explanation[order],
-            feasible=rows(self.feasible),
-            iterations=rows(self.iterations),
             coverage=self.coverage and replace(self.coverage, closed=rows(self.coverage.closed)),
             ids=tuple(self.ids[index] for index in order.tolist()) if self.ids else (),
+            **known,
         )
 
     def saliency(self) -> Tensor:
-        """The map that metrics rank pixels by (B,H,W) ≥ 0, high = evidence: mean of `evidence` over the channels."""
-        return self.evidence.float().mean(1)
+        """The map that metrics rank pixels by (B,H,W) ≥ 0, high = evidence.
+
+        It is the `ranking` where there is one: a mask tells what is enough, and a ranking in which order it matters.
+        Else it is the mean of the `evidence` over the channels.
+        """
+        return self.evidence.float().mean(1) if self.ranking is None else self.ranking
 
     def save(self, path: Path, index: int, metadata: Mapping[str, str], owner: str | None = None) -> None:
-        """Write one of the items as a file, see `save_tensor`."""
+        """Write one of the items as a file, see `save_tensors`."""
         own = {
             "target": str(int(self.targets[index])),
             "score_image": repr(float(self.score_image[index])),
@@ -130,13 +165,19 @@ class Explanation:
             "sparsity": repr(float(self.sparsity[index])),
             "game": self.game.name,
         }
-        if self.iterations is not None:
-            own["iterations"] = str(int(self.iterations[index]))
         if self.coverage is not None:
             own["coverage"] = self.coverage.to_json(index)
-        if self.feasible is not None:
-            own["feasible"] = str(bool(self.feasible[index])).lower()
-        save_tensor(path, "mask", self.mask[index].to(STORAGE), own | dict(metadata), owner)
+        if self.seeds is not None:
+            own["seeds"] = str(self.seeds)
+        for name in _ROWS:
+            rows = getattr(self, name)
+            if rows is not None:
+                own[name] = str(rows[index].item()).lower()
+        mask = rounded(self.mask[index].float(), self.game)
+        tensors = {"mask": mask.to(STORAGE) if self.game.keeps else mask}
+        if self.ranking is not None:
+            tensors["ranking"] = self.ranking[index].float()
+        save_tensors(path, tensors, own | dict(metadata), owner)
 
 
 @dataclass(frozen=True)
@@ -167,13 +208,13 @@ class Attribution:
         return self.map
 
     def save(self, path: Path, index: int, metadata: Mapping[str, str], owner: str | None = None) -> None:
-        """Write one of the items as a file, see `save_tensor`."""
+        """Write one of the items as a file, see `save_tensors`."""
         own = {
             "target": str(int(self.targets[index])),
             "score_image": repr(float(self.score_image[index])),
             "method": self.method,
         }
-        save_tensor(path, "map", self.map[index].float(), own | dict(metadata), owner)
+        save_tensors(path, {"map": self.map[index].float()}, own | dict(metadata), owner)
 
 
 def write_whole(path: Path, data: bytes, owner: str | None = None) -> None:
@@ -198,22 +239,27 @@ def write_whole(path: Path, data: bytes, owner: str | None = None) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def save_tensor(path: Path, name: str, tensor: Tensor, metadata: Mapping[str, str], owner: str | None = None) -> None:
-    """Write one tensor with its metadata and a checksum of both, whole or not at all.
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], owner: str | None = None
+) -> None:
+    """Write tensors with their metadata and a checksum of all of it, whole or not at all.
 
     Args:
         path: the file; its folder exists.
-        name: of the tensor.
-        tensor: in float16 or float32.
-        metadata: strings to keep beside it.
+        tensors: by name, each in float16 or float32.
+        metadata: strings to keep beside them.
         owner: see `write_whole`.
     """
-    tensor = tensor.cpu().contiguous()
-    data = tensor.numpy().tobytes()
-    kind = {torch.float16: "F16", torch.float32: "F32"}[tensor.dtype]
-    entry = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [0, len(data)]}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    entries: dict[str, Any] = {}
+    data = b""
+    # The wider types first, so that each tensor begins at a multiple of its numbers' size, as it must to be read.
+    for name, tensor in sorted(tensors.items(), key=lambda pair: (-pair[1].element_size(), pair[0])):
+        kind = {torch.float16: "F16", torch.float32: "F32"}[tensor.dtype]
+        start, data = len(data), data + tensor.numpy().tobytes()
+        entries[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, len(data)]}
     # Laid out by us: safetensors' own function shuffles the metadata, and equal explanations are to be equal files.
-    header = json.dumps({"__metadata__": {**metadata, CHECKSUM: _checksum(tensor, metadata)}, name: entry}).encode()
+    header = json.dumps({"__metadata__": {**metadata, CHECKSUM: _checksum(tensors, metadata)}, **entries}).encode()
     header += b" " * (-len(header) % 8)
     write_whole(path, struct.pack("<Q", len(header)) + header + data, owner)
 
@@ -228,10 +274,11 @@ def load_item(path: str | Path) -> Explanation | Attribution:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in ("mask", "map") if name in set(file.keys())}
-        (tensor,) = tensors.values()
+            tensors = {name: file.get_tensor(name) for name in ("mask", "ranking", "map") if name in set(file.keys())}
+        if not tensors.keys() & {"mask", "map"}:
+            raise ValueError("it has neither a mask nor a map")
         checksum = metadata.pop(CHECKSUM)
-        if checksum != _checksum(tensor, metadata):
+        if checksum != _checksum(tensors, metadata):
             raise ValueError("its checksum is another")
         own: dict[str, Any] = {
             "targets": torch.tensor([int(metadata["target"])]),
@@ -240,13 +287,15 @@ def load_item(path: str | Path) -> Explanation | Attribution:
             "metadata": metadata,
         }
         if "map" in tensors:
-            return Attribution(map=tensor[None], method=metadata["method"], **own)
+            return Attribution(map=tensors["map"][None], method=metadata["method"], **own)
+        own |= {name: torch.tensor([read(metadata[name])]) for name, read in _ROWS.items() if name in metadata}
         return Explanation(
-            mask=tensor[None].float(),
+            mask=tensors["mask"][None].float(),
             score_explanation=torch.tensor([float(metadata["score_explanation"])]),
             game=GAMES[metadata["game"]],
-            iterations=torch.tensor([int(metadata["iterations"])]) if "iterations" in metadata else None,
             coverage=Coverage.from_json(metadata["coverage"]) if "coverage" in metadata else None,
+            ranking=tensors["ranking"][None] if "ranking" in tensors else None,
+            seeds=int(metadata["seeds"]) if "seeds" in metadata else None,
             **own,
         )
     except FileNotFoundError as error:
@@ -283,9 +332,11 @@ def load_metadata(path: Path) -> dict[str, str]:
         raise _damaged(path, error) from error
 
 
-def _checksum(tensor: Tensor, metadata: Mapping[str, str]) -> str:
-    """SHA-256 over the tensor's bytes and the metadata, as hexadecimal digits."""
-    digest = hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over the bytes of the tensors, in the order of their names, and the metadata, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(tensors.items()):
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     digest.update(json.dumps(dict(metadata), sort_keys=True).encode())
     return digest.hexdigest()
 

@@ -62,7 +62,7 @@ class TensorBoardImages(ExplanationCallback):
         every = self.every_n_iterations
         due = [place for place in batch.used if every and (batch.iterations[place] + 1) % every == 0]
         for place, name in self._shown(trainer, pl_module, due):
-            evidence = pl_module.game.evidence(pl_module.mask[place].detach()).float().cpu()
+            evidence = pl_module.game.evidence(pl_module.masks[place]).float().cpu()
             image, background = image_in_work(pl_module, place)
             iteration, writer = batch.iterations[place] + 1, self._writer(trainer)
             writer.add_image(f"{name}/mask", evidence, iteration)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fgvis_lightning.games import GAMES
-from fgvis_lightning.store import Attribution, Explanation, save_tensor
+from fgvis_lightning.method.games import GAMES
+from fgvis_lightning.store import Attribution, Explanation, save_tensors
 
 EVIL = "<img src=x onerror=alert(1)>"
 SETTINGS = {"network": "Tiny", "game": "preservation", "lam": "auto", "level": 1.0, "iterations": 4, "defended": True}
@@ -39,6 +39,7 @@ def explanation(
     game: str = "preservation",
     feasible: bool | None = True,
     side: int = 32,
+    agreement: float | None = None,
 ) -> Path:
     """An explanation whose evidence is the upper rows, so many of them as ``share`` says, in red and half in green."""
     evidence = torch.zeros(1, 3, side, side)
@@ -52,6 +53,8 @@ def explanation(
         game=GAMES[game],
         feasible=None if feasible is None else torch.tensor([feasible]),
         iterations=torch.tensor([4]),
+        agreement=None if agreement is None else torch.tensor([agreement]),
+        seeds=None if agreement is None else 3,
     )
     path = folder / "explanations" / f"{id}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +82,7 @@ def evaluation(folder: Path, method: str, deletion: dict[str, float]) -> None:
     curve = torch.linspace(1, 0, 5)
     curves = torch.stack([torch.stack([curve * 2 * value, curve.flip(0)]) for value in deletion.values()])
     items = json.dumps([(id, method) for id in deletion])
-    save_tensor(folder / "curves.safetensors", "curves", curves, {"items": items})
+    save_tensors(folder / "curves.safetensors", {"curves": curves}, {"items": items})
 
 
 def run(folder: Path, items: int = 4, side: int = 32) -> Path:
@@ -95,6 +98,7 @@ def run(folder: Path, items: int = 4, side: int = 32) -> Path:
             share=(number % 8 + 1) / 16,
             feasible=number % 4 != 3,
             side=side,
+            agreement=None if number % 2 == 0 else 0.875,
         )
     (folder / "failures").mkdir(exist_ok=True)
     (folder / "failures" / "torn.txt").write_text(f"Expected an image, but {EVIL} cannot be decoded.\n")

@@ -37,14 +37,28 @@ def each(f: Callable[[float], float], z: Tensor) -> Tensor:
     return torch.tensor([f(value) for value in z.flatten().tolist()], dtype=torch.float64).reshape(z.shape)
 
 
-def gated(gradient: Tensor, h: Tensor, reference: Tensor) -> Tensor:
-    """The paper's two indicators, neuron by neuron."""
-    passed = [
-        g if min(0.0, r) <= value <= max(0.0, r) else 0.0
-        for g, value, r in zip(
-            gradient.flatten().tolist(), h.flatten().tolist(), reference.flatten().tolist(), strict=True
-        )
-    ]
+def strict(g: float, h: float, reference: float) -> bool:
+    """The paper's two indicators."""
+    return min(0.0, reference) <= h <= max(0.0, reference)
+
+
+def restoring(g: float, h: float, reference: float) -> bool:
+    """Above its range a neuron may go down, which it does by a step against a positive gradient; below it, up."""
+    if h > max(0.0, reference):
+        return not g < 0
+    if h < min(0.0, reference):
+        return not g > 0
+    return True
+
+
+# name → whether gradient g passes a neuron
+RULES: dict[str, Callable[[float, float, float], bool]] = {"strict": strict, "restoring": restoring}
+
+
+def gated(gradient: Tensor, h: Tensor, reference: Tensor, rule: str = "strict") -> Tensor:
+    """A rule's gate, neuron by neuron."""
+    numbers = (part.flatten().tolist() for part in (gradient, h, reference))
+    passed = [each[0] if RULES[rule](*each) else 0.0 for each in zip(*numbers, strict=True)]
     return torch.tensor(passed, dtype=torch.float64).reshape(h.shape)
 
 
@@ -58,7 +72,7 @@ def conv_backward(layer: nn.Conv2d, gradient: Tensor) -> Tensor:
     return F.conv_transpose2d(gradient, layer.weight.detach(), padding=1)
 
 
-def plain_gradient(network: Plain, activation: str, x: Tensor, e: Tensor, target: int) -> Tensor:
+def plain_gradient(network: Plain, activation: str, x: Tensor, e: Tensor, target: int, rule: str = "strict") -> Tensor:
     """Gated gradient of one logit of `Plain` at e, with h(x) as the reference activations."""
     _, f, slope = ACTIVATIONS[activation]
 
@@ -71,13 +85,13 @@ def plain_gradient(network: Plain, activation: str, x: Tensor, e: Tensor, target
     _, reference1, _, reference2 = forward(x)
     z1, h1, z2, h2 = forward(e)
     gradient = network.head.weight.detach()[target].reshape(1, *h2.shape[1:]).expand_as(h2)
-    gradient = gated(gradient, h2, reference2) * each(slope, z2)
+    gradient = gated(gradient, h2, reference2, rule) * each(slope, z2)
     gradient = conv_backward(network.conv2, gradient)
-    gradient = gated(gradient, h1, reference1) * each(slope, z1)
+    gradient = gated(gradient, h1, reference1, rule) * each(slope, z1)
     return conv_backward(network.conv1, gradient)
 
 
-def residual_gradient(network: Residual, x: Tensor, e: Tensor, target: int) -> Tensor:
+def residual_gradient(network: Residual, x: Tensor, e: Tensor, target: int, rule: str = "strict") -> Tensor:
     """Gated gradient of one logit of `Residual` at e, with h(x) as the reference activations."""
 
     def forward(image: Tensor) -> list[Tensor]:
@@ -87,9 +101,9 @@ def residual_gradient(network: Residual, x: Tensor, e: Tensor, target: int) -> T
 
     references, (skip, middle, last) = forward(x), forward(e)
     gradient = network.head.weight.detach()[target].reshape(1, *last.shape[1:]).expand_as(last)
-    summed = gated(gradient, last, references[2]) * (last > 0)
-    at_middle = gated(conv_backward(network.conv3, summed), middle, references[1]) * (middle > 0)
-    at_skip = gated(summed + conv_backward(network.conv2, at_middle), skip, references[0]) * (skip > 0)
+    summed = gated(gradient, last, references[2], rule) * (last > 0)
+    at_middle = gated(conv_backward(network.conv3, summed), middle, references[1], rule) * (middle > 0)
+    at_skip = gated(summed + conv_backward(network.conv2, at_middle), skip, references[0], rule) * (skip > 0)
     return conv_backward(network.conv1, at_skip)
 
 

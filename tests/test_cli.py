@@ -130,6 +130,33 @@ def test_resuming_explains_what_is_missing(folder: Path, output: Path, capsys: p
     assert "0 of 6 items explained, 6 were already there" in capsys.readouterr().out
 
 
+def test_levels_that_were_missed_are_told(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(output, folder, "--data.targets", "[top1, top2]")
+    paths = sorted((output / "explanations").iterdir())
+    assert len(paths) == 6
+    capsys.readouterr()
+
+    def go_on(missed: int) -> str:
+        for number, path in enumerate(paths):
+            explanation = load_explanation(path)
+            says = {**explanation.metadata, "feasible": str(number >= missed).lower()}
+            explanation.save(path, 0, says)
+        fit(output, folder, "--data.targets", "[top1, top2]")
+        return capsys.readouterr().out
+
+    assert "did not reach" not in go_on(0)
+    remedy = "; try more --model.iterations, or another --model.level.\n"
+    assert f"2 of 6 did not reach their level ({paths[0].stem}, {paths[1].stem}){remedy}" in go_on(2)
+    assert f"({', '.join(path.stem for path in paths[:5])} and 1 more){remedy}" in go_on(6)
+
+
+def test_a_fixed_weight_has_no_level(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(output, folder, "--model.lam", "10")
+    printed = capsys.readouterr().out
+    assert "3 of 3 items explained" in printed
+    assert "did not reach" not in printed
+
+
 def test_another_configuration_is_refused_and_nothing_is_touched(
     folder: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ from networks import Tiny
 from test_explainer import images
 
 from fgvis_lightning import explain
-from fgvis_lightning.convergence import EVERY, Plateau
+from fgvis_lightning.method.convergence import EVERY, Plateau
 
 
 def stops_at(objectives: Any, patience: int, tolerance: float, relative: bool) -> int | None:

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Plain, Residual, Spelled
-from references import ACTIVATIONS, gated, plain_gradient, residual_gradient
+from references import ACTIVATIONS, RULES, gated, plain_gradient, residual_gradient
 from torch import Tensor, nn
 
-from fgvis_lightning import DefendedCNN
+from fgvis_lightning import DefendedCNN, InputError
 from fgvis_lightning.defense import UngatedActivationError
-from fgvis_lightning.gates import gate, slack
+from fgvis_lightning.gates import gate
+from fgvis_lightning.method import gates
 
 SHAPE = (2, 3, 8, 8)
 seeds = st.integers(0, 2**31)
@@ -34,46 +35,51 @@ def gradient(network: nn.Module, e: Tensor, target: int = 1) -> Tensor:
 
 @settings(max_examples=8, deadline=None)
 @given(seed=seeds)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradient_equals_slow_reference(activation: str, seed: int) -> None:
+def test_gradient_equals_slow_reference(activation: str, rule: str, seed: int) -> None:
     torch.manual_seed(seed)
     network = Plain(copy.deepcopy(ACTIVATIONS[activation][0])).double().eval()
     x, e = images(seed)
-    defended = DefendedCNN(network)
+    defended = DefendedCNN(network, gate=rule)
     defended.record(x)
     ours = gradient(defended, e)
-    torch.testing.assert_close(ours, plain_gradient(network, activation, x, e, 1), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ours, plain_gradient(network, activation, x, e, 1, rule), rtol=1e-9, atol=1e-12)
     assert not torch.equal(ours, gradient(network, e)), "no gate was closed: the test shows nothing"
 
 
 @settings(max_examples=8, deadline=None)
 @given(seed=seeds)
-def test_reused_in_place_activation_equals_slow_reference(seed: int) -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_reused_in_place_activation_equals_slow_reference(rule: str, seed: int) -> None:
     torch.manual_seed(seed)
     network = Residual().double().eval()
     x, e = images(seed)
-    defended = DefendedCNN(network)
+    defended = DefendedCNN(network, gate=rule)
     defended.record(x)
-    torch.testing.assert_close(gradient(defended, e), residual_gradient(network, x, e, 1), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gradient(defended, e), residual_gradient(network, x, e, 1, rule), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("network", [Plain(), Plain(nn.SiLU()), Residual()], ids=["relu", "silu", "residual"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_at_the_image_the_gradient_is_the_ordinary_one(network: nn.Module, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_at_the_image_the_gradient_is_the_ordinary_one(network: nn.Module, dtype: torch.dtype, rule: str) -> None:
     network = network.to(dtype).eval()
     x, _ = images(0, dtype)
-    defended = DefendedCNN(network)
+    defended = DefendedCNN(network, gate=rule)
     logits = defended.record(x)
     assert torch.equal(defended(x), logits)
     assert torch.equal(gradient(defended, x), gradient(network, x))
 
 
 @pytest.mark.parametrize("flush", [True, False])
-def test_gates_do_not_depend_on_subnormal_numbers(flush: bool) -> None:
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh()], ids=["relu", "tanh"])
+def test_gates_do_not_depend_on_subnormal_numbers(activation: nn.Module, rule: str, flush: bool) -> None:
     torch.manual_seed(0)
-    network = Plain().eval()
+    network = Plain(activation).eval()
     x, e = images(0, torch.float32)
-    defended = DefendedCNN(network)
+    defended = DefendedCNN(network, gate=rule)
     try:
         torch.set_flush_denormal(flush)
         defended.record(x)
@@ -114,6 +120,19 @@ def test_undefended_equals_plain_autograd(make: Callable[[], nn.Module], seed: i
     assert not torch.equal(gradient(defended, e), gradient(network, e))
 
 
+def through_gate(gradient: Tensor, h: Tensor, reference: Tensor, rule: str, nonnegative: bool) -> Tensor:
+    leaf = h.clone().requires_grad_()
+    output = leaf.clone()
+    gate(output, reference, rule, nonnegative=nonnegative)
+    output.backward(gradient)
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(
@@ -122,31 +141,82 @@ def test_undefended_equals_plain_autograd(make: Callable[[], nn.Module], seed: i
         max_size=40,
     )
 )
-def test_gate_selects_and_never_makes_nan(triples: list[tuple[float, float, float]]) -> None:
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_gate_selects_and_never_makes_nan(
+    nonnegative: bool, rule: str, triples: list[tuple[float, float, float]]
+) -> None:
     h, reference, incoming = torch.tensor(triples).unbind(1)
-    leaf = h.clone().requires_grad_()
-    output = leaf.clone()
-    gate(output, reference)
-    output.backward(incoming)
-    assert leaf.grad is not None
-    expected = gated(incoming, h, reference).float()
-    assert torch.equal(leaf.grad.nan_to_num(123), expected.nan_to_num(123))
-    closed = (h > reference.clamp(min=0)) | (h < reference.clamp(max=0))
-    assert (leaf.grad[closed] == 0).all()
+    if nonnegative:
+        h, reference = h.abs(), reference.abs()
+    passed = through_gate(incoming, h, reference, rule, nonnegative)
+    assert_same(passed, gated(incoming, h, reference, rule).float())
+    assert_same(passed, gates.RULES[rule](incoming, h, reference))
+    assert not (passed.isnan() & ~incoming.isnan()).any()
+    excess = gates.excess(h, reference)
+    assert ((excess == 0) == ((h <= reference.clamp(min=0)) & (h >= reference.clamp(max=0)))).all()
+    if rule == "strict":
+        assert (passed[excess != 0] == 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_one_bit_above_the_reference_closes_the_gate(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_bit_outside_the_range_closes_the_gate(sign: int, rule: str, dtype: torch.dtype) -> None:
     smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-    reference = torch.tensor([0.0, smallest, 1.0, 1024.0], dtype=dtype)
-    above = torch.nextafter(reference, torch.full_like(reference, 2048.0))
-    for h, opened in ((reference, True), (above, False)):
-        output = h.clone().requires_grad_()
-        gated_output = output * 1
-        gate(gated_output, reference, nonnegative=True)
-        gated_output.sum().backward()
-        assert output.grad is not None
-        assert (output.grad != 0).tolist() == [opened] * 4, (h, slack(h, reference, nonnegative=True))
+    within = torch.tensor([0.0, smallest, 1.0, 1024.0], dtype=dtype)
+    outside = torch.nextafter(within, torch.full_like(within, 2048.0))
+    reference, further = sign * within, -sign * torch.ones_like(within)
+    for nonnegative in {False, sign > 0}:
+        for h, gradient, passes in (
+            (reference, further, True),
+            (sign * outside, further, False),
+            (sign * outside, further * smallest, False),
+            (sign * outside, -further, rule == "restoring"),
+            (sign * outside, -further * smallest, rule == "restoring"),
+        ):
+            assert_same(through_gate(gradient, h, reference, rule, nonnegative), gradient * passes)
+
+
+def test_strict_is_the_indicator_of_the_paper() -> None:
+    generator = torch.Generator().manual_seed(0)
+    h, reference, incoming = torch.randn(3, 1000, generator=generator)
+    indicator = (h <= torch.maximum(torch.tensor(0), reference)) & (h >= torch.minimum(torch.tensor(0), reference))
+    assert torch.equal(gates.strict(incoming, h, reference), incoming * indicator)
+
+
+@pytest.mark.parametrize(
+    ("activation", "sign", "slope"),
+    [(nn.ReLU(), 1, 1.0), (nn.ReLU6(), 1, 1.0), (nn.LeakyReLU(0.5), 1, 1.0), (nn.LeakyReLU(0.5), -1, 0.5)],
+)
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("back", [True, False])
+def test_only_a_restoring_gate_lets_a_neuron_come_back(
+    back: bool, rule: str, fused: bool, activation: nn.Module, sign: int, slope: float
+) -> None:
+    """Two steps: the first neuron is outside its range, the second inside. In these numbers nothing is rounded."""
+    head = nn.Linear(2, 1, bias=False)
+    head.weight = nn.Parameter(sign * torch.tensor([[1.0 if back else -1.0, -1.0]]))
+    network = nn.Sequential(activation, head)
+    x, e = sign * torch.tensor([[1.0, 2.0]]), sign * torch.tensor([[3.0, 1.0]])
+    defended = DefendedCNN(network, gate=rule, fused=fused)
+    defended.record(x)
+    for _ in range(2):
+        e = e - gradient(defended, e, target=0)  # minimizes the logit
+    came_back = 2 * slope if back and rule == "restoring" else 0
+    assert (sign * e).flatten().tolist() == [3 - came_back, 1 + 2 * slope]
+
+
+def test_unknown_gate_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(InputError, match=r"one of strict, restoring, but got 'restore'\. Nearest: restoring"):
+        DefendedCNN(Plain(), gate="restore")
+    with pytest.raises(InputError, match=r"but got 'Strickt'\. Nearest: strict"):
+        DefendedCNN(Plain(), gate="Strickt")
+
+
+def test_strict_is_the_default() -> None:
+    assert DefendedCNN(Plain()).gate == "strict"
 
 
 @pytest.mark.parametrize(
@@ -185,11 +255,12 @@ def test_one_bit_above_the_reference_closes_the_gate(dtype: torch.dtype) -> None
         (nn.Threshold(0.1, 0.0), "threshold"),
     ],
 )
-def test_every_spelling_is_gated_and_alike(spelling: nn.Module, name: str) -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_every_spelling_is_gated_and_alike(spelling: nn.Module, name: str, rule: str) -> None:
     torch.manual_seed(0)
     network = Spelled(spelling).double().eval()
     x, e = images(1)
-    defended = DefendedCNN(network)
+    defended = DefendedCNN(network, gate=rule)
     defended.record(x)
     ours = gradient(defended, e)
     assert dict(defended.coverage.gated) == {name: 1}
@@ -197,13 +268,14 @@ def test_every_spelling_is_gated_and_alike(spelling: nn.Module, name: str) -> No
         h, reference = spelling(network.conv(e)), spelling(network.conv(x))
     z = network.conv(e).detach().requires_grad_()
     head = network.head.weight.detach()[1].reshape(1, 4, 8, 8).expand_as(h)
-    at_z = torch.autograd.grad((spelling(z * 1) * gated(head, h, reference)).sum(), z)[0]
+    at_z = torch.autograd.grad((spelling(z * 1) * gated(head, h, reference, rule)).sum(), z)[0]
     expected = F.conv_transpose2d(at_z, network.conv.weight.detach(), padding=1)
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-13)
     assert not torch.equal(ours, gradient(network, e))
 
 
-def test_result_of_in_place_activation_may_be_ignored() -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_result_of_in_place_activation_may_be_ignored(rule: str) -> None:
     def ignore(x: Tensor) -> Tensor:
         F.relu_(x)
         return x
@@ -219,7 +291,7 @@ def test_result_of_in_place_activation_may_be_ignored() -> None:
     gradients = []
     for activation in (F.relu, ignore, of_a_view):
         plain.activation = activation
-        defended = DefendedCNN(plain)
+        defended = DefendedCNN(plain, gate=rule)
         defended.record(x)
         gradients.append(gradient(defended, e))
     assert torch.equal(gradients[0], gradients[1])

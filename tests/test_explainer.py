@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fgvis_lightning import DefendedCNN, Explanation, FGVis, InputError, explain
 from fgvis_lightning.data import Sweep
-from fgvis_lightning.games import GAMES, blend
+from fgvis_lightning.method.games import GAMES, blend
 from fgvis_lightning.items import Item
 from fgvis_lightning.network import IMAGENET_MEAN, IMAGENET_STD
 

@@ -28,7 +28,7 @@ from fgvis_lightning.folder import (
     why_unusable,
     write_summary,
 )
-from fgvis_lightning.store import save_tensor
+from fgvis_lightning.store import save_tensors
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def output(tmp_path: Path) -> Path:
 
 def save(output: Path, id: str, **changes: str) -> Path:
     path = output / "explanations" / f"{id}.safetensors"
-    save_tensor(path, "mask", torch.rand(3, 4, 5).half(), {**METADATA, **changes})
+    save_tensors(path, {"mask": torch.rand(3, 4, 5).half()}, {**METADATA, **changes})
     return path
 
 
@@ -57,7 +57,7 @@ def test_what_is_finished_is_known_by_names_alone(output: Path) -> None:
 def test_summary_is_rebuilt_from_the_files(output: Path) -> None:
     shares = torch.tensor([[0.25], [0.75]])
     coverage = Coverage(layers=(Layer("relu", "features.1"),), closed=shares)
-    save(output, "a@bus", feasible="true", coverage=coverage.to_json(0))
+    save(output, "a@bus", feasible="true", reached="7", seeds="6", agreement="0.93", coverage=coverage.to_json(0))
     save(output, "b@bus", score_image="0.5", coverage=coverage.to_json(1))
     damaged = save(output, "c@bus")
     damaged.write_bytes(damaged.read_bytes()[:100])
@@ -69,6 +69,9 @@ def test_summary_is_rebuilt_from_the_files(output: Path) -> None:
         ("a@bus", "bus", "0.75", "true"),
         ("b@bus", "bus", "0.5", ""),
     ]
+    assert list(rows[0])[-4:] == ["feasible", "reached", "seeds", "agreement"]
+    assert list(rows[0].values())[-4:] == ["true", "7", "6", "0.93"]
+    assert list(rows[1].values())[-4:] == [""] * 4
     (layer,) = csv.DictReader((output / "coverage.csv").read_text().splitlines())
     assert (layer["module"], layer["closed"], layer["items"]) == ("features.1", "0.500000", "2")
 

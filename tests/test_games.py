@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from fgvis_lightning.games import GAMES, REFERENCES, SCORES, blend, log_odds
+from fgvis_lightning.method.games import GAMES, REFERENCES, SCORES, blend, log_odds
 
 
 @pytest.mark.parametrize(

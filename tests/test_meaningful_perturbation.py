@@ -7,7 +7,7 @@ from test_occlusion import random
 from torch import Tensor, nn
 
 from fgvis_lightning.baselines.meaningful_perturbation import MeaningfulPerturbation, total_variation
-from fgvis_lightning.games import blurred, probability
+from fgvis_lightning.method.games import blurred, probability
 
 
 class Patch(nn.Module):

@@ -14,6 +14,7 @@ from fgvis_lightning.baselines import (
     GradCAM,
     Gradient,
     GuidedBackprop,
+    MaskedGradient,
     MeaningfulPerturbation,
     Method,
     Occlusion,
@@ -27,6 +28,7 @@ METHODS = [
     Occlusion(),
     MeaningfulPerturbation(iterations=5),
     RISE(masks=20),
+    MaskedGradient(masks=10),
     FGVisMethod(iterations=5),
     FGVisMethod(iterations=5, game="preservation", noise=0.1),
 ]

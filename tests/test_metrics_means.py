@@ -23,6 +23,7 @@ from fgvis_lightning.metrics import (
     Discrimination,
     EnergyPointingGame,
     InsertionAUC,
+    NewEdges,
     PointingGame,
     RankCorrelation,
     ScorePreserved,
@@ -47,6 +48,7 @@ MADE: dict[str, Callable[[], Metric]] = {
             Connectedness,
             Discrimination,
             EnergyPointingGame,
+            NewEdges,
             RankCorrelation,
             ScorePreserved,
             Sparsity,
@@ -62,6 +64,7 @@ def inputs(name: str, count: int = 7) -> tuple[Any, ...]:
     scores = torch.rand(2, count, generator=generator)
     masks = torch.rand(count, 24, 24, generator=generator) < 0.01
     logits = torch.randn(count, 5, generator=generator)
+    dots = masks[:, None].float().repeat(1, 3, 1, 1)
     remaining = [torch.rand(size, size, generator=generator) for size in (2, 3, 2, 4, 2, 3, 2)][:count]
     if name in ("DeletionAUC", "InsertionAUC"):
         return x, saliency, targets
@@ -74,6 +77,7 @@ def inputs(name: str, count: int = 7) -> tuple[Any, ...]:
         "Connectedness": (saliency.clamp(min=0),),
         "PointingGame": (saliency, masks, targets),
         "EnergyPointingGame": (saliency, masks),
+        "NewEdges": (dots, dots.flip(3)),
         "RankCorrelation": (saliency, x[:, 0]),
         "Discrimination": (remaining,),
     }[name]
@@ -127,7 +131,7 @@ def test_two_processes_make_the_whole(name: str) -> None:
 @pytest.mark.parametrize("name", MADE)
 def test_flags(name: str) -> None:
     metric = MADE[name]()
-    lower = name in ("DeletionAUC", "AverageDrop", "AdversarialRate")
+    lower = name in ("DeletionAUC", "AverageDrop", "AdversarialRate", "NewEdges")
     assert metric.higher_is_better is not lower
     assert metric.is_differentiable is False
     assert metric.full_state_update is False

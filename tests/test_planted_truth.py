@@ -8,7 +8,7 @@ import torch
 from planted import GREEN, KINDS, Scenes, channel_share, energy, fgvis, hit, normalized, others
 from torch import Tensor, nn
 
-from fgvis_lightning.games import log_odds
+from fgvis_lightning.method.games import log_odds
 
 IMAGES = {"digits": 8, "patch": 12, "channel": 8}
 

@@ -19,7 +19,7 @@ from fgvis_lightning.cli import main
 from fgvis_lightning.figures import brightest
 from fgvis_lightning.report.gather import gather
 from fgvis_lightning.report.sections import read_markdown
-from fgvis_lightning.store import save_tensor
+from fgvis_lightning.store import save_tensors
 from fgvis_lightning.tables import Table
 
 
@@ -87,6 +87,8 @@ def test_a_page_has_all_items_with_their_numbers(tmp_path: Path, capsys: pytest.
     assert view["curves"] == [[0.25, 0.1875, 0.125, 0.0625, 0], [0, 0.25, 0.5, 0.75, 1]]
     assert view["metadata"]["network"] == "Tiny"
     assert view["settings"]["level"] == "1.0"
+    assert (view["agreement"], page.data["view-1"]["agreement"]) == (None, 0.875)
+    assert page.data["view-1"]["metadata"]["seeds"] == "3"
     assert "view-4" not in page.data
     assert "level reached75 %" in re.sub(r"\s+", "", page.words).replace("levelreached75", "level reached75 ")
 
@@ -195,7 +197,7 @@ def test_damaged_explanations_are_named_and_the_others_shown(
 def test_files_of_another_kind_are_named(tmp_path: Path) -> None:
     explanation(tmp_path / "run", "a@cat", photo(tmp_path / "a.png", 0))
     says = {"target": "1", "score_image": "0.5", "score_explanation": "0.5", "game": "deletion"}
-    save_tensor(tmp_path / "run" / "explanations" / "b@cat.safetensors", "mask", torch.zeros(8, 8), says)
+    save_tensors(tmp_path / "run" / "explanations" / "b@cat.safetensors", {"mask": torch.zeros(8, 8)}, says)
     (tmp_path / "run" / "curves.png").write_bytes(b"no picture")
     page = Page(report(tmp_path / "run"))
     assert "a map (H,W), but that of" in page.data["rows"][1]["reason"]
@@ -205,7 +207,7 @@ def test_files_of_another_kind_are_named(tmp_path: Path) -> None:
 def test_an_image_of_another_size_is_not_shown_with_a_mask_that_does_not_fit(tmp_path: Path) -> None:
     path = explanation(tmp_path / "run", "a@cat", photo(tmp_path / "a.png", 0))
     item = load_explanation(path)
-    save_tensor(path, "mask", item.mask[0, :, :16].half(), item.metadata)
+    save_tensors(path, {"mask": item.mask[0, :, :16].half()}, item.metadata)
     view = Page(report(tmp_path / "run")).data["view-0"]
     assert view["image"] is None
     assert "size" in view["problem"]
@@ -215,7 +217,7 @@ def test_evidence_of_a_single_pixel_is_seen_in_the_list(tmp_path: Path) -> None:
     path = explanation(tmp_path / "run", "a@cat", tmp_path / "gone.png", side=448)
     item = load_explanation(path)
     item.mask.zero_()[0, :, 200, 200] = 1
-    save_tensor(path, "mask", item.mask[0].half(), item.metadata)
+    save_tensors(path, {"mask": item.mask[0].half()}, item.metadata)
     assert picture(Page(report(tmp_path / "run")).data["rows"][0]["thumbnail"])[50, 50].min() > 100
 
 

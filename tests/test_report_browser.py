@@ -208,9 +208,13 @@ def test_a_view_has_scores_curves_and_metadata(reader: Reader, page: Path) -> No
     assert "score on the image\n0.222" in words
     assert "score on the explanation\n0.111" in words
     assert "deletion AUC\n0.300" in words
+    assert "agreement of the runs\n0.875" in words
     assert "iterations 4" in words
     assert len(reader.all("#curves polyline")) == 2
     assert "deletion, AUC 0.300" in (reader.one("#curves title").get_attribute("textContent") or "")
+    reader.open(page, "#item=0002%40cat")
+    reader.until(reader.is_drawn)
+    assert "agreement of the runs" not in reader.one("#detail").text
     reader.open(page, "#item=torn")
     reader.until(lambda: EVIL in reader.one("#problem").text)
     assert not reader.one("#stage").is_displayed()

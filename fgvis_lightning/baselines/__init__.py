@@ -10,6 +10,7 @@ from fgvis_lightning.baselines.grad_cam import GradCAM
 from fgvis_lightning.baselines.gradient import Gradient
 from fgvis_lightning.baselines.guided_backprop import GuidedBackprop
 from fgvis_lightning.baselines.lime import LIME, CheapLIME
+from fgvis_lightning.baselines.masked_gradient import MaskedGradient
 from fgvis_lightning.baselines.meaningful_perturbation import CheapMeaningfulPerturbation, MeaningfulPerturbation
 from fgvis_lightning.baselines.occlusion import CheapOcclusion, Occlusion
 from fgvis_lightning.baselines.rise import RISE, CheapRISE
@@ -26,6 +27,7 @@ __all__ = [
     "GradCAM",
     "Gradient",
     "GuidedBackprop",
+    "MaskedGradient",
     "MeaningfulPerturbation",
     "Method",
     "Occlusion",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fgvis_lightning.baselines.maps import MapModule
 from fgvis_lightning.baselines.progress import steps
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.games import probability
+from fgvis_lightning.method.games import probability
 from fgvis_lightning.module import SweepModule
 from fgvis_lightning.network import Classifier
 

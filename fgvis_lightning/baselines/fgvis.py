@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fgvis_lightning.baselines.base import Method
-from fgvis_lightning.explainer import FGVis, sgd
+from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.memory import explain_with
 from fgvis_lightning.network import Classifier
 
@@ -24,6 +24,8 @@ class FGVisMethod(Method):
         lam: weight λ ≥ 0 of the mask's size; ``auto`` finds the smallest evidence that reaches ``level``.
         level: for ``lam: auto``, the score to reach as a share of the image's own.
         iterations: steps of the optimizer for each image, at most.
+        seeds: runs of each image, whose mean the evidence is.
+        gate: ``strict`` or ``restoring``.
         patience: an image is finished earlier when this many iterations have brought no progress; 0 for never.
         tolerance: what is progress.
         defended: whether the gradient is gated.
@@ -33,7 +35,7 @@ class FGVisMethod(Method):
         reference: what the mask uncovers where it is 0; ``black`` needs a network that knows its normalization, and is
             for comparisons.
         noise: standard deviation of the noise added to e in each iteration.
-        seed: of the noise and of the proposals of ``lam: auto``.
+        seed: of the noise and of the disturbances of the first run.
         optimizer: of the mask.
         fold: whether batch normalization is folded into convolutions.
         fused: whether gates are fused with their activations.
@@ -42,7 +44,9 @@ class FGVisMethod(Method):
     game: Literal["preservation", "deletion", "generation", "repression"] = "deletion"
     lam: float | Literal["auto"] = "auto"
     level: float | None = None
-    iterations: int = 500
+    iterations: int | None = None
+    seeds: int | None = None
+    gate: Literal["strict", "restoring"] | None = None
     patience: int = 100
     tolerance: float | None = None
     defended: bool = True
@@ -52,7 +56,7 @@ class FGVisMethod(Method):
     reference: Literal["zero", "blurred", "noise", "black"] = "zero"
     noise: float | None = None
     seed: int = 0
-    optimizer: Callable[[Iterable[Any]], Optimizer] = sgd
+    optimizer: Callable[[Iterable[Any]], Optimizer] | None = None
     fold: bool = True
     fused: bool = True
 

@@ -13,7 +13,7 @@ from fgvis_lightning.answers import resolve
 from fgvis_lightning.baselines.progress import reporting
 from fgvis_lightning.data import Batch
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.games import probability
+from fgvis_lightning.method.games import probability
 from fgvis_lightning.module import SweepModule
 from fgvis_lightning.network import Classifier
 from fgvis_lightning.store import Attribution

@@ -2,9 +2,11 @@
 
 For many classes that are not in an image, a mask is optimized for nothing but that class's score (λ = 0), with and
 without the defense (Wagner et al., CVPR 2019, section 4.1), and what is shown as the class's evidence is handed to the
-network. Undefended masks make any class appear; defended ones can only use what the image has::
+network. Undefended masks make any class appear; defended ones can only use what the image has. What holds against one
+optimizer need not hold against another, so there are several to try::
 
-    <output>/<game>_<defended or undefended>/explanations/<item id>.safetensors   the masks
+    <output>/<game>_<defended or undefended>/explanations/<item id>.safetensors   the masks, by the default optimizer
+    <output>/<game>_<defended or undefended>_<optimizer>/…                        by another
     <output>/adversarial.csv, .md                         how often the false class became the most probable one
     <output>/adversarial_pairs.csv                        each pair of an image and a false class
 """
@@ -12,6 +14,8 @@ network. Undefended masks make any class appear; defended ones can only use what
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +28,7 @@ from fgvis_lightning.experiments.output import save_table
 from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
 from fgvis_lightning.explainer import sgd
-from fgvis_lightning.games import blend, probability
+from fgvis_lightning.method.games import blend, probability
 from fgvis_lightning.images import load_image
 from fgvis_lightning.parsing import Parser
 from fgvis_lightning.run import Run
@@ -32,6 +36,34 @@ from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_explanation, write_
 from fgvis_lightning.tables import Table
 
 GAMES = ("generation", "preservation", "deletion", "repression")
+
+
+class SignSGD(Optimizer):
+    """Steps of one size for all entries, whichever way the gradient points: Adam's first step, again and again."""
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.03) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.sub_(parameter.grad.sign(), alpha=group["lr"])
+        return loss
+
+
+DEFAULT = "default"
+OPTIMIZERS: dict[str, Callable[[Iterable[Any]], Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, lr=1.0),
+    "adam": partial(torch.optim.Adam, lr=0.05),
+    "sign": SignSGD,
+}
+"""Of the masks, beside FGVis's own. The gradient of each image is divided by its largest absolute value before."""
 
 
 def make_parser() -> Parser:
@@ -49,7 +81,17 @@ def make_parser() -> Parser:
         "--score", type=Literal["probability", "log_probability"], default="log_probability", help="What is maximized."
     )
     parser.add_argument(
-        "--optimizer", type=Callable[[Iterable[Any]], Optimizer], default=sgd, help="Of the masks, as in fit."
+        "--optimizers",
+        type=list[Literal[(DEFAULT, *OPTIMIZERS)]],  # type: ignore[valid-type]
+        default=[DEFAULT],
+        help=f"Of the masks, each with masks of its own: {DEFAULT} is that of --optimizer; sgd has learning rate 1, adam "
+        "0.05, and sign takes steps of 0.03.",
+    )
+    parser.add_argument(
+        "--optimizer",
+        type=Callable[[Iterable[Any]], Optimizer],
+        default=sgd,
+        help=f"What {DEFAULT} among --optimizers is: FGVis's own unless given, as in fit.",
     )
     return parser
 
@@ -67,17 +109,15 @@ def main(args: Sequence[str]) -> None:
     def methods(objects: Namespace) -> Methods:
         given = {"iterations": config.iterations, "score": config.score}
         chosen: dict[str, Any] = {}
-        for game in config.games:
-            for defended in (False, True):
-                method = FGVisMethod(
-                    game=game, lam=0.0, patience=0, defended=defended, optimizer=objects.optimizer, **given
-                )
-                chosen[_name(game, defended)] = (method, {})
+        for game, optimizer, defended in product(config.games, config.optimizers, (False, True)):
+            made = OPTIMIZERS.get(optimizer, objects.optimizer)
+            method = FGVisMethod(game=game, lam=0.0, patience=0, defended=defended, optimizer=made, **given)
+            chosen[_name(game, optimizer, defended)] = (method, {})
         return chosen
 
     runs, sums_up, problems = sweep(parser, config, methods, ["--data.images", ""])
     if sums_up:
-        table, pairs = count(runs, config.games)
+        table, pairs = count(runs, config.games, config.optimizers)
         output = Path(config.output)
         save_table(output / "adversarial", table)
         write_whole(output / "adversarial_pairs.csv", pairs.csv().encode())
@@ -85,37 +125,39 @@ def main(args: Sequence[str]) -> None:
         raise_problems(problems, runs)
 
 
-def _name(game: str, defended: bool) -> str:
-    return f"{game} {'defended' if defended else 'undefended'}"
+def _name(game: str, optimizer: str, defended: bool) -> str:
+    name = f"{game} {'defended' if defended else 'undefended'}"
+    return name if optimizer == DEFAULT else f"{name} {optimizer}"
 
 
 @torch.no_grad()
-def count(runs: dict[str, Run], games: Sequence[str]) -> tuple[Table, Table]:
+def count(runs: dict[str, Run], games: Sequence[str], optimizers: Sequence[str]) -> tuple[Table, Table]:
     """How often the false class is the most probable one on its evidence, judged by the plain network.
 
     Returns:
-        The table by network, game and defense, with 95 % intervals by Wilson; and that of all pairs.
+        The table by network, game, optimizer and defense, with 95 % intervals by Wilson; and that of all pairs.
     """
-    table = Table(("network", "game", "defense", "pairs", "false class on top", "from", "to", "mean score", "highest"))
-    pairs = Table(("id", "class", "game", "defense", "score on the image", "score", "on top"))
-    for game in games:
-        for defended in (False, True):
-            run = runs[_name(game, defended)]
-            model, tops, scores = run.model, 0, []
-            word = "on" if defended else "off"
-            for item, id in run.split()[1]:
-                found = load_explanation(run.output / EXPLANATIONS / (id + SUFFIX))
-                image = load_image(item.path, model.classifier.preprocessing, upscale=run.data.upscale)
-                evidence = blend(model.normalize(image[None]), found.evidence.to(model.device), None)
-                logits = model.plain(evidence).float()
-                on_top = int(logits.argmax()) == int(found.targets)
-                tops += on_top
-                scores.append(float(probability(logits, found.targets.to(model.device))))
-                name = model.classifier.class_name(int(found.targets))
-                pairs.add((id, name, game, word, float(found.score_image), scores[-1], on_top))
-            if scores:
-                low, high = wilson(tops, len(scores))
-                mean = sum(scores) / len(scores)
-                rate = tops / len(scores)
-                table.add((model.classifier.name, game, word, len(scores), rate, low, high, mean, max(scores)))
+    table = Table(
+        ("network", "game", "optimizer", "defense", "pairs", "false class on top", "from", "to", "mean score", "highest")
+    )
+    pairs = Table(("id", "class", "game", "optimizer", "defense", "score on the image", "score", "on top"))
+    for game, optimizer, defended in product(games, optimizers, (False, True)):
+        run = runs[_name(game, optimizer, defended)]
+        model, tops, scores = run.model, 0, []
+        row = game, optimizer, "on" if defended else "off"
+        for item, id in run.split()[1]:
+            found = load_explanation(run.output / EXPLANATIONS / (id + SUFFIX))
+            image = load_image(item.path, model.classifier.preprocessing, upscale=run.data.upscale)
+            evidence = blend(model.normalize(image[None]), found.evidence.to(model.device), None)
+            logits = model.plain(evidence).float()
+            on_top = int(logits.argmax()) == int(found.targets)
+            tops += on_top
+            scores.append(float(probability(logits, found.targets.to(model.device))))
+            name = model.classifier.class_name(int(found.targets))
+            pairs.add((id, name, *row, float(found.score_image), scores[-1], on_top))
+        if scores:
+            low, high = wilson(tops, len(scores))
+            mean = sum(scores) / len(scores)
+            rate = tops / len(scores)
+            table.add((model.classifier.name, *row, len(scores), rate, low, high, mean, max(scores)))
     return table, pairs

@@ -13,7 +13,7 @@ from torch import Tensor
 from fgvis_lightning.bias import Pair
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.statistics import bootstraps, interval, resampled, wilson
-from fgvis_lightning.games import probability
+from fgvis_lightning.method.games import probability
 from fgvis_lightning.images import load_image
 from fgvis_lightning.items import Item
 from fgvis_lightning.network import Classifier

@@ -30,8 +30,8 @@ from fgvis_lightning.experiments.evaluation_figures import draw_curves, draw_ext
 from fgvis_lightning.experiments.own_maps import read
 from fgvis_lightning.experiments.statistics import bootstrap
 from fgvis_lightning.folder import files
-from fgvis_lightning.games import blend, probability
 from fgvis_lightning.images import load_image
+from fgvis_lightning.method.games import blend, probability
 from fgvis_lightning.metrics import (
     PROFILES,
     auc,
@@ -47,7 +47,7 @@ from fgvis_lightning.metrics import (
 )
 from fgvis_lightning.network import Classifier, load_classifier
 from fgvis_lightning.parsing import Parser
-from fgvis_lightning.store import SUFFIX, Attribution, Explanation, load_item, save_tensor, write_whole
+from fgvis_lightning.store import SUFFIX, Attribution, Explanation, load_item, save_tensors, write_whole
 from fgvis_lightning.tables import Table
 
 METRICS = {
@@ -260,7 +260,7 @@ def save_curves(path: Path, judgements: Sequence[Judgement], profile: str) -> No
     """Each item's deletion and insertion curve as one tensor ``curves`` (N,2,S); ``items`` names the N rows."""
     both = torch.stack([torch.stack([one.deletion, one.insertion]) for one in judgements])
     items = json.dumps([(one.id, one.method) for one in judgements])
-    save_tensor(path, "curves", both.float(), {"items": items, "profile": profile})
+    save_tensors(path, {"curves": both.float()}, {"items": items, "profile": profile})
 
 
 def item_table(judgements: Sequence[Judgement], profile: str) -> Table:

@@ -2,6 +2,7 @@
 
 from fgvis_lightning.metrics.curves import auc, curves, deletion_curve, insertion_curve
 from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_scores, summarize
+from fgvis_lightning.metrics.edges import new_edges
 from fgvis_lightning.metrics.localization import boxes_to_masks, energy_pointing_game, pointing_game
 from fgvis_lightning.metrics.masks import (
     average_drop,
@@ -22,6 +23,7 @@ from fgvis_lightning.metrics.means import (
     Discrimination,
     EnergyPointingGame,
     InsertionAUC,
+    NewEdges,
     PointingGame,
     RankCorrelation,
     ScorePreserved,
@@ -41,6 +43,7 @@ __all__ = [
     "Discrimination",
     "EnergyPointingGame",
     "InsertionAUC",
+    "NewEdges",
     "PointingGame",
     "Profile",
     "RankCorrelation",
@@ -60,6 +63,7 @@ __all__ = [
     "find_profile",
     "highlight",
     "insertion_curve",
+    "new_edges",
     "pointing_game",
     "rank_correlation",
     "remaining_scores",

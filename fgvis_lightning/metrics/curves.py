@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.games import probability
+from fgvis_lightning.method.games import probability
 from fgvis_lightning.metrics.checks import check_classes, check_maps, check_targets, shape
 from fgvis_lightning.metrics.profiles import AREAS, Profile, find_profile
 

@@ -14,6 +14,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.metrics.checks import check_targets, shape
 from fgvis_lightning.metrics.curves import Network, auc, deletion_curve, insertion_curve
 from fgvis_lightning.metrics.discrimination import summarize
+from fgvis_lightning.metrics.edges import new_edges
 from fgvis_lightning.metrics.localization import energy_pointing_game, pointing_game
 from fgvis_lightning.metrics.masks import (
     average_drop,
@@ -157,6 +158,26 @@ class Connectedness(MeanOverImages):
     def update(self, evidence: Tensor) -> None:
         """Take in evidence (B,3,H,W) or (B,H,W)."""
         self.add(connectedness(evidence))
+
+
+class NewEdges(MeanOverImages):
+    """Mean of `fgvis_lightning.metrics.new_edges`, which can be more than 1.
+
+    Args:
+        threshold: as there.
+        options: torchmetrics' own.
+    """
+
+    higher_is_better = False
+    plot_upper_bound = None
+
+    def __init__(self, threshold: float = 0.05, **options: Any) -> None:
+        super().__init__(**options)
+        self.threshold = threshold
+
+    def update(self, images: Tensor, explanations: Tensor) -> None:
+        """Take in pictures of images and of their explanations, both (B,3,H,W) in [0,1]."""
+        self.add(new_edges(images, explanations, self.threshold))
 
 
 class AverageDrop(MeanOverImages):

@@ -43,6 +43,7 @@ class Entry:
         score_image: of the target class on the image.
         score_explanation: likewise on the explanation; a map has none.
         sparsity: share of the image that is not evidence; a map has none.
+        agreement: mean correlation between the masks of each two of its runs; None where there are not several.
         values: what ``evaluate`` has measured, by metric.
         curves: likewise.
         metadata: what the file says.
@@ -59,6 +60,7 @@ class Entry:
     score_image: float | None = None
     score_explanation: float | None = None
     sparsity: float | None = None
+    agreement: float | None = None
     values: Mapping[str, float] = field(default_factory=dict)
     curves: Curves | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -162,9 +164,10 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
         says = item.metadata
         if isinstance(item, Attribution):
             method = printable(item.method)
-            score = sparsity = None
+            score = sparsity = agreement = None
         else:
             score, sparsity = float(item.score_explanation), float(item.sparsity)
+            agreement = None if item.agreement is None else float(item.agreement)
         values, curves = judged.of(method, id, alone)
         read.append(
             Entry(
@@ -178,6 +181,7 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
                 score_image=float(item.score_image),
                 score_explanation=score,
                 sparsity=sparsity,
+                agreement=agreement,
                 values=values,
                 curves=curves,
                 metadata={printable(name): printable(text) for name, text in says.items()},

@@ -187,6 +187,7 @@ def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
         **{name: None if data is None else url(data) for name, data in shown.items()},
         "scale": pictures.scale,
         "top": pictures.top,
+        "agreement": _rounded(entry.agreement),
         "means": [_rounded(mean) for mean in pictures.means],
         "background": pictures.background,
         "values": {name: _rounded(value) for name, value in entry.values.items()},

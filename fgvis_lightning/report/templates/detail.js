@@ -86,6 +86,7 @@ function fillScores(row, view) {
   const facts = { "score on the image": row.score_image };
   if (row.score_explanation !== null) facts[removes ? "score without the evidence" : "score on the explanation"] = row.score_explanation;
   if (row.sparsity !== null) facts.sparsity = row.sparsity;
+  if (typeof view?.agreement === "number") facts["agreement of the runs"] = view.agreement;
   const names = { deletion: "deletion AUC", insertion: "insertion AUC" };
   for (const [name, value] of Object.entries(view?.values ?? {})) if (!(name in facts)) facts[names[name] ?? name] = value;
   const states = { reached: "reached", missed: "not reached" };

@@ -1,0 +1,62 @@
+"""The ordinary gradient at randomly masked images: the bar that a method with gates has to clear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from torch import Tensor, nn
+
+from fgvis_lightning.baselines.base import Method, require, steps
+from fgvis_lightning.baselines.rise import RISE
+from fgvis_lightning.method.games import blend, log_probability
+
+
+@dataclass(frozen=True)
+class MaskedGradient(Method):
+    """``Σ_i [x ∂ log p(x ⊙ M_i)/∂(x ⊙ M_i)]₊ / N`` over N random masks M_i, as a mean over the color channels.
+
+    p is the target's softmax probability, ``[·]₊`` the positive part, entry by entry, of the derivative of log p with
+    respect to the mask. The masks are those of `RISE`: what is not kept becomes zero in normalized space.
+
+    No paper has just this. It is the gradient times the input (Shrikumar et al. 2016), at masked images in place of
+    noisy ones (SmoothGrad, Smilkov et al. 2017), and it knows nothing of gates, so a method whose maps are to be more
+    faithful *because* of gates has to do better. It takes a forward and a backward pass for each mask.
+
+    All images get the same masks, and each call does.
+
+    Args:
+        masks: N.
+        cells: on a side of the grid, as in `RISE`.
+        p: probability of a cell to be kept, above 0 and at most 1.
+        seed: of the masks.
+        batch_size: masked images in one network pass; they are of one image, so that others do not matter.
+    """
+
+    masks: int = 40
+    cells: int = 8
+    p: float = 0.5
+    seed: int = 0
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        require(self, 1, "masks", "cells", "batch_size")
+        self._rise()  # which checks p
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        images = images.detach()
+        maps = torch.zeros(images[:, 0].shape, device=images.device)
+        with torch.enable_grad(), steps(len(images) * ceil(self.masks / self.batch_size), "MaskedGradient") as advance:
+            for masks in self._rise().drawn(images.shape[-2], images.shape[-1], images.device):
+                for image, target, total in zip(images, targets, maps, strict=True):
+                    mask = masks.to(image.dtype).repeat(1, len(image), 1, 1).requires_grad_()
+                    logits = network(blend(image, mask, None)).float()
+                    score = log_probability(logits, target.expand(len(mask)))
+                    (worth,) = torch.autograd.grad(score.sum(), mask)
+                    total += worth.float().clamp(min=0).mean(1).sum(0)
+                    advance()
+        return maps / self.masks
+
+    def _rise(self) -> RISE:
+        return RISE(self.masks, self.cells, self.p, self.seed, self.batch_size)

@@ -1,0 +1,77 @@
+"""The method in one loop (Wagner et al., CVPR 2019, sections 3.1 and 3.2).
+
+`FGVis` runs the same steps under Lightning, on images that come and go; here they stand one below the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fgvis_lightning.method.games import Game, blend, log_probability
+from fgvis_lightning.method.level import bound, lead
+from fgvis_lightning.method.solvers import Solver
+
+
+def solve(
+    network: Any,
+    x: Tensor,
+    targets: Tensor,
+    game: Game,
+    optimizer: Callable[[Iterable[Any]], Optimizer],
+    *,
+    iterations: int,
+    lam: float = 0.0,
+    level: float = 1.0,
+    seeds: int = 1,
+    seed: int = 0,
+    score: Callable[[Tensor, Tensor], Tensor] = log_probability,
+) -> Tensor:
+    """Explain images by the zero reference.
+
+    Args:
+        network: a `fgvis_lightning.DefendedCNN`.
+        x: normalized images (B,C,H,W).
+        targets: target classes (B,).
+        game: one of `fgvis_lightning.method.games.GAMES`.
+        optimizer: of masks (C,H,W): a solver, or any of torch's for a fixed λ.
+        iterations: how many.
+        lam: the fixed λ; a solver has none.
+        level: for a solver, the score to reach as a share of the image's own.
+        seeds: runs of each image.
+        seed: of the first of them.
+        score: of the target class, from logits (B,K) and targets (B,).
+
+    Returns:
+        The masks (B,C,H,W): of a solver the best that it has found, else those of the last iteration.
+    """
+    x, targets = x.repeat_interleave(seeds, 0), targets.repeat_interleave(seeds, 0)
+    clean = network.record(x)  # h(x), what the gates go by
+    goal = bound(level, clean, targets)
+    masks = [nn.Parameter(torch.full_like(image, game.start)) for image in x]
+    own = {"keeps": game.keeps, "iterations": iterations, "seed": seed}
+    steps = optimizer([{"params": masks[i : i + seeds], **own} for i in range(0, len(masks), seeds)])
+    for _ in range(iterations):
+        mask = torch.stack(list(masks))
+        logits = network(blend(x, mask, None))
+        game.loss(score(logits, targets), mask, lam).sum().backward()  # through the gates
+        if isinstance(steps, Solver):
+            steps.tell(lead(game, logits.detach(), targets, goal))
+        else:
+            for one in masks:
+                assert one.grad is not None
+                largest = one.grad.abs().max()
+                one.grad /= torch.where(largest > 0, largest, 1)
+        steps.step()
+        steps.zero_grad()
+        with torch.no_grad():
+            for one in masks:
+                one.clamp_(0, 1)
+    if not isinstance(steps, Solver):
+        return torch.stack([one.detach() for one in masks]).unflatten(0, (-1, seeds)).mean(1)
+    found = [steps.found(group) for group in steps.param_groups]
+    return torch.stack([game.evidence(run.best) for run in found if run is not None])

@@ -1,0 +1,75 @@
+"""Whether an explanation has edges that its image has not: the hallucination score.
+
+Kolek et al., Explaining Image Classifiers with Multiscale Directional Image Representation (ShearletX), CVPR 2023: the
+number of edges of the explanation that are no edges of the image, divided by the number of edges of the image. Masks
+can draw such edges themselves, and a network may then see what the image does not have.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.metrics.checks import shape
+
+LUMA = 0.299, 0.587, 0.114
+"""Weights of red, green and blue by ITU-R recommendation BT.601."""
+
+
+def new_edges(images: Tensor, explanations: Tensor, threshold: float = 0.05) -> Tensor:
+    """Edges of each explanation that are not on an edge of its image, over the edges of the image (B,) ≥ 0.
+
+    0 where the explanation draws nothing of its own. Edges are counted in pixels. One of the explanation is on an edge
+    of the image if the image has one among the 3 × 3 pixels around it, as in the authors' code
+    (github.com/skmda37/ShearletX, ``code/scatterplot.py``). The paper leaves open what an edge is. Here it is a pixel
+    of the gray picture, by `LUMA`, whose gradient is longer than the threshold; the gradient is Sobel's divided by 4,
+    so that a step has its own height, and the border is repeated outwards. Numbers cannot be compared with those of
+    the authors' code, which takes the mean of the channels, a threshold that would be 0.2 here, and explanations
+    divided by their largest value.
+
+    An explanation that is too faint for any edge above the threshold has the score 0, so look at its size, too.
+
+    Args:
+        images: (B,3,H,W) in [0,1], not normalized.
+        explanations: likewise, e as a picture.
+        threshold: what the gradient of an edge is longer than, in [0,1].
+
+    Returns:
+        (B,), more than 1 where there are more new edges than old ones. An image without edges counts as one with one.
+
+    Raises:
+        InputError: shapes that do not fit, or values that are not in [0,1].
+    """
+    if explanations.shape != images.shape:
+        raise InputError(
+            f"Expected images and explanations of one shape, but got {shape(images)} and {shape(explanations)}."
+        )
+    there = _edges(_gray("images", images), threshold)
+    shown = _edges(_gray("explanations", explanations.to(images.device)), threshold)
+    near = F.max_pool2d(there.float()[:, None], 3, stride=1, padding=1)[:, 0] > 0
+    return (shown & ~near).flatten(1).sum(1) / there.flatten(1).sum(1).clamp(min=1)
+
+
+def _gray(name: str, pictures: Tensor) -> Tensor:
+    """Brightness (B,H,W) in [0,1]."""
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.numel():
+        raise InputError(f"Expected {name} to be (B,3,H,W), but got {shape(pictures)}.")
+    low, high = pictures.min().item(), pictures.max().item()
+    if not 0 <= low <= high <= 1:  # NaN included
+        raise InputError(
+            f"Expected {name} in [0,1], but got values from {low:.3g} to {high:.3g}. Undo their normalization, and "
+            f"clamp them."
+        )
+    pictures = pictures.detach() if pictures.dtype == torch.float64 else pictures.detach().float()
+    return (pictures * pictures.new_tensor(LUMA)[:, None, None]).sum(1)
+
+
+def _edges(gray: Tensor, threshold: float) -> Tensor:
+    """Which pixels (B,H,W) have a gradient longer than the threshold."""
+    padded = F.pad(gray, (1, 1, 1, 1), "replicate")
+    right, down = padded[:, :, 2:] - padded[:, :, :-2], padded[:, 2:] - padded[:, :-2]
+    right = (right[:, :-2] + 2 * right[:, 1:-1] + right[:, 2:]) / 4
+    down = (down[:, :, :-2] + 2 * down[:, :, 1:-1] + down[:, :, 2:]) / 4
+    return torch.hypot(right, down) > threshold
