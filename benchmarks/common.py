@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning import Explanation, explain
-from fgvis_lightning.method.games import Game, blend, probability
 from fgvis_lightning.images import load_image
+from fgvis_lightning.method.games import Game, blend, probability
 from fgvis_lightning.metrics import auc, curves, rank_correlation
 from fgvis_lightning.network import load_classifier
 

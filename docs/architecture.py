@@ -29,7 +29,7 @@ GROUPS: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
         "gates behind the network's nonlinearities",
         ("nonlinearities", "audit", "interception", "gates", "coverage", "folding", "defense"),
     ),
-    "games": (2, 1, 1, "what is minimized", ("games",)),
+    "method": (2, 1, 1, "games, gates, solvers: plain torch", ("method",)),
     "files": (0, 2, 2, "explanations and results folders", ("store", "tables", "cost", "folder")),
     "data": (0, 2, 3, "files → items → places of a batch", ("images", "items", "data")),
     "explainer": (
@@ -37,7 +37,7 @@ GROUPS: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
         2,
         4,
         "the mask and its iterations",
-        ("quiet", "answers", "search", "convergence", "batch_size", "strategy", "module", "explainer", "memory"),
+        ("quiet", "answers", "batch_size", "strategy", "module", "explainer", "memory"),
     ),
     "output": (0, 1, 5, "what leaves a sweep", ("figures", "callbacks", "tensorboard", "progress", "run")),
     "baselines": (1, 1, 5, "methods beside FGVis", ("baselines",)),

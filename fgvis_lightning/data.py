@@ -161,8 +161,9 @@ class ImageData(LightningDataModule):
             name of a class; or a list of these. ``auto`` is ``label`` where a CSV gives targets and ``predicted``
             otherwise.
         classes: only images with one of these labels, indices or names of classes; all unless given.
-        batch_size: items that are explained together, or ``auto`` for the most that fit the device; no
-            explanation depends on it beyond rounding.
+        batch_size: how many pass through the network together, each item as often as it has runs
+            (``--model.seeds``), at least one item; or ``auto`` for the most that fit the device. No explanation depends
+            on it beyond rounding.
         num_workers: threads that decode images ahead of time.
         upscale: accept images of less than half the network's input in height or width.
         done: results folder whose finished items are left out.
@@ -229,7 +230,8 @@ class ImageData(LightningDataModule):
                     folder.forget_failure(self.done, item.image_id)
             known = folder.recall(self.done).get("batch_size")
         # Of all items, not of those left: the size must be the same after an interruption.
-        size = self.batch_size if self.batch_size == "auto" else min(self.batch_size, self.total)
+        runs = self._model.rows_per_item
+        size = self.batch_size if self.batch_size == "auto" else min(max(1, self.batch_size // runs), self.total)
         # What auto has found once is not outgrown, else it would round differently after an interruption.
         self.sweep = Sweep(self._stream(missing, present), size, known or -(-self.total // ranks), known)
         # Without a first image there is nothing to do, and Lightning need not begin.

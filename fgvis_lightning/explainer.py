@@ -159,7 +159,7 @@ class FGVis(SweepModule):
         if isinstance(optimizer([nn.Parameter(torch.zeros(1))]), Solver) != auto:
             solvers = "fgvis_lightning.method.solvers.Pruning or Thresholding"
             raise InputError(
-                f"Expected optimizer to be a solver for lam: auto, {solvers}, but got one of torch's. Give lam a number."
+                f"Expected optimizer to be a solver for lam: auto, {solvers}, but got torch's. Give lam a number."
                 if auto
                 else f"Expected an optimizer of torch's for lam {lam}, but got a solver. Give lam: auto."
             )
@@ -201,7 +201,7 @@ class FGVis(SweepModule):
         self.lam = lam
         self.level = level if level is not None else (1.0 if self.game.keeps else 0.1)
         self.iterations = iterations
-        self.seeds = seeds
+        self.seeds = self.rows_per_item = seeds
         self.defended = defended
         # For λ = 0 both scores have gradients of one direction, but the logarithm's do not vanish where p is small.
         self.score = SCORES["log_probability" if lam == "auto" else score]
@@ -326,7 +326,8 @@ class FGVis(SweepModule):
         self._parts = [nn.Parameter(part) for part in self.mask.data]
         own = {"keeps": self.game.keeps, "iterations": self.iterations, "seed": self.seed}
         rows = [self._parts[start : start + self.seeds] for start in range(0, len(self._parts), self.seeds)]
-        self.trainer.optimizers = [self.make_optimizer([{"params": parts, **own} for parts in rows])]
+        groups: Any = [{"params": parts, **own} for parts in rows]
+        self.trainer.optimizers = [self.make_optimizer(groups)]
         self._generators = [torch.Generator(self._x.device) for _ in self._parts]
         self._reference: Tensor | None = None
         self.targets = torch.zeros(len(self._x), dtype=torch.long, device=self._x.device)
@@ -342,9 +343,9 @@ class FGVis(SweepModule):
         at = torch.tensor(rows, device=self._x.device)
         new = torch.zeros(len(self._x), dtype=torch.bool, device=self._x.device).index_fill(0, at, True)
         self._x[at] = self._rows(self.normalize(self.batch.images[places]))
-        logits = self.first_pass(self._x)
-        targets = resolve(self._rows(self.batch.targets).to(self._x.device), logits, self.classifier)
-        self.targets = torch.where(new, targets, self.targets)
+        logits = self.first_pass(self._x, self.seeds)
+        targets = self._rows(resolve(self.batch.targets.to(self._x.device), logits, self.classifier))
+        self.targets, logits = torch.where(new, targets, self.targets), self._rows(logits)
         self.score_image = torch.where(new, probability(logits, self.targets), self.score_image)
         if self._bound is not None:
             self._bound = torch.where(new, bound(self.level, logits, self.targets).to(self._bound), self._bound)
@@ -435,7 +436,9 @@ class FGVis(SweepModule):
         """The best masks of the places so far (B,3,H,W)."""
         runs = [self._solver.found(group) for group in self._solver.param_groups]
         starts = self.mask.detach()[self._every]
-        found = [start if run is None else self.game.evidence(run.best) for run, start in zip(runs, starts, strict=True)]
+        found = [
+            start if run is None else self.game.evidence(run.best) for run, start in zip(runs, starts, strict=True)
+        ]
         return torch.stack(found).contiguous(memory_format=torch.channels_last)
 
     def _judge(self, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -499,11 +502,10 @@ class FGVis(SweepModule):
         """What a solver knows beside the masks, for the places: fields of an `Explanation`."""
         groups = [self._solver.param_groups[place] for place in places]
         runs = [self._solver.found(group) for group in groups]
-        shape = self.mask.shape[1:]
         known: dict[str, Any] = {
             "feasible": (leads[list(places)] >= 0).cpu(),
             "reached": torch.tensor([-1 if run is None else run.reached for run in runs]),
-            "ranking": torch.stack([torch.zeros(shape[1:]) if r is None else r.ranking.mean(0).float().cpu() for r in runs]),
+            "ranking": torch.stack([self._solver.ranking(group).mean(0).float().cpu() for group in groups]),
         }
         if self.seeds > 1:
             known["agreement"] = torch.tensor([self._solver.agreement(group) for group in groups])
@@ -521,7 +523,7 @@ class FGVis(SweepModule):
         return replace(self.network.coverage, closed=closed[self._every])
 
     def _score_mask(self, mask: Tensor) -> Tensor:
-        """The plain network's logits (B,K) for masks (B,3,H,W), in a batch of all rows, since rounding depends on it."""
+        """The plain network's logits (B,K) for masks (B,3,H,W), in a batch of all rows: rounding depends on that."""
         return self.plain(blend(self._x, self._rows(mask), self._reference))[self._every]
 
     @property

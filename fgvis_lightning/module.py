@@ -31,11 +31,13 @@ class SweepModule(pl.LightningModule, ABC):
         network: takes normalized images (B,3,H,W), returns logits (B,K); set by the subclass.
         batch: what is in work.
         iterations: how many steps an item takes at most, as far as that is known.
+        rows_per_item: how often an item's image passes through the network in a step.
         cost: what the explanations of this run have cost.
     """
 
     network: Any
     iterations: int = 1
+    rows_per_item: int = 1
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -63,8 +65,12 @@ class SweepModule(pl.LightningModule, ABC):
             logits: Tensor = self.network(x)
         return logits
 
-    def first_pass(self, x: Tensor) -> Tensor:
-        """The network's own logits (B,K) of images that it has not seen before.
+    def first_pass(self, x: Tensor, copies: int = 1) -> Tensor:
+        """The network's own logits of images that it has not seen before.
+
+        Args:
+            x: (B,3,H,W).
+            copies: how many of each image there are, one after the other; the first one's logits are returned.
 
         Raises:
             InputError: it cannot run on them, or returns something else.
@@ -85,7 +91,8 @@ class SweepModule(pl.LightningModule, ABC):
                 f"Expected {self.classifier.name} to run on images of {height}×{width} pixels, but it does not "
                 f"({str(error).splitlines()[0]}). Give the size that it takes: larger images, or --model.size."
             ) from error
-        return checked(logits, x, self.classifier)
+        every = slice(None, None, copies)
+        return checked(logits[every] if isinstance(logits, Tensor) else logits, x[every], self.classifier)
 
     def hand_out(self, places: Sequence[int], found: Explanation | Attribution) -> None:
         """Tell every callback of finished items."""

@@ -1,7 +1,7 @@
 """Attacks on the defense: masks that are to make a class appear which is not in the image.
 
-``λ |m| - log p`` is minimized over the mask with λ = 0, so nothing but the gates is in the way. Which optimizer, and from
-where: a defense has to hold for all. Pure torch over any network, gated or not.
+``λ |m| - log p`` is minimized over the mask with λ = 0, so nothing but the gates is in the way. Which optimizer, and
+from where: a defense has to hold for all. Pure torch over any network, gated or not.
 """
 
 from __future__ import annotations

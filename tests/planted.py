@@ -98,12 +98,12 @@ def stripes(direction: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cos(2 * torch.pi * ((x * angle.cos() + y * angle.sin()) / 5 + phase))
 
 
-def patch_scenes(count: int, generator: torch.Generator, held_out: bool = False) -> Scenes:
-    """Kind *patch*; an image of class 0 has the square of noise only."""
+def patch_scenes(count: int, generator: torch.Generator, held_out: bool = False, decoys: float = 0.9) -> Scenes:
+    """Kind *patch*; an image of class 0 has the square of noise only, which is in this share of all images."""
     labels = torch.randint(DIRECTIONS + 1, (count,), generator=generator)
     there, decoy = squares(count, generator)
     there = there * (labels > 0).float()[:, None, None, None]
-    decoy = decoy * (torch.rand(count, 1, 1, 1, generator=generator) < 0.9)
+    decoy = decoy * (torch.rand(count, 1, 1, 1, generator=generator) < decoys)
     images = clouds(count, generator)
     wave = stripes(labels - 1, generator)[:, None]
     images = torch.lerp(images, 0.5 + (tints(count, generator) - 0.5) * wave, there)
@@ -303,10 +303,6 @@ def others() -> dict[str, Method]:
 
 
 def fgvis(network: nn.Module, images: Tensor, targets: Tensor, **options: Any) -> Explanation:
-    """FGVis as the tests and the benchmark use it: deletion as it is by default, with noise.
-
-    Half of the default's iterations will do, 150 would not: a quarter of them is for reaching the level, which takes up
-    to 50 here, and an image that has not reached it until then starts from all of it as evidence.
-    """
-    options = {"game": "deletion", "noise": 0.1, "iterations": 240, **options}
+    """FGVis as the tests and the benchmark use it: deletion as it is by default."""
+    options = {"game": "deletion", **options}
     return explain(network, images, targets, normalize=(MEAN, STD), accelerator="cpu", **options)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from networks import Tiny
 
 from fgvis_lightning import InputError, load_explanation
 from fgvis_lightning.cli import main
+from fgvis_lightning.experiments.adversarial import SignSGD
 from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.images import load_image
 from fgvis_lightning.items import list_items
@@ -54,6 +56,42 @@ def test_counts_what_the_plain_network_says_of_the_masks(photo: PhotoMaker, tmp_
     times = {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}
     main(arguments)
     assert times == {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}
+
+
+def test_a_row_for_each_optimizer(photo: PhotoMaker, tmp_path: Path) -> None:
+    photo("in/a.png")
+    output = tmp_path / "out"
+    main(
+        [
+            *("adversarial", "--data.images", str(tmp_path / "in"), "--data.targets", "absent2"),
+            *("--model.network", "networks.Tiny", "--model.size", "[16, 16]", "--model.classes", "[a, b, c, d, e]"),
+            *("--trainer.accelerator", "cpu", "--iterations", "3", "--games", "[generation]"),
+            *("--optimizers", "[default, sgd, adam, sign]", "--output", str(output)),
+        ]
+    )
+    table = rows(output / "adversarial.csv")
+    names = ("default", "sgd", "adam", "sign")
+    assert [(row["optimizer"], row["defense"]) for row in table] == [(n, d) for n in names for d in ("off", "on")]
+    assert [row["pairs"] for row in table] == ["2"] * 8
+    assert len(rows(output / "adversarial_pairs.csv")) == 16
+    masks = []
+    for name, rule in zip(names, ("SGD {'", "SGD {'", "Adam {'", "SignSGD {'"), strict=True):
+        folder = output / f"generation_undefended{'' if name == 'default' else f'_{name}'}" / "explanations"
+        found = [load_explanation(path) for path in sorted(folder.iterdir())]
+        assert all(f'"optimizer": "{rule}' in one.metadata["settings"] for one in found)
+        assert all('"lam": 0.0' in one.metadata["settings"] for one in found)
+        masks.append(torch.cat([one.mask for one in found]))
+    assert all(not torch.equal(one, other) for one, other in combinations(masks, 2))
+    assert set(masks[-1].unique().tolist()) <= {0.0, *(torch.tensor([0.03, 0.06, 0.09]).half().tolist())}
+
+
+def test_sign_steps() -> None:
+    a, b = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0])), torch.nn.Parameter(torch.ones(1))
+    optimizer = SignSGD([a, b], lr=0.5)
+    loss = optimizer.step(lambda: ((a * torch.tensor([1e-9, 0, -7.0])).sum().backward(), 5)[1])
+    assert loss == 5
+    assert a.tolist() == [0.5, 2, 3.5]
+    assert b.tolist() == [1], "without a gradient"
 
 
 def test_interval_of_a_rate() -> None:

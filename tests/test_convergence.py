@@ -58,8 +58,8 @@ def adagrad(params: Any) -> torch.optim.Optimizer:
 @pytest.mark.parametrize(
     "options",
     [
-        {"game": "preservation"},
-        {"game": "deletion", "noise": 0.1},
+        {"game": "preservation", "seeds": 1},
+        {"game": "deletion", "seeds": 1, "noise": 0.1},
         {"game": "preservation", "lam": 0.01, "optimizer": torch.optim.Adam},
         {"game": "deletion", "lam": 0.0, "optimizer": adagrad, "noise": 0.1},
         {"game": "generation", "lam": 0.001, "reference": "noise"},

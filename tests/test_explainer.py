@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from fgvis_lightning import DefendedCNN, Explanation, FGVis, InputError, explain
 from fgvis_lightning.data import Sweep
-from fgvis_lightning.method.games import GAMES, blend
 from fgvis_lightning.items import Item
+from fgvis_lightning.method.games import GAMES, blend
 from fgvis_lightning.network import IMAGENET_MEAN, IMAGENET_STD
 
 GAME_NAMES = list(GAMES)
@@ -80,14 +80,16 @@ def test_masks_equal_the_slow_procedure(game: str) -> None:
         assert not torch.equal(expected, torch.full_like(expected, GAMES[game].start))
 
 
-def test_the_mask_is_the_only_parameter() -> None:
-    model = FGVis(Tiny(), iterations=2)
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_mask_is_the_only_parameter(seeds: int) -> None:
+    model = FGVis(Tiny(), iterations=2, seeds=seeds)
     fit(model, images(2), 2)
     assert [name for name, _ in model.named_parameters()] == ["mask"]
-    assert model.mask.shape == (2, 3, 12, 12)
+    assert model.mask.shape == (2 * seeds, 3, 12, 12)
+    assert model.masks.shape == (2, 3, 12, 12)
     assert list(model.state_dict()) == ["mask"]
     summary = ModelSummary(model)
-    assert (summary.total_parameters, summary.trainable_parameters) == (2 * 3 * 12 * 12,) * 2
+    assert (summary.total_parameters, summary.trainable_parameters) == (2 * seeds * 3 * 12 * 12,) * 2
 
 
 @settings(max_examples=3, deadline=None)

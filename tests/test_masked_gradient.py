@@ -97,5 +97,5 @@ def test_leaves_network_and_images_alone_also_without_grad() -> None:
 def test_refuses() -> None:
     with pytest.raises(InputError, match="Expected masks to be 1 or more, but MaskedGradient got 0"):
         MaskedGradient(masks=0)
-    with pytest.raises(InputError, match="Expected p to be above 0 and at most 1, but got 0.0"):
+    with pytest.raises(InputError, match=r"Expected p to be above 0 and at most 1, but got 0\.0"):
         MaskedGradient(p=0.0)

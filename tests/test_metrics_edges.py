@@ -76,7 +76,9 @@ def test_pictures_whose_score_is_known() -> None:
     # A square has as many edges as an equal one: twice around, on either side of its outline.
     assert new_edges(image, drawn(SQUARE, (20, 20, 8, 0.1))).tolist() == [1]
     assert new_edges(image, drawn((20, 20, 8, 0.54))).tolist() == [0], "a step of 0.04 is no edge"
-    assert new_edges(image, drawn((20, 20, 8, 0.56))).tolist() == [52 / 64], "one of 0.06 is, but outside of its corners"
+    assert new_edges(image, drawn((20, 20, 8, 0.56))).tolist() == [52 / 64], (
+        "one of 0.06 is, but outside of its corners"
+    )
     assert new_edges(drawn(), drawn(SQUARE)).tolist() == [10**2 - 6**2], "an image without edges: as with one"
 
 
@@ -101,7 +103,11 @@ def test_mean_over_images() -> None:
     [
         (torch.ones(1, 3, 4, 4), torch.ones(1, 3, 4, 5), r"one shape, but got \(1,3,4,4\) and \(1,3,4,5\)"),
         (torch.ones(1, 4, 4), torch.ones(1, 4, 4), r"images to be \(B,3,H,W\), but got \(1,4,4\)"),
-        (torch.ones(1, 3, 4, 4), torch.full((1, 3, 4, 4), -2.0), r"explanations in \[0,1\], but got values from -2 to -2"),
+        (
+            torch.ones(1, 3, 4, 4),
+            torch.full((1, 3, 4, 4), -2.0),
+            r"explanations in \[0,1\], but got values from -2 to -2",
+        ),
         (torch.ones(1, 3, 4, 4), torch.full((1, 3, 4, 4), torch.nan), "values from nan to nan. Undo their normal"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -35,7 +36,7 @@ def run(game: Game, level: float, iterations: int, seeds: int, **options: Any) -
     """A solver on the analytic network; and the size of the best evidence after each iteration."""
     masks = masks_of(game, seeds)
     group = {"params": masks, "keeps": game.keeps, "iterations": iterations, **options}
-    solver = SOLVERS[game.name]([group])  # type: ignore[call-arg]
+    solver = SOLVERS[game.name]([group])
     goal = bound(level, logits(torch.ones(1, *SHAPE)), TARGETS)
     sizes = []
     for _ in range(iterations):
@@ -73,7 +74,7 @@ def test_finds_the_planted_evidence(game: Game, seeds: int) -> None:
 @pytest.mark.parametrize("game", GAMES.values(), ids=lambda game: game.name)
 def test_the_best_only_gets_smaller(game: Game) -> None:
     _, sizes = run(game, 1.0 if game.keeps else 0.1, 40, 1)
-    assert all(later <= before for before, later in zip(sizes, sizes[1:], strict=False))
+    assert all(later <= before for before, later in itertools.pairwise(sizes))
     assert sizes[-1] < 1
 
 

@@ -19,8 +19,8 @@ class MeaningfulPerturbation(Method):
     ``λ₁ Σ (1 - m) + λ₂ Σ |∇m|^β + f(x M + blurred (1 - M))`` is minimized with Adam over a coarse mask m in [0,1],
     clamped after each step. f is the target's softmax probability, of a slightly shifted image, M is m upsampled with
     a Gaussian of width σ_m. The sums are over the coarse mask's entries, 784 for a square image, so that λ₁ and λ₂ do
-    not depend on the image's size. The blurred image has σ = 10 (`fgvis_lightning.method.games.blurred`). All values are the
-    paper's (section 4.3) and the defaults of its authors' code (github.com/ruthcfong/perturb_explanations,
+    not depend on the image's size. The blurred image has σ = 10 (`fgvis_lightning.method.games.blurred`). All values
+    are the paper's (section 4.3) and the defaults of its authors' code (github.com/ruthcfong/perturb_explanations,
     ``optimize_mask.py``), which also settles the units and that ∇ is the forward difference.
 
     The start is the smallest centered circle, in steps of 5 pixels, whose blur suppresses the score by 99 % of what

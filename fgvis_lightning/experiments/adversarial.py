@@ -28,8 +28,8 @@ from fgvis_lightning.experiments.output import save_table
 from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
 from fgvis_lightning.explainer import sgd
-from fgvis_lightning.method.games import blend, probability
 from fgvis_lightning.images import load_image
+from fgvis_lightning.method.games import blend, probability
 from fgvis_lightning.parsing import Parser
 from fgvis_lightning.run import Run
 from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_explanation, write_whole
@@ -58,10 +58,12 @@ class SignSGD(Optimizer):
 
 
 DEFAULT = "default"
-OPTIMIZERS: dict[str, Callable[[Iterable[Any]], Optimizer]] = {
+SOLVER = "solver"
+OPTIMIZERS: dict[str, Callable[[Iterable[Any]], Optimizer] | None] = {
     "sgd": partial(torch.optim.SGD, lr=1.0),
     "adam": partial(torch.optim.Adam, lr=0.05),
     "sign": SignSGD,
+    SOLVER: None,
 }
 """Of the masks, beside FGVis's own. The gradient of each image is divided by its largest absolute value before."""
 
@@ -84,14 +86,14 @@ def make_parser() -> Parser:
         "--optimizers",
         type=list[Literal[(DEFAULT, *OPTIMIZERS)]],  # type: ignore[valid-type]
         default=[DEFAULT],
-        help=f"Of the masks, each with masks of its own: {DEFAULT} is that of --optimizer; sgd has learning rate 1, adam "
-        "0.05, and sign takes steps of 0.03.",
+        help=f"Of the masks, each with masks of its own: {DEFAULT} is that of --optimizer; sgd has learning rate 1, "
+        "adam 0.05, sign takes steps of 0.03; solver is FGVis with lam: auto, as fit has it.",
     )
     parser.add_argument(
         "--optimizer",
         type=Callable[[Iterable[Any]], Optimizer],
         default=sgd,
-        help=f"What {DEFAULT} among --optimizers is: FGVis's own unless given, as in fit.",
+        help=f"What {DEFAULT} among --optimizers is; the literature's SGD unless given.",
     )
     return parser
 
@@ -111,7 +113,8 @@ def main(args: Sequence[str]) -> None:
         chosen: dict[str, Any] = {}
         for game, optimizer, defended in product(config.games, config.optimizers, (False, True)):
             made = OPTIMIZERS.get(optimizer, objects.optimizer)
-            method = FGVisMethod(game=game, lam=0.0, patience=0, defended=defended, optimizer=made, **given)
+            lam: Any = "auto" if optimizer == SOLVER else 0.0
+            method = FGVisMethod(game=game, lam=lam, patience=0, defended=defended, optimizer=made, **given)
             chosen[_name(game, optimizer, defended)] = (method, {})
         return chosen
 
@@ -138,7 +141,18 @@ def count(runs: dict[str, Run], games: Sequence[str], optimizers: Sequence[str])
         The table by network, game, optimizer and defense, with 95 % intervals by Wilson; and that of all pairs.
     """
     table = Table(
-        ("network", "game", "optimizer", "defense", "pairs", "false class on top", "from", "to", "mean score", "highest")
+        (
+            "network",
+            "game",
+            "optimizer",
+            "defense",
+            "pairs",
+            "false class on top",
+            "from",
+            "to",
+            "mean score",
+            "highest",
+        )
     )
     pairs = Table(("id", "class", "game", "optimizer", "defense", "score on the image", "score", "on top"))
     for game, optimizer, defended in product(games, optimizers, (False, True)):

@@ -13,9 +13,9 @@ from torch import Tensor
 from fgvis_lightning.bias import Pair
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.statistics import bootstraps, interval, resampled, wilson
-from fgvis_lightning.method.games import probability
 from fgvis_lightning.images import load_image
 from fgvis_lightning.items import Item
+from fgvis_lightning.method.games import probability
 from fgvis_lightning.network import Classifier
 from fgvis_lightning.run import Run
 from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_explanation
