@@ -123,6 +123,6 @@ class Run:
         size = len(self.model.batch.items) * self.model.rows_per_item if self.model.batch is not None else 0
         return (
             f"Expected a batch of {size or self.data.batch_size} to fit the memory of {self.model.device}, but "
-            f"it does not. Use --data.batch_size {max(1, size // 2)} or auto, fewer runs of an image (--model.seeds), smaller "
-            f"images (--model.size), or --trainer.precision bf16-mixed. {GO_ON}"
+            f"it does not. Use --data.batch_size {max(1, size // 2)} or auto, fewer runs of an image (--model.seeds), "
+            f"smaller images (--model.size), or --trainer.precision bf16-mixed. {GO_ON}"
         )

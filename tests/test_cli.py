@@ -22,7 +22,7 @@ from fgvis_lightning import load_explanation, load_explanations
 from fgvis_lightning.cli import main
 
 PhotoMaker = Callable[..., Path]
-TINY = ["--model.network", "networks.Tiny", "--model.size", "[16, 16]", "--model.iterations", "4"]
+TINY = ["--model.network", "networks.Tiny", "--model.size", "[16, 16]", "--model.iterations", "4", "--model.seeds", "1"]
 CPU = ["--trainer.accelerator", "cpu"]
 
 
@@ -404,7 +404,16 @@ def test_own_module_with_checkpoint_and_optimizer(folder: Path, output: Path) ->
         output,
         folder,
         *("--model.checkpoint", str(output.parent / "own.pth"), "--model.optimizer", "torch.optim.Adam"),
-        *("--model.optimizer.lr", "0.02", "--model.mean", "[0.4, 0.4, 0.4]", "--trainer.precision", "64-true"),
+        *(
+            "--model.lam",
+            "0.01",
+            "--model.optimizer.lr",
+            "0.02",
+            "--model.mean",
+            "[0.4, 0.4, 0.4]",
+            "--trainer.precision",
+            "64-true",
+        ),
     )
     settings = json.loads(load_explanations(output)[0].metadata["settings"])
     assert settings["network"] == "Tiny (own.pth)"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fgvis_lightning import DefendedCNN, Explanation, FGVis, InputError, explain
 from fgvis_lightning.data import Sweep
+from fgvis_lightning.explainer import NEAR_ONE
 from fgvis_lightning.items import Item
 from fgvis_lightning.method.games import GAMES, blend
 from fgvis_lightning.network import IMAGENET_MEAN, IMAGENET_STD
@@ -49,7 +50,7 @@ def fit(
 
 def slow_masks(network: nn.Module, x: Tensor, target: int, game: str, lam: float, iterations: int) -> Tensor:
     """The method of one image (1,3,H,W), step by step in plain PyTorch."""
-    keep, start = game in ("preservation", "generation"), 0.0 if game in ("generation", "repression") else 1.0
+    keep, start = game in ("preservation", "generation"), 0.0 if game in ("generation", "repression") else NEAR_ONE
     defended = DefendedCNN(network)
     defended.record(x)
     mask = torch.full_like(x, start)
@@ -77,7 +78,7 @@ def test_masks_equal_the_slow_procedure(game: str) -> None:
         target = int(network(x).argmax())
         expected = slow_masks(network, x, target, game, 2e-4, 8)
         torch.testing.assert_close(model.mask[i : i + 1].detach(), expected, rtol=1e-6, atol=1e-8)
-        assert not torch.equal(expected, torch.full_like(expected, GAMES[game].start))
+        assert not torch.equal(expected, torch.full_like(expected, model.start))
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fgvis_lightning import DefendedCNN, explain, load_explanations
 from fgvis_lightning.cli import main
+from fgvis_lightning.experiments.adversarial import SignSGD
 from fgvis_lightning.images import load_image
 from fgvis_lightning.items import packaged
 from fgvis_lightning.network import Classifier, Preprocessing, load_classifier
@@ -88,6 +89,23 @@ def test_every_game_finds_small_evidence_that_reaches_its_level(game: Any, photo
     assert (explanation.sparsity > 0.4).all()
     assert explanation.ranking is not None
     assert explanation.ranking.flatten(1).unique(dim=1).shape[1] > 1000, "most pixels have a place of their own"
+
+
+def test_no_first_step_goes_through_the_open_gates_of_the_image(photos: Tensor) -> None:
+    """One sign step of 3 % along the ordinary gradient leaves the classes a tenth of their scores; no game takes it."""
+    one_step: dict[str, Any] = {"lam": 0.0, "iterations": 1, "optimizer": SignSGD, "noise": 0.0}
+    for game in ("deletion", "preservation"):
+        explanation = explain(NAME, photos, game=game, **one_step)
+        assert (explanation.score_explanation / explanation.score_image).mean() > 0.6  # 0.78
+        assert 0.005 < 1 - explanation.sparsity.mean() < 0.05 if game == "deletion" else True
+    network = load_classifier(NAME).network
+    x = ((photos - 0.5) / 0.5).requires_grad_()
+    log_p, targets = network(x).log_softmax(1).max(1)
+    (gradient,) = torch.autograd.grad(log_p.sum(), x)
+    mask = (1 - 0.03 * (gradient * x).sign()).clamp(0, 1)
+    with torch.no_grad():
+        hole = network(mask * x).softmax(1).gather(1, targets[:, None])[:, 0]
+    assert (hole / log_p.exp()).mean() < 0.25  # 0.10
 
 
 @pytest.mark.parametrize("options", [{"lam": "auto"}, {"lam": 1e-7, "noise": 0.1}])

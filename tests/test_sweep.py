@@ -35,7 +35,7 @@ def options(images: Path, output: Path, *more: str) -> list[str]:
         *("fit", "--output", str(output), "--data.images", str(images), "--data.batch_size", "4"),
         *("--model.network", "networks.Tiny", "--model.size", "[16, 16]", "--trainer.accelerator", "cpu"),
         # Places become free at different times.
-        *("--model.iterations", "120", "--model.patience", "20", "--model.tolerance", "0.2"),
+        *("--model.seeds", "1", "--model.iterations", "120", "--model.patience", "20", "--model.tolerance", "0.2"),
         *("--writer.panels", "false", "--trainer.logger", "false", "--progress.seconds", "1"),
         *more,
     ]
