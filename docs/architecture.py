@@ -17,7 +17,7 @@ NAME = "fgvis_lightning"
 GROUPS: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
     "network": (
         0,
-        4,
+        2,
         0,
         "a frozen classifier, its preprocessing and classes",
         ("errors", "names", "shipped", "network"),
@@ -29,7 +29,7 @@ GROUPS: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
         "gates behind the network's nonlinearities",
         ("nonlinearities", "audit", "interception", "gates", "coverage", "folding", "defense"),
     ),
-    "method": (2, 1, 1, "games, gates, solvers: plain torch", ("method",)),
+    "method": (2, 2, 0, "games, gates, solvers: plain torch", ("method",)),
     "files": (0, 2, 2, "explanations and results folders", ("store", "tables", "cost", "folder")),
     "data": (0, 2, 3, "files → items → places of a batch", ("images", "items", "data")),
     "explainer": (

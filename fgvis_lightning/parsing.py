@@ -128,6 +128,12 @@ def explained(message: str, known: Sequence[str]) -> str:
     text = re.sub(r"^Parser key \"([\w.]+)\":", r"--\1:", text)
     text = re.sub(r"a typing\.Literal\[([^]]*)\]", lambda found: f"one of {found[1]}".replace("'", ""), text)
     text = re.sub(r"an? <class '(\w+)'>", lambda found: KINDS.get(found[1], found[1]), text)
+    if several := re.search(
+        r"Does not validate against any of the Union .* Errors: (.*) Given value type: .*: (.*)$", text
+    ):
+        kinds = [kind.strip() for kind in several[1].split("- Expected") if kind.strip() not in ("", "NoneType")]
+        kinds = [re.sub(r"^one of (\w+)$", r"\1", kind) for kind in kinds]
+        return f"{text[: several.start()]}Expected {' or '.join(kinds)}, but got {several[2]}"
     return re.sub(r"\. Got value: (.*)", r", but got \1", text)
 
 

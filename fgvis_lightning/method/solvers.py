@@ -41,8 +41,10 @@ STORAGE = torch.float16  # evidence as files hold it: what is tried is what is s
 DROPPED = 2.0**-10
 """Evidence of less than a thousandth is none."""
 
-FIRST_SHARE = 0.02  # of the entries, where there is no evidence at first
-FASTER = 1.6  # by which it grows until the level is reached
+FIRST_SHARE, FASTER = 0.02, 1.6
+"""Share of the entries that `Thresholding` takes first, and what it grows by until the level is reached."""
+FIRST_ADDED, ADDED_FASTER = 0.05, 4.0
+"""Likewise of `Pruning`, where a game starts without evidence: soon more than is needed, which is then pruned."""
 LARGEST_FACTOR = 4.0  # of a mean
 CLOSE_ENOUGH = 1.05  # ratio of the factors that are and are not enough
 LADDER = 1.5  # ratio of the steps that are tried at a time
@@ -313,13 +315,13 @@ class Pruning(Solver):
 
     def first_amount(self, evidence: Tensor, group: dict[str, Any]) -> float:
         if not evidence.any():
-            return FIRST_SHARE
+            return FIRST_ADDED
         return float(group["step"] if len(group["params"]) == 1 else group["share"])
 
     def adapt(self, run: Run, good: bool, iteration: int, group: dict[str, Any]) -> None:
         run.ranking += run.best
         if run.reached < 0:
-            run.amount = run.amount * FASTER if iteration else FIRST_SHARE
+            run.amount = run.amount * ADDED_FASTER if iteration else FIRST_ADDED
         elif run.reached == iteration:
             run.amount = group["step"] if len(group["params"]) == 1 else group["share"]
         elif len(group["params"]) == 1:
@@ -388,8 +390,8 @@ class Pruning(Solver):
             common.trials = [low * (high / low) ** ((number + first) / last) for number in range(count)]
             return [(factor * common.mean).clamp(max=1) for factor in common.trials]
         if common.reached < 0:
-            common.amount = min(common.amount * FASTER, 1.0)
-            common.trials = [min(common.amount * FASTER**number, 1.0) for number in range(count)]
+            common.amount = min(common.amount * ADDED_FASTER, 1.0)
+            common.trials = [common.amount * (number + 1) / count for number in range(count)]
             return [top(common.worth, share) for share in common.trials]
         common.trials = [common.amount * LADDER ** (number - (count - 1) / 2) for number in range(count)]
         return [self._fade(common, step) for step in common.trials]
