@@ -17,7 +17,7 @@ NAME = "fgvis_lightning"
 GROUPS: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
     "network": (
         0,
-        2,
+        4,
         0,
         "a frozen classifier, its preprocessing and classes",
         ("errors", "names", "shipped", "network"),
@@ -25,26 +25,26 @@ GROUPS: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
     "defense": (
         0,
         2,
-        1,
+        2,
         "gates behind the network's nonlinearities",
         ("nonlinearities", "audit", "interception", "gates", "coverage", "folding", "defense"),
     ),
-    "method": (2, 2, 0, "games, gates, solvers: plain torch", ("method",)),
-    "files": (0, 2, 2, "explanations and results folders", ("store", "tables", "cost", "folder")),
-    "data": (0, 2, 3, "files → items → places of a batch", ("images", "items", "data")),
+    "method": (2, 1, 1, "the method, plain torch", ("method",)),
+    "files": (0, 2, 3, "explanations and results folders", ("store", "tables", "cost", "folder")),
+    "data": (0, 2, 4, "files → items → places of a batch", ("images", "items", "data")),
     "explainer": (
         0,
         2,
-        4,
+        5,
         "the mask and its iterations",
         ("quiet", "answers", "batch_size", "strategy", "module", "explainer", "memory"),
     ),
-    "output": (0, 1, 5, "what leaves a sweep", ("figures", "callbacks", "tensorboard", "progress", "run")),
-    "baselines": (1, 1, 5, "methods beside FGVis", ("baselines",)),
-    "metrics": (2, 1, 5, "what maps are worth", ("metrics",)),
-    "bias": (3, 1, 5, "does it go by color?", ("bias",)),
-    "experiments": (0, 4, 6, "the commands beside fit", ("building", "parsing", "experiments", "report")),
-    "cli": (0, 4, 7, "the command line", ("signals", "completion", "cli")),
+    "output": (0, 1, 6, "what leaves a sweep", ("figures", "callbacks", "tensorboard", "progress", "run")),
+    "baselines": (1, 1, 6, "methods beside FGVis", ("baselines",)),
+    "metrics": (2, 1, 6, "what maps are worth", ("metrics",)),
+    "bias": (3, 1, 6, "does it go by color?", ("bias",)),
+    "experiments": (0, 4, 7, "the commands beside fit", ("building", "parsing", "experiments", "report")),
+    "cli": (0, 4, 8, "the command line", ("signals", "completion", "cli")),
 }
 
 Edge = tuple[str, str]
