@@ -37,7 +37,8 @@ from fgvis_lightning.method.convergence import EVERY, Plateau
 from fgvis_lightning.method.games import GAMES, REFERENCES, SCORES, blend, probability
 from fgvis_lightning.method.gates import RULES
 from fgvis_lightning.method.level import bound, lead
-from fgvis_lightning.method.solvers import SOLVERS, Solver, give_back
+from fgvis_lightning.method.solver import Solver, give_back
+from fgvis_lightning.method.solvers import SOLVERS
 from fgvis_lightning.module import SweepModule
 from fgvis_lightning.network import DEFAULT, load_classifier
 from fgvis_lightning.nonlinearities import resolve as resolve_names

@@ -24,9 +24,7 @@ from torch import Tensor
 from fgvis_lightning.coverage import Coverage
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import GAMES, Game
-
-STORAGE = torch.float16
-"""What evidence is rounded to. A score computed from it differs by less than 0.001 from that of the exact one."""
+from fgvis_lightning.method.solver import STORAGE
 
 _WORDS = {"true": True, "false": False}
 _ROWS: dict[str, Callable[[str], float]] = {

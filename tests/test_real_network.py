@@ -23,8 +23,8 @@ from fgvis_lightning.cli import main
 from fgvis_lightning.experiments.adversarial import SignSGD
 from fgvis_lightning.images import load_image
 from fgvis_lightning.items import packaged
+from fgvis_lightning.method.solver import STORAGE
 from fgvis_lightning.network import Classifier, Preprocessing, load_classifier
-from fgvis_lightning.store import STORAGE
 
 NAME = "packaged_efficientnet_lite0"
 PHOTOS = ["coffee.png", "chelsea.png", "rocket.jpg"]
@@ -145,7 +145,7 @@ def test_auto_reaches_its_level_as_the_plain_network_sees_the_stored_file(
 
 
 def test_storage_type_is_fine_enough(lite0: Classifier, photos: Tensor) -> None:
-    """What the store says of `STORAGE`: the score of a rounded mask is that of the mask within 0.001."""
+    """What is said of `STORAGE`: the score of a rounded mask is that of the mask within 0.001."""
     x = (photos - 0.5) / 0.5
     generator = torch.Generator().manual_seed(0)
     for low in (0.0, 0.5, 0.9):

@@ -15,7 +15,8 @@ from fgvis_lightning import DefendedCNN, explain
 from fgvis_lightning.method.games import GAMES, Game, log_odds
 from fgvis_lightning.method.level import bound, lead
 from fgvis_lightning.method.loop import solve
-from fgvis_lightning.method.solvers import SOLVERS, Pruning, Solver, Thresholding, agreement, give_back, top
+from fgvis_lightning.method.solver import Solver, agreement, give_back, top
+from fgvis_lightning.method.solvers import SOLVERS, Pruning, Thresholding
 
 SHAPE = (3, 28, 28)
 PLANTED = (..., slice(8, 14), slice(8, 14))  # the pixels that alone decide

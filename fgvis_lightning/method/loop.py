@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from fgvis_lightning.method.games import Game, blend, log_probability
 from fgvis_lightning.method.level import bound, lead
-from fgvis_lightning.method.solvers import Solver
+from fgvis_lightning.method.solver import Solver
 
 
 def solve(
