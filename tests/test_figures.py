@@ -84,7 +84,7 @@ def picture(figure: Figure, place: int, side: int = 448, gap: int = 12) -> torch
 
 
 def assert_large(drawn: torch.Tensor, view: torch.Tensor, side: int = 56) -> None:
-    """Each pixel of the view (3,H,W) is a square of so many; old versions of matplotlib are off by one at its border."""
+    """Each pixel of the view (3,H,W) is a square; old versions of matplotlib are off by one at its border."""
     for offset in (1, side // 2, side - 2):
         torch.testing.assert_close(drawn[:, offset::side, offset::side], view, rtol=0, atol=0.005)
 
