@@ -60,7 +60,7 @@ class Run:
         margin: by how much the level is to be exceeded.
         sure: the best evidence when it was last confirmed; None before.
         mean: of the runs' evidence, where there is something in common.
-        trials: what each mask is trying from there: a factor of the mean, the size of a step, or a share.
+        trials: what each mask is trying from there: a factor of the mean, or the size of a step.
         low: the largest factor that was too small; and
         high: the smallest one that was enough.
     """
@@ -193,9 +193,7 @@ class Solver(Optimizer, ABC):
         if "together" in self.state[masks[0]]:
             return self.state[masks[0]]["together"]
         runs: list[Run] = [self.state[mask]["run"] for mask in masks if "run" in self.state[mask]]
-        if not runs:
-            return None
-        return min(runs, key=lambda run: (run.reached < 0, run.size if run.reached >= 0 else -run.lead))
+        return best_of(runs) if runs else None
 
     def agreement(self, group: dict[str, Any]) -> float:
         """Mean correlation of the runs' evidence, before they come together; NaN with fewer than two."""
@@ -268,6 +266,11 @@ class Solver(Optimizer, ABC):
     @abstractmethod
     def go_on(self, common: Run, group: dict[str, Any]) -> list[Tensor]:
         """What each mask is to try next (K of (C,H,W)), all from what is common."""
+
+
+def best_of(runs: Sequence[Run]) -> Run:
+    """The run with the smallest evidence that reaches the level; where none does, the nearest to it."""
+    return min(runs, key=lambda run: (run.reached < 0, run.size if run.reached >= 0 else -run.lead))
 
 
 def top(worth: Tensor, share: float) -> Tensor:

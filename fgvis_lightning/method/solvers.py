@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgvis_lightning.method.solver import Run, Solver, top
+from fgvis_lightning.method.solver import Run, Solver, best_of, top
 
 DROPPED = 2.0**-10
 """Evidence of less than a thousandth is none."""
@@ -83,7 +83,7 @@ class Pruning(Solver):
 
     def join(self, runs: Sequence[Run], group: dict[str, Any]) -> Run:
         good = [run for run in runs if run.reached >= 0]
-        best = min(good or runs, key=lambda run: run.size if good else -run.lead)
+        best = best_of(runs)
         worth, ranking, mean = (
             torch.stack([getattr(run, name) for run in good or runs]).mean(0) for name in ("worth", "ranking", "best")
         )
@@ -217,7 +217,7 @@ class Thresholding(Solver):
 
     def join(self, runs: Sequence[Run], group: dict[str, Any]) -> Run:
         good = [run for run in runs if run.reached >= 0]
-        best = min(good or runs, key=lambda run: run.size if good else -run.lead)
+        best = best_of(runs)
         worth = torch.stack([run.worth for run in runs]).mean(0)
         common = Run(best.best, worth, worth, 0.0, best.draws, 1.0, best.lead, best.reached)
         common.margin = max(run.margin for run in runs)
@@ -240,11 +240,11 @@ class Thresholding(Solver):
     def go_on(self, common: Run, group: dict[str, Any]) -> list[Tensor]:
         count = len(group["params"])
         if common.mean is not None:
-            common.trials = [min(1.0, common.amount * 1.2 ** (number - (count - 1) / 2)) for number in range(count)]
+            shares = [min(1.0, common.amount * 1.2 ** (number - (count - 1) / 2)) for number in range(count)]
         else:
             low = max(common.low, 0.6)
-            common.trials = [common.size * (low + (0.98 - low) * number / max(count - 1, 1)) for number in range(count)]
-        return [top(common.worth, share) for share in common.trials]
+            shares = [common.size * (low + (0.98 - low) * number / max(count - 1, 1)) for number in range(count)]
+        return [top(common.worth, share) for share in shares]
 
 
 SOLVERS: dict[str, Callable[[Iterable[Any]], Solver]] = {
