@@ -84,8 +84,9 @@ class FGVis(SweepModule):
             reaches ``level``, see `fgvis_lightning.method.solvers`.
         level: for ``lam: auto``, the score to reach as a share of the image's own: at least, for
             preservation and generation (1.0 unless given); at most, for deletion and repression (0.1).
-        iterations: steps of the optimizer for each image, at most; unless given, 50 for ``lam: auto`` and the
-            literature's 500 for a fixed λ. Each passes the image through the network ``seeds`` times.
+        iterations: steps of the optimizer for each image, at most; unless given, 200 for ``lam: auto`` and the
+            literature's 500 for a fixed λ. Each passes the image through the network ``seeds`` times, until a solver
+            has joined the runs, and once from then on: about 360 times by default.
         seeds: runs of each image, in one batch, with small disturbances of their own, whose mean the explanation is;
             unless given, 6 for ``lam: auto`` and 1 for a fixed λ. 1 is for speed.
         gate: ``strict``, the paper's, or ``restoring``, see `fgvis_lightning.method.gates`; unless given, restoring
@@ -159,7 +160,7 @@ class FGVis(SweepModule):
             gate = "restoring" if auto and GAMES[game].keeps else "strict"
         if gate not in RULES:
             raise InputError(f"Expected gate to be one of {', '.join(RULES)}, but got {gate!r}.")
-        iterations = iterations if iterations is not None else 50 if auto else 500
+        iterations = iterations if iterations is not None else 200 if auto else 500
         seeds = seeds if seeds is not None else 6 if auto else 1
         if seeds < 1:
             raise InputError(f"Expected seeds to be at least 1, but got {seeds}.")
@@ -226,6 +227,7 @@ class FGVis(SweepModule):
         self.coverage = self.network.coverage
         self._bound: Tensor | None = None  # log-odds of the level of each row, for lam: auto
         self._logits: Tensor | None = None
+        self._active = slice(None)  # the rows that are passed through the network
         self._warned = False
 
     # --- Lightning's hooks, in the order in which they run ---
@@ -256,24 +258,28 @@ class FGVis(SweepModule):
             self._open(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        clean = blend(self._x, self.mask, self._reference)
+        if self._bound is not None and self.seeds > 1:
+            self._narrow()
+        # Without a reason to slice there is none: even a view of everything would change the memory format.
+        mask, targets = self._of(self.mask), self._of(self.targets)
+        clean = blend(self._of(self._x), mask, None if self._reference is None else self._of(self._reference))
         e = clean
         if self.noise:
             # Each image has its own stream, so that none depends on its place or on when it got it.
             draw = torch.empty_like(e)
-            for image, generator in zip(draw, self._generators, strict=True):
+            for image, generator in zip(draw, self._generators[self._active], strict=True):
                 image.copy_(torch.randn(image.shape, generator=generator, device=e.device, dtype=e.dtype))
             e = clean + self.noise * draw
         with nullcontext() if self.defended else self.network.undefended():
             logits = self.network(e)
-        score = self.score(logits, self.targets)
+        score = self.score(logits, targets)
         self._logits = logits.detach()
         self._log()
         if self._bound is not None:
             # The gradient may be a noisy one; what a mask is worth is not.
             judged = self.plain(clean) if self.noise else self._logits
-            self._lead = lead(self.game, judged, self.targets, self._bound)
-        loss = self.game.loss(score, self.mask, 0.0 if self.lam == "auto" else self.lam)
+            self._lead = lead(self.game, judged, targets, self._of(self._bound))
+        loss = self.game.loss(score, mask, 0.0 if self.lam == "auto" else self.lam)
         self._loss = loss.detach()
         return loss.sum()
 
@@ -398,8 +404,24 @@ class FGVis(SweepModule):
                 optimizer.state.pop(part, None)
             optimizer.state.update(fresh)
 
+    def _narrow(self) -> None:
+        """Go on with the first row of each place where a solver has joined the runs of all images."""
+        active = self._every if self._solver.finishing else slice(None)
+        if active != self._active:
+            self._active = active
+            with self.trainer.precision_plugin.forward_context():
+                self.network.record(self._of(self._x))
+
+    def _of(self, rows: Tensor) -> Tensor:
+        """What has a row for each run (B·seeds,…), for those that are active."""
+        if self._active == slice(None):
+            return rows
+        rows = rows[self._active]
+        return rows.contiguous(memory_format=torch.channels_last) if rows.ndim == 4 else rows
+
     def _record(self) -> None:
         """The reference pass on all images; those that were there before get what they had, bit for bit."""
+        self._active = slice(None)
         with self.trainer.precision_plugin.forward_context():
             self.network.record(self._x)
             if self.defended:
@@ -524,14 +546,15 @@ class FGVis(SweepModule):
 
     def _final_coverage(self, mask: Tensor) -> Coverage:
         """Coverage with the share of closed gates at the masks (B,3,H,W)."""
-        e = blend(self._x, self._rows(mask), self._reference)
+        reference = None if self._reference is None else self._of(self._reference)
+        e = blend(self._of(self._x), self._of(self._rows(mask)), reference)
         if not self.defended:
             with self.network.undefended(), torch.no_grad():
                 self.network(e)
             return self.network.coverage
         with self.trainer.precision_plugin.forward_context():
             closed = self.network.closed(e)
-        return replace(self.network.coverage, closed=closed[self._every])
+        return replace(self.network.coverage, closed=closed[self._every] if self._active == slice(None) else closed)
 
     def _score_mask(self, mask: Tensor) -> Tensor:
         """The plain network's logits (B,K) for masks (B,3,H,W), in a batch of all rows: rounding depends on that."""
@@ -547,8 +570,8 @@ class FGVis(SweepModule):
         if self._logits is None:
             return None
         with torch.no_grad():
-            each = probability(self._logits, self.targets), 1 - self.game.size(self.mask)
-            score, sparsity = (values.unflatten(0, (-1, self.seeds)).mean(1) for values in each)
+            each = probability(self._logits, self._of(self.targets)), 1 - self.game.size(self._of(self.mask))
+            score, sparsity = (values.unflatten(0, (len(self.targets) // self.seeds, -1)).mean(1) for values in each)
             return score, sparsity
 
     @property

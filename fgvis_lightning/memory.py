@@ -67,7 +67,7 @@ def explain(
         images: (B,3,H,W) in [0,1].
         targets: class indices (B,); None for the predicted class.
         game: ``preservation``, ``deletion``, ``generation`` or ``repression``.
-        iterations: steps of the optimizer, at most; unless given, 50 for ``lam: auto`` and 500 for a fixed λ.
+        iterations: steps of the optimizer, at most; unless given, 200 for ``lam: auto`` and 500 for a fixed λ.
         lam: weight λ ≥ 0 of the mask's size, or ``auto`` for the smallest evidence that reaches a level.
         seeds: runs of each image whose mean the explanation is; unless given, 6 for ``lam: auto``, 1 for a fixed λ.
         defended: whether the gradient is gated.

@@ -138,6 +138,24 @@ def test_fgvis_is_the_methods_loop(game: Any, seeds: int) -> None:
     assert found.feasible.any()
 
 
+@pytest.mark.parametrize("game", ["preservation", "deletion"])
+def test_joined_runs_cost_one_pass(game: Any) -> None:
+    """After the runs are joined, one row of each image passes through the network."""
+    sizes: list[int] = []
+
+    class Counting(Tiny):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.append(len(x))
+            return super().forward(x)
+
+    network = DefendedCNN(Counting().double().eval(), gate="restoring" if GAMES[game].keeps else "strict")
+    x = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0)).double()
+    level = 0.9 if GAMES[game].keeps else 0.3
+    solve(network, x, torch.tensor([0, 1]), GAMES[game], SOLVERS[game], iterations=40, seeds=3, level=level)
+    assert sizes.count(6) < 20
+    assert sizes[-20:] == [2] * 20
+
+
 @pytest.mark.parametrize(("level", "image"), [(1.0, 2.0), (0.5, 2.0), (0.1, -3.0)])
 def test_bound_is_the_levels_log_odds(level: float, image: float) -> None:
     p = level / (1 + math.exp(-image))

@@ -9,8 +9,9 @@ adds is chosen by gated gradients::
     best      the smallest evidence that has reached the level so far; nothing else is ever the result
 
 Several masks of one image are *runs* with small disturbances of their own. First each looks for its own best
-evidence; then all of them work on what they have in common, the mean of their evidence, and each iteration tries as
-many steps from it as there are runs. So an explanation depends little on chance, and what the runs agree on is known.
+evidence. Then they are joined: from the mean of what they found, a few iterations of all masks find evidence that
+reaches the level, and one run goes on from there in the first mask alone. So an explanation depends little on chance,
+and what the runs agree on is known.
 
 Worth is what a neuron in the range of the image says (`fgvis_lightning.method.gates`). No solver takes a step of the
 gradient's size: at m = 1 all gates are open, and one such step can take a class away with next to no evidence.
@@ -54,13 +55,16 @@ class Run:
         worth: moving average of gated gradients, at least 0.
         ranking: how long, or how much, an entry was held to be evidence, at least 0.
         amount: the solver's own: the share to drop, the share that is evidence, or the size of a step.
+        memory: of the moving average.
+        shake: standard deviation of the disturbances; 0 for a run on its own.
         threshold: the worth below which an entry loses evidence, as a multiple of the mean.
+        even: the share of a step that all entries lose evidence by.
         draws: random numbers for the disturbances.
         reached: the iteration after which the level was first reached, from 0; -1 before.
         margin: by how much the level is to be exceeded.
         sure: the best evidence when it was last confirmed; None before.
-        mean: of the runs' evidence, where there is something in common.
-        trials: what each mask is trying from there: a factor of the mean, or the size of a step.
+        mean: of the runs' evidence or worth, until something made from it has reached the level.
+        trials: the factor of the mean that each mask is trying.
         low: the largest factor that was too small; and
         high: the smallest one that was enough.
     """
@@ -69,8 +73,11 @@ class Run:
     worth: Tensor
     ranking: Tensor
     amount: float
+    memory: float
+    shake: float
     draws: torch.Generator
     threshold: float = 1.0
+    even: float = 0.0
     lead: float = -math.inf
     reached: int = -1
     margin: float = MARGIN
@@ -95,27 +102,26 @@ class Run:
             self.reached = iteration
         return good
 
-    def learn(self, gradients: Sequence[Tensor], keeps: bool, memory: float) -> None:
+    def learn(self, gradients: Sequence[Tensor], keeps: bool) -> None:
         """Take in gated gradients of what is minimized, their mean where there are several.
 
         Args:
             gradients: to the masks (C,H,W).
             keeps: whether the masks are the evidence, or what is left of the image without it.
-            memory: of the moving average, 0 to 1.
         """
         total = torch.zeros_like(self.worth)
         for gradient in gradients:
             helpful = (-gradient if keeps else gradient).clamp(min=0).nan_to_num(0, 0, 0)
             size = helpful.norm()
             total += helpful / torch.where(size > 0, size, 1)
-        self.worth.lerp_(total / len(gradients), 1 - memory)
+        self.worth.lerp_(total / len(gradients), 1 - self.memory)
 
-    def shaken(self, by: float) -> Tensor:
-        """The worth times exp(by · normal)."""
-        if not by:
+    def shaken(self) -> Tensor:
+        """The worth times exp(shake · normal)."""
+        if not self.shake:
             return self.worth
         draw = torch.randn(self.worth.shape, generator=self.draws, device=self.draws.device, dtype=torch.float32)
-        return self.worth * (by * draw).exp().to(self.worth)
+        return self.worth * (self.shake * draw).exp().to(self.worth)
 
 
 class Solver(Optimizer, ABC):
@@ -135,8 +141,21 @@ class Solver(Optimizer, ABC):
         super().__init__(params, {"keeps": True, "iterations": 60, "seed": 0, **defaults})
         self._leads: list[float] = []
 
+    @property
+    def finishing(self) -> bool:
+        """Whether only the first mask of each image is still in use."""
+        return all(self._in_use(group) == 1 for group in self.param_groups)
+
+    def _in_use(self, group: dict[str, Any]) -> int:
+        common = self.state[group["params"][0]].get("together")
+        return 1 if common is not None and common.mean is None else len(group["params"])
+
     def tell(self, leads: Tensor) -> None:
-        """How far the masks as they are now reach beyond the level (P,), in the order of the parameters."""
+        """How far the masks as they are now reach beyond the level, in the order of the parameters.
+
+        Args:
+            leads: of all masks (P,), or, where the solver is `finishing`, of the first one of each group.
+        """
         self._leads = leads.tolist()
 
     @torch.no_grad()
@@ -147,8 +166,9 @@ class Solver(Optimizer, ABC):
             with torch.enable_grad():
                 loss = closure()
         leads = iter(self._leads)
+        told_of_all = len(self._leads) == sum(len(group["params"]) for group in self.param_groups)
         for group in self.param_groups:
-            self._step(group, list(itertools.islice(leads, len(group["params"]))))
+            self._step(group, list(itertools.islice(leads, len(group["params"]) if told_of_all else 1)))
         self._leads = []
         return loss
 
@@ -156,34 +176,45 @@ class Solver(Optimizer, ABC):
         masks, keeps = group["params"], group["keeps"]
         if not leads or any(mask.grad is None for mask in masks):  # a step that a gradient scaler leaves out
             return
-        tried = [mask if keeps else 1 - mask for mask in masks]
-        gradients = [mask.grad for mask in masks]
-        state = self.state[masks[0]]
+        state, count = self.state[masks[0]], self._in_use(group)
+        tried = [mask if keeps else 1 - mask for mask in masks[:count]]
+        gradients = [mask.grad for mask in masks[:count]]
         iteration = state["iteration"] = state.get("iteration", -1) + 1
         if "together" in state:
             common: Run = state["together"]
-            common.learn(gradients, keeps, group["memory"])
-            self.compare(common, tried, leads, iteration)
-            proposals = self.go_on(common, group)
+            common.learn(gradients, keeps)
+            if common.mean is None:
+                self._go_on(common, tried[0], leads[0], iteration, group)
+            else:
+                self.compare(common, tried, leads, iteration, group)
+            proposals = self._next(common, group)
         else:
             runs = []
             for number, (mask, evidence, gradient, lead) in enumerate(zip(masks, tried, gradients, leads, strict=True)):
                 if "run" not in self.state[mask]:
                     self.state[mask]["run"] = self.begin(evidence, group, number)
                 run: Run = self.state[mask]["run"]
-                run.learn([gradient], keeps, group["memory"])
-                good = run.take(evidence, lead, iteration)
-                self.adapt(run, good, iteration, group)
+                run.learn([gradient], keeps)
+                self._go_on(run, evidence, lead, iteration, group)
                 runs.append(run)
             if len(masks) > 1 and iteration + 1 >= self.alone(group):
                 state["agreement"] = agreement([run.best for run in runs])
                 state["together"] = common = self.join(runs, group)
-                proposals = self.go_on(common, group)
+                proposals = self._next(common, group)
             else:
-                proposals = [self.propose(run, group) for run in runs]
+                proposals = [self.propose(run) for run in runs]
         for mask, evidence in zip(masks, proposals, strict=True):
             evidence = evidence.to(STORAGE).to(mask.dtype)
             mask.copy_(evidence if keeps else 1 - evidence)
+
+    def _go_on(self, run: Run, evidence: Tensor, lead: float, iteration: int, group: dict[str, Any]) -> None:
+        good = run.take(evidence, lead, iteration)
+        self.adapt(run, good, iteration, group)
+
+    def _next(self, common: Run, group: dict[str, Any]) -> Sequence[Tensor]:
+        """What each mask is to try next; where one run goes on, all masks are its."""
+        count = len(group["params"])
+        return [self.propose(common)] * count if common.mean is None else self.search(common, count)
 
     # --- what is known of an image ---
 
@@ -235,37 +266,36 @@ class Solver(Optimizer, ABC):
     @staticmethod
     def alone(group: dict[str, Any]) -> int:
         """How many iterations the runs have on their own."""
-        return max(1, round((1 - group["together"]) * group["iterations"]))
+        return max(1, round(group["alone"] * group["iterations"]))
 
     def begin(self, evidence: Tensor, group: dict[str, Any], number: int) -> Run:
         """What is known before the first iteration of the run of this number."""
         draws = torch.Generator(evidence.device).manual_seed(group["seed"] + number)
+        shake = group["shake"] if len(group["params"]) > 1 else 0.0
         zero = torch.zeros_like(evidence)
-        return Run(evidence.clone(), zero, zero.clone(), self.first_amount(evidence, group), draws)
-
-    @abstractmethod
-    def first_amount(self, evidence: Tensor, group: dict[str, Any]) -> float:
-        """``Run.amount`` at the beginning."""
+        return Run(evidence.clone(), zero, zero.clone(), 0.0, group["memory"], shake, draws)
 
     @abstractmethod
     def adapt(self, run: Run, good: bool, iteration: int, group: dict[str, Any]) -> None:
         """Change a run's pace after evidence that reached the level, or did not."""
 
     @abstractmethod
-    def propose(self, run: Run, group: dict[str, Any]) -> Tensor:
+    def propose(self, run: Run) -> Tensor:
         """The evidence (C,H,W) that a run is to try next."""
 
     @abstractmethod
     def join(self, runs: Sequence[Run], group: dict[str, Any]) -> Run:
-        """What the runs have in common."""
+        """What the runs have in common: their `Run.mean`."""
 
     @abstractmethod
-    def compare(self, common: Run, tried: Sequence[Tensor], leads: Sequence[float], iteration: int) -> None:
-        """Judge what the masks tried from what is common."""
+    def search(self, common: Run, count: int) -> list[Tensor]:
+        """Evidence made from the mean for each mask (``count`` of (C,H,W)), to find out what reaches the level."""
 
     @abstractmethod
-    def go_on(self, common: Run, group: dict[str, Any]) -> list[Tensor]:
-        """What each mask is to try next (K of (C,H,W)), all from what is common."""
+    def compare(
+        self, common: Run, tried: Sequence[Tensor], leads: Sequence[float], iteration: int, group: dict[str, Any]
+    ) -> None:
+        """Judge what the masks tried of the mean; where the search is over, there is no mean any more."""
 
 
 def best_of(runs: Sequence[Run]) -> Run:

@@ -19,11 +19,12 @@ DROPPED = 2.0**-10
 
 FIRST_SHARE, FASTER = 0.02, 1.6
 """Share of the entries that `Thresholding` takes first, and what it grows by until the level is reached."""
-FIRST_ADDED, ADDED_FASTER = 0.05, 4.0
-"""Likewise of `Pruning`, where a game starts without evidence: soon more than is needed, which is then pruned."""
+FADED_IN, BRIGHTER = 0.1, 2.0
+"""Likewise the evidence of all entries with which `Pruning` starts where a game has none."""
 LARGEST_FACTOR = 4.0  # of a mean
 CLOSE_ENOUGH = 1.05  # ratio of the factors that are and are not enough
-LADDER = 1.5  # ratio of the steps that are tried at a time
+STALLED = 0.2
+"""A step below which a soft pruning starts again with a larger one and a shorter memory."""
 
 
 class Pruning(Solver):
@@ -32,20 +33,26 @@ class Pruning(Solver):
     Several runs prune hard: each drops a share of its entries, those of least worth, after the worth was shaken a
     little. The share grows after a success and falls after a failure. Hard prunings are grain; their mean,
     scaled by the smallest factor with which it reaches the level, is smooth, stable and smaller. From there, as a
-    single run from the start, evidence is pruned softly: entries of less worth than a threshold fade, the less worth
-    the faster::
+    single run from the start, evidence is pruned softly: all of it fades a little, and entries of less worth than a
+    threshold the faster the less they have::
 
-        evidence ← best · exp(-step · max(0, 1 - worth / threshold))
+        evidence ← best · exp(-step · max(even, 1 - worth / threshold))
 
-    Where a game starts without evidence, the entries of most worth are added until the level is reached.
+    What fades evenly keeps the pruning from roughening the image, which costs score by itself; where it stalls, as it
+    must where no evidence can be spared, prunings with and without it take turns.
+
+    Where a game starts without evidence, the image fades in evenly until the level is reached.
 
     Args:
         params: see `Solver`.
         share: that a hard pruning drops first.
         shake: standard deviation of the logarithm of what the worth is multiplied by in hard prunings.
-        step: of the first soft pruning.
-        memory: of the moving average of gradients.
-        together: share of the iterations in which runs work together.
+        step: of the first soft prunings of a single run; a third of it after it stalled, and after several runs.
+        even: how much of a step all entries take, until it stalls, and in every other turn after that.
+        memory: of the moving average of gradients, in hard prunings;
+        long: in a soft pruning from the start; and
+        short: after it stalled.
+        alone: share of the iterations in which several runs look for evidence of their own.
     """
 
     def __init__(
@@ -54,32 +61,46 @@ class Pruning(Solver):
         *,
         share: float = 0.12,
         shake: float = 0.5,
-        step: float = 0.6,
+        step: float = 0.9,
+        even: float = 0.15,
         memory: float = 0.8,
-        together: float = 0.4,
+        long: float = 0.9,
+        short: float = 0.6,
+        alone: float = 0.15,
     ) -> None:
-        super().__init__(params, {"share": share, "shake": shake, "step": step, "memory": memory, "together": together})
+        options = {"share": share, "shake": shake, "step": step, "even": even, "alone": alone}
+        super().__init__(params, {**options, "memory": memory, "long": long, "short": short})
 
-    def first_amount(self, evidence: Tensor, group: dict[str, Any]) -> float:
-        if not evidence.any():
-            return FIRST_ADDED
-        return float(group["step"] if len(group["params"]) == 1 else group["share"])
+    def begin(self, evidence: Tensor, group: dict[str, Any], number: int) -> Run:
+        run = super().begin(evidence, group, number)
+        run.even = group["even"]
+        if not run.shake:
+            run.memory = group["long"]
+        return run
 
     def adapt(self, run: Run, good: bool, iteration: int, group: dict[str, Any]) -> None:
         run.ranking += run.best
         if run.reached < 0:
-            run.amount = run.amount * ADDED_FASTER if iteration else FIRST_ADDED
+            run.amount = min(run.amount * BRIGHTER, 1.0) if iteration else FADED_IN
         elif run.reached == iteration:
-            run.amount = group["step"] if len(group["params"]) == 1 else group["share"]
-        elif len(group["params"]) == 1:
-            self._pace(run, good)
-        else:
+            run.amount = group["share"] if run.shake else group["step"]
+        elif run.shake:
             run.amount *= 1.3 if good else 0.7
+        else:
+            run.amount = min(run.amount * (1.2 if good else 0.7), 1.5)
+            run.threshold *= 1.1 if good else 0.9
+            if run.amount < STALLED:
+                self._refresh(run, group)
+                run.even = 0.0 if run.even else group["even"]
 
-    def propose(self, run: Run, group: dict[str, Any]) -> Tensor:
+    @staticmethod
+    def _refresh(run: Run, group: dict[str, Any]) -> None:
+        run.amount, run.threshold, run.memory = group["step"] / 3, 1.0, group["short"]
+
+    def propose(self, run: Run) -> Tensor:
         if run.reached < 0:
-            return top(run.shaken(group["shake"] if len(group["params"]) > 1 else 0), min(run.amount, 1.0))
-        return self._fade(run, run.amount) if len(group["params"]) == 1 else self._drop(run, group["shake"])
+            return torch.full_like(run.best, run.amount)
+        return self._drop(run) if run.shake else self._fade(run)
 
     def join(self, runs: Sequence[Run], group: dict[str, Any]) -> Run:
         good = [run for run in runs if run.reached >= 0]
@@ -87,35 +108,27 @@ class Pruning(Solver):
         worth, ranking, mean = (
             torch.stack([getattr(run, name) for run in good or runs]).mean(0) for name in ("worth", "ranking", "best")
         )
-        amount = group["step"] if good else max(run.amount for run in runs)
-        common = Run(best.best, worth, ranking, amount, best.draws, 1.0, best.lead, best.reached)
+        amount = max(run.amount for run in runs)
+        common = Run(best.best, worth, ranking, amount, group["memory"], 0.0, best.draws)
+        common.lead, common.reached, common.even = best.lead, best.reached, group["even"]
         common.margin = max(run.margin for run in runs)
         common.mean = mean
         return common
 
-    def compare(self, common: Run, tried: Sequence[Tensor], leads: Sequence[float], iteration: int) -> None:
-        if common.mean is not None:
-            self._compare_factors(common, tried, leads, iteration)
-            return
-        before = common.size
-        good = [common.take(evidence, lead, iteration) for evidence, lead in zip(tried, leads, strict=True)]
-        common.ranking += common.best
-        if common.reached < 0:
-            return
-        if common.size < before:
-            sizes = [float(evidence.mean()) for evidence in tried]
-            common.amount = min(
-                trial for trial, size, ok in zip(common.trials, sizes, good, strict=True) if ok and size == common.size
-            )
-            common.threshold *= 1.1
-        else:
-            common.amount *= 0.5
-            common.threshold *= 0.9
-        common.amount = min(common.amount, 1.5)
-
-    def _compare_factors(self, common: Run, tried: Sequence[Tensor], leads: Sequence[float], iteration: int) -> None:
-        """Find the smallest factor with which the mean reaches the level, and start from there."""
+    def search(self, common: Run, count: int) -> list[Tensor]:
         assert common.mean is not None
+        high = min(common.high, LARGEST_FACTOR)
+        low = max(common.low, high / 50)
+        # Evenly spread in their logarithms, the largest one included where nothing was enough so far.
+        last = count - 1 if math.isinf(common.high) and count > 1 else count + 1
+        first = 0 if math.isinf(common.high) and count > 1 else 1
+        common.trials = [low * (high / low) ** ((number + first) / last) for number in range(count)]
+        return [(factor * common.mean).clamp(max=1) for factor in common.trials]
+
+    def compare(
+        self, common: Run, tried: Sequence[Tensor], leads: Sequence[float], iteration: int, group: dict[str, Any]
+    ) -> None:
+        common.ranking += common.best
         for factor, evidence, lead in sorted(zip(common.trials, tried, leads, strict=True), key=lambda one: -one[0]):
             if lead >= common.margin and factor < common.high:
                 common.high = factor
@@ -125,44 +138,25 @@ class Pruning(Solver):
                 common.low = max(common.low, factor)
         if common.low >= LARGEST_FACTOR or common.high < CLOSE_ENOUGH * common.low or common.high < 0.02:
             common.mean = None
+            if common.reached >= 0:
+                self._refresh(common, group)
 
-    def go_on(self, common: Run, group: dict[str, Any]) -> list[Tensor]:
-        count = len(group["params"])
-        if common.mean is not None:
-            high = min(common.high, LARGEST_FACTOR)
-            low = max(common.low, high / 50)
-            # Evenly spread in their logarithms, the largest one included where nothing was enough so far.
-            last = count - 1 if math.isinf(common.high) and count > 1 else count + 1
-            first = 0 if math.isinf(common.high) and count > 1 else 1
-            common.trials = [low * (high / low) ** ((number + first) / last) for number in range(count)]
-            return [(factor * common.mean).clamp(max=1) for factor in common.trials]
-        if common.reached < 0:
-            common.amount = min(common.amount * ADDED_FASTER, 1.0)
-            common.trials = [common.amount * (number + 1) / count for number in range(count)]
-            return [top(common.worth, share) for share in common.trials]
-        common.trials = [common.amount * LADDER ** (number - (count - 1) / 2) for number in range(count)]
-        return [self._fade(common, step) for step in common.trials]
-
-    def _pace(self, run: Run, good: bool) -> None:
-        run.amount = min(run.amount * (1.2 if good else 0.7), 1.5)
-        run.threshold *= 1.1 if good else 0.9
-
-    def _fade(self, run: Run, step: float) -> Tensor:
+    def _fade(self, run: Run) -> Tensor:
         """A soft pruning."""
         inside = run.best > 0
         mean = run.worth.sum() / inside.sum().clamp(min=1)  # hardly any worth is outside
-        missing = (1 - run.worth / (run.threshold * mean).clamp(min=1e-30)).clamp(min=0)
-        evidence = run.best * (-step * missing).exp()
+        missing = (1 - run.worth / (run.threshold * mean).clamp(min=1e-30)).clamp(min=run.even)
+        evidence = run.best * (-run.amount * missing).exp()
         return torch.where(evidence < DROPPED, 0, evidence)
 
-    def _drop(self, run: Run, shake: float) -> Tensor:
+    def _drop(self, run: Run) -> Tensor:
         """A hard pruning."""
         inside = run.best > 0
         count = int(inside.sum())
         dropped = min(max(1, round(count * min(run.amount, 1.0))), count - 1)
         if dropped < 1:
             return run.best
-        worth = run.shaken(shake)
+        worth = run.shaken()
         # Chance alone decides between entries of equal worth, as those of none at all.
         chance = torch.rand(worth.shape, generator=run.draws, device=run.draws.device).to(worth)
         worth = worth + 1e-6 * worth.mean() * chance + 1e-30 * chance
@@ -175,7 +169,7 @@ class Thresholding(Solver):
 
     Entries may come back. Until the level is reached their share grows; a success tries a smaller share than the
     smallest evidence so far, a failure a slightly larger one than it was. Nothing is taken away in small steps, so the
-    step at m = 1, which no gate holds back, does not exist.
+    step at m = 1, which no gate holds back, does not exist. Several runs are joined by the mean of their worth.
 
     Args:
         params: see `Solver`.
@@ -183,7 +177,7 @@ class Thresholding(Solver):
         grow: what a failure multiplies the share by.
         shake: standard deviation of the logarithm of what the worth is multiplied by where there are several runs.
         memory: of the moving average of gradients.
-        together: share of the iterations in which runs work together.
+        alone: share of the iterations in which several runs look for evidence of their own.
     """
 
     def __init__(
@@ -194,14 +188,14 @@ class Thresholding(Solver):
         grow: float = 1.08,
         shake: float = 0.5,
         memory: float = 0.9,
-        together: float = 0.4,
+        alone: float = 0.15,
     ) -> None:
-        super().__init__(
-            params, {"shrink": shrink, "grow": grow, "shake": shake, "memory": memory, "together": together}
-        )
+        super().__init__(params, {"shrink": shrink, "grow": grow, "shake": shake, "memory": memory, "alone": alone})
 
-    def first_amount(self, evidence: Tensor, group: dict[str, Any]) -> float:
-        return 1.0 if evidence.any() else FIRST_SHARE / FASTER
+    def begin(self, evidence: Tensor, group: dict[str, Any], number: int) -> Run:
+        run = super().begin(evidence, group, number)
+        run.amount = 1.0 if evidence.any() else FIRST_SHARE / FASTER
+        return run
 
     def adapt(self, run: Run, good: bool, iteration: int, group: dict[str, Any]) -> None:
         if good:
@@ -212,39 +206,35 @@ class Thresholding(Solver):
             run.amount = min(run.amount * FASTER, 1.0)
         run.ranking = run.worth
 
-    def propose(self, run: Run, group: dict[str, Any]) -> Tensor:
-        return top(run.shaken(group["shake"] if len(group["params"]) > 1 else 0), run.amount)
+    def propose(self, run: Run) -> Tensor:
+        return top(run.shaken(), run.amount)
 
     def join(self, runs: Sequence[Run], group: dict[str, Any]) -> Run:
         good = [run for run in runs if run.reached >= 0]
         best = best_of(runs)
         worth = torch.stack([run.worth for run in runs]).mean(0)
-        common = Run(best.best, worth, worth, 0.0, best.draws, 1.0, best.lead, best.reached)
+        common = Run(best.best, worth, worth, 0.0, group["memory"], 0.0, best.draws)
+        common.lead, common.reached = best.lead, best.reached
         common.margin = max(run.margin for run in runs)
         common.amount = sum(run.size for run in good) / len(good) if good else max(run.amount for run in runs)
         common.mean = worth
         return common
 
-    def compare(self, common: Run, tried: Sequence[Tensor], leads: Sequence[float], iteration: int) -> None:
-        before = common.size
-        if common.mean is not None and any(lead >= common.margin for lead in leads):
-            common.mean, common.size, before = None, math.inf, math.inf  # from here on what is common is the best
-        good = [common.take(evidence, lead, iteration) for evidence, lead in zip(tried, leads, strict=True)]
-        if common.mean is not None:
-            common.amount = min(common.amount * FASTER, 1.0)
-        elif common.size < before:
-            common.amount = common.size
-        common.low = 0.6 if any(good) else min(0.97, common.low + 0.1)
-        common.ranking = common.worth
+    def search(self, common: Run, count: int) -> list[Tensor]:
+        return [
+            top(common.worth, min(1.0, common.amount * 1.2 ** (number - (count - 1) / 2))) for number in range(count)
+        ]
 
-    def go_on(self, common: Run, group: dict[str, Any]) -> list[Tensor]:
-        count = len(group["params"])
-        if common.mean is not None:
-            shares = [min(1.0, common.amount * 1.2 ** (number - (count - 1) / 2)) for number in range(count)]
+    def compare(
+        self, common: Run, tried: Sequence[Tensor], leads: Sequence[float], iteration: int, group: dict[str, Any]
+    ) -> None:
+        if any(lead >= common.margin for lead in leads):
+            common.mean, common.size = None, math.inf  # from here on what is common is the best
+        good = [common.take(evidence, lead, iteration) for evidence, lead in zip(tried, leads, strict=True)]
+        if common.mean is None:
+            self.adapt(common, any(good), iteration, group)
         else:
-            low = max(common.low, 0.6)
-            shares = [common.size * (low + (0.98 - low) * number / max(count - 1, 1)) for number in range(count)]
-        return [top(common.worth, share) for share in shares]
+            common.amount = min(common.amount * FASTER, 1.0)
 
 
 SOLVERS: dict[str, Callable[[Iterable[Any]], Solver]] = {
