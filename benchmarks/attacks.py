@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from common import DEVICE, header, parser, row
 
-from fgvis_lightning.answers import resolve
-from fgvis_lightning.folding import folded
-from fgvis_lightning.images import load_image
-from fgvis_lightning.items import list_items
-from fgvis_lightning.network import load_classifier
+from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.items import list_items
+from fgvis_lightning.networks.classifier import load_classifier
+from fgvis_lightning.networks.folding import folded
+from fgvis_lightning.networks.logits import resolve
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

@@ -16,11 +16,11 @@ import pytorch_lightning as pl
 import torch
 
 from fgvis_lightning import FGVis
-from fgvis_lightning.data import Batch, Sweep
-from fgvis_lightning.images import load_image
-from fgvis_lightning.items import Item
-from fgvis_lightning.module import ExplanationCallback
-from fgvis_lightning.store import Explanation
+from fgvis_lightning.data.image_data import Batch, Sweep
+from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.items import Item
+from fgvis_lightning.engine.sweep_module import ExplanationCallback
+from fgvis_lightning.results.store import Explanation
 
 
 class Frozen(Batch):

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from common import Photos, Run, header, parser, row
 from torch import Tensor
 
-from fgvis_lightning.figures import explanation_image
 from fgvis_lightning.metrics import new_edges
+from fgvis_lightning.results.figures import explanation_image
 
 DISTURBANCES = ("seed", "batch", "image", "precision", "threads")
 BLUR = 15

@@ -19,8 +19,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from fgvis_lightning.items import list_items, split_by_done
-from fgvis_lightning.network import Classifier, Preprocessing
+from fgvis_lightning.data.items import list_items, split_by_done
+from fgvis_lightning.networks.classifier import Classifier, Preprocessing
 
 T = TypeVar("T")
 

@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fgvis_lightning import Explanation
-from fgvis_lightning.figures import brightened, explanation_image, grid, heat
 from fgvis_lightning.method.games import log_odds
+from fgvis_lightning.results.figures import brightened, explanation_image, grid, heat
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

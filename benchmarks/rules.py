@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fgvis_lightning import FGVis
-from fgvis_lightning.data import Batch
-from fgvis_lightning.memory import explain_with
+from fgvis_lightning.api import explain_with
+from fgvis_lightning.data.image_data import Batch
 from fgvis_lightning.method.games import blend
-from fgvis_lightning.store import rounded
+from fgvis_lightning.results.store import rounded
 
 
 @dataclass

@@ -30,10 +30,10 @@ import yaml
 from torch import Tensor, nn
 
 from fgvis_lightning import FGVis
-from fgvis_lightning.data import Sweep
-from fgvis_lightning.items import Item
+from fgvis_lightning.data.image_data import Sweep
+from fgvis_lightning.data.items import Item
 from fgvis_lightning.method.games import log_probability
-from fgvis_lightning.network import PACKAGED, load_classifier
+from fgvis_lightning.networks.classifier import PACKAGED, load_classifier
 
 WARM = 3  # steps that are not counted
 STATUS = Path("/proc/self/status")

@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from fgvis_lightning import DefendedCNN, Explanation, load_explanation
-from fgvis_lightning.figures import explanation_image, panel, pixels
 from fgvis_lightning.method.games import GAMES, Game, blend, probability
+from fgvis_lightning.results.figures import explanation_image, panel, pixels
 
 Codec = Callable[[bytes], bytes]
 CODECS: dict[str, tuple[Codec, Codec]] = {

@@ -1,6 +1,6 @@
 """Draws the architecture from the imports of the package: ``python docs/architecture.py`` writes docs/architecture.svg.
 
-Modules are put into groups by hand; arrows are what the code says. One that follows from others is left out.
+Folders are placed by hand; arrows are what the code says. One that follows from others is left out.
 """
 
 from __future__ import annotations
@@ -13,39 +13,25 @@ ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "architecture.svg"
 NAME = "fgvis_lightning"
 
-# Title → column, columns that it takes, row, what it is for, and its modules and packages.
-GROUPS: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
-    "network": (
-        0,
-        4,
-        0,
-        "a frozen classifier, its preprocessing and classes",
-        ("errors", "names", "shipped", "network"),
-    ),
-    "defense": (
-        0,
-        2,
-        2,
-        "gates behind the network's nonlinearities",
-        ("nonlinearities", "audit", "interception", "gates", "coverage", "folding", "defense"),
-    ),
-    "method": (2, 1, 1, "the method, plain torch", ("method",)),
-    "files": (0, 2, 3, "explanations and results folders", ("store", "tables", "cost", "folder")),
-    "data": (0, 2, 4, "files → items → places of a batch", ("images", "items", "data")),
-    "explainer": (
-        0,
-        2,
-        5,
-        "the mask and its iterations",
-        ("quiet", "answers", "batch_size", "strategy", "module", "explainer", "memory"),
-    ),
-    "output": (0, 1, 6, "what leaves a sweep", ("figures", "callbacks", "tensorboard", "progress", "run")),
-    "baselines": (1, 1, 6, "methods beside FGVis", ("baselines",)),
-    "metrics": (2, 1, 6, "what maps are worth", ("metrics",)),
-    "bias": (3, 1, 6, "does it go by color?", ("bias",)),
-    "experiments": (0, 4, 7, "the commands beside fit", ("building", "parsing", "experiments", "report")),
-    "cli": (0, 4, 8, "the command line", ("signals", "completion", "cli")),
+# Folder or module → column, columns that it takes, row, and what it is for. Everything may import `errors` and `names`.
+GROUPS: dict[str, tuple[int, int, int, str]] = {
+    "method": (0, 3, 0, "the method in plain torch, the paper beside it"),
+    "networks": (3, 1, 0, "classifiers, frozen"),
+    "defense": (0, 2, 1, "gates behind the network's nonlinearities"),
+    "metrics": (2, 1, 1, "what maps are worth"),
+    "results": (0, 2, 2, "explanations and results folders"),
+    "data": (0, 2, 3, "image files → items → places of a batch"),
+    "engine": (0, 2, 4, "what runs a sweep"),
+    "explainer": (0, 2, 5, "FGVis, a LightningModule whose only parameter is the mask"),
+    "callbacks": (0, 1, 6, "what leaves a sweep"),
+    "api": (1, 1, 6, "explain()"),
+    "baselines": (1, 1, 7, "methods beside FGVis"),
+    "bias": (3, 1, 7, "does it go by color?"),
+    "experiments": (0, 4, 8, "the commands beside fit, and what they share"),
+    "report": (0, 2, 9, "a results folder as a page"),
+    "cli": (2, 2, 9, "the command line"),
 }
+SHARED = ("errors", "names")
 
 Edge = tuple[str, str]
 
@@ -78,14 +64,13 @@ def top(module: str) -> str:
 
 def edges() -> set[Edge]:
     """Which group is imported by which."""
-    group = {name: title for title, (*_, names) in GROUPS.items() for name in names}
-    pairs = {
-        (group[top(used)], group[top(module)])
-        for module, others in imports().items()
-        for used in others
-        if top(module) and top(used)
-    }
-    return {(one, other) for one, other in pairs if one != other}
+    pairs = {(top(used), top(module)) for module, others in imports().items() for used in others}
+    return {(one, other) for one, other in pairs if one in GROUPS and other in GROUPS and one != other}
+
+
+def members(group: str) -> list[str]:
+    """The modules of a folder; a module has none."""
+    return [module.split(".")[2] for module in modules() if top(module) == group and module.count(".") == 2]
 
 
 def reduced(pairs: set[Edge]) -> list[Edge]:
@@ -102,14 +87,12 @@ def reduced(pairs: set[Edge]) -> list[Edge]:
 
 
 WIDE, HIGH, GAP, STEP, EDGE = 250, 112, 30, 40, 12
-PASS = 60
-"""Space at the right of `games`, which arrows from above pass."""
 
 
 def box(title: str) -> tuple[float, float, float, float]:
     """Left, top, width and height of a group."""
     column, span, row, *_ = GROUPS[title]
-    wide = span * WIDE + (span - 1) * GAP - (PASS if title == "games" else 0)
+    wide = span * WIDE + (span - 1) * GAP
     return EDGE + column * (WIDE + GAP), EDGE + row * (HIGH + STEP), wide, HIGH
 
 
@@ -120,18 +103,16 @@ def arrow(one: str, other: str) -> str:
     if start >= end:
         line = f"M{x + 40:g} {y + high:g} V{top + high / 2:g} H{left + width + 8:g}"
     else:
-        beside = one == "network" and other == "metrics"  # past games
-        across = left + width - PASS / 2 if beside else (start + end) / 2
-        line = f"M{across:g} {y + high:g} V{top - 8:g}"
+        line = f"M{(start + end) / 2:g} {y + high:g} V{top - 8:g}"
     return f'<path d="{line}" data-from="{one}" data-to="{other}"/>'
 
 
 def draw() -> str:
     """The picture, as SVG."""
     parts = []
-    for title, (_, span, _, about, names) in GROUPS.items():
+    for title, (_, span, _, about) in GROUPS.items():
         x, y, wide, high = box(title)
-        lines = wrap(" · ".join(names), 25 * span + 4 * (span - 1))
+        lines = wrap(" · ".join(members(title)), 25 * span + 4 * (span - 1))
         parts += [
             f'<g id="{title}"><rect class="group" x="{x}" y="{y}" width="{wide}" height="{high}" rx="8"/>',
             f'<text class="title" x="{x + 14}" y="{y + 28}">{title}</text>',
@@ -139,7 +120,7 @@ def draw() -> str:
             *(f'<text class="names" x="{x + 14}" y="{y + 76 + 22 * n}">{line}</text>' for n, line in enumerate(lines)),
             "</g>",
         ]
-    wide, high = 2 * EDGE + 4 * WIDE + 3 * GAP, 2 * EDGE + 8 * HIGH + 7 * STEP
+    wide, high = 2 * EDGE + 4 * WIDE + 3 * GAP, 2 * EDGE + 10 * HIGH + 9 * STEP
     style = (
         ".back{fill:#fff}.group{fill:#eef6f5;stroke:#00796b;stroke-width:1.5}"
         "text{font-family:system-ui,sans-serif;fill:#222}.title{font-size:20px;font-weight:700}"

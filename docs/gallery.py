@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from fgvis_lightning import Explanation, load_explanations
-from fgvis_lightning.cli import main
-from fgvis_lightning.figures import brightened, explanation_image, grid
-from fgvis_lightning.images import load_image
-from fgvis_lightning.items import packaged
-from fgvis_lightning.network import Preprocessing, load_classifier
+from fgvis_lightning.cli.commands import main
+from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.items import packaged
+from fgvis_lightning.networks.classifier import Preprocessing, load_classifier
+from fgvis_lightning.results.figures import brightened, explanation_image, grid
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "gallery"

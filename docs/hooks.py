@@ -1,7 +1,7 @@
 """What of the documentation is made when it is built: formulas, and the pages of commands and configurations.
 
 Formulas become MathML, which browsers draw by themselves. A command's options come from the parser that the command
-itself uses, so a command that joins `fgvis_lightning.cli.COMMANDS` has its page.
+itself uses, so a command that joins `fgvis_lightning.cli.commands.COMMANDS` has its page.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 from parsers import options_of  # beside this file
 
-from fgvis_lightning.cli import COMMANDS
+from fgvis_lightning.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)

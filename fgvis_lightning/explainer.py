@@ -26,24 +26,24 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fgvis_lightning.answers import resolve
-from fgvis_lightning.batch_size import FreeMemory, largest_batch_size
-from fgvis_lightning.coverage import GATE_FREE, Coverage
-from fgvis_lightning.data import Batch, ImageData
-from fgvis_lightning.defense import DefendedCNN
+from fgvis_lightning.data.image_data import Batch, ImageData
+from fgvis_lightning.defense.container import DefendedCNN
+from fgvis_lightning.defense.coverage import GATE_FREE, Coverage
+from fgvis_lightning.defense.nonlinearities import resolve as resolve_names
+from fgvis_lightning.engine.batch_size import FreeMemory, largest_batch_size
+from fgvis_lightning.engine.strategy import check_strategy
+from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.folding import folded
 from fgvis_lightning.method.convergence import EVERY, Plateau
 from fgvis_lightning.method.games import GAMES, REFERENCES, SCORES, blend, probability
 from fgvis_lightning.method.gates import RULES
 from fgvis_lightning.method.level import bound, lead
 from fgvis_lightning.method.solver import Solver, give_back
 from fgvis_lightning.method.solvers import SOLVERS
-from fgvis_lightning.module import SweepModule
-from fgvis_lightning.network import DEFAULT, load_classifier
-from fgvis_lightning.nonlinearities import resolve as resolve_names
-from fgvis_lightning.store import Explanation, rounded
-from fgvis_lightning.strategy import check_strategy
+from fgvis_lightning.networks.classifier import DEFAULT, load_classifier
+from fgvis_lightning.networks.folding import folded
+from fgvis_lightning.networks.logits import resolve
+from fgvis_lightning.results.store import Explanation, rounded
 
 NOISE = 0.3
 """Chosen on 13 ImageNet photos by deletion and insertion AUC (``benchmarks/rules.py``)."""
@@ -109,7 +109,8 @@ class FGVis(SweepModule):
         seed: of the noise, and of the disturbances of the first of the ``seeds``; the others count on from it.
         optimizer: of the masks: a solver for ``lam: auto``, `Pruning` where the class stays and `Thresholding` where it
             goes unless given; for a fixed λ any of torch's, the literature's `sgd` unless given.
-        fold: whether batch normalization is folded into the convolutions before it, see `fgvis_lightning.folding`.
+        fold: whether batch normalization is folded into the convolutions before it, see
+            `fgvis_lightning.networks.folding`.
         fused: whether gates are fused with the activations that they follow, which changes no bit.
     """
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fgvis_lightning.defense import DefendedCNN
+from fgvis_lightning.defense.container import DefendedCNN
 from fgvis_lightning.experiments.adversarial import SignSGD
 from fgvis_lightning.method.games import blend, log_probability
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from networks import Plain, Residual
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from toy_networks import Plain, Residual
 
 # name → (module, f(z), f'(z)), each from its definition
 ACTIVATIONS: dict[str, tuple[nn.Module, Callable[[float], float], Callable[[float], float]]] = {

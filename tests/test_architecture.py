@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -41,16 +42,23 @@ def test_modules_import_only_what_is_above_them(architecture: ModuleType) -> Non
             assert order.index(used) < order.index(own), f"{module} imports {used}, which comes later"
 
 
+def test_no_imports_go_in_circles(architecture: ModuleType) -> None:
+    """Within folders, too, and with those that only types need."""
+    imports = {module: others - {module} for module, others in architecture.imports().items()}
+    tuple(TopologicalSorter(imports).static_order())  # raises CycleError
+
+
 def test_no_module_imports_the_package_itself(architecture: ModuleType) -> None:
     package = fgvis_lightning.__name__
     assert not [module for module, others in architecture.imports().items() if module != package and package in others]
 
 
 def test_the_picture_is_up_to_date(architecture: ModuleType) -> None:
-    drawn = [name for *_, names in architecture.GROUPS.values() for name in names]
-    assert sorted(drawn) == sorted({architecture.top(module) for module in architecture.modules()} - {""})
-    rows = {title: row for title, (_, _, row, *_) in architecture.GROUPS.items()}
+    names = {architecture.top(module) for module in architecture.modules()} - {""}
+    assert sorted(names) == sorted({*architecture.GROUPS, *architecture.SHARED})
     for one, other in architecture.edges():
-        assert rows[one] < rows[other], f"{other} imports {one}, which is not above it in the picture"
+        assert architecture.GROUPS[one][2] < architecture.GROUPS[other][2], (
+            f"{other} imports {one}, which is not above it"
+        )
     again = "python docs/architecture.py"
     assert architecture.PICTURE.read_text(encoding="utf-8") == architecture.draw(), f"run: {again}"

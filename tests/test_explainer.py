@@ -10,16 +10,16 @@ import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import NotANumber, Plain, Tiny, WrongShape
 from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
 from torch import Tensor, nn
+from toy_networks import NotANumber, Plain, Tiny, WrongShape
 
 from fgvis_lightning import DefendedCNN, Explanation, FGVis, InputError, explain
-from fgvis_lightning.data import Sweep
+from fgvis_lightning.data.image_data import Sweep
+from fgvis_lightning.data.items import Item
 from fgvis_lightning.explainer import NEAR_ONE
-from fgvis_lightning.items import Item
 from fgvis_lightning.method.games import GAMES, blend
-from fgvis_lightning.network import IMAGENET_MEAN, IMAGENET_STD
+from fgvis_lightning.networks.classifier import IMAGENET_MEAN, IMAGENET_STD
 
 GAME_NAMES = list(GAMES)
 

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from fgvis_lightning import DefendedCNN, explain, load_explanations
 from fgvis_lightning.cli import main
+from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.items import packaged
 from fgvis_lightning.experiments.adversarial import SignSGD
-from fgvis_lightning.images import load_image
-from fgvis_lightning.items import packaged
 from fgvis_lightning.method.solver import STORAGE
-from fgvis_lightning.network import Classifier, Preprocessing, load_classifier
+from fgvis_lightning.networks.classifier import Classifier, Preprocessing, load_classifier
 
 NAME = "packaged_efficientnet_lite0"
 PHOTOS = ["coffee.png", "chelsea.png", "rocket.jpg"]
@@ -205,7 +205,7 @@ def test_adversarial_and_sanity_run(tmp_path: Path) -> None:
 
 
 def test_bias_runs(tmp_path: Path) -> None:
-    """With two iterations; the configuration for VGG16 is in tests/test_bias.py."""
+    """With two iterations; the configuration for VGG16 is in tests/bias/test_bias.py."""
     config = ROOT / "configs" / "color_bias.yaml"
     assert [path.stem for path in CONFIGS if COMMANDS[path] == "bias"] == ["color_bias", "color_bias_vgg16"]
     short = ["--explainer.iterations", "2", "--trainer.accelerator", "cpu", "--output", str(tmp_path / "b")]

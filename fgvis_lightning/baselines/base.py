@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from fgvis_lightning.baselines.maps import MapModule
 from fgvis_lightning.baselines.progress import steps
+from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import probability
-from fgvis_lightning.module import SweepModule
-from fgvis_lightning.network import Classifier
+from fgvis_lightning.networks.classifier import Classifier
 
 __all__ = ["Method", "require", "scores", "steps"]
 

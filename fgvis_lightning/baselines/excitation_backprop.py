@@ -35,11 +35,11 @@ from torch.autograd import Function
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from fgvis_lightning.audit import kind
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.baselines.layers import module_called
+from fgvis_lightning.defense.audit import kind
+from fgvis_lightning.defense.nonlinearities import ACTIVATIONS, table
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.nonlinearities import ACTIVATIONS, table
 
 # --- functions with a rule, by name ---
 

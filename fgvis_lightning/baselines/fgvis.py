@@ -9,10 +9,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fgvis_lightning.api import explain_with
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.explainer import FGVis
-from fgvis_lightning.memory import explain_with
-from fgvis_lightning.network import Classifier
+from fgvis_lightning.networks.classifier import Classifier
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.baselines.gradient import sensitivity
+from fgvis_lightning.defense.interception import Interceptor
+from fgvis_lightning.defense.nonlinearities import ACTIVATIONS
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.interception import Interceptor
-from fgvis_lightning.nonlinearities import ACTIVATIONS
 
 RELUS = frozenset({"relu", "relu6"})
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fgvis_lightning.answers import resolve
 from fgvis_lightning.baselines.progress import reporting
-from fgvis_lightning.data import Batch
+from fgvis_lightning.data.image_data import Batch
+from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import probability
-from fgvis_lightning.module import SweepModule
-from fgvis_lightning.network import Classifier
-from fgvis_lightning.store import Attribution
+from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.logits import resolve
+from fgvis_lightning.results.store import Attribution
 
 LARGEST = 8
 """Images at a time where the batch size is left to us; most methods make batches of their own of each image."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fgvis_lightning.network import Classifier
+from fgvis_lightning.networks.classifier import Classifier
 
 
 class Statistic(ABC):

@@ -16,7 +16,7 @@ from torchvision.transforms import functional
 
 from fgvis_lightning.bias.base import Intervention, Pair, Statistic, shares, total
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.network import Classifier
+from fgvis_lightning.networks.classifier import Classifier
 
 CHANNELS = ("red", "green", "blue")
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")

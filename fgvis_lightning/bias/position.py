@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning.bias.base import Intervention, Pair, Statistic, shares, total
-from fgvis_lightning.network import Classifier
+from fgvis_lightning.networks.classifier import Classifier
 
 
 class PositionStatistic(Statistic):

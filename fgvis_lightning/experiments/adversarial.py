@@ -24,16 +24,16 @@ from jsonargparse import Namespace
 from torch.optim import Optimizer
 
 from fgvis_lightning.baselines.fgvis import FGVisMethod
+from fgvis_lightning.data.images import load_image
 from fgvis_lightning.experiments.output import save_table
+from fgvis_lightning.experiments.parsing import Parser
+from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
 from fgvis_lightning.explainer import sgd
-from fgvis_lightning.images import load_image
 from fgvis_lightning.method.games import blend, probability
-from fgvis_lightning.parsing import Parser
-from fgvis_lightning.run import Run
-from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_explanation, write_whole
-from fgvis_lightning.tables import Table
+from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX, load_explanation, write_whole
+from fgvis_lightning.results.tables import Table
 
 GAMES = ("generation", "preservation", "deletion", "repression")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from jsonargparse import Namespace
 
-from fgvis_lightning.building import building, complete_network
-from fgvis_lightning.network import DEFAULT, load_classifier
-from fgvis_lightning.parsing import Parser
+from fgvis_lightning.experiments.network_option import building, complete_network
+from fgvis_lightning.experiments.parsing import Parser
+from fgvis_lightning.networks.classifier import DEFAULT, load_classifier
 
 
 def new_parser(command: str, description: str, output: str) -> Parser:

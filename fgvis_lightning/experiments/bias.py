@@ -25,10 +25,10 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.bias_figures import draw
 from fgvis_lightning.experiments.bias_measures import measure
 from fgvis_lightning.experiments.bias_tables import Tables
+from fgvis_lightning.experiments.parsing import Parser
+from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
 from fgvis_lightning.names import slug
-from fgvis_lightning.parsing import Parser
-from fgvis_lightning.run import Run
 
 METHOD = "FGVis"
 

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from fgvis_lightning.data.images import load_image
 from fgvis_lightning.experiments.bias_measures import Findings, Measured
 from fgvis_lightning.experiments.bias_tables import Ranked, Tables
 from fgvis_lightning.experiments.output import save_figure
-from fgvis_lightning.figures import brightened, explanation_image, grid
-from fgvis_lightning.images import load_image
-from fgvis_lightning.run import Run
-from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_explanation
+from fgvis_lightning.experiments.run import Run
+from fgvis_lightning.results.figures import brightened, explanation_image, grid
+from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX, load_explanation
 
 MOST = 12
 """Classes in the bars, half of them from each end of the ranking."""

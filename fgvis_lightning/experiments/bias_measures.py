@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning.bias import Pair
+from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.items import Item
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.statistics import bootstraps, interval, resampled, wilson
-from fgvis_lightning.images import load_image
-from fgvis_lightning.items import Item
 from fgvis_lightning.method.games import probability
-from fgvis_lightning.network import Classifier
-from fgvis_lightning.run import Run
-from fgvis_lightning.store import EXPLANATIONS, SUFFIX, load_explanation
+from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX, load_explanation
 
 ROWS = 32
 """Images in memory at once."""

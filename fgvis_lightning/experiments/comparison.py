@@ -20,8 +20,8 @@ from jsonargparse import Namespace
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.comparison_figures import sum_up
+from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
-from fgvis_lightning.parsing import Parser
 
 
 def make_parser() -> Parser:

@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fgvis_lightning.cost import Cost
+from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.items import Item
 from fgvis_lightning.experiments.output import save_figure, save_table
-from fgvis_lightning.figures import brightened, explanation_image, grid, heat
-from fgvis_lightning.images import load_image
-from fgvis_lightning.items import Item
+from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_scores, summarize
-from fgvis_lightning.network import Classifier
-from fgvis_lightning.run import Run
-from fgvis_lightning.store import EXPLANATIONS, SUFFIX, Attribution, Explanation, load_item, write_whole
-from fgvis_lightning.tables import Table
+from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.results.cost import Cost
+from fgvis_lightning.results.figures import brightened, explanation_image, grid, heat
+from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX, Attribution, Explanation, load_item, write_whole
+from fgvis_lightning.results.tables import Table
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Of an image's pixels, how many are deleted to see whose evidence they are."""

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
 
 import torch
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fgvis_lightning.data.images import load_image
+from fgvis_lightning.experiments.judging import Judgement
 from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.experiments.own_maps import read
-from fgvis_lightning.figures import brightened, explanation_image, grid, heat
-from fgvis_lightning.images import load_image
-from fgvis_lightning.network import Classifier
-from fgvis_lightning.store import Explanation
-
-if TYPE_CHECKING:
-    from fgvis_lightning.experiments.evaluation import Judgement
+from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.results.figures import brightened, explanation_image, grid, heat
+from fgvis_lightning.results.store import Explanation
 
 
 def draw_curves(path: Path, judgements: Sequence[Judgement], methods: Sequence[str]) -> None:

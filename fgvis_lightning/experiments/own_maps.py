@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.store import EXPLANATIONS, UNREADABLE, Attribution, Explanation, load_item
+from fgvis_lightning.results.store import EXPLANATIONS, UNREADABLE, Attribution, Explanation, load_item
 
 
 def read(path: Path) -> Tensor | Explanation | Attribution:

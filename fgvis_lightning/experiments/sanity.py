@@ -24,20 +24,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from fgvis_lightning.answers import checked, resolve
 from fgvis_lightning.baselines.base import Method
+from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.items import list_items
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import add_device, build, chosen_device, new_parser
 from fgvis_lightning.experiments.output import save_figure, save_table
+from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.statistics import bootstrap
-from fgvis_lightning.figures import grid, heat
-from fgvis_lightning.images import load_image
-from fgvis_lightning.items import list_items
 from fgvis_lightning.metrics import rank_correlation
-from fgvis_lightning.network import load_classifier
-from fgvis_lightning.parsing import Parser
-from fgvis_lightning.store import write_whole
-from fgvis_lightning.tables import Table
+from fgvis_lightning.networks.classifier import load_classifier
+from fgvis_lightning.networks.logits import checked, resolve
+from fgvis_lightning.results.figures import grid, heat
+from fgvis_lightning.results.store import write_whole
+from fgvis_lightning.results.tables import Table
 
 OTHER, RANDOM_LABELS = "another class", "random labels"
 

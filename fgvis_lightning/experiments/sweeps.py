@@ -13,26 +13,26 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 
 from fgvis_lightning.baselines.base import Method
-from fgvis_lightning.callbacks import ExplanationWriter
-from fgvis_lightning.data import ImageData
-from fgvis_lightning.defense import Selected
-from fgvis_lightning.errors import InputError
-from fgvis_lightning.experiments.arguments import build, new_parser
-from fgvis_lightning.folder import prepare_folder
-from fgvis_lightning.names import slug
-from fgvis_lightning.network import load_classifier
-from fgvis_lightning.parsing import Parser
-from fgvis_lightning.progress import SweepProgress
-from fgvis_lightning.quiet import quiet
-from fgvis_lightning.run import Run
-from fgvis_lightning.store import write_whole
-from fgvis_lightning.strategy import (
+from fgvis_lightning.callbacks.progress import SweepProgress
+from fgvis_lightning.callbacks.writer import ExplanationWriter
+from fgvis_lightning.data.image_data import ImageData
+from fgvis_lightning.defense.container import Selected
+from fgvis_lightning.engine.quiet import quiet
+from fgvis_lightning.engine.strategy import (
     IndependentStrategy,
     RankFailedError,
     check_processes,
     check_strategy,
     chosen_strategy,
 )
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.experiments.arguments import build, new_parser
+from fgvis_lightning.experiments.parsing import Parser
+from fgvis_lightning.experiments.run import Run
+from fgvis_lightning.names import slug
+from fgvis_lightning.networks.classifier import load_classifier
+from fgvis_lightning.results.folder import prepare_folder
+from fgvis_lightning.results.store import write_whole
 
 
 @dataclass(frozen=True)

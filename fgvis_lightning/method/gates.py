@@ -10,7 +10,8 @@ the neuron's output, these gradients γ go on towards the image::
 *Strict* closes a gate both ways, so a neuron that has left its range stays where it is. *Restoring* closes it to steps
 that lead further out, and lets those pass that lead back, as a projected gradient does. Inside the range they agree.
 
-These are the definitions. `fgvis_lightning.gates` computes the same, bit for bit, at the cost of the activation.
+These are the definitions. `fgvis_lightning.defense.gates` computes the same, bit for bit, at the cost of the
+activation.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.parsing import Parser
+from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.report.gather import gather
 from fgvis_lightning.report.page import write_page
 

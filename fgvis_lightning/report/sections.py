@@ -182,7 +182,7 @@ def _read(
 
 
 def read_markdown(text: str, caption: str) -> Iterator[Rows]:
-    """The tables of a file of `fgvis_lightning.tables.Table.markdown`; text above a table is its caption."""
+    """The tables of a file of `fgvis_lightning.results.tables.Table.markdown`; text above a table is its caption."""
     lines: list[tuple[str, ...]] = []
     for line in [*text.splitlines(), ""]:
         if line.startswith("|"):

@@ -1,0 +1,163 @@
+"""`explain`: the whole method for tensors in memory, over the same ``training_step`` as the command line."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from fgvis_lightning.data.image_data import Sweep
+from fgvis_lightning.data.items import Item
+from fgvis_lightning.engine.quiet import quiet
+from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.results.store import Attribution, Explanation
+
+
+class _Collector(ExplanationCallback):
+    """Keeps all explanations in memory; they are finished in an order of their own."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.parts: list[Explanation] = []
+
+    def on_explained(
+        self, trainer: pl.Trainer, pl_module: SweepModule, places: Sequence[int], found: Explanation | Attribution
+    ) -> None:
+        assert pl_module.batch is not None
+        assert isinstance(found, Explanation)
+        items = [pl_module.batch.items[place] for place in places]
+        self.numbers += [item.number for item in items if item is not None]
+        self.parts.append(found)
+
+    def result(self) -> Explanation:
+        """All explanations in the order of their images."""
+        return Explanation.concatenate(self.parts).select(torch.tensor(self.numbers).argsort())
+
+
+def explain(
+    network: nn.Module | str,
+    images: Tensor,
+    targets: Tensor | Sequence[int] | None = None,
+    *,
+    game: Literal["preservation", "deletion", "generation", "repression"] = "deletion",
+    iterations: int | None = None,
+    lam: float | Literal["auto"] = "auto",
+    seeds: int | None = None,
+    defended: bool = True,
+    normalize: tuple[Sequence[float], Sequence[float]] | None = None,
+    precision: Any = "32-true",
+    accelerator: str = "auto",
+    batch_size: int | Literal["auto"] | None = None,
+    **options: Any,
+) -> Explanation:
+    """Explain images in memory; the same ``training_step`` as the command line runs.
+
+    The caller's network is left as it is: parameters, buffers, hooks, training flag and gradients.
+    It is explained in eval mode.
+
+    Args:
+        network: a classifier of normalized images, or the name of one as in `FGVis`.
+        images: (B,3,H,W) in [0,1].
+        targets: class indices (B,); None for the predicted class.
+        game: ``preservation``, ``deletion``, ``generation`` or ``repression``.
+        iterations: steps of the optimizer, at most; unless given, 200 for ``lam: auto`` and 500 for a fixed λ.
+        lam: weight λ ≥ 0 of the mask's size, or ``auto`` for the smallest evidence that reaches a level.
+        seeds: runs of each image whose mean the explanation is; unless given, 6 for ``lam: auto``, 1 for a fixed λ.
+        defended: whether the gradient is gated.
+        normalize: mean and standard deviation by channel that the network expects; None for the
+            network's own where it brings them (timm's do), else ImageNet's.
+        precision: as in Lightning's Trainer, e.g. ``bf16-mixed``.
+        accelerator: likewise, e.g. ``cpu`` or ``gpu``; one device of it.
+        batch_size: how many images at a time; None for all, ``auto`` for the most that fit the device.
+        options: further arguments of `FGVis`: ``level``, ``score``, ``reference``, ``noise``, ``seed``,
+            ``optimizer``, ``exempt``, ….
+
+    Returns:
+        The `Explanation` of all images, on the CPU.
+
+    Raises:
+        InputError: images, targets or options that cannot be used.
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"Expected images of shape (B,3,H,W), but got {got}.")
+    if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
+        low, high = images.min().item(), images.max().item()
+        whole = not images.is_floating_point() and low >= 0
+        remedy = (
+            "Divide them by 255." if whole else "Give mean and std with normalize=(mean, std), not normalized images."
+        )
+        raise InputError(
+            f"Expected images in [0,1] before normalization, but got {images.dtype} from {low:g} to {high:g}. {remedy}"
+        )
+    classes = [-1] * len(images) if targets is None else [int(target) for target in targets]
+    if len(classes) != len(images) or min(classes) < (-1 if targets is None else 0):
+        raise InputError(f"Expected {len(images)} targets, class indices from 0, but got {classes}.")
+    mean, std = map(tuple, normalize) if normalize is not None else (None, None)
+    # Callers may be in inference mode, as Lightning's validation loop is, whose tensors have no gradients.
+    with torch.inference_mode(False), torch.enable_grad():
+        images = images.clone() if images.is_inference() else images
+        with _silence():
+            model = FGVis(
+                network,
+                mean=mean,
+                std=std,
+                game=game,
+                lam=lam,
+                iterations=iterations,
+                seeds=seeds,
+                defended=defended,
+                **options,
+            )
+        return explain_with(
+            model, images, classes, batch_size or len(images), accelerator=accelerator, precision=precision
+        )
+
+
+def explain_with(
+    model: FGVis, images: Tensor, targets: Sequence[int], batch_size: int | Literal["auto"], **trainer: Any
+) -> Explanation:
+    """Explain images in memory by a module.
+
+    Args:
+        model: new.
+        images: (B,3,H,W), as ``model.normalize`` takes them.
+        targets: class indices (B,); -1 for the predicted class.
+        batch_size: how many images at a time, or ``auto``.
+        trainer: ``accelerator``, ``precision`` and ``devices`` as in Lightning's Trainer; one device.
+    """
+    pairs = enumerate(zip(targets, images, strict=True))
+    stream = ((Item(str(number), "", target, number), image) for number, (target, image) in pairs)
+    collector = _Collector()
+    with _silence():
+        trained = pl.Trainer(
+            **{"devices": 1, **trainer},
+            max_epochs=1,
+            callbacks=[collector],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        try:
+            trained.fit(model, Sweep(stream, batch_size, len(images)))
+        except SystemExit as stopped:  # Lightning makes an exit of Ctrl-C
+            if isinstance(stopped.__context__, KeyboardInterrupt):
+                raise stopped.__context__ from None
+            raise
+    return collector.result()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep Lightning's log lines and advice away from a notebook."""
+    with quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"pytorch_lightning")
+        yield

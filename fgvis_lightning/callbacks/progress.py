@@ -1,0 +1,145 @@
+"""One line of progress for the whole sweep, on all ranks and after any interruption."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Any, TextIO
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
+
+from fgvis_lightning.data.image_data import ImageData
+from fgvis_lightning.engine.sweep_module import SweepModule
+
+WIDTH = 118
+"""Longest line in a terminal; a longer one than the terminal's would not be overwritten."""
+
+
+class SweepProgress(ProgressBar):
+    """Prints how many items of all are finished, how many failed, how fast it goes and how long it will take.
+
+    What other ranks have done is seen in the results folder, so they need not speak to one another. Rank 0
+    prints, until the ranks that it has started have ended. A terminal gets one line that is overwritten,
+    anything else a line now and then.
+
+    Args:
+        seconds: between two updates; unless given, 1 in a terminal and 30 elsewhere.
+
+    Attributes:
+        label: how the line begins.
+    """
+
+    label = ""
+
+    def __init__(self, seconds: float | None = None) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self._enabled = True
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        data = getattr(trainer, "datamodule", None)
+        if not self._enabled or not isinstance(data, ImageData) or not isinstance(pl_module, SweepModule):
+            return
+        self._meter = Meter(data, pl_module, trainer.world_size)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._out: TextIO = sys.stdout
+        self._terminal = self._out.isatty()
+        seconds = self.seconds if self.seconds is not None else 1 if self._terminal else 30
+        self._shown = ""
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, args=(seconds,), name="progress", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Print the last line, and no more; safe to call it twice."""
+        if self._thread is not None:
+            self._stop.set()
+            self._thread.join()
+            self._thread = None
+            self._show()
+            if self._terminal:
+                print(file=self._out, flush=True)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.close()
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        print(*args, **kwargs)
+
+    def _run(self, seconds: float) -> None:
+        while True:
+            begin = time.monotonic()
+            self._show()
+            took = time.monotonic() - begin
+            # Looking into a folder of a million files takes a second: seldom enough not to be felt.
+            if self._stop.wait(max(seconds, 20 * took)):
+                return
+
+    def _show(self) -> None:
+        line = self.label + self._meter.line()
+        if self._terminal:
+            line = line[:WIDTH]
+            print(f"\r{line}{' ' * (len(self._shown) - len(line))}", end="", file=self._out, flush=True)
+        elif line != self._shown:
+            print(line, file=self._out, flush=True)
+        self._shown = line
+
+
+class Meter:
+    """What the line says.
+
+    Args:
+        data: which items there are, and where finished ones are written.
+        model: how far the items in work are.
+        ranks: how many processes are at work, each with as many items as this one as far as this one knows.
+    """
+
+    def __init__(self, data: ImageData, model: SweepModule, ranks: int) -> None:
+        self.data = data
+        self.model = model
+        self.ranks = ranks
+        self._start = time.monotonic()
+        self._before = data.progress()[0]
+
+    def line(self) -> str:
+        """The line as of now."""
+        data, batch = self.data, self.model.batch
+        done, failed = data.progress()
+        left = data.total - done - failed
+        parts = [f"{done:,} of {data.total:,} items done" + (f", {failed:,} failed" if failed else "")]
+        begun = 0.0  # what is done of items in work, in items
+        if left and batch is not None and (places := batch.used):
+            iterations = [batch.iterations[place] % self.model.iterations for place in places]  # just written: 0
+            begun = min(left, self.ranks * sum(iterations) / self.model.iterations)
+            at = f"{len(places)} at iteration {sum(iterations) // len(places)} of {self.model.iterations}"
+            if self.model.latest is not None:
+                score, sparsity = map(float, self.model.latest)
+                at += f" (score {score:.3f}, sparsity {sparsity:.3f})"
+            parts.append(at)
+        if (worked := done - self._before + begun) > 0:
+            rate = worked / (time.monotonic() - self._start)
+            parts.append(f"{60 * rate:.3g} items/min")
+            if left:
+                parts.append(f"{clock((left - begun) / rate)} left")
+        return " | ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """``0:07``, ``12:05``, ``3:20:00`` or ``2 d 3 h``."""
+    whole = max(0, round(seconds))
+    if whole >= 48 * 3600:
+        return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -1,0 +1,169 @@
+"""What leaves a sweep: explanation files and panels."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fgvis_lightning.data.image_data import Batch, ImageData
+from fgvis_lightning.data.items import Item
+from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
+from fgvis_lightning.names import printable
+from fgvis_lightning.results import folder
+from fgvis_lightning.results.figures import explanation_panel
+from fgvis_lightning.results.folder import Claim
+from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX, Attribution, Explanation, write_whole
+
+
+def item_panel(model: SweepModule, place: int, explanation: Explanation, index: int) -> Figure:
+    """Image, explanation and mask of one item in work."""
+    name = model.classifier.class_name(int(explanation.targets[index]))
+    return explanation_panel(explanation, index, *image_in_work(model, place), name)
+
+
+def image_in_work(model: SweepModule, place: int) -> tuple[Tensor, Tensor]:
+    """An image in work (3,H,W) and the color that stands for nothing (3,1,1), in [0,1]."""
+    assert model.batch is not None
+    image = model.batch.images[place].cpu()
+    image = image if image.is_floating_point() else image / 255
+    return image, model.classifier.preprocessing.background().to(image)
+
+
+GRACE = 60
+"""Seconds that rank 0 waits for ranks that it has not started, when none of them is at work."""
+
+
+class ExplanationWriter(ExplanationCallback):
+    """Writes one file and one panel for each item as soon as it is finished, and ``summary.csv`` at the end.
+
+    Args:
+        folder: the results folder. It may hold explanations of the same configuration, no others, and no other
+            sweep may be at work in it.
+        panels: whether to draw ``panels/<item id>.png``.
+    """
+
+    def __init__(self, folder: str | Path, panels: bool = True) -> None:
+        self.folder = Path(folder)
+        self.panels = panels
+        self.damaged: list[str] = []
+        self._claim: Claim | None = None
+        self._threads: int | None = None  # as they were before
+
+    def claim(self, trainer: pl.Trainer, model: SweepModule) -> None:
+        """Make sure that this rank may work in the folder.
+
+        Raises:
+            InputError: it cannot be written to, is another configuration's, or another sweep is at work there.
+        """
+        if self._claim is not None:
+            return
+        folder.prepare_folder(self.folder)
+        self._owner = f"rank{trainer.global_rank}"
+        self._claim = Claim(self.folder, trainer.global_rank)
+        self.settings, self.fingerprint = model.settings(), model.fingerprint()
+        folder.check_configuration(self.folder, self.settings, self.fingerprint)
+        if self.panels:
+            (self.folder / "panels").mkdir(exist_ok=True)
+        if trainer.is_global_zero:
+            folder.remember(self.folder, settings=self.settings, fingerprint=self.fingerprint)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, SweepModule)
+        self.claim(trainer, pl_module)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if pl_module.device.type != "cpu":
+            return
+        # Another number of threads rounds differently; so that it makes no difference how a sweep was resumed.
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(folder.recall(self.folder).get("cpu_threads") or torch.get_num_threads())
+        if trainer.is_global_zero:
+            folder.remember(self.folder, cpu_threads=torch.get_num_threads())
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if batch_idx == 0 and trainer.is_global_zero:
+            folder.remember(self.folder, batch_size=len(batch.items))
+
+    def on_explained(
+        self, trainer: pl.Trainer, pl_module: SweepModule, places: Sequence[int], found: Explanation | Attribution
+    ) -> None:
+        for index, (place, item) in enumerate(items_in_work(pl_module, places)):
+            target = int(found.targets[index])
+            id = item.id(target, pl_module.classifier)
+            metadata = {
+                "image": printable(item.path),
+                "name": pl_module.classifier.class_name(target),
+                "network": pl_module.classifier.name,
+                "settings": json.dumps(self.settings),
+                "fingerprint": self.fingerprint,
+            }
+            if "lam" in self.settings:
+                metadata["lam"] = str(self.settings["lam"])
+            if self.panels and isinstance(found, Explanation):
+                picture = BytesIO()
+                item_panel(pl_module, place, found, index).savefig(picture)
+                write_whole(self.folder / "panels" / f"{id}.png", picture.getvalue(), self._owner)
+            # Last: an item counts as done when its explanation is there.
+            found.save(self.folder / EXPLANATIONS / (id + SUFFIX), index, metadata, self._owner)
+
+    def close(self) -> None:
+        """Let go of the folder; the last rank to do so rebuilds the tables."""
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+            self._threads = None
+        if self._claim is not None:
+            self._claim.release(self._sum_up)
+
+    def _sum_up(self) -> None:
+        with suppress(OSError):  # there are some, or never were any
+            (self.folder / folder.FAILURES).rmdir()
+        self.damaged = folder.write_summary(self.folder, self._owner)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        data = getattr(trainer, "datamodule", None)
+        if trainer.is_global_zero and isinstance(data, ImageData) and not _started_all_ranks(trainer):
+            self._await_ranks(data)
+        self.close()
+
+    def _await_ranks(self, data: ImageData) -> None:
+        """Until all items are accounted for, or no other rank has been at work for a while.
+
+        Ranks that torchrun, SLURM or another node have started may begin late; and who ends with an error while
+        others work has them killed by torchrun.
+        """
+        assert self._claim is not None
+        deadline = time.monotonic() + GRACE
+        while sum(data.progress()) < data.total and time.monotonic() < deadline:
+            if not self._claim.alone():
+                deadline = time.monotonic() + GRACE
+            time.sleep(0.5)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.close()
+
+
+def _started_all_ranks(trainer: pl.Trainer) -> bool:
+    """Whether this process has started all others of the sweep, and thus knows that they have ended."""
+    if trainer.world_size == 1:
+        return True
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return trainer.num_nodes == 1 and environment is not None and not environment.creates_processes_externally
+
+
+def items_in_work(model: SweepModule, places: Sequence[int]) -> list[tuple[int, Item]]:
+    """Place and item."""
+    assert model.batch is not None
+    items = [(place, model.batch.items[place]) for place in places]
+    return [(place, item) for place, item in items if item is not None]

@@ -1,0 +1,74 @@
+"""Image files → tensors, as a network's preprocessing has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tvf
+
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.networks.classifier import Preprocessing
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be read, and why."""
+
+    path: str
+    reason: str
+
+
+def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False) -> Tensor:
+    """An image file as 8-bit RGB (3,H,W), resized and center-cropped to the network's input.
+
+    Any format that Pillow opens; turned as its EXIF orientation says; transparent parts on white.
+    Several threads may call it at once.
+
+    Raises:
+        InputError: missing, unreadable, not an image, damaged, too large, or too small.
+    """
+    image = _decode(path)
+    height, width = preprocessing.size
+    if not upscale and (2 * image.height < height or 2 * image.width < width):
+        raise InputError(
+            f"Expected an image of at least half the network's input of {height}×{width} pixels, but {path} has "
+            f"{image.height}×{image.width}. Enlarge such images with --data.upscale true."
+        )
+    resize = [preprocessing.resize] if isinstance(preprocessing.resize, int) else list(preprocessing.resize)
+    resized = tvf.resize(image, resize, InterpolationMode(preprocessing.interpolation), antialias=True)
+    return tvf.pil_to_tensor(tvf.center_crop(resized, [height, width]))
+
+
+def _decode(path: str) -> Image.Image:
+    """An upright RGB image, whatever the file is like."""
+    try:
+        with Image.open(path) as file:
+            # Above this limit Pillow warns, and only above twice the limit it refuses. Warnings are no way to find
+            # out: their filters are the whole process's, so no thread may change them for itself.
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and file.width * file.height > limit:
+                raise Image.DecompressionBombError(f"{file.height}×{file.width} pixels.")
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I;16"):  # 16-bit gray; Pillow's own conversion would clip it
+                image = image.point(lambda value: value / 256).convert("L")
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise InputError(f"Expected an image, but there is no file {path}.") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"Expected an image, but Pillow knows no format for {path}.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            f"Expected an image of at most {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.3g} million pixels, Pillow's limit, "
+            f"but {path} is larger: {error} Scale it down."
+        ) from error
+    except Exception as error:  # Pillow's plugins raise many kinds
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"Expected an image, but {path} cannot be read: {error.strerror}.") from error
+        reason = str(error) or type(error).__name__
+        raise InputError(f"Expected an image, but {path} cannot be decoded: {reason}") from error

@@ -1,0 +1,5 @@
+"""The defense: a frozen classifier with gates behind its nonlinearities, and the checks that none is missing."""
+
+from fgvis_lightning.defense.container import DefendedCNN, UngatedActivationError
+
+__all__ = ["DefendedCNN", "UngatedActivationError"]

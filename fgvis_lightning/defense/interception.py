@@ -1,0 +1,160 @@
+"""Intercepts activation calls while a network runs: functions, methods, and modules that count as one call.
+
+A ``TorchFunctionMode`` sees each call of a function of torch and of a tensor's method in Python, whoever makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.overrides import TorchFunctionMode
+
+from fgvis_lightning.defense.audit import Boundary, Edge, Modules, edges_of
+from fgvis_lightning.defense.nonlinearities import Functions
+from fgvis_lightning.errors import InputError
+
+WEIGHTED = frozenset({torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d, F.linear})
+"""Functions whose second argument is a weight that autocast turns into its type."""
+
+
+class Interceptor(TorchFunctionMode):
+    """Calls ``visit(name, output)`` after each call of a function and of a module that counts as one.
+
+    Args:
+        functions: the functions, and their names.
+        units: the modules, and their names.
+        visit: what to do with each call's output.
+        replace: asked before each call of a function of one tensor with the function's name, the tensor, and whether
+            the call is in place; what it returns, unless None, is taken for the call's output, and not visited.
+        cast: what convolutions and linear layers are to compute with in place of a weight.
+    """
+
+    def __init__(
+        self,
+        functions: Functions,
+        units: Mapping[nn.Module, str],
+        visit: Callable[[str, Tensor], None],
+        replace: Callable[[str, Tensor, bool], Tensor | None] | None = None,
+        cast: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.functions = functions
+        self.units = units
+        self.visit = visit
+        self.replace = replace
+        self.cast = cast
+        self.depth = 0  # how many of these calls are running
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> Interceptor:
+        for module, name in self.units.items():
+            self._hooks.callback(module.register_forward_pre_hook(self._before_unit, prepend=True).remove)
+            self._hooks.callback(module.register_forward_hook(self._after_unit(name)).remove)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self._hooks.close()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = None if self.depth else self.functions.get(func)
+        if name is None:
+            return self.other(func, args, kwargs)
+        if name == "hardtanh" and (kwargs.get("min_val"), kwargs.get("max_val")) == (0.0, 6.0):
+            name = "relu6"  # nn.ReLU6 calls hardtanh
+        if self.replace is not None and args and isinstance(args[0], Tensor) and not args[0]._is_view():
+            output = self._replaced(name, func, args, kwargs)
+            if output is not None:
+                return output
+        self.before((*args, *kwargs.values()))
+        view = args[0] if args and isinstance(args[0], Tensor) and args[0]._is_view() else None
+        if view is not None:
+            # An in-place activation of a view changes its base, whose gradient would never meet a gate on the view.
+            args = (view.clone(), *args[1:])
+        try:
+            output = func(*args, **kwargs)
+        except BaseException:  # which the network may catch
+            self.depth -= 1
+            raise
+        self.after(name, output)
+        return view.copy_(output) if view is not None and output is args[0] else output
+
+    def _replaced(self, name: str, func: Any, args: Any, kwargs: Any) -> Tensor | None:
+        in_place = func.__name__.endswith("_") or kwargs.get("inplace", args[-1]) is True
+        self.depth += 1
+        try:
+            assert self.replace is not None
+            return self.replace(name, args[0], in_place)
+        finally:
+            self.depth -= 1
+
+    def _before_unit(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self.depth:
+            self.depth += 1
+        else:
+            self.before(inputs)
+
+    def _after_unit(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if self.depth > 1:
+                self.depth -= 1
+            else:
+                self.after(name, output)
+
+        return hook
+
+    def before(self, inputs: tuple[Any, ...]) -> None:
+        self.depth += 1
+
+    def after(self, name: str, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise InputError(f"Expected {name} to return one tensor, but got {type(output).__name__}.")
+        self.visit(name, output)  # still within, so that what it computes is not intercepted
+        self.depth -= 1
+
+    def other(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if self.cast is not None and func in WEIGHTED and len(args) > 1 and isinstance(args[1], Tensor):
+            args = (args[0], self.cast(args[1]), *args[2:])
+        return func(*args, **kwargs)
+
+
+class Surveyor(Interceptor):
+    """Also notes where each call hangs in autograd's graph, and which module was running."""
+
+    def __init__(
+        self, *args: Any, modules: Modules, why_not: Callable[[str], str | None], elementwise: Collection[str]
+    ) -> None:
+        super().__init__(*args)
+        self.modules = modules
+        self.why_not = why_not
+        self.elementwise = elementwise
+        self.boundaries: dict[Edge, Boundary] = {}
+        self.places: dict[Node, str] = {}
+        self._inputs: list[Edge] = []
+
+    def before(self, inputs: tuple[Any, ...]) -> None:
+        self._inputs = edges_of(inputs)
+        super().before(inputs)
+
+    def after(self, name: str, output: Any) -> None:
+        super().after(name, output)
+        kind = self.why_not(name)
+        for edge in edges_of([output]):
+            if edge not in self._inputs:
+                self.boundaries[edge] = Boundary(self._inputs, kind is None, kind or "", name in self.elementwise)
+
+    def other(self, func: Any, args: Any, kwargs: Any) -> Any:
+        output = super().other(func, args, kwargs)
+        place = None
+        for node, _ in edges_of([output]):
+            place = self.modules.running() if place is None else place
+            self.places.setdefault(node, place)
+        return output

@@ -1,0 +1,160 @@
+"""Which nonlinearities are gated, which are not, and why.
+
+Gated are activations: functions of one neuron's value (Wagner et al., CVPR 2019, section 3.2: "after each
+nonlinearity"). Every spelling counts: modules, functions, methods, in place or not.
+
+Not gated, by design:
+
+- *pooling*: passes on values that gates behind the activations before it have already judged.
+- *normalization*: in eval mode batch normalization is affine; the others rescale whole groups of neurons.
+- *softmax* and *attention*: weigh neurons against one another; no neuron has a range of its own. The
+  paper leaves the final softmax without a gate.
+- *product* of two tensors that depend on the image, as in squeeze-and-excitation, gated linear units and
+  attention: both factors are judged where they come from. The product of a tensor with a function of
+  itself is an activation written by hand, and refused.
+
+Everything else between image and logits must be linear, or it is refused by name (see
+`fgvis_lightning.defense.audit`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers.grn import GlobalResponseNorm
+from timm.models.metaformer import SquaredReLU, StarReLU
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from fgvis_lightning.errors import InputError, nearest
+
+GATED: dict[str, tuple[str, ...]] = {
+    "ReLU family": ("relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold"),
+    "hard variants": ("hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink"),
+    "clamps": ("clamp", "clip", "clamp_min", "clamp_max"),
+    "sigmoid family": ("sigmoid", "logsigmoid"),
+    "tanh family": ("tanh", "tanhshrink", "softsign"),
+    "smooth ReLUs": ("gelu", "silu", "mish", "softplus"),
+    "ELU family": ("elu", "selu", "celu"),
+    "GLU": ("glu",),
+}
+"""Families of activations that are gated, by the names of their functions."""
+
+NONNEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid", "softplus"})
+"""Activations whose output is never negative: their lower bound, min(0, h(x)) = 0, always holds."""
+
+GATED_MODULES: tuple[type[nn.Module], ...] = (StarReLU, SquaredReLU)
+"""Activations that are written as a module: its output is gated, and nothing within."""
+
+NORMALIZATION = "normalization"
+"""Stands for each of the following as one call."""
+
+NORMALIZATION_FUNCTIONS = ("normalize", "local_response_norm", "rms_norm")
+NORMALIZATION_MODULES: tuple[type[nn.Module], ...] = (GlobalResponseNorm,)
+"""Normalizations that compute with operators that would be gated or refused elsewhere: each is taken as one."""
+
+OPERATORS = frozenset(
+    {"relu", "hardtanh", "sigmoid", "hardsigmoid", "softplus", "hardswish", "leaky_relu", "elu"}
+    | {"silu", "gelu", "mish", "tanh", "glu", "log_sigmoid_forward", "hardshrink", "softshrink"}
+    | {"threshold", "clamp", "clamp_min", "clamp_max", "_prelu_kernel", "rrelu_with_noise"}
+)
+"""The operators at which gated activations arrive at the dispatcher."""
+
+STEPS = frozenset({"gt", "ge", "lt", "le", "eq", "ne", "heaviside", "signbit", "argmax", "argmin", "bucketize"})
+"""Operators that have no gradient: what is computed with them looks constant to autograd, and is not."""
+
+# --- the nodes of autograd's graph, without "Backward" and a number at their end ---
+
+LINEAR = frozenset(
+    {"Add", "Sub", "Rsub", "Neg", "Mul", "Div", "Convolution", "Addmm", "Mm", "Bmm", "Baddbmm", "Addbmm"}
+    | {"Addcmul", "Mv", "Addmv", "Dot", "Linear", "MkldnnLinear", "MpsConvolution", "MkldnnConvolution"}
+    | {"View", "UnsafeView", "Reshape", "ReshapeAlias", "Permute", "Transpose", "T", "Expand", "Repeat", "Clone"}
+    | {"Alias", "Unbind", "Slice", "Split", "SplitWithSizes", "UnsafeSplit", "Select", "Index", "IndexSelect"}
+    | {"Gather", "Squeeze", "Unsqueeze", "Stack", "Cat", "Flip", "Roll", "Rot90", "AsStrided", "CopySlices", "Copy"}
+    | {"ToCopy", "Diagonal", "Tril", "Triu", "MaskedFill", "Mean", "Sum", "Cumsum", "ConstantPadNd"}
+    | {"ReflectionPad1D", "ReflectionPad2D", "ReplicationPad1D", "ReplicationPad2D", "PixelShuffle", "PixelUnshuffle"}
+    | {"NativeChannelShuffle", "Im2Col", "Col2Im", "Unfold", "UpsampleNearest2D", "UpsampleNearestExact2D"}
+    | {"UpsampleBilinear2D", "UpsampleBilinear2DAa", "UpsampleBicubic2D", "UpsampleBicubic2DAa", "FftR2C", "FftC2R"}
+    | {"FftC2C", "BackwardHookFunction"}
+)
+
+PRODUCTS = {
+    **dict.fromkeys(("Mul", "Mm", "Bmm", "Mv", "Dot", "Convolution", "Linear"), 0),
+    **dict.fromkeys(("Addmm", "Baddbmm", "Addbmm", "Addmv", "Addcmul"), 1),
+}
+"""Linear in each factor; and the place of the first factor among the inputs."""
+
+EXEMPT = {
+    **dict.fromkeys(("MaxPool1D", "MaxPool2D", "MaxPool2DWithIndices", "MaxPool3DWithIndices"), "pooling"),
+    **dict.fromkeys(("AdaptiveMaxPool2D", "FractionalMaxPool2D", "MkldnnMaxPool2D", "MpsMaxPool2D"), "pooling"),
+    **dict.fromkeys(("AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "MkldnnAdaptiveAvgPool2D"), "pooling"),
+    **dict.fromkeys(("Amax", "Amin", "Max"), "pooling"),
+    **dict.fromkeys(("NativeBatchNorm", "NativeBatchNormLegit", "BatchNormWithUpdate"), "normalization"),
+    **dict.fromkeys(("CudnnBatchNorm", "MiopenBatchNorm"), "normalization"),
+    **dict.fromkeys(("NativeLayerNorm", "NativeGroupNorm", "FusedRmsNorm"), "normalization"),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "SafeSoftmax"), "softmax"),
+}
+"""Neither linear nor gated, by design. Every ScaledDotProduct… is attention."""
+
+Functions = dict[Callable[..., Any], str]
+
+
+def spellings(name: str) -> Iterator[Callable[..., Any]]:
+    """Every function of torch and method of a tensor that is called ``name``, in place or not, operators included."""
+    for namespace in (F, torch, torch._C._nn, Tensor, torch.special, torch.linalg, torch._C._VariableFunctions):
+        for spelled in (name, f"{name}_", f"__{name}__", f"__r{name}__", f"__i{name}__"):
+            function = getattr(namespace, spelled, None)
+            if callable(function) and not isinstance(function, type):
+                yield function
+
+
+def table(names: Iterable[str]) -> Functions:
+    """Every spelling of every name: ``{F.relu: "relu", torch.relu_: "relu", Tensor.relu: "relu", …}``."""
+    return {function: name for name in names for function in spellings(name)}
+
+
+ACTIVATIONS: Functions = table(name for family in GATED.values() for name in family)
+ACTIVATIONS[torch.special.expit] = "sigmoid"
+
+NORMALIZATIONS: Functions = dict.fromkeys(table(NORMALIZATION_FUNCTIONS), NORMALIZATION)
+
+
+def resolve(entries: Iterable[str | type], option: str) -> tuple[frozenset[str], tuple[type, ...]]:
+    """Functions' names and classes that a user lists.
+
+    Args:
+        entries: names of functions as in ``torch`` or ``torch.nn.functional``, of operators that an error
+            has named, or classes of modules and autograd functions as ``package.module.Class``.
+        option: who asks, for errors.
+
+    Returns:
+        Names, and classes.
+
+    Raises:
+        InputError: an entry is none of these.
+    """
+    names, classes = set(), []
+    for entry in entries:
+        if isinstance(entry, str) and "." in entry:
+            path, _, name = entry.rpartition(".")
+            try:
+                entry = getattr(importlib.import_module(path), name)
+            except (ImportError, AttributeError, ValueError) as error:
+                raise InputError(
+                    f"Expected {option} to name a class that can be imported, but got {entry!r}: {error}."
+                ) from error
+        if isinstance(entry, type) and issubclass(entry, nn.Module | Function):
+            classes.append(entry)
+        elif isinstance(entry, str) and (any(spellings(entry)) or hasattr(torch.ops.aten, entry)):
+            names.add(entry)
+        else:
+            hint = nearest(str(entry), sorted(set(ACTIVATIONS.values())))
+            raise InputError(
+                f"Expected {option} to name functions of torch, such as 'sigmoid', or classes of modules, such as "
+                f"'my_project.layers.Swish', but got {entry!r}.{hint}"
+            )
+    return frozenset(names), tuple(classes)

@@ -1,0 +1,164 @@
+"""``--trainer.strategy independent``: one process for each device, each with masks of its own.
+
+Plain DDP averages gradients, and with them the masks, of different images; and it makes every rank take
+part in every step, so that one with less to do stalls the others. Here each rank explains its shard and
+ranks exchange nothing: there is no process group. Lightning's own launcher and cluster environments start
+the processes (on one machine, by torchrun, by SLURM).
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from fgvis_lightning.engine.quiet import quiet
+from fgvis_lightning.errors import InputError
+
+PATIENCE = 60
+"""Seconds that other ranks get to end cleanly, before they are killed, when this one was told to stop."""
+
+
+class RankFailedError(RuntimeError):
+    """A process of the sweep has ended before its shard was done."""
+
+
+class IndependentStrategy(DDPStrategy):
+    """Ranks with independent masks; see the module's text.
+
+    The process that was started by hand is rank 0. It waits for those that it has started, whatever becomes of
+    itself, and raises `RankFailedError` if one of them has failed.
+
+    Attributes:
+        waits: whether a trainer waits as soon as it is done; false where they have more to do, and `join` comes later.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.waits = True
+        self._told_to_stop = False
+        self._failing = False
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+    def setup_distributed(self) -> None:
+        """Ranks, and no process group."""
+        self.set_world_ranks()
+
+    def configure_ddp(self) -> None:
+        """The module stays as it is, so no gradient is averaged."""
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: a checkpoint would hold one rank's masks, and a sweep resumes from its files."""
+
+    def on_exception(self, exception: BaseException) -> None:
+        self._failing = True
+        # Anything else is this rank's own affair, and the others finish their shards.
+        self._told_to_stop = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+
+    def teardown(self) -> None:
+        if self.waits:
+            self.join()
+        super().teardown()
+
+    def join(self) -> None:
+        """Wait for the processes that this one has started.
+
+        Raises:
+            RankFailedError: one of them has failed, while this one has not.
+        """
+        if isinstance(self._launcher, _Launcher):
+            if self._told_to_stop:
+                self._launcher.stop()
+            self._launcher.wait()
+            failed = self._launcher.failed()
+            if failed and not self._failing:
+                raise RankFailedError(", ".join(failed))
+
+
+class _Launcher(_SubprocessScriptLauncher):
+    """Lightning's, but a failing child does not take the others with it."""
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            self.procs = []
+            self._call_children_scripts()
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **kwargs)
+
+    def wait(self) -> None:
+        for process in self.procs:
+            process.wait()
+
+    def stop(self) -> None:
+        """Ask the children to end, then make them."""
+        self.kill(signal.SIGTERM)
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and any(process.poll() is None for process in self.procs):
+            time.sleep(0.05)
+        for process in self.procs:
+            process.kill()
+
+    def failed(self) -> list[str]:
+        """Which children failed, and how."""
+        own = self.cluster_environment.node_rank() * self.num_processes
+        ended = [(own + index, process.returncode) for index, process in enumerate(self.procs, start=1)]
+        return [f"rank {rank} {_how(code)}" for rank, code in ended if code]
+
+
+def _how(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def check_strategy(strategy: Strategy, world_size: int) -> None:
+    """Refuse strategies that would mix the masks of different ranks.
+
+    Raises:
+        InputError: it is neither `IndependentStrategy` nor Lightning's for one device.
+    """
+    if isinstance(strategy, IndependentStrategy) or (isinstance(strategy, SingleDeviceStrategy) and world_size == 1):
+        return
+    raise InputError(
+        f"Expected the strategy independent, or auto, but got {type(strategy).__name__}: it would average the masks of "
+        f"different images and stall where ranks have different numbers of them. Use --trainer.strategy independent."
+    )
+
+
+def check_processes(trainer: pl.Trainer) -> None:
+    """Refuse a number of devices that is not that of the processes which torchrun or SLURM has started.
+
+    Raises:
+        InputError: each process would take itself for another part of the sweep than it is.
+    """
+    for name, kind in (("torchrun", TorchElasticEnvironment), ("SLURM", SLURMEnvironment)):
+        started = kind().world_size() if kind.detect() else None
+        if started is not None and started != trainer.num_devices * trainer.num_nodes:
+            raise InputError(
+                f"Expected --trainer.devices times --trainer.num_nodes to be {started}, the number of processes that "
+                f"{name} has started, but got {trainer.num_devices} times {trainer.num_nodes}."
+            )
+
+
+def chosen_strategy(**trainer: Any) -> str:
+    """What ``strategy: auto`` means for these arguments of a Trainer: ``independent`` for more than one device."""
+    with quiet():  # which devices there are is said once, by the Trainer that is used
+        probe = pl.Trainer(**trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    return "independent" if probe.world_size > 1 else "auto"
+
+
+if "independent" not in StrategyRegistry:
+    StrategyRegistry.register(
+        "independent", IndependentStrategy, description="one process for each device, each with masks of its own"
+    )

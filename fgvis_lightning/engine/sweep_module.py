@@ -1,0 +1,129 @@
+"""What FGVis and the methods beside it share: a LightningModule that explains the items of a sweep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from fgvis_lightning.data.image_data import Batch
+from fgvis_lightning.engine.batch_size import is_out_of_memory
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.logits import checked
+from fgvis_lightning.results.cost import Cost
+from fgvis_lightning.results.store import Attribution, Explanation
+
+
+class SweepModule(pl.LightningModule, ABC):
+    """Explains what is in the places of a `Batch`; whatever is finished goes to every `ExplanationCallback`.
+
+    Args:
+        classifier: the frozen network.
+
+    Attributes:
+        network: takes normalized images (B,3,H,W), returns logits (B,K); set by the subclass.
+        batch: what is in work.
+        iterations: how many steps an item takes at most, as far as that is known.
+        rows_per_item: how often an item's image passes through the network in a step.
+        cost: what the explanations of this run have cost.
+    """
+
+    network: Any
+    iterations: int = 1
+    rows_per_item: int = 1
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.batch: Batch | None = None
+        self.cost = Cost()
+        self._fingerprint: tuple[str, str] | None = None
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images (B,3,H,W), 8-bit or in [0,1], as the network takes them, on this module's device."""
+        scale = 1 if images.is_floating_point() else 255
+        images = images.to(self.device, self.dtype)  # type: ignore[arg-type]
+        x = self.classifier.preprocessing.normalize(images / scale)
+        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+    @property
+    def latest(self) -> tuple[Tensor, Tensor] | None:
+        """Mean score and sparsity of what is in work, where there is such a thing."""
+        return None
+
+    @torch.no_grad()
+    def plain(self, x: Tensor) -> Tensor:
+        """The network's own logits (B,K) of normalized images, outside autocast."""
+        with torch.autocast(x.device.type, enabled=False):
+            logits: Tensor = self.network(x)
+        return logits
+
+    def first_pass(self, x: Tensor, copies: int = 1) -> Tensor:
+        """The network's own logits of images that it has not seen before.
+
+        Args:
+            x: (B,3,H,W).
+            copies: how many of each image there are, one after the other; the first one's logits are returned.
+
+        Raises:
+            InputError: it cannot run on them, or returns something else.
+        """
+        try:
+            logits = self.plain(x)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            height, width = x.shape[-2:]
+            types = {tensor.dtype for tensor in self.network.buffers() if tensor.is_floating_point()}
+            if x.dtype not in types and types:
+                raise InputError(
+                    f"Expected {self.classifier.name} in {x.dtype}, but its weights are {types.pop()}. Give it as "
+                    f"network.float(), and speed up by precision, e.g. bf16-mixed."
+                ) from error
+            raise InputError(
+                f"Expected {self.classifier.name} to run on images of {height}×{width} pixels, but it does not "
+                f"({str(error).splitlines()[0]}). Give the size that it takes: larger images, or --model.size."
+            ) from error
+        every = slice(None, None, copies)
+        return checked(logits[every] if isinstance(logits, Tensor) else logits, x[every], self.classifier)
+
+    def hand_out(self, places: Sequence[int], found: Explanation | Attribution) -> None:
+        """Tell every callback of finished items."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ExplanationCallback):
+                callback.on_explained(self.trainer, self, places, found)
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything that an explanation depends on beside the image and the weights."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 over `settings` and the weights, as hexadecimal digits."""
+        text = json.dumps(self.settings(), sort_keys=True, default=list)
+        if self._fingerprint is None or self._fingerprint[0] != text:
+            digest = hashlib.sha256((text + self.classifier.fingerprint()).encode()).hexdigest()
+            self._fingerprint = text, digest
+        return self._fingerprint[1]
+
+
+class ExplanationCallback(pl.Callback):
+    """A callback that is told of each finished item."""
+
+    def on_explained(
+        self, trainer: pl.Trainer, pl_module: SweepModule, places: Sequence[int], found: Explanation | Attribution
+    ) -> None:
+        """Items are finished.
+
+        Args:
+            trainer: as in Lightning's hooks.
+            pl_module: its ``batch`` still has their items and images.
+            places: theirs in the batch.
+            found: their explanations, on the CPU, in the order of ``places``.
+        """

@@ -1,0 +1,127 @@
+"""Deletion and insertion curves and the other metrics of stored maps, item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgvis_lightning.data.images import load_image
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.experiments.arguments import chosen_device
+from fgvis_lightning.experiments.own_maps import read
+from fgvis_lightning.method.games import blend, probability
+from fgvis_lightning.metrics import (
+    auc,
+    average_drop,
+    average_increase,
+    class_kept,
+    connectedness,
+    curves,
+    find_profile,
+    highlight,
+    score_preserved,
+    sparsity,
+)
+from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.logits import checked
+from fgvis_lightning.results.store import SUFFIX, Explanation, load_item
+
+ROWS = 8
+"""Items whose images are in memory at once."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was measured of one item by one method.
+
+    Attributes:
+        id: of the item.
+        image: path of the image.
+        target: index of the class.
+        method: its name.
+        values: by metric; those that a map without a mask does not have are missing.
+        deletion: the curve (S,).
+        insertion: likewise.
+    """
+
+    id: str
+    image: str
+    target: int
+    method: str
+    values: dict[str, float]
+    deletion: Tensor
+    insertion: Tensor
+
+
+def judge(
+    methods: dict[str, dict[str, Path]], ids: Sequence[str], classifier: Classifier, config: Any
+) -> Iterator[Judgement]:
+    """Measure every item by every method, a few images at a time.
+
+    Raises:
+        InputError: an image or a map cannot be read, or a map has another size than the network's input.
+    """
+    device = chosen_device(config.device)
+    network = classifier.network.to(device).to(memory_format=torch.channels_last)
+    profile = find_profile(config.profile)
+    first = next(iter(name for name in methods if any(path.suffix == SUFFIX for path in methods[name].values())))
+    for start in range(0, len(ids), ROWS):
+        chosen = ids[start : start + ROWS]
+        known = [load_item(methods[first][id]) for id in chosen]
+        images = [load_image(item.metadata["image"], classifier.preprocessing, upscale=True) / 255 for item in known]
+        x = classifier.preprocessing.normalize(torch.stack(images)).to(device)
+        x = x.contiguous(memory_format=torch.channels_last)
+        targets = torch.cat([item.targets for item in known]).to(device)
+        with torch.no_grad():
+            clean = checked(network(x), x, classifier).float()
+        for name, paths in methods.items():
+            items = [read(paths[id]) for id in chosen]
+            saliency = torch.cat([item if isinstance(item, Tensor) else item.saliency() for item in items]).to(device)
+            if saliency.shape != x[:, 0].shape:
+                raise InputError(
+                    f"Expected maps of {tuple(x.shape[-2:])}, the network's input, but those of {name} have "
+                    f"{tuple(saliency.shape[-2:])}. Give the network and the size that made them (--model.size)."
+                )
+            deletion, insertion = curves(network, x, saliency, targets, profile, config.batch_size)
+            values = {"deletion": auc(deletion, profile), "insertion": auc(insertion, profile)}
+            values |= _confidence(network, x, saliency, targets, clean)
+            if all(isinstance(item, Explanation) for item in items):
+                values |= _of_masks(network, x, items, targets, clean)
+            for row, (id, item) in enumerate(zip(chosen, known, strict=True)):
+                numbers = {metric: float(value[row]) for metric, value in values.items()}
+                yield Judgement(
+                    id,
+                    item.metadata["image"],
+                    int(item.targets),
+                    name,
+                    numbers,
+                    deletion[row].cpu(),
+                    insertion[row].cpu(),
+                )
+        print(f"{min(start + ROWS, len(ids)):,} of {len(ids):,} items judged", flush=True)
+
+
+@torch.no_grad()
+def _confidence(network: Any, x: Tensor, saliency: Tensor, targets: Tensor, clean: Tensor) -> dict[str, Tensor]:
+    """Average drop and increase: what the map multiplied on the image does to the score."""
+    after = probability(network(highlight(x, saliency)).float(), targets)
+    before = probability(clean, targets)
+    return {"average drop": average_drop(after, before), "increase": average_increase(after, before)}
+
+
+@torch.no_grad()
+def _of_masks(network: Any, x: Tensor, items: Sequence[Any], targets: Tensor, clean: Tensor) -> dict[str, Tensor]:
+    """What only masks have: the evidence is an image by itself."""
+    evidence = torch.cat([item.evidence for item in items]).to(x)
+    logits = network(blend(x, evidence, None)).float()
+    return {
+        "score kept": score_preserved(probability(logits, targets), probability(clean, targets)),
+        "class kept": class_kept(logits, clean.argmax(1)),
+        "sparsity": sparsity(evidence),
+        "connectedness": connectedness(evidence),
+    }

@@ -1,0 +1,128 @@
+"""One run of a trainer that fills a results folder: before, meanwhile, and what is missing afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from fgvis_lightning.callbacks.progress import SweepProgress
+from fgvis_lightning.callbacks.writer import ExplanationWriter
+from fgvis_lightning.data.image_data import ImageData
+from fgvis_lightning.data.items import Item, split_by_done
+from fgvis_lightning.engine.batch_size import is_out_of_memory
+from fgvis_lightning.engine.strategy import RankFailedError
+from fgvis_lightning.engine.sweep_module import SweepModule
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.results import folder
+from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX, load_metadata
+
+GO_ON = "What is finished is kept: the same command goes on from there."
+
+
+class Run:
+    """A sweep by one module into one folder.
+
+    Args:
+        trainer: has an `ExplanationWriter`.
+        model: what explains.
+        data: the items; its ``done`` is the results folder.
+    """
+
+    def __init__(self, trainer: pl.Trainer, model: SweepModule, data: ImageData) -> None:
+        assert data.done is not None
+        self.trainer = trainer
+        self.model = model
+        self.data = data
+        self.output: Path = data.done
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self.writer = next(callback for callback in callbacks if isinstance(callback, ExplanationWriter))
+        self._progress = [callback for callback in callbacks if isinstance(callback, SweepProgress)]
+
+    def prepare(self) -> None:
+        """What can go wrong for all ranks alike goes wrong here, before rank 0 starts the others."""
+        self.model.trainer = self.trainer
+        self.data.list_items(self.model.classifier)
+        self.writer.claim(self.trainer, self.model)
+
+    def fit(self, **kwargs: Any) -> None:
+        """Run the trainer; whatever happens, what is finished is summed up."""
+        try:
+            self.trainer.fit(self.model, datamodule=self.data, **kwargs)
+        except RankFailedError as error:
+            raise RankFailedError(f"{error}. {self.what_is_missing(self.split()[0])}") from error
+        except BaseException as error:
+            if is_out_of_memory(error):
+                raise InputError(self._too_large()) from error
+            raise
+        finally:
+            for callback in self._progress:
+                callback.close()
+            self.writer.close()
+
+    def split(self) -> tuple[list[Item], list[tuple[Item, str]]]:
+        """Items without and with a file, of the whole sweep."""
+        classifier = self.model.classifier
+        return split_by_done(self.data.list_items(classifier), classifier, folder.finished(self.output))
+
+    def what_is_missing(self, missing: Sequence[Item]) -> str:
+        """These items have no file: which they are, and why, in a few lines."""
+        notes = folder.failures(self.output)
+        unread = [item for item in missing if item.image_id in notes]
+        rest = [item for item in missing if item.image_id not in notes]
+        total, lines = len(self.data.list_items(self.model.classifier)), []
+        if unread:
+            reasons = list(dict.fromkeys(notes[item.image_id] for item in unread))
+            more = [f"and {len(reasons) - 10} more in {self.output / folder.FAILURES}"]
+            shown = "\n  ".join(reasons[:10] + (more if len(reasons) > 10 else []))
+            lines.append(f"{len(unread):,} of {total:,} items could not be read:\n  {shown}")
+        if rest:
+            names = ", ".join(item.prefix.rstrip("-@") for item in rest[:10])
+            more_names = f" and {len(rest) - 10:,} more" if len(rest) > 10 else ""
+            lines.append(
+                f"{len(rest):,} of {total:,} items are missing: {names}{more_names}. "
+                f"Run the same command again to go on."
+            )
+        return "\n".join(lines) or f"All {total} items are there."
+
+    def what_missed(self, present: Sequence[tuple[Item, str]]) -> str:
+        """Which of these items, with their ids, have not reached their level, in a line; nothing where all have.
+
+        With a fixed λ there is no level. What cannot be read is left to `check`.
+        """
+        with_level, missed = 0, []
+        for _, id in present:
+            with suppress(InputError):
+                feasible = load_metadata(self.output / EXPLANATIONS / (id + SUFFIX)).get("feasible")
+                with_level += feasible is not None
+                missed += [id] if feasible == "false" else []
+        if not missed:
+            return ""
+        more = f" and {len(missed) - 5:,} more" if len(missed) > 5 else ""
+        return (
+            f"{len(missed):,} of {with_level:,} did not reach their level ({', '.join(missed[:5])}{more}); "
+            f"try more --model.iterations, or another --model.level."
+        )
+
+    def check(self) -> None:
+        """Make sure that every item has a file that can be used.
+
+        Raises:
+            InputError: some have none; the message says which, and why.
+        """
+        if self.writer.damaged:
+            raise InputError("\n  ".join(["Some files in the results folder are not used:", *self.writer.damaged]))
+        missing, _ = self.split()
+        if missing:
+            raise InputError(self.what_is_missing(missing))
+
+    def _too_large(self) -> str:
+        size = len(self.model.batch.items) * self.model.rows_per_item if self.model.batch is not None else 0
+        return (
+            f"Expected a batch of {size or self.data.batch_size} to fit the memory of {self.model.device}, but "
+            f"it does not. Use --data.batch_size {max(1, size // 2)} or auto, fewer runs of an image (--model.seeds), "
+            f"smaller images (--model.size), or --trainer.precision bf16-mixed. {GO_ON}"
+        )

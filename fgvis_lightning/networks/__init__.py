@@ -1,0 +1,1 @@
+"""Frozen classifiers: their weights, preprocessing and class names, and the logits they return."""

@@ -1,0 +1,58 @@
+"""What a network answers: its logits, checked, and the target classes that depend on them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.networks.classifier import Classifier
+
+
+def checked(logits: Tensor, x: Tensor, classifier: Classifier) -> Tensor:
+    """The logits of images ``x`` (B,3,H,W), if they are finite and (B,K).
+
+    Raises:
+        InputError: they are something else.
+    """
+    name = classifier.name
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"Expected {name} to return logits of shape ({len(x)}, classes), but got {shape}.")
+    if logits.shape[1] < 2:
+        raise InputError(
+            f"Expected {name} to return logits of at least two classes, but got one. A network with a sigmoid has two, "
+            f"0 and its output z: wrap it in a module that returns torch.cat([torch.zeros_like(z), z], dim=1)."
+        )
+    if not logits.isfinite().all():
+        bad = int((~logits.isfinite()).any(1).sum())
+        raise InputError(
+            f"Expected {name} to return finite logits, but {bad} of {len(x)} images gave NaN or infinity. "
+            f"Check its weights and its normalization ({classifier.preprocessing})."
+        )
+    if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
+        raise InputError(
+            f"Expected {name} to return logits, but got probabilities: each image's are not negative and sum to 1. "
+            f"Take away the softmax at its end."
+        )
+    return logits
+
+
+def resolve(targets: Tensor, logits: Tensor, classifier: Classifier) -> Tensor:
+    """Class indices (B,): -k becomes the k-th most probable class by the logits (B,K).
+
+    Raises:
+        InputError: there is no such class, or the names of the classes are of another number.
+    """
+    count = logits.shape[1]
+    if targets.max() >= count or targets.min() < -count:
+        worst = int(targets.max()) if targets.max() >= count else int(targets.min())
+        raise InputError(
+            f"Expected targets among the {count} classes of {classifier.name} (0 to {count - 1}), "
+            f"but got {worst if worst >= 0 else f'the {-worst} most probable'}."
+        )
+    if classifier.classes and len(classifier.classes) != count:
+        raise InputError(f"Expected {count} class names for {classifier.name}, but got {len(classifier.classes)}.")
+    ranked = logits.argsort(dim=1, descending=True, stable=True)
+    by_rank = ranked.gather(1, (-targets - 1).clamp(min=0)[:, None]).squeeze(1)
+    return torch.where(targets < 0, by_rank, targets)

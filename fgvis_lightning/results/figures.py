@@ -1,0 +1,246 @@
+"""Tensors → pictures; no files.
+
+Three views of one item, each at the network's own resolution so that every pixel of the mask is there:
+
+* the image, as the network gets it before normalization;
+* the explanation: the evidence of the image on the reference's gray, everything else gone;
+* the mask: the evidence by color channel on black, so white is evidence in all three channels, and
+  yellow, say, evidence in red and green.
+
+Where the evidence is faint, the latter two have a brightened picture beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from textwrap import wrap
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.results.store import Explanation
+
+FAINT = 0.5
+"""Where the brightest evidence (see `brightest`) is below this, it is shown brightened, too."""
+
+GAP_INCHES = 0.12
+DPI = 100
+LINE, LETTER = 1.4, 0.6  # height of a line, and about the width of a letter, in sizes of the font
+
+
+def explanation_image(image: Tensor, evidence: Tensor, background: Tensor) -> Tensor:
+    """What is shown as the explanation: the evidence on a plain background.
+
+    Args:
+        image: (3,H,W) in [0,1].
+        evidence: (3,H,W) in [0,1], the mask or 1 - mask.
+        background: (3,1,1) in [0,1], e.g. the data set's mean color.
+
+    Returns:
+        (3,H,W) in [0,1].
+    """
+    return torch.lerp(background.expand_as(image), image, evidence)
+
+
+def panel(views: Mapping[str, Tensor], title: str, note: str = "") -> Figure:
+    """Pictures (3,H,W) in [0,1] side by side, each under its name; pixels are whole screen pixels.
+
+    Args:
+        views: name → picture, all of one size.
+        title: above all of them.
+        note: below the title, in smaller letters.
+    """
+    height, width = next(iter(views.values())).shape[-2:]
+    zoom = max(1, round(448 / max(height, width)))
+    tall, wide = height * zoom / DPI, width * zoom / DPI
+    total_wide = len(views) * (wide + GAP_INCHES) + GAP_INCHES
+    heads = [_fitted(text, size, total_wide) for text, size in ((title, 12), (note, 10)) if text]
+    names = [_fitted(name, 10, wide) for name in views]
+    names_tall = max(name_tall for _, _, name_tall in names)
+    total_tall = GAP_INCHES + tall + names_tall + sum(head_tall for *_, head_tall in heads) + 1.5 * GAP_INCHES
+    figure = Figure(figsize=(total_wide, total_tall), dpi=DPI)
+    FigureCanvasAgg(figure)
+    top = total_tall - GAP_INCHES / 2
+    for text, size, head_tall in heads:
+        middle = (top - head_tall / 2) / total_tall
+        figure.text(0.5, middle, text, ha="center", va="center", fontsize=size, parse_math=False)
+        top -= head_tall
+    for index, ((name, size, _), view) in enumerate(zip(names, views.values(), strict=True)):
+        left = GAP_INCHES + index * (wide + GAP_INCHES)
+        axes = figure.add_axes(
+            (left / total_wide, GAP_INCHES / total_tall, wide / total_wide, tall / total_tall), frameon=False
+        )
+        axes.imshow(view.clamp(0, 1).permute(1, 2, 0).float().numpy(), interpolation="nearest")
+        axes.set_axis_off()
+        axes.set_title(name, fontsize=size, pad=4)
+    return figure
+
+
+def _fitted(text: str, size: float, inches: float) -> tuple[str, float, float]:
+    """A text in lines that a width has room for, the size of its letters, and its height: whole pixels, in inches."""
+    lines = wrap(text, max(1, int(72 * inches / (LETTER * size))))
+    return "\n".join(lines), size, math.ceil(LINE * size * len(lines) / 72 * DPI) / DPI
+
+
+def explanation_panel(explanation: Explanation, index: int, image: Tensor, background: Tensor, name: str) -> Figure:
+    """Image, explanation and mask of one item side by side, under the class and both scores.
+
+    Evidence that is faint is shown brightened beside what it is, so that no picture looks empty. The title says where
+    the level was missed, and the line below it how well several runs agree.
+
+    Args:
+        explanation: of B items.
+        index: which of them.
+        image: (3,H,W) in [0,1], before normalization.
+        background: (3,1,1) in [0,1], the color that stands for nothing.
+        name: of the target class.
+    """
+    game, evidence = explanation.game, explanation.evidence[index].float().cpu()
+    views = {"image": image, f"evidence ({game.name})": explanation_image(image, evidence, background)}
+    by_channel = {f"evidence by color channel, {_percent(evidence.mean())} of the image": evidence}
+    top = float(brightest(evidence))
+    if evidence.max() > 0 and top < FAINT:
+        more, factor = brightened(evidence), f"brightened ×\N{NO-BREAK SPACE}{_factor(1 / top)}"
+        views[f"evidence, {factor}"] = explanation_image(image, more, background)
+        by_channel[f"by color channel, {factor}"] = more
+    scores = explanation.score_image[index], explanation.score_explanation[index]
+    kind = "explanation" if game.keeps else "image without the evidence"
+    title = f"{name}: {scores[0]:.3f} on the image, {scores[1]:.3f} on the {kind}"
+    if explanation.feasible is not None and not explanation.feasible[index]:
+        title += " (level missed)"
+    return panel(views | by_channel, title, _agreement(explanation, index))
+
+
+def _agreement(explanation: Explanation, index: int) -> str:
+    """How well the runs of an item agree; nothing where there are not several, or a mask of theirs is constant."""
+    if explanation.agreement is None or math.isnan(r := float(explanation.agreement[index])):
+        return ""
+    runs = f"{explanation.seeds} runs" if explanation.seeds else "the runs"
+    return f"{runs} agree by r = {r:.2f}"
+
+
+def _percent(share: Tensor) -> str:
+    """One decimal, or more where it would be zero."""
+    value = 100 * float(share)
+    return f"{value:.1f} %" if value >= 0.1 or value == 0 else f"{value:.1g} %"
+
+
+def _factor(value: float) -> str:
+    """Two digits: 3.2, 32, 3,200."""
+    return f"{value:.1f}" if value < 9.95 else f"{float(f'{value:.2g}'):,.0f}"
+
+
+def draw(
+    explanation: Explanation,
+    images: Tensor,
+    index: int = 0,
+    name: str | None = None,
+    background: Sequence[float] = (0.5, 0.5, 0.5),
+) -> Image.Image:
+    """One item's image, explanation and mask side by side, for a notebook.
+
+    Args:
+        explanation: as `fgvis_lightning.explain` returns it.
+        images: those that were explained (B,3,H,W) in [0,1].
+        index: which of them.
+        name: of the target class; its index unless given.
+        background: the color in [0,1] that stands for nothing, the mean that images are normalized by.
+
+    Raises:
+        InputError: the images are not those of the explanation, or there is none of that index.
+    """
+    if images.shape != explanation.mask.shape:
+        raise InputError(
+            f"Expected the images of the explanation, {tuple(explanation.mask.shape)}, but got {tuple(images.shape)}."
+        )
+    if not -len(images) <= index < len(images):
+        raise InputError(f"Expected an index below {len(images)}, but got {index}.")
+    label = name if name is not None else f"class {int(explanation.targets[index])}"
+    image = images[index].detach().float().cpu()
+    color = image.new_tensor(background)[:, None, None]
+    return Image.fromarray(pixels(explanation_panel(explanation, index, image, color, label)))
+
+
+def heat(saliency: Tensor) -> Tensor:
+    """A map (H,W) as a picture (3,H,W) in [0,1], black where it is lowest.
+
+    Brightness grows up to the map's 99.8 % quantile (see `brightened`), so that no single pixel decides what is seen;
+    all that is negative, evidence against the class, is black. A constant map is gray.
+    """
+    evidence = saliency.float().clamp(min=0)
+    if evidence.max() == evidence.min():
+        return torch.full((3, *saliency.shape), 0.5)
+    colors = colormaps["inferno"](brightened(evidence - evidence.min()).numpy())[..., :3]
+    return torch.from_numpy(colors).float().permute(2, 0, 1)
+
+
+def brightened(values: Tensor) -> Tensor:
+    """Values of any shape, cut off below at 0 and divided by their 99.8 % quantile, in [0,1]."""
+    values = values.float().clamp(min=0)
+    return (values / brightest(values)).clamp(max=1)
+
+
+def brightest(values: Tensor) -> Tensor:
+    """The 99.8 % quantile of values ≥ 0, a scalar; where that is 0, the largest of them; never 0."""
+    top = values.flatten().sort().values[int(0.998 * (values.numel() - 1))]
+    return top if top > 0 else values.max().clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def grid(
+    rows: Sequence[Sequence[tuple[Tensor | None, str]]],
+    columns: Sequence[str],
+    names: Sequence[str],
+    inches: float,
+    note: str = "",
+) -> Figure:
+    """Rows of pictures under the names of their columns, for print.
+
+    Args:
+        rows: in each, a picture (3,H,W) in [0,1] for each column with what is written below it; None where there is
+            none.
+        columns: their names.
+        names: of the rows, at their left.
+        inches: width of a picture.
+        note: below all of them.
+    """
+    shape = next(picture.shape for row in rows for picture, _ in row if picture is not None)
+    tall = inches * shape[-2] / shape[-1]
+    below = 0.19 * max((text.count("\n") + 1 for row in rows for _, text in row if text), default=0)
+    left, top, gap = 1.15, 0.15 + 0.16 * max(name.count("\n") + 1 for name in columns), 0.05
+    wide = left + len(columns) * (inches + gap) + gap
+    foot = 0.22 * (note.count("\n") + 1) if note else 0.0
+    high = top + len(rows) * (tall + below + gap) + foot
+    figure = Figure(figsize=(wide, high), dpi=300)
+    FigureCanvasAgg(figure)
+    figure.text(left / wide, 0.06 / high, note, ha="left", va="bottom", fontsize=9)
+    for number, row in enumerate(rows):
+        bottom = high - top - (number + 1) * (tall + below + gap) + below + gap
+        figure.text(
+            (left - 0.08) / wide, (bottom + tall / 2) / high, names[number], ha="right", va="center", fontsize=9
+        )
+        for place, (picture, text) in enumerate(row):
+            x = left + place * (inches + gap)
+            axes = figure.add_axes((x / wide, bottom / high, inches / wide, tall / high))
+            axes.set_axis_off()
+            if picture is not None:
+                axes.imshow(picture.clamp(0, 1).permute(1, 2, 0).float().numpy(), interpolation="nearest")
+            if number == 0:
+                axes.set_title(columns[place], fontsize=9, pad=4)
+            axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", fontsize=7.5)
+    return figure
+
+
+def pixels(figure: Figure) -> NDArray[np.uint8]:
+    """A figure as (H,W,3), for loggers that take arrays."""
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

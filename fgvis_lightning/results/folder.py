@@ -1,0 +1,290 @@
+"""A results folder: what is in it, who works in it, and the tables made from it.
+
+Many processes fill one folder, on one machine or several, and each may be killed at any moment::
+
+    explanations/<item id>.safetensors   one for each finished item; that it is there says that it is done
+    failures/<image id>.txt              why an image could not be read; gone once it could
+    sweep.json                           the configuration, and what later runs must repeat
+    summary.csv, coverage.csv            tables, rebuilt from the files
+    .lock                                locked, a byte for each rank, by the processes at work
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fgvis_lightning.defense.coverage import Coverage
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.names import printable
+from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX, load_item, load_metadata, write_whole
+from fgvis_lightning.results.tables import Table
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where two sweeps in one folder at once do work twice instead of being refused
+    fcntl = None  # type: ignore[assignment]
+
+FAILURES = "failures"
+SWEEP = "sweep.json"
+
+
+def prepare_folder(output: Path) -> None:
+    """Make a results folder.
+
+    Raises:
+        InputError: it cannot be written to.
+    """
+    probe = output / EXPLANATIONS / f".writable{os.getpid()}.rank0.tmp"  # if killed now, the next sweep removes it
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"Expected a folder that can be written to, but {output}: {error.strerror}. Choose another --output."
+        ) from error
+
+
+def finished(output: Path) -> set[str]:
+    """The ids of the items that have a file, found without opening any."""
+    return {name.removesuffix(SUFFIX) for name in _names(output / EXPLANATIONS, SUFFIX)}
+
+
+def count_finished(output: Path) -> int:
+    """How many items have a file."""
+    return sum(1 for _ in _names(output / EXPLANATIONS, SUFFIX))
+
+
+def why_unusable(output: Path, id: str, fingerprint: str) -> str | None:
+    """Read an item's file as a whole: why it cannot stay, or None where it is as this configuration made it."""
+    path = output / EXPLANATIONS / (id + SUFFIX)
+    try:
+        metadata = load_item(path).metadata
+    except InputError as error:
+        return str(error).partition(". Run the same")[0]
+    return None if metadata.get("fingerprint") == fingerprint else f"{path} is of another configuration"
+
+
+def files(output: Path) -> Iterator[Path]:
+    """The explanation files of a results folder, sorted."""
+    for name in sorted(_names(output / EXPLANATIONS, SUFFIX)):
+        yield output / EXPLANATIONS / name
+
+
+def _names(folder: Path, suffix: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(suffix) and not entry.name.startswith("."):
+                    yield entry.name
+    except FileNotFoundError:
+        return
+
+
+# --- images that could not be read ---
+
+
+def note_failure(output: Path, image_id: str, reason: str, owner: str) -> None:
+    """Keep why an image could not be read, for people and for the process that sums up."""
+    (output / FAILURES).mkdir(exist_ok=True)
+    write_whole(output / FAILURES / f"{image_id}.txt", f"{printable(reason)}\n".encode(), owner)
+
+
+def forget_failure(output: Path, image_id: str) -> None:
+    """An image is going to be tried again."""
+    (output / FAILURES / f"{image_id}.txt").unlink(missing_ok=True)
+
+
+def unreadable(output: Path) -> set[str]:
+    """The ids of the images that could not be read."""
+    return {name.removesuffix(".txt") for name in _names(output / FAILURES, ".txt")}
+
+
+def failures(output: Path) -> dict[str, str]:
+    """Image id → why it could not be read."""
+    notes = {}
+    for image_id in sorted(unreadable(output)):
+        with suppress(FileNotFoundError):  # tried again by another process meanwhile
+            notes[image_id] = (output / FAILURES / f"{image_id}.txt").read_text(encoding="utf-8").strip()
+    return notes
+
+
+# --- what later runs in the folder must repeat ---
+
+
+def recall(output: Path) -> dict[str, Any]:
+    """What ``sweep.json`` says; nothing where there is none."""
+    try:
+        known = json.loads((output / SWEEP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def remember(output: Path, **values: object) -> None:
+    """Add to ``sweep.json``; for rank 0."""
+    known = recall(output)
+    if known != (known | values):
+        write_whole(output / SWEEP, (json.dumps(known | values, indent=2) + "\n").encode(), "rank0")
+
+
+def check_configuration(output: Path, settings: Mapping[str, object], fingerprint: str) -> None:
+    """Refuse to mix explanations of two configurations in one folder.
+
+    Raises:
+        InputError: the folder is one of another configuration; the message says what differs.
+    """
+    known = recall(output)
+    if "fingerprint" not in known:  # made by hand, or its sweep.json was lost: the first file that can be read decides
+        known = {}
+        for path in files(output):
+            with suppress(InputError, ValueError):
+                metadata = load_metadata(path)
+                if "fingerprint" in metadata:
+                    known = {"fingerprint": metadata["fingerprint"], "settings": json.loads(metadata["settings"])}
+                    break
+    if known.get("fingerprint", fingerprint) == fingerprint:
+        return
+    theirs = known.get("settings", {})
+    differences = [
+        f"{name} {theirs.get(name)} there and {settings.get(name)} now"
+        for name in sorted({*theirs, *settings})
+        if theirs.get(name) != settings.get(name)
+    ]
+    raise InputError(
+        f"Expected {output} to be empty or to hold explanations of this configuration, but it holds those of another "
+        f"({'; '.join(differences) or 'other weights'}). Choose another --output, or delete that folder."
+    )
+
+
+# --- processes at work ---
+
+
+class Claim:
+    """One rank's claim to work in a folder; it ends with the process, however that ends.
+
+    Args:
+        output: the results folder.
+        rank: of this process among all of the sweep's.
+
+    Raises:
+        InputError: another sweep is at work there.
+    """
+
+    def __init__(self, output: Path, rank: int) -> None:
+        self.output = output
+        self.rank = rank
+        self._lock = os.open(output / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        for _ in range(20):  # another rank may be trying just now whether this one is alive
+            if self._try(rank):
+                break
+            time.sleep(0.1)
+        else:
+            os.close(self._lock)
+            raise InputError(
+                f"Expected no other sweep at work in {output}, but there is one. Wait for it to end, use more devices "
+                f"for it instead of a second sweep, or choose another --output."
+            )
+        if rank == 0:
+            self._sweep_up()
+
+    def alone(self) -> bool:
+        """Whether no other rank is at work; for rank 0."""
+        if not self._try(1, 0):
+            return False
+        self._free(1, 0)
+        return True
+
+    def release(self, at_last: Callable[[], object]) -> None:
+        """End the claim. The last one to end calls ``at_last``, while no other can begin; a second call does nothing.
+
+        All that a rank has written is there before it lets go, so whoever finds itself to be the last sees all of it.
+        """
+        if self._lock < 0:
+            return
+        try:
+            self._free(self.rank)
+            if self._try(0, 0):
+                at_last()
+        finally:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _sweep_up(self) -> None:
+        """Remove the temporary files of processes that are no more."""
+        for folder in (self.output, *(path for path in self.output.iterdir() if path.is_dir())):
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries if entry.name.endswith(".tmp")]
+            left = [match for name in names if (match := re.fullmatch(r"\..+\.rank(\d+)\.tmp", name))]
+            for match in left:
+                rank = int(match[1])
+                if rank == self.rank or self._try(rank):
+                    (folder / match[0]).unlink(missing_ok=True)
+                    if rank != self.rank:
+                        self._free(rank)
+
+    def _try(self, start: int, length: int = 1) -> bool:
+        """Lock bytes of the lock file, from ``start`` to the end for length 0; False where others hold one of them."""
+        if fcntl is None:
+            return True
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError:  # a file system without locks
+            return True
+        return True
+
+    def _free(self, start: int, length: int = 1) -> None:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.lockf(self._lock, fcntl.LOCK_UN, length, start)
+
+
+# --- tables ---
+
+COLUMNS = (
+    *("id", "image", "target", "name", "game", "score_image", "score_explanation", "sparsity", "feasible"),
+    *("reached", "seeds", "agreement"),
+)
+
+
+def write_summary(output: Path, owner: str | None = None) -> list[str]:
+    """Rebuild two tables from the explanation files, and say which of those could not be read.
+
+    ``summary.csv`` has one row for each item, ``coverage.csv`` one for each gated layer, with the share of its gates
+    that are closed at the explanations, as a mean over the items.
+
+    Args:
+        output: the results folder.
+        owner: see `fgvis_lightning.results.store.write_whole`.
+    """
+    closed: dict[tuple[int, str, str], tuple[float, int]] = {}
+    damaged = []
+    summary = Table(COLUMNS)
+    for path in files(output):
+        try:
+            row = {**load_metadata(path), "id": path.name.removesuffix(SUFFIX)}
+            coverage = Coverage.from_json(row["coverage"]) if "coverage" in row else Coverage()
+        except (InputError, ValueError) as error:
+            damaged.append(str(error))
+            continue
+        summary.add([row.get(column, "") for column in COLUMNS])
+        if coverage.closed is not None:
+            for number, (layer, share) in enumerate(zip(coverage.layers, coverage.closed[0].tolist(), strict=True)):
+                key = (number, layer.module, layer.name)
+                total, count = closed.get(key, (0.0, 0))
+                closed[key] = total + share, count + 1
+    layers = Table(("layer", "module", "nonlinearity", "closed", "items"))
+    for key, (total, count) in sorted(closed.items()):
+        layers.add([*key, f"{total / count:.6f}", count])
+    write_whole(output / "summary.csv", summary.csv().encode(), owner)
+    write_whole(output / "coverage.csv", layers.csv().encode(), owner)
+    return damaged

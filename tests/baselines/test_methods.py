@@ -1,0 +1,62 @@
+"""What holds for all methods alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toy_networks import Tiny
+
+from fgvis_lightning import explain
+from fgvis_lightning.baselines import (
+    RISE,
+    ExcitationBackprop,
+    FGVisMethod,
+    GradCAM,
+    Gradient,
+    GuidedBackprop,
+    MaskedGradient,
+    MeaningfulPerturbation,
+    Method,
+    Occlusion,
+)
+
+METHODS = [
+    Gradient(),
+    GuidedBackprop(),
+    ExcitationBackprop(),
+    GradCAM(),
+    Occlusion(),
+    MeaningfulPerturbation(iterations=5),
+    RISE(masks=20),
+    MaskedGradient(masks=10),
+    FGVisMethod(iterations=5),
+    FGVisMethod(iterations=5, game="preservation", noise=0.1),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_one_signature(method: Method) -> None:
+    """(B,3,H,W) and (B,) → (B,H,W) in float32, each image for itself; the network stays as it was."""
+    network = Tiny().eval().requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    x, targets = torch.randn(3, 3, 24, 32), torch.tensor([4, 0, 2])
+    maps = method(network, x, targets)
+    assert maps.shape == (3, 24, 32)
+    assert maps.dtype == torch.float32
+    assert not maps.requires_grad
+    assert all(float(one.std()) > 0 for one in maps)
+    alone = method(network, x[1:2], targets[1:2])
+    torch.testing.assert_close(maps[1:2], alone, rtol=1e-3, atol=1e-5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert not network._forward_hooks
+    assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_fgvis_is_what_explain_finds() -> None:
+    network = Tiny().eval()
+    images, targets = torch.rand(2, 3, 12, 16), torch.tensor([1, 3])
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    x = (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    explanation = explain(network, images, targets, iterations=20, normalize=(mean, std), accelerator="cpu")
+    torch.testing.assert_close(FGVisMethod(iterations=20)(network, x, targets), explanation.saliency())

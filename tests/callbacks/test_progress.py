@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import io
+import re
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from fgvis_lightning.callbacks.progress import Meter, SweepProgress, clock
+from fgvis_lightning.data.image_data import Batch
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.4, "0:00"), (7, "0:07"), (725, "12:05"), (12000, "3:20:00"), (186000, "2 d 3 h"), (-3, "0:00")],
+)
+def test_clock(seconds: float, expected: str) -> None:
+    assert clock(seconds) == expected
+
+
+class Data:
+    """What a sweep of 50 items looks like from a results folder."""
+
+    total = 50
+
+    def __init__(self, done: int, failed: int = 0) -> None:
+        self.now = done, failed
+
+    def progress(self) -> tuple[int, int]:
+        return self.now
+
+
+def batch(iterations: list[int]) -> Batch:
+    places = Batch(iter(()), len(iterations))
+    places.items, places.iterations = [SimpleNamespace()] * len(iterations), iterations  # type: ignore[list-item]
+    return places
+
+
+def meter(data: Data, model: Any, ranks: int = 1, seconds: float = 60) -> Meter:
+    made = Meter(data, model, ranks)  # type: ignore[arg-type]
+    made._start = time.monotonic() - seconds
+    return made
+
+
+def test_counts_all_ranks_and_what_was_there_before() -> None:
+    model = SimpleNamespace(iterations=100, batch=batch([50, 50]), latest=(torch.tensor(0.9134), torch.tensor(0.25)))
+    data = Data(10)
+    line = meter(data, model, ranks=2)
+    data.now = 18, 2  # eight since then, and two ranks with two halves each in work: ten items in a minute
+    assert line.line() == (
+        "18 of 50 items done, 2 failed | 2 at iteration 50 of 100 (score 0.913, sparsity 0.250) | "
+        "10 items/min | 2:48 left"
+    )
+
+
+def test_the_last_line_and_the_first() -> None:
+    model = SimpleNamespace(iterations=100, batch=None, latest=None)
+    data = Data(20)
+    line = meter(data, model)
+    assert line.line() == "20 of 50 items done"
+    data.now = 49, 1
+    assert line.line() == "49 of 50 items done, 1 failed | 29 items/min"
+
+
+def test_no_control_characters_unless_in_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for terminal in (False, True):
+        out = io.StringIO()
+        monkeypatch.setattr(out, "isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr(sys, "stdout", out)
+        progress = SweepProgress(seconds=0.01)
+        data = Data(0)
+        progress._meter = meter(data, SimpleNamespace(iterations=100, batch=None, latest=None))
+        progress._begin()
+        for done in (20, 3, 50):
+            data.now = done, 0
+            time.sleep(0.1)
+        progress.close()
+        progress.close()
+        text = out.getvalue()
+        assert text.endswith("\n")
+        if terminal:
+            assert text.count("\n") == 1
+            seen = [part.rstrip() for part in text.strip("\n").split("\r")[1:]]
+            widths = [len(part) for part in text.strip("\n").split("\r")[1:]]
+            assert all(b >= len(a) for a, b in zip(seen, widths[1:], strict=False)), "a longer line shines through"
+        else:
+            assert not re.search(r"[\x00-\x09\x0b-\x1f]", text)
+            seen = text.splitlines()
+            assert len(seen) == len(set(seen)) or len(seen) > 3
+        assert seen[0].startswith("0 of 50")
+        assert seen[-1].startswith("50 of 50")
+
+
+def test_disabled_on_other_ranks() -> None:
+    progress = SweepProgress()
+    progress.setup(SimpleNamespace(is_global_zero=False), None, "fit")  # type: ignore[arg-type]
+    progress.on_train_start(SimpleNamespace(datamodule=None), None)  # type: ignore[arg-type]
+    assert progress._thread is None
+    progress.close()

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fgvis_lightning import InputError
+from fgvis_lightning.data.images import load_image
+from fgvis_lightning.networks.classifier import Preprocessing
+
+SMALL = Preprocessing(size=(16, 16), resize=16)
+
+PhotoMaker = Callable[..., Path]
+
+
+def test_colors_survive_every_mode(photo: PhotoMaker, tmp_path: Path) -> None:
+    rgb = Image.open(photo("rgb.png", 32, 32))
+    expected = load_image(str(tmp_path / "rgb.png"), SMALL)
+    assert expected.dtype == torch.uint8
+    assert expected.shape == (3, 16, 16)
+    for name, image in {"rgba": rgb.convert("RGBA"), "palette": rgb.quantize(256)}.items():
+        image.save(tmp_path / f"{name}.png")
+        difference = load_image(str(tmp_path / f"{name}.png"), SMALL).float() - expected.float()
+        assert difference.abs().mean() < (0.01 if name == "rgba" else 3)
+    for mode in ("L", "I;16", "1", "CMYK"):
+        rgb.convert("L" if mode == "I;16" else mode).save(tmp_path / "m.tiff")
+        assert load_image(str(tmp_path / "m.tiff"), SMALL).shape == (3, 16, 16)
+
+
+def test_16_bit_gray_is_scaled_not_clipped(tmp_path: Path) -> None:
+    array = np.full((32, 32), 32768, dtype=np.uint16)
+    Image.fromarray(array).save(tmp_path / "deep.png")
+    assert load_image(str(tmp_path / "deep.png"), SMALL).unique().tolist() == [128]
+
+
+def test_transparent_parts_are_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (32, 32), (200, 0, 0, 0)).save(tmp_path / "a.png")
+    assert load_image(str(tmp_path / "a.png"), SMALL).unique().tolist() == [255]
+
+
+def test_exif_orientation(photo: PhotoMaker, tmp_path: Path) -> None:
+    image = Image.open(photo("a.png", 32, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 270° to see it upright
+    image.save(tmp_path / "turned.png", exif=exif)
+    image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
+    turned, upright = (load_image(str(tmp_path / f"{name}.png"), SMALL) for name in ("turned", "upright"))
+    assert torch.equal(turned, upright)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.png", "there is no file"),
+        ("text.png", "Pillow knows no format for"),
+        ("truncated.jpg", r"truncated\.jpg cannot be decoded"),
+        ("folder.png", r"folder\.png cannot be read: "),
+        ("whole.jpg/below.png", r"below\.png cannot be read: |there is no file"),
+        ("small.png", r"at least half the network's input of 16×16 pixels, but .*small\.png has 7×40.*upscale true"),
+    ],
+)
+def test_images_that_cannot_be_used(name: str, message: str, photo: PhotoMaker, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not an image")
+    whole = photo("whole.jpg", 64, 64).read_bytes()
+    (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    photo("small.png", 7, 40)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(InputError, match=message):
+        load_image(str(tmp_path / name), SMALL)
+    assert load_image(str(tmp_path / "small.png"), SMALL, upscale=True).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied"), r"a\.png cannot be read: Permission denied\."),
+        (OSError(5, "Input/output error"), r"a\.png cannot be read: Input/output error\."),
+        (OSError("broken data stream"), r"a\.png cannot be decoded: broken data stream"),
+        (EOFError(), r"a\.png cannot be decoded: EOFError"),
+        (IndexError("index out of range"), r"a\.png cannot be decoded: index out of range"),
+        (MemoryError(), r"a\.png cannot be decoded: MemoryError"),
+    ],
+)
+def test_whatever_pillow_raises_is_an_input_error(
+    error: Exception, message: str, photo: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(image: Image.Image) -> None:
+        raise error
+
+    path = photo("a.png")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(InputError, match=f"Expected an image, but .*{message}"):
+        load_image(str(path), SMALL)
+
+
+@pytest.mark.parametrize("action", ["error", "ignore"])
+@pytest.mark.parametrize(
+    ("height", "message"),
+    [
+        (25, None),
+        (26, r"26×40 pixels|\(1040 pixels\)"),
+        (50, r"50×40 pixels|\(2000 pixels\)"),
+        (51, r"\(2040 pixels\)"),
+    ],
+)
+def test_images_of_too_many_pixels(
+    action: Any, height: int, message: str | None, photo: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(photo("a.png", height, 40))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # above, Pillow warns; above twice that, it raises
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        if message is None:
+            assert load_image(path, SMALL).shape == (3, 16, 16)
+            return
+        with pytest.raises(InputError, match=rf"at most 0\.001 million .*a\.png is larger: .*({message}).*Scale"):
+            load_image(path, SMALL)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+        assert load_image(path, SMALL).shape == (3, 16, 16), "someone took the limit away"
+
+
+def test_too_many_pixels_in_several_threads(photo: PhotoMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [str(photo("large.png", 32, 40)), str(photo("good.png", 20, 20))] * 50
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    filters = list(warnings.filters)
+
+    def refused(path: str) -> bool:
+        try:
+            load_image(path, SMALL)
+        except InputError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(refused, paths)) == [True, False] * 50
+    assert list(warnings.filters) == filters, "they are the whole process's"

@@ -1,0 +1,422 @@
+"""Networks that hide their nonlinearities: gated all the same, or refused by name."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from toy_networks import Plain, Spelled
+
+from fgvis_lightning import DefendedCNN, InputError
+from fgvis_lightning.defense.container import UngatedActivationError
+from fgvis_lightning.defense.coverage import Coverage
+
+Function = Callable[[Tensor], Tensor]
+
+
+def images(shape: tuple[int, ...] = (2, 3, 8, 8)) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return x, x * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def gradient(network: nn.Module, e: Tensor) -> Tensor:
+    e = e.detach().clone().requires_grad_()
+    return torch.autograd.grad(network(e)[:, 1].sum(), e)[0]
+
+
+def spelled(activation: Function) -> nn.Module:
+    torch.manual_seed(0)
+    return Spelled(activation).double().eval()
+
+
+def gated_gradient(network: nn.Module, **options: Any) -> Tensor:
+    x, e = images()
+    defended = DefendedCNN(network, **options)
+    defended.record(x)
+    assert torch.equal(gradient(defended, x), gradient(network, x))
+    return gradient(defended, e)
+
+
+class Swish(nn.Module):
+    """An activation written by hand."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x)
+
+
+class SwishFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        return gradients[0] * (s + x * s * (1 - s))
+
+
+class Mul(SwishFunction):
+    """Its node in autograd's graph is called as that of a product."""
+
+
+class CustomSwish(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = SwishFunction.apply(x)
+        return output
+
+
+class Norm(nn.Module):
+    """A layer norm written by hand, with a clamp in it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance = (x - x.mean(1, keepdim=True)).pow(2).mean(1, keepdim=True)
+        return (x - x.mean(1, keepdim=True)) / variance.clamp(min=1e-6).sqrt()
+
+
+def in_a_thread(x: Tensor) -> Tensor:
+    results = []
+    thread = threading.Thread(target=lambda: results.append(torch.relu(x)))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def survives_an_error(x: Tensor) -> Tensor:
+    with suppress(TypeError):
+        torch.relu(None)  # type: ignore[arg-type]
+    return torch.relu(x)
+
+
+def without_interception(x: Tensor) -> Tensor:
+    with torch._C.DisableTorchFunction():
+        return torch.relu(x)
+
+
+@pytest.mark.parametrize(
+    ("activation", "message"),
+    [
+        (without_interception, r"1 of relu"),
+        (in_a_thread, r"1 of relu"),
+        (lambda x: x * torch.sigmoid(x), "1 of mul of a tensor with a function of itself"),
+        (lambda x: x * F.relu6(x + 3) / 6, "1 of mul of a tensor with a function of itself"),
+        (lambda x: x * x, "1 of mul of a tensor with a function of itself"),
+        (lambda x: x**2, "1 of pow"),
+        (lambda x: x.abs(), "1 of abs"),
+        (lambda x: torch.maximum(x, 0.1 * x), "1 of maximum"),
+        (lambda x: torch.where(x > 0, x, 0.1 * x), "1 of gt|1 of where"),
+        (lambda x: x * (x > 0), "1 of gt"),
+        (lambda x: x / (1 + x.mean((1, 2, 3), keepdim=True)), "1 of div by values that depend on the image"),
+        (torch.erf, "1 of erf"),
+        (lambda x: SwishFunction.apply(x), "custom autograd function .*SwishFunction"),
+        (lambda x: Mul.apply(x), "custom autograd function .*Mul"),
+        (lambda x: checkpoint(torch.relu, x, use_reentrant=True), "a reentrant checkpoint"),
+        (Norm(), "(pow|sqrt|div)"),
+    ],
+)
+def test_what_cannot_be_gated_is_refused_by_name(activation: Function, message: str) -> None:
+    network = spelled(activation)
+    defended = DefendedCNN(network)
+    with pytest.raises(UngatedActivationError, match=message):
+        defended.record(images()[0])
+    with pytest.raises(RuntimeError, match=r"Expected record\(x\) before"):
+        defended(images()[0])
+
+
+def test_scripted_code_is_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Sequential(nn.ReLU(), nn.Sigmoid()))
+    for _ in range(3):  # from the third call on it runs as one node of autograd's graph
+        with pytest.raises(InputError, match="Expected every nonlinearity of Spelled to be gated"):
+            DefendedCNN(spelled(scripted)).record(images()[0])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_compiled_code_is_gated_or_refused(whole: bool) -> None:
+    expected = gated_gradient(spelled(nn.ReLU()))
+    network = spelled(nn.ReLU())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own
+        if whole:
+            network = torch.compile(network, backend="aot_eager")  # type: ignore[assignment]
+        else:
+            network = spelled(torch.compile(nn.ReLU(), backend="aot_eager"))
+        # Whether the compiler sees the interceptor and steps back is its own affair.
+        try:
+            ours = gated_gradient(network)
+        except UngatedActivationError:
+            return
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("activation", "same"),
+    [
+        (nn.Sequential(nn.Identity(), nn.ReLU()), torch.relu),
+        (lambda x: checkpoint(torch.relu, x, use_reentrant=False), torch.relu),
+        (lambda x: torch.cat([F.relu(half) for half in x.chunk(2, 1)], 1), torch.relu),
+        (lambda x: F.relu_(x.view(-1)).view(x.shape), torch.relu),
+        (lambda x: F.silu(x).add_(x), lambda x: F.silu(x) + x),
+        (nn.Sequential(*[nn.ReLU()] * 5), torch.relu),
+        (survives_an_error, torch.relu),
+    ],
+)
+def test_every_way_to_call_an_activation_is_gated_alike(activation: Function, same: Function) -> None:
+    torch.testing.assert_close(gated_gradient(spelled(activation)), gated_gradient(spelled(same)), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("module", [Swish(), CustomSwish()])
+def test_module_listed_as_gated_is_one_activation(module: nn.Module) -> None:
+    name = f"{__name__}.{type(module).__name__}"
+    network = spelled(module)
+    torch.testing.assert_close(
+        gated_gradient(network, gated=[name]), gated_gradient(spelled(F.silu)), rtol=1e-12, atol=1e-14
+    )
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    defended = DefendedCNN(network, gated=[name])
+    defended.record(images()[0])
+    assert defended.coverage.calls == {type(module).__name__: 1}
+
+
+def test_function_listed_as_gated_is_an_activation() -> None:
+    _, e = images()
+    network = spelled(torch.abs)
+    assert not torch.equal(gated_gradient(network, gated=["abs"]), gradient(network, e))
+
+
+def test_exempt_has_the_ordinary_gradient() -> None:
+    _, e = images()
+    for activation, exempt in (
+        (Swish(), ["mul", "sigmoid"]),
+        (torch.erf, ["erf"]),
+        (Norm(), [f"{__name__}.Norm"]),
+        (CustomSwish(), [SwishFunction]),
+    ):
+        network = spelled(activation)
+        assert torch.equal(gated_gradient(network, exempt=exempt), gradient(network, e))
+
+
+@pytest.mark.parametrize("entry", ["no_such_function", "no.such.module", "collections.OrderedDict"])
+@pytest.mark.parametrize("option", ["exempt", "gated"])
+def test_entries_that_name_nothing_are_refused(entry: str, option: str) -> None:
+    with pytest.raises(InputError, match=f"Expected {option} to name .* but got"):
+        DefendedCNN(Plain(), **{option: [entry]})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="nothing in common"):
+        DefendedCNN(Plain(), exempt=["relu"], gated=["relu"])
+
+
+def test_hook_that_replaces_outputs_is_part_of_the_network() -> None:
+    network, same = spelled(nn.ReLU()), spelled(lambda x: torch.tanh(F.relu(x)))
+    calls = network.activation.register_forward_hook(lambda module, inputs, output: torch.tanh(output))  # type: ignore
+    assert torch.equal(gated_gradient(network), gated_gradient(same))
+    calls.remove()
+    network.activation.register_full_backward_hook(lambda module, before, after: None)  # type: ignore[union-attr]
+    assert torch.equal(gated_gradient(network), gated_gradient(spelled(F.relu)))
+
+
+def test_two_threads_explain_one_network() -> None:
+    torch.manual_seed(0)
+    network = Plain(nn.SiLU()).double().eval()
+    expected, results = gated_gradient(network), []
+    threads = [threading.Thread(target=lambda: results.append(gated_gradient(network))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert all(torch.equal(result, expected) for result in results)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_and_channels_last(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    network = Plain(nn.GELU()).eval().to(memory_format=torch.channels_last)
+    x = images()[0].float().contiguous(memory_format=torch.channels_last)
+    defended = DefendedCNN(network)
+    with torch.autocast("cpu", dtype=dtype):
+        defended.record(x)
+        defended.verify(x)
+        assert torch.equal(gradient(defended, x), gradient(network, x))
+        with pytest.raises(InputError, match=r"Expected every gate to be open on the image itself.*memory format"):
+            defended.verify(x + 1e-2 * x.abs())
+
+
+@pytest.mark.parametrize(
+    ("activation", "message"),
+    [
+        (nn.Sequential(nn.ReLU(), nn.Dropout(0.5)), r"activation.1 \(Dropout\) is in training mode"),
+        (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)), r"activation.1 \(BatchNorm2d\) is in training mode"),
+        (lambda x: F.dropout(F.relu(x), 0.5), "draws random numbers: 1 of (bernoulli|native_dropout)"),
+        (lambda x: F.relu(x) * torch.rand(len(x), 1, 1, 1, dtype=x.dtype), "draws random numbers: 1 of rand"),
+    ],
+)
+def test_networks_that_are_not_deterministic_are_refused(activation: Function, message: str) -> None:
+    network = spelled(activation).train()
+    with pytest.raises(InputError, match=message):
+        DefendedCNN(network).record(images()[0])
+
+
+def test_state_in_the_network_is_refused() -> None:
+    class Counting(nn.Module):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return F.relu(x + 0.1 * self.calls)
+
+    with pytest.raises(
+        InputError, match=r"1 of 1 layers have closed ones, first relu in activation \(.* does not compute"
+    ):
+        DefendedCNN(spelled(Counting())).record(images()[0])
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_record_where_gradients_are_off(mode: Callable[[], Any]) -> None:
+    x, e = images()
+    network = spelled(F.relu)
+    defended = DefendedCNN(network)
+    with mode():
+        logits = defended.record(x)
+        assert torch.equal(logits, network(x))
+        assert torch.equal(defended(e), network(e))
+    assert torch.equal(gradient(defended, e), gated_gradient(network))
+
+
+def test_network_that_detaches_is_refused() -> None:
+    with pytest.raises(InputError, match="to depend on the image by operators that have a gradient"):
+        DefendedCNN(spelled(lambda x: F.relu(x).detach())).record(images()[0])
+
+
+class Outputs(NamedTuple):
+    logits: Tensor
+    aux_logits: Tensor
+
+
+class ModelOutput(OrderedDict[str, Tensor]):
+    """As HuggingFace's: a mapping with attributes."""
+
+
+class WithAttributes:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+@pytest.mark.parametrize(
+    ("wrap", "output"),
+    [
+        (lambda y: Outputs(y, y[:1]), None),
+        (lambda y: {"aux": y[:1], "logits": y}, None),
+        (lambda y: ModelOutput(logits=y), None),
+        (WithAttributes, None),
+        (lambda y: (y[:1], y), 1),
+        (lambda y: [y, y[:1]], 0),
+        (lambda y: {"out": y}, "out"),
+    ],
+)
+def test_logits_among_several_outputs(wrap: Callable[[Tensor], Any], output: str | int | None) -> None:
+    class Several(Plain):
+        def forward(self, x: Tensor) -> Any:
+            return wrap(super().forward(x))
+
+    x, e = images()
+    several, plain = Several().double().eval(), Plain().double().eval()
+    several.load_state_dict(plain.state_dict())
+    ours, theirs = DefendedCNN(several, output=output), DefendedCNN(plain)
+    assert torch.equal(ours.record(x), theirs.record(x))
+    assert torch.equal(gradient(ours, e), gradient(theirs, e))
+    with pytest.raises(InputError, match=r"Expected the logits of Several in its output 'nowhere', .*Choose"):
+        DefendedCNN(several, output="nowhere").record(x)
+    with pytest.raises(InputError, match="but it has one tensor"):
+        DefendedCNN(plain, output=0).record(x)
+
+
+def test_paths_without_gates_are_told() -> None:
+    torch.manual_seed(0)
+    for make, gate_free in (
+        (lambda: timm.create_model("convnext_atto"), True),
+        (lambda: timm.create_model("tf_efficientnet_lite0"), False),
+        (lambda: timm.create_model("resnetv2_50"), False),
+    ):
+        defended = DefendedCNN(make().eval())
+        defended.record(torch.randn(1, 3, 64, 64))
+        assert defended.coverage.gate_free == gate_free
+        assert ("meets no gate" in str(defended.coverage)) == gate_free
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_vision_transformers_are_refused(name: str) -> None:
+    torch.manual_seed(0)
+    network = (
+        timm.create_model(name, depths=(1, 1), num_classes=5) if "swin" in name else timm.create_model(name, depth=2)
+    )
+    x = torch.randn(1, 3, 224, 224)
+    with pytest.raises(InputError, match=r"is a vision transformer.*the defense does not hold"):
+        DefendedCNN(network.eval()).record(x)
+    defended = DefendedCNN(network.eval(), exempt=["softmax"])
+    defended.record(x)
+    assert defended.coverage.gate_free
+
+
+def test_coverage_names_layers_and_measures_closed_gates() -> None:
+    x, e = images()
+    network = Plain().double().eval()
+    defended = DefendedCNN(network)
+    defended.record(x)
+    assert [(layer.name, layer.module) for layer in defended.coverage.layers] == [("relu", "act"), ("relu", "act")]
+    closed = defended.closed(e)
+    first = torch.relu(network.conv1(x)), torch.relu(network.conv1(e))
+    assert closed[:, 0].tolist() == pytest.approx((first[1] > first[0]).double().mean((1, 2, 3)).tolist())
+    assert "closed gates: act" in str(defended.coverage)
+    again = Coverage.from_json(defended.coverage.to_json(1))
+    assert again.layers == defended.coverage.layers
+    assert again.closed is not None
+    torch.testing.assert_close(again.closed[0], closed[1].float(), rtol=0, atol=1e-6)
+
+
+def test_nothing_is_left_behind() -> None:
+    """200 rounds, every second of which raises: no memory, no hooks."""
+    x, e = (image.float() for image in images((2, 3, 32, 32)))
+    torch.manual_seed(0)
+
+    class Moody(Plain):
+        angry = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.act(self.conv1(x))
+            if self.angry:
+                raise KeyError
+            return self.head(self.act(self.conv2(x)).flatten(1))
+
+    network = Moody(Swish(), size=32).eval()
+
+    def count() -> int:
+        gc.collect()
+        return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+
+    defended = DefendedCNN(network, gated=[f"{__name__}.Swish"])
+    before = 0
+    for number in range(200):
+        network.angry = bool(number % 2)
+        try:
+            defended.record(x)
+            gradient(defended, e)
+        except KeyError:
+            assert network.angry
+        if number == 19:
+            before = count()
+    assert count() <= before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+from toy_networks import Tiny
+
+from fgvis_lightning import load_explanation
+from fgvis_lightning.cli import main
+from fgvis_lightning.data.images import load_image
+from fgvis_lightning.metrics import auc, curves
+from fgvis_lightning.networks.classifier import load_classifier
+
+PhotoMaker = Callable[..., Path]
+NETWORK = ["--model.network", "toy_networks.Tiny", "--model.size", "[16, 16]"]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.fixture
+def results(photo: PhotoMaker, tmp_path: Path) -> Path:
+    """A comparison of two methods over three photos."""
+    for i in range(3):
+        photo(f"in/{i}.png", seed=i)
+    methods = {
+        "gradient": {"class_path": "fgvis_lightning.baselines.Gradient"},
+        "FGVis": {"class_path": "fgvis_lightning.baselines.FGVisMethod", "init_args": {"iterations": 8}},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"methods": methods}, sort_keys=False))
+    main(
+        [
+            *("compare", "--config", str(tmp_path / "c.yaml"), "--output", str(tmp_path / "results"), *NETWORK),
+            *("--data.images", str(tmp_path / "in"), "--trainer.accelerator", "cpu", "--crop", "0"),
+        ]
+    )
+    return tmp_path / "results"
+
+
+def evaluate(results: Path, *more: str) -> Path:
+    output = results.parent / "evaluation"
+    main(["evaluate", "--results", f"[{results}]", "--output", str(output), *NETWORK, "--device", "cpu", *more])
+    return output
+
+
+def fails(capsys: pytest.CaptureFixture[str], results: Path, *more: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        evaluate(results, *more)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def test_each_number_is_that_of_the_item(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = evaluate(results)
+    classifier = load_classifier(Tiny(), size=(16, 16))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (classifier.preprocessing.mean, classifier.preprocessing.std))
+    found = {(row["id"], row["method"]): row for row in rows(output / "evaluation_items.csv")}
+    assert len(found) == 6
+    for path in sorted((results / "FGVis" / "explanations").iterdir()):
+        item, row = load_explanation(path), found[path.stem, "FGVis"]
+        x = (load_image(item.metadata["image"], classifier.preprocessing)[None] / 255 - mean) / std
+        scores = curves(classifier.network, x, item.saliency(), item.targets)
+        for kind, curve in zip(("deletion", "insertion"), scores, strict=True):
+            assert float(row[kind]) == pytest.approx(float(auc(curve)), abs=1e-5)
+        logits = classifier.network(item.evidence * x)
+        kept = float(logits.softmax(1)[0, item.targets] / item.score_image)
+        assert float(row["score kept"]) == pytest.approx(kept, rel=1e-4)
+        assert float(row["sparsity"]) == pytest.approx(float(item.sparsity), abs=1e-5)
+        assert found[path.stem, "gradient"]["sparsity"] == ""  # a map is no mask
+
+    table = {(row["method"], row["metric"]): row for row in rows(output / "evaluation.csv")}
+    for method in ("gradient", "FGVis"):
+        values = [float(row["deletion"]) for (_, name), row in found.items() if name == method]
+        row = table[method, "deletion"]
+        assert float(row["mean"]) == pytest.approx(sum(values) / 3, rel=1e-5)
+        assert float(row["from"]) <= float(row["mean"]) <= float(row["to"])
+    pairs = [
+        float(row["deletion"]) - float(found[id, "FGVis"]["deletion"])
+        for (id, name), row in found.items()
+        if name == "gradient"
+    ]
+    assert float(table["gradient", "deletion"]["difference"]) == pytest.approx(sum(pairs) / 3, abs=1e-5)
+    assert table["FGVis", "deletion"]["difference"] == ""
+    says = json.loads((output / "evaluation.json").read_text())
+    assert says["profile"] == "rise"
+    assert {"step", "deletion substrate", "kernel", "weights", "preprocessing"} <= set(says)
+    for figure in ("curves", "extremes"):
+        assert (output / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
+        with Image.open(output / f"{figure}.png") as picture:
+            assert picture.width > 1000
+    printed = capsys.readouterr().out
+    assert "| method | deletion ↓ | insertion ↑ |" in printed
+    assert "Differences from FGVis" in printed
+
+
+def test_maps_of_your_own_beside_them(results: Path) -> None:
+    ids = [path.stem for path in sorted((results / "FGVis" / "explanations").iterdir())]
+    own = results.parent / "own"
+    own.mkdir()
+    maps = {id: torch.rand(16, 16, generator=torch.Generator().manual_seed(n)) for n, id in enumerate(ids)}
+    np.save(own / f"{ids[0]}.npy", maps[ids[0]].numpy())
+    save_file({"saliency": maps[ids[1]][None]}, own / f"{ids[1]}.safetensors")
+    output = evaluate(results, "--maps", f"{{mine: {own}}}", "--reference", "mine", "--profile", "xplique")
+    found = [row for row in rows(output / "evaluation_items.csv") if row["method"] == "mine"]
+    assert [row["id"] for row in found] == ids[:2]  # what all have
+    assert {row["profile"] for row in found} == {"xplique"}
+    classifier = load_classifier(Tiny(), size=(16, 16))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (classifier.preprocessing.mean, classifier.preprocessing.std))
+    item = load_explanation(results / "FGVis" / "explanations" / f"{ids[1]}.safetensors")
+    x = (load_image(item.metadata["image"], classifier.preprocessing)[None] / 255 - mean) / std
+    deletion, _ = curves(classifier.network, x, maps[ids[1]][None], item.targets, "xplique")
+    assert float(found[1]["deletion"]) == pytest.approx(float(auc(deletion, "xplique")), abs=1e-5)
+
+
+def test_a_folder_of_fit(results: Path) -> None:
+    output = evaluate(results / "FGVis", "--extremes", "0")
+    assert {row["method"] for row in rows(output / "evaluation.csv")} == {"FGVis"}
+    assert not (output / "extremes.png").exists()
+
+
+def test_mistakes(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there are no explanations in" in fails(capsys, results.parent / "in")
+    assert "Expected a profile" in fails(capsys, results, "--profile", "raise")
+    empty = results.parent / "empty"
+    empty.mkdir()
+    assert "Expected maps <item id>.npy" in fails(capsys, results, "--maps", f"{{mine: {empty}}}")
+    np.save(empty / "other.npy", np.zeros((16, 16)))
+    assert "Expected items that all methods have" in fails(capsys, results, "--maps", f"{{mine: {empty}}}")
+    assert "mine is there twice" not in fails(capsys, results, "--maps", f"{{FGVis: {empty}}}")
+    (id,) = [path.stem for path in (results / "FGVis" / "explanations").iterdir()][:1]
+    np.save(empty / f"{id}.npy", np.zeros((8, 16)))
+    assert "Expected maps of (16, 16), the network's input, but those of mine have (8, 16)" in fails(
+        capsys, results, "--maps", f"{{mine: {empty}}}"
+    )
+    np.save(empty / f"{id}.npy", np.zeros((3, 16, 16)))
+    assert "Expected a map (H,W), but" in fails(capsys, results, "--maps", f"{{mine: {empty}}}")
+    (empty / f"{id}.npy").write_bytes(b"no map")
+    assert "cannot be read" in fails(capsys, results, "--maps", f"{{mine: {empty}}}")

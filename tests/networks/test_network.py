@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm.data
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+from toy_networks import Tiny
+
+from fgvis_lightning import InputError
+from fgvis_lightning.data.images import load_image
+from fgvis_lightning.networks.classifier import IMAGENET_MEAN, Classifier, Preprocessing, freeze, load_classifier
+
+
+def test_frozen_copy_shares_weights_and_has_no_parameters() -> None:
+    network = Tiny().train()
+    frozen = freeze(network)
+    assert not list(frozen.parameters())
+    assert not frozen.state_dict()
+    assert not any(module.training for module in frozen.modules())
+    assert all(module.training for module in network.modules())
+    assert dict(frozen.named_buffers())["head.weight"].data_ptr() == network.head.weight.data_ptr()
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(frozen(x), network.eval()(x))
+    frozen.double()
+    assert network.head.weight.dtype == torch.float32
+
+
+def test_network_that_cannot_be_copied() -> None:
+    network = Tiny()
+    network.stream = (i for i in range(3))  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"Expected a network that copy\.deepcopy can copy, but Tiny cannot be"):
+        freeze(network)
+
+
+def test_packaged_network_is_itself() -> None:
+    classifier = load_classifier("packaged_efficientnet_lite0")
+    assert classifier.preprocessing.mean == classifier.preprocessing.std == (0.5, 0.5, 0.5)
+    assert (classifier.preprocessing.size, classifier.preprocessing.resize) == ((224, 224), 256)
+    assert len(classifier.classes) == 1000
+    assert classifier.class_index("School Bus") == 779
+    assert classifier.fingerprint() == load_classifier("packaged_efficientnet_lite0").fingerprint()
+
+
+def test_fingerprint_follows_every_weight() -> None:
+    network = Tiny()
+    before = load_classifier(network).fingerprint()
+    with torch.no_grad():
+        network.head.bias[2] += 1e-7
+    assert load_classifier(network).fingerprint() != before
+
+
+def test_torchvision_entry_gives_preprocessing_and_classes() -> None:
+    entry = torchvision.models.Inception_V3_Weights.IMAGENET1K_V1
+    classifier = load_classifier(Tiny(1000), weights=str(entry))
+    assert (classifier.preprocessing.size, classifier.preprocessing.resize) == ((299, 299), 342)
+    assert classifier.classes[779] == "school bus"
+    with pytest.raises(InputError, match=r"Expected weights as .* but got 'Resnet_Weights\.V1'"):
+        load_classifier(Tiny(), weights="Resnet_Weights.V1")
+
+
+@pytest.mark.parametrize("shape", [(300, 451), (640, 427), (256, 256)])
+def test_preprocessing_equals_the_libraries(shape: tuple[int, int], tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    image = Image.fromarray(array)
+    image.save(tmp_path / "a.png")
+    entry = torchvision.models.ResNet50_Weights.IMAGENET1K_V2
+    ours = load_classifier(Tiny(), weights=str(entry)).preprocessing
+    loaded = load_image(str(tmp_path / "a.png"), ours) / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (ours.mean, ours.std))
+    assert torch.equal((loaded - mean) / std, entry.transforms()(image))
+    network = timm.create_model("tf_efficientnet_lite0")
+    theirs = timm.data.create_transform(**timm.data.resolve_model_data_config(network), normalize=False)
+    assert torch.equal(load_image(str(tmp_path / "a.png"), load_classifier(network).preprocessing), theirs(image))
+
+
+def test_own_preprocessing_and_classes(tmp_path: Path) -> None:
+    plain = load_classifier(Tiny())
+    assert plain.preprocessing == Preprocessing()
+    assert plain.preprocessing.mean == IMAGENET_MEAN
+    assert plain.class_name(3) == "class 3"
+    (tmp_path / "names.txt").write_text("cat\ndog\nbus\nbus\ncar\n")
+    own = load_classifier(
+        Tiny(), mean=(0.1, 0.2, 0.3), size=(20, 24), interpolation="bicubic", classes=tmp_path / "names.txt"
+    )
+    assert own.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert (own.preprocessing.size, own.preprocessing.resize) == ((20, 24), 20)
+    assert own.class_index("dog") == 1
+    with pytest.raises(InputError, match=r"Expected the name of one class, but 'bus' names \[2, 3\]: give the index"):
+        own.class_index("bus")
+    with pytest.raises(InputError, match=r"Expected the name of one of 5 classes, but got 'dogg'\. Nearest: dog"):
+        own.class_index("dogg")
+    with pytest.raises(InputError, match=r"give the index|Give the index"):
+        plain.class_index("dog")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"std": (1.0, 0.0, 1.0)}, "std > 0, but got"),
+        ({"mean": (0.5,)}, "three values each"),
+        ({"interpolation": "cubic"}, "Expected interpolation among .* but got 'cubic'"),
+        ({"size": (32, 32), "resize": 30}, r"resize at least as large, but got \(32, 32\) and 30"),
+        ({"classes": "nowhere.txt"}, "nowhere.txt: No such file"),
+        ({"checkpoint": "nowhere.pth"}, "nowhere.pth: No such file"),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_classifier(Tiny(), **options)  # type: ignore[arg-type]
+
+
+def test_unknown_name_lists_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"a timm model, but got 'resnet19'\. Nearest: resnet1"):
+        load_classifier("resnet19")
+
+
+def test_timm_network_with_own_checkpoint(tmp_path: Path) -> None:
+    network = timm.create_model("resnet10t", num_classes=1000)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    classifier = load_classifier("resnet10t", checkpoint=tmp_path / "w.pth")
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(classifier.network(x), network.eval()(x))
+    assert classifier.name == "resnet10t (w.pth)"
+    assert load_classifier(timm.create_model("resnet10t", num_classes=7)).classes == ()
+
+
+def _wrapped(state: dict[str, torch.Tensor]) -> object:
+    return {"epoch": 3, "state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}
+
+
+@pytest.mark.parametrize("wrap", [dict, _wrapped], ids=["bare", "checkpoint of a parallel run"])
+def test_checkpoint_leaves_the_callers_network(wrap: Callable[..., object], tmp_path: Path) -> None:
+    network, other = Tiny(seed=0), Tiny(seed=1)
+    torch.save(wrap(other.state_dict()), tmp_path / "w.pth")
+    before = copy.deepcopy(network.state_dict())
+    classifier = load_classifier(network, checkpoint=tmp_path / "w.pth")
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(classifier.network(x), other.eval()(x))
+    assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_checkpoint_that_does_not_fit_names_the_first_mismatches(tmp_path: Path) -> None:
+    state = Tiny(classes=7).state_dict()
+    del state["features.0.weight"]
+    state["extra"] = torch.zeros(2)
+    torch.save(state, tmp_path / "w.pth")
+    message = (
+        r"features\.0\.weight is missing, extra is unknown, head\.weight is \(7, 8\) instead of \(5, 8\), and 1 more"
+    )
+    with pytest.raises(InputError, match=message):
+        load_classifier(Tiny(), checkpoint=tmp_path / "w.pth")
+
+
+def test_checkpoint_with_code_is_refused(tmp_path: Path) -> None:
+    torch.save(Tiny(), tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"weights_only=True.* Save the network's state_dict"):
+        load_classifier(Tiny(), checkpoint=tmp_path / "w.pth")
+    torch.save([1, 2], tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"Expected a state_dict \(names to tensors\)"):
+        load_classifier(Tiny(), checkpoint=tmp_path / "w.pth")
+
+
+def test_classifier_names_classes() -> None:
+    classifier = Classifier(nn.Identity(), Preprocessing(), ("a", "b"), "net")
+    assert [classifier.class_name(index) for index in (0, 1, 2)] == ["a", "b", "class 2"]

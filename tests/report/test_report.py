@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64decode
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made_results import EVIL, attribution, evaluation, explanation, photo, run
+from PIL import Image
+
+from fgvis_lightning import load_explanation
+from fgvis_lightning.cli import main
+from fgvis_lightning.report.gather import gather
+from fgvis_lightning.report.sections import read_markdown
+from fgvis_lightning.results.figures import brightest
+from fgvis_lightning.results.store import save_tensors
+from fgvis_lightning.results.tables import Table
+
+
+class Page(HTMLParser):
+    """A page's elements, the JSON that it carries, and the words that it shows."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.data: dict[str, Any] = {}
+        self.words = ""
+        self.policy = ""
+        self.text = path.read_text(encoding="utf-8")
+        self._script: str | None = None
+        self.feed(self.text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        own = dict(attrs)
+        if own.get("http-equiv") == "Content-Security-Policy":
+            self.policy = own["content"] or ""
+        self._script = (own.get("id") or "") if tag in ("script", "style") else None
+
+    def handle_endtag(self, tag: str) -> None:
+        self._script = None
+
+    def handle_data(self, data: str) -> None:
+        if self._script:
+            self.data[self._script] = json.loads(data)
+        elif self._script is None:
+            self.words += data
+
+
+def report(folder: Path, *more: str) -> Path:
+    main(["report", str(folder), *more])
+    return folder / "report.html"
+
+
+def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", *args])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def picture(url: str) -> Any:
+    return np.asarray(Image.open(BytesIO(b64decode(url.partition(",")[2]))).convert("RGB")).astype(float)
+
+
+def test_a_page_has_all_items_with_their_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(tmp_path / "run")
+    evaluation(folder / "evaluation", "run", {"0000@cat": 0.125, "0001@dog": 0.25})
+    page = Page(report(folder))
+    assert "Look at" in capsys.readouterr().out
+    rows = page.data["rows"]
+    assert [row["id"] for row in rows] == ["0000@cat", "0001@dog", "0002@cat", "0003@dog", "torn"]
+    assert [row["state"] for row in rows] == ["reached", "reached", "reached", "missed", "failed"]
+    assert [row["deletion"] for row in rows] == [0.125, 0.25, None, None, None]
+    assert rows[1]["score_image"] == pytest.approx(0.4, abs=1e-5)
+    assert rows[1]["score_explanation"] == pytest.approx(0.2, abs=1e-5)
+    assert rows[1]["sparsity"] == pytest.approx(1 - 0.125 / 2, abs=1e-5)
+    view = page.data["view-0"]
+    assert view["curves"] == [[0.25, 0.1875, 0.125, 0.0625, 0], [0, 0.25, 0.5, 0.75, 1]]
+    assert view["metadata"]["network"] == "Tiny"
+    assert view["settings"]["level"] == "1.0"
+    assert (view["agreement"], page.data["view-1"]["agreement"]) == (None, 0.875)
+    assert page.data["view-1"]["metadata"]["seeds"] == "3"
+    assert "view-4" not in page.data
+    assert "level reached75 %" in re.sub(r"\s+", "", page.words).replace("levelreached75", "level reached75 ")
+
+
+def test_the_mask_is_there_pixel_by_pixel(tmp_path: Path) -> None:
+    path = explanation(tmp_path / "run", "a@cat", photo(tmp_path / "a.png", 0), share=0.5, game="deletion")
+    view = Page(report(tmp_path / "run")).data["view-0"]
+    evidence = load_explanation(path).evidence[0]
+    shown = torch.from_numpy(picture(view["evidence"]) / 255 * view["scale"]).permute(2, 0, 1).float()
+    torch.testing.assert_close(shown, evidence, atol=1 / 500, rtol=0)
+    assert view["top"] == pytest.approx(float(brightest(evidence)))
+    assert view["means"] == pytest.approx([0.5, 0.25, 0])
+    with Image.open(tmp_path / "a.png") as image:
+        assert np.abs(picture(view["image"]) - np.asarray(image)).mean() < 6
+
+
+def test_maps_of_other_methods_have_their_colors(tmp_path: Path) -> None:
+    image = photo(tmp_path / "a.png", 0)
+    attribution(tmp_path / "all" / "Grad_CAM", "a@cat", image, "Grad-CAM")
+    explanation(tmp_path / "all" / "FGVis", "a@cat", image)
+    page = Page(report(tmp_path / "all"))
+    assert [(row["method"], row["sparsity"]) for row in page.data["rows"]] == [
+        ("FGVis", pytest.approx(0.875)),
+        ("Grad-CAM", None),
+    ]
+    heat = picture(page.data["view-1"]["heat"])
+    assert heat[0, 0].sum() < 10 < heat[0, -1].sum()
+    assert page.data["view-1"]["evidence"] is None
+
+
+@pytest.mark.parametrize(
+    "evil", [EVIL, "</script><script>alert(1)</script>", "<!--<script>", "\"' onload=alert(1) {{ 1 }}"]
+)
+def test_names_are_words_and_nothing_else(tmp_path: Path, evil: str) -> None:
+    folder = tmp_path / "plain"
+    explanation(folder, "a@cat", photo(tmp_path / "a.png", 0))
+    explanation(folder, "b@dog", tmp_path / f"{evil.replace('/', '')}.png", name="dog")
+    plain = Page(report(folder))
+    named = tmp_path / evil.replace("/", "")
+    explanation(named, "a@cat", photo(tmp_path / "a.png", 0), name=evil)
+    explanation(named, "b@dog", tmp_path / f"{evil.replace('/', '')}.png", name="dog")
+    (named / "failures").mkdir()
+    (named / "failures" / "x.txt").write_text(evil)
+    page = Page(report(named))
+    assert page.tags.count("script") == plain.tags.count("script")
+    assert page.tags.count("img") == plain.tags.count("img")
+    assert page.data["rows"][0]["name"] == evil
+    assert evil in page.words
+    assert page.text.count("<!--") == 0
+
+
+def test_a_policy_allows_the_page_itself_and_nothing_else(tmp_path: Path) -> None:
+    page = Page(report(run(tmp_path / "run")))
+    assert page.policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in page.policy
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page.text)
+
+
+def test_what_is_too_large_for_a_file_is_a_folder(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run")
+    report(folder, "--limit", "0.008")
+    assert not (folder / "report.html").exists()
+    page = Page(folder / "report" / "index.html")
+    assert not any(name.startswith("view") for name in page.data)
+    assert {path.name for path in (folder / "report" / "items").iterdir()} == {f"{number}.js" for number in range(4)}
+    assert (folder / "report" / page.data["rows"][2]["thumbnail"]).read_bytes()[:2] == b"\xff\xd8"
+    text = (folder / "report" / "items" / "2.js").read_text()
+    in_one = Page(report(folder))
+    assert json.loads(text.removeprefix("received(2, ").removesuffix(");\n")) == in_one.data["view-2"]
+    assert not (folder / "report" / "index.html").exists()  # what is old does not stay beside what is new
+    report(folder, "--limit", "0")
+    assert not (folder / "report.html").exists()
+
+
+def test_equal_folders_have_equal_pages(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run")
+    first = report(folder).read_bytes()
+    assert report(folder).read_bytes() == first
+
+
+def test_images_that_are_gone_are_named_and_the_panel_is_shown(tmp_path: Path) -> None:
+    explanation(tmp_path / "run", "a@cat", tmp_path / "gone.png")
+    photo(tmp_path / "run" / "panels" / "a@cat.png", 1)
+    view = Page(report(tmp_path / "run")).data["view-0"]
+    assert view["image"] is None
+    assert "there is no file" in view["problem"]
+    assert "gone.png" in view["problem"]
+    assert picture(view["panel"]).shape == (32, 32, 3)
+    assert picture(view["evidence"]).shape == (32, 32, 3)
+
+
+def test_damaged_explanations_are_named_and_the_others_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(tmp_path / "run")
+    path = folder / "explanations" / "0001@dog.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    page = Page(report(folder))
+    assert "3 items, 2 failed or damaged" in capsys.readouterr().out
+    row = page.data["rows"][1]
+    assert (row["state"], row["id"]) == ("damaged", "0001@dog")
+    assert "0001@dog.safetensors is damaged" in row["reason"]
+    assert "0001@dog.safetensors is damaged" in page.words
+
+
+def test_files_of_another_kind_are_named(tmp_path: Path) -> None:
+    explanation(tmp_path / "run", "a@cat", photo(tmp_path / "a.png", 0))
+    says = {"target": "1", "score_image": "0.5", "score_explanation": "0.5", "game": "deletion"}
+    save_tensors(tmp_path / "run" / "explanations" / "b@cat.safetensors", {"mask": torch.zeros(8, 8)}, says)
+    (tmp_path / "run" / "curves.png").write_bytes(b"no picture")
+    page = Page(report(tmp_path / "run"))
+    assert "a map (H,W), but that of" in page.data["rows"][1]["reason"]
+    assert "curves.png cannot be read" in page.words
+
+
+def test_an_image_of_another_size_is_not_shown_with_a_mask_that_does_not_fit(tmp_path: Path) -> None:
+    path = explanation(tmp_path / "run", "a@cat", photo(tmp_path / "a.png", 0))
+    item = load_explanation(path)
+    save_tensors(path, {"mask": item.mask[0, :, :16].half()}, item.metadata)
+    view = Page(report(tmp_path / "run")).data["view-0"]
+    assert view["image"] is None
+    assert "size" in view["problem"]
+
+
+def test_evidence_of_a_single_pixel_is_seen_in_the_list(tmp_path: Path) -> None:
+    path = explanation(tmp_path / "run", "a@cat", tmp_path / "gone.png", side=448)
+    item = load_explanation(path)
+    item.mask.zero_()[0, :, 200, 200] = 1
+    save_tensors(path, {"mask": item.mask[0].half()}, item.metadata)
+    assert picture(Page(report(tmp_path / "run")).data["rows"][0]["thumbnail"])[50, 50].min() > 100
+
+
+@pytest.mark.parametrize(
+    ("command", "there", "words"),
+    [
+        ("compare", "costs", "Cost of one image"),
+        ("adversarial", "adversarial", "Does the defense hold?"),
+        ("sanity", "sanity", "Do maps depend on the network?"),
+        ("bias", "color_ranking", "Bias: color"),
+    ],
+)
+def test_what_other_commands_leave_is_there(tmp_path: Path, command: str, there: str, words: str) -> None:
+    table = Table(("method", "number"))
+    table.add(("a|b", 0.25))
+    (tmp_path / f"{there}.md").write_text(table.markdown())
+    photo(tmp_path / ("color_sheet.png" if command == "bias" else "comparison.png"), 0)
+    page = Page(report(tmp_path))
+    assert words in page.words
+    assert "a|b" in page.words
+    assert page.tags.count("img") == 1 + page.tags.count("dialog")  # the picture, and the panel's place
+    assert page.data["rows"] == []
+
+
+def test_tables_for_people_are_read_as_they_were_written() -> None:
+    first, second = Table(("method", "↑ |up|")), Table(("x", "y"))
+    first.add(("one", float("nan")))
+    second.add(("a", "b"))
+    found = list(read_markdown(f"{first.markdown()}\nDifferences:\n\n{second.markdown()}", "first"))
+    assert [(rows.caption, rows.columns, rows.rows) for rows in found] == [
+        ("first", ("method", "↑ |up|"), (("one", "undefined"),)),
+        ("Differences", ("x", "y"), (("a", "b"),)),
+    ]
+
+
+def test_folders_without_results_say_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "python train.py fit" in fails(capsys, str(tmp_path / "empty"))
+    assert "there is none at" in fails(capsys, str(tmp_path / "nowhere"))
+    run(tmp_path / "run")
+    assert "FILE.html" in fails(capsys, str(tmp_path / "run"), "--output", str(tmp_path / "page.pdf"))
+
+
+def test_an_evaluation_shows_the_items_that_it_has_judged(tmp_path: Path) -> None:
+    run(tmp_path / "run", 2)
+    evaluation(tmp_path / "evaluation", "run", {"0000@cat": 0.1})
+    (tmp_path / "evaluation" / "config.yaml").write_text(f"results: ['{tmp_path / 'run'}']\n")
+    found = gather(tmp_path / "evaluation")
+    assert [(entry.id, entry.values.get("deletion")) for entry in found.entries] == [
+        ("0000@cat", 0.1),
+        ("0001@dog", None),
+        ("torn", None),
+    ]
+
+
+def test_a_run_its_evaluation_and_its_page(folder: Path, output: Path) -> None:
+    tiny = ["--model.network", "toy_networks.Tiny", "--model.size", "[16, 16]"]
+    cpu = ["--trainer.accelerator", "cpu"]
+    main(["fit", *tiny, *cpu, "--model.iterations", "4", "--output", str(output), "--data.images", str(folder)])
+    main(["evaluate", *tiny, "--device", "cpu", "--results", f"[{output}]", "--output", str(output / "evaluation")])
+    page = Page(report(output))
+    assert [row["state"] in ("reached", "missed") for row in page.data["rows"]] == [True] * 3
+    for place, row in enumerate(page.data["rows"]):
+        deletion, insertion = page.data[f"view-{place}"]["curves"]
+        assert deletion[0] == pytest.approx(row["score_image"], abs=1e-3)
+        assert insertion[-1] == pytest.approx(row["score_image"], abs=1e-3)
+        assert row["deletion"] is not None
+    assert "Faithfulness" in page.words
+    assert "Gates" in page.words

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from fgvis_lightning.method.games import GAMES
+from fgvis_lightning.results.figures import brightened, brightest, draw, explanation_panel, grid, heat, pixels
+from fgvis_lightning.results.store import Explanation
+
+
+def test_brightness_ends_at_a_quantile_that_a_single_pixel_does_not_move() -> None:
+    values = torch.rand(100, 100)
+    values[3, 4] = 1e6
+    result = brightened(values)
+    assert result.max() == 1
+    assert result[values < 0.9].mean() == pytest.approx(0.45, abs=0.02)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_a_map_goes_from_black_to_bright_whatever_its_scale(scale: float) -> None:
+    saliency = torch.linspace(-1, 1, 10000).reshape(100, 100).double() * scale
+    picture = heat(saliency.float())
+    colors = torch.tensor(colormaps["inferno"]([0.0, 1.0]))[:, :3].float()
+    torch.testing.assert_close(picture[:, 0, 0], colors[0])  # evidence against the class
+    torch.testing.assert_close(picture[:, 40, 0], colors[0])
+    torch.testing.assert_close(picture[:, -1, -1], colors[1])
+
+
+def test_an_offset_does_not_matter_and_a_constant_is_gray() -> None:
+    saliency = torch.rand(20, 20)
+    saliency[0, 0] = 0
+    torch.testing.assert_close(heat(saliency + 4), heat(saliency), atol=0.02, rtol=0)
+    assert torch.equal(heat(torch.full((4, 6), 0.7)), torch.full((3, 4, 6), 0.5))
+
+
+def test_a_few_bright_pixels_are_seen() -> None:
+    saliency = torch.zeros(100, 100)
+    saliency[5, 5] = 1e-3
+    assert heat(saliency)[:, 5, 5].sum() > 2
+
+
+def test_grid_shows_each_picture_where_it_belongs() -> None:
+    red, green = (torch.zeros(3, 4, 4).index_fill(0, torch.tensor(channel), 1.0) for channel in (0, 1))
+    rows: list[list[tuple[torch.Tensor | None, str]]] = [[(red, ""), (None, "")], [(green, "a\nb"), (red, "c")]]
+    figure = grid(rows, ["left", "right"], ["up", "down"], 1.0, "why")
+    image = pixels(figure)
+    middle = len(image) // 2, int(0.659 * image.shape[1])  # names are at the left
+
+    def shown(part: Any) -> set[str]:
+        return {name for name, color in (("red", (255, 0, 0)), ("green", (0, 255, 0))) if (part == color).all(-1).any()}
+
+    upper, lower = image[: middle[0]], image[middle[0] :]
+    assert [shown(upper[:, : middle[1]]), shown(upper[:, middle[1] :])] == [{"red"}, set()]
+    assert [shown(lower[:, : middle[1]]), shown(lower[:, middle[1] :])] == [{"green"}, {"red"}]
+    texts = {text.get_text() for axes in figure.axes for text in (*axes.texts, axes.title)}
+    assert {"left", "right", "a\nb", "c"} <= texts
+    assert {"up", "down", "why"} <= {text.get_text() for text in figure.texts}
+
+
+def shown(image: torch.Tensor, evidence: torch.Tensor, name: str = "cat", **known: Any) -> Figure:
+    """The panel of one item in the deletion game."""
+    score = torch.tensor([0.75])
+    explanation = Explanation((1 - evidence)[None], torch.tensor([3]), score, score / 8, GAMES["deletion"], **known)
+    return explanation_panel(explanation, 0, image, torch.full((3, 1, 1), 0.5), name)
+
+
+def names(figure: Figure) -> list[str]:
+    return [axes.get_title() for axes in figure.axes]
+
+
+def title(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.texts]
+
+
+def picture(figure: Figure, place: int, side: int = 448, gap: int = 12) -> torch.Tensor:
+    """What is drawn at a place (3,side,side)."""
+    left = gap + place * (side + gap)
+    return torch.from_numpy(pixels(figure)[-gap - side : -gap, left : left + side] / 255).permute(2, 0, 1).float()
+
+
+def assert_large(drawn: torch.Tensor, view: torch.Tensor, side: int = 56) -> None:
+    """Each pixel of the view (3,H,W) is a square; old versions of matplotlib are off by one at its border."""
+    for offset in (1, side // 2, side - 2):
+        torch.testing.assert_close(drawn[:, offset::side, offset::side], view, rtol=0, atol=0.005)
+
+
+def test_a_panel_shows_every_pixel() -> None:
+    image, evidence = torch.rand(2, 3, 8, 8)
+    figure = shown(image, evidence)
+    assert names(figure) == [
+        "image",
+        "evidence (deletion)",
+        f"evidence by color channel, {100 * evidence.mean():.1f} % of the image",
+    ]
+    assert title(figure) == ["cat: 0.750 on the image, 0.094 on the image without the evidence"]
+    for place, view in enumerate((image, torch.lerp(torch.full_like(image, 0.5), image, evidence), evidence)):
+        assert_large(picture(figure, place), view)
+
+
+@pytest.mark.parametrize(("top", "factor"), [(0.3125, "3.2"), (0.03125, "32"), (0.0003, "3,300")])
+def test_faint_evidence_is_shown_brightened_beside_what_it_is(top: float, factor: str) -> None:
+    image, evidence = torch.rand(2, 3, 8, 8)
+    evidence = top * evidence / brightest(evidence)
+    figure = shown(image, evidence)
+    assert names(figure)[1:] == [
+        "evidence (deletion)",
+        f"evidence, brightened ×\N{NO-BREAK SPACE}{factor}",
+        names(figure)[3],
+        f"by color channel, brightened ×\N{NO-BREAK SPACE}{factor}",
+    ]
+    assert "0.0 %" not in names(figure)[3]
+    assert picture(figure, 3).max() == pytest.approx(float(evidence.max()), abs=0.005)
+    assert picture(figure, 4).max() == 1
+    assert_large(picture(figure, 4), (evidence / top).clamp(max=1))
+
+
+def test_no_evidence_is_not_brightened() -> None:
+    assert len(names(shown(torch.rand(3, 8, 8), torch.zeros(3, 8, 8)))) == 3
+
+
+def test_a_panel_says_what_was_missed_and_how_well_runs_agree() -> None:
+    pair = torch.rand(2, 3, 8, 8)
+    assert title(shown(*pair, feasible=torch.tensor([False])))[0].endswith("without the evidence (level missed)")
+    assert title(shown(*pair, feasible=torch.tensor([True])))[0].endswith("without the evidence")
+    assert title(shown(*pair, agreement=torch.tensor([0.928]), seeds=6))[1:] == ["6 runs agree by r = 0.93"]
+    assert title(shown(*pair, agreement=torch.tensor([torch.nan]), seeds=6))[1:] == []
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (8, 8), (224, 72), (72, 224), (600, 500)])
+def test_nothing_in_a_panel_overlaps_or_is_cut_off(shape: tuple[int, int]) -> None:
+    known = {"feasible": torch.tensor([False]), "agreement": torch.tensor([0.9]), "seeds": 6}
+    figure = shown(torch.rand(3, *shape), torch.rand(3, *shape) / 9, "a class with a name that is long, " * 4, **known)
+    drawn = pixels(figure)
+    boxes = [text.get_window_extent() for text in (*figure.texts, *(axes.title for axes in figure.axes))]
+    boxes += [axes.get_window_extent() for axes in figure.axes]
+    assert len(boxes) == 2 + 2 * 5
+    for number, box in enumerate(boxes):
+        assert box.x0 >= 0 <= box.y0
+        assert box.x1 <= drawn.shape[1]
+        assert box.y1 <= drawn.shape[0]
+        assert not any(box.overlaps(other) for other in boxes[:number])
+
+
+def test_a_notebook_gets_the_same_panel() -> None:
+    image, evidence = torch.rand(2, 3, 8, 8)
+    score = torch.tensor([0.75])
+    explanation = Explanation(1 - evidence[None], torch.tensor([3]), score, score / 8, GAMES["deletion"])
+    drawn = torch.from_numpy(np.asarray(draw(explanation, image[None], name="cat")).copy())
+    assert torch.equal(drawn, torch.from_numpy(pixels(shown(image, evidence))))
