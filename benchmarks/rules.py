@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from fgvis_lightning import FGVis
 from fgvis_lightning.api import explain_with
-from fgvis_lightning.data.image_data import Batch
+from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.method.games import blend
 from fgvis_lightning.results.store import rounded
 
@@ -87,7 +87,7 @@ class Ruled(FGVis):
     def __init__(self, network: Any, rule: Rule, marks: list[int], **options: Any) -> None:
         super().__init__(network, iterations=max(marks), patience=0, **{**options, **rule.options})
         self.rule, self.marks = rule, marks
-        self.masks: dict[int, list[Tensor]] = {mark: [] for mark in marks}
+        self.kept: dict[int, list[Tensor]] = {mark: [] for mark in marks}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         gradient = self.mask.grad
@@ -102,7 +102,7 @@ class Ruled(FGVis):
             super().on_before_optimizer_step(optimizer)
         if self.rule.decay:
             assert self.batch is not None
-            done = torch.tensor(self.batch.iterations[0] / self.iterations)
+            done = torch.tensor(self.batch.iterations / self.iterations)
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * float(0.5 * (1 + (torch.pi * done).cos()))
 
@@ -111,11 +111,11 @@ class Ruled(FGVis):
             if self.rule.prox:
                 evidence = (self.game.evidence(self.mask) - self.rule.prox).clamp(min=0)
                 self.mask.copy_(self.game.evidence(evidence))
-            done = batch.iterations[0] + 1
+            done = batch.iterations + 1
             if done in self.marks:
-                best = self.mask.clamp(0, 1) if self._search is None else self._search.best
+                best = self._best() if self.options.auto else self.mask.clamp(0, 1)
                 used = batch.used
-                self.masks[done] += list(rounded(best, self.game)[used].float().clone())
+                self.kept[done] += list(rounded(best, self.game)[used].float().clone())
         super().on_train_batch_end(outputs, batch, batch_idx)
 
 
@@ -143,7 +143,7 @@ def main() -> None:
         explain_with(model, photos.images, photos.targets.tolist(), options.batch_size, accelerator="cpu")
         cells = []
         for mark in options.marks:
-            masks = torch.stack(model.masks[mark])
+            masks = torch.stack(model.kept[mark])
             if options.lam == "auto":
                 e = blend(photos.x, masks, None)
                 kept = photos.scores(e)

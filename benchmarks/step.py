@@ -30,7 +30,7 @@ import yaml
 from torch import Tensor, nn
 
 from fgvis_lightning import FGVis
-from fgvis_lightning.data.image_data import Sweep
+from fgvis_lightning.data.batches import Sweep, SweepData
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.method.games import log_probability
 from fgvis_lightning.networks.classifier import PACKAGED, load_classifier
@@ -116,7 +116,7 @@ def explain(
             precision=precision,
             default_root_dir=folder,
         )
-        trainer.fit(model, Sweep(stream, len(images), len(images)))
+        trainer.fit(model, datamodule=SweepData(Sweep(stream, len(images), len(images))))
 
 
 def main() -> None:

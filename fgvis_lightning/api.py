@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from fgvis_lightning.data.image_data import Sweep
+from fgvis_lightning.data.batches import Sweep, SweepData
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.engine.quiet import quiet
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
@@ -147,7 +147,7 @@ def explain_with(
             enable_model_summary=False,
         )
         try:
-            trained.fit(model, Sweep(stream, batch_size, len(images)))
+            trained.fit(model, datamodule=SweepData(Sweep(stream, batch_size, len(images))))
         except SystemExit as stopped:  # Lightning makes an exit of Ctrl-C
             if isinstance(stopped.__context__, KeyboardInterrupt):
                 raise stopped.__context__ from None

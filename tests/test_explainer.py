@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from toy_networks import NotANumber, Plain, Tiny, WrongShape
 
 from fgvis_lightning import DefendedCNN, Explanation, FGVis, InputError, explain
-from fgvis_lightning.data.image_data import Sweep
+from fgvis_lightning.data.batches import Sweep, SweepData
 from fgvis_lightning.data.items import Item
-from fgvis_lightning.explainer import NEAR_ONE
 from fgvis_lightning.method.games import GAMES, blend
+from fgvis_lightning.method.options import NEAR_ONE
 from fgvis_lightning.networks.classifier import IMAGENET_MEAN, IMAGENET_STD
 
 GAME_NAMES = list(GAMES)
@@ -44,7 +44,7 @@ def fit(
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        trainer.fit(model, Sweep(stream, size or len(batch)))
+        trainer.fit(model, datamodule=SweepData(Sweep(stream, size or len(batch), len(batch))))
     return trainer
 
 
@@ -78,7 +78,7 @@ def test_masks_equal_the_slow_procedure(game: str) -> None:
         target = int(network(x).argmax())
         expected = slow_masks(network, x, target, game, 2e-4, 8)
         torch.testing.assert_close(model.mask[i : i + 1].detach(), expected, rtol=1e-6, atol=1e-8)
-        assert not torch.equal(expected, torch.full_like(expected, model.start))
+        assert not torch.equal(expected, torch.full_like(expected, model.options.start))
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

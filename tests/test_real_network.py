@@ -23,7 +23,7 @@ from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.data.items import packaged
 from fgvis_lightning.experiments.adversarial import SignSGD
-from fgvis_lightning.method.solver import STORAGE
+from fgvis_lightning.method.storage import STORAGE
 from fgvis_lightning.networks.classifier import Classifier, Preprocessing, load_classifier
 
 NAME = "packaged_efficientnet_lite0"

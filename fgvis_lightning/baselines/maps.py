@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fgvis_lightning.baselines.progress import reporting
-from fgvis_lightning.data.image_data import Batch
+from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import probability
@@ -51,15 +51,11 @@ class MapModule(SweepModule):
 
     def configure_optimizers(self) -> None:
         """None: there is nothing to train."""
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self.batch is None:
-            self.batch = batch
-            size = min(LARGEST, batch.most or LARGEST) if batch.size == "auto" else batch.size
-            batch.open(size)
-            batch.refill(range(size))
+        if self.sweep.size == "auto":
+            self.sweep.size = min(LARGEST, self.sweep.largest)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
+        self.batch = batch
         places = batch.used
         x = self.normalize(batch.images[places])
         logits = self.first_pass(x)
@@ -77,18 +73,13 @@ class MapModule(SweepModule):
         self._found = Attribution(maps, targets.cpu(), scores, self.name)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        places = batch.used
-        self.hand_out(places, self._found)
-        batch.refill(places)
-        if not batch.used:
-            self.trainer.should_stop = True
+        self.hand_out(batch.used, self._found)
+        batch.finish(batch.used)
 
     def _report(self, done: int, total: int) -> None:
         """For the line of progress: steps are shown as iterations."""
         assert self.batch is not None
-        self.iterations = total
-        for place in self.batch.used:
-            self.batch.iterations[place] = done
+        self.iterations, self.batch.iterations = total, done
 
     def settings(self) -> dict[str, Any]:
         preprocessing = asdict(self.classifier.preprocessing)

@@ -121,9 +121,9 @@ class Meter:
         parts = [f"{done:,} of {data.total:,} items done" + (f", {failed:,} failed" if failed else "")]
         begun = 0.0  # what is done of items in work, in items
         if left and batch is not None and (places := batch.used):
-            iterations = [batch.iterations[place] % self.model.iterations for place in places]  # just written: 0
-            begun = min(left, self.ranks * sum(iterations) / self.model.iterations)
-            at = f"{len(places)} at iteration {sum(iterations) // len(places)} of {self.model.iterations}"
+            iteration = batch.iterations % self.model.iterations  # just written: 0
+            begun = min(left, self.ranks * len(places) * iteration / self.model.iterations)
+            at = f"{len(places)} at iteration {iteration} of {self.model.iterations}"
             if self.model.latest is not None:
                 score, sparsity = map(float, self.model.latest)
                 at += f" (score {score:.3f}, sparsity {sparsity:.3f})"

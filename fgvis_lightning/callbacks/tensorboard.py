@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from fgvis_lightning.callbacks.writer import image_in_work, item_panel, items_in_work
-from fgvis_lightning.data.image_data import Batch, ImageData
+from fgvis_lightning.data.batches import Batch
+from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.explainer import FGVis
@@ -60,11 +61,11 @@ class TensorBoardImages(ExplanationCallback):
         if every and trainer.global_step % every == 0:
             self._log_curves(trainer, pl_module, batch)
         every = self.every_n_iterations
-        due = [place for place in batch.used if every and (batch.iterations[place] + 1) % every == 0]
+        due = batch.used if every and (batch.iterations + 1) % every == 0 else []
         for place, name in self._shown(trainer, pl_module, due):
             evidence = pl_module.game.evidence(pl_module.masks[place]).float().cpu()
             image, background = image_in_work(pl_module, place)
-            iteration, writer = batch.iterations[place] + 1, self._writer(trainer)
+            iteration, writer = batch.iterations + 1, self._writer(trainer)
             writer.add_image(f"{name}/mask", evidence, iteration)
             writer.add_image(f"{name}/explanation", explanation_image(image, evidence, background), iteration)
 
@@ -75,8 +76,8 @@ class TensorBoardImages(ExplanationCallback):
         scores, sparsities = (each.tolist() for each in latest)
         writer = self._writer(trainer)
         for place, name in shown:
-            writer.add_scalar(f"{name}/score", scores[place], batch.iterations[place] + 1)
-            writer.add_scalar(f"{name}/sparsity", sparsities[place], batch.iterations[place] + 1)
+            writer.add_scalar(f"{name}/score", scores[place], batch.iterations + 1)
+            writer.add_scalar(f"{name}/sparsity", sparsities[place], batch.iterations + 1)
 
     def on_explained(
         self, trainer: pl.Trainer, pl_module: SweepModule, places: Sequence[int], found: Explanation | Attribution
@@ -93,7 +94,7 @@ class TensorBoardImages(ExplanationCallback):
             index, batch, writer = places.index(place), pl_module.batch, self._writer(trainer)
             assert batch is not None
             figure = pixels(item_panel(pl_module, place, found, index))
-            writer.add_image(f"{name}/panel", figure, batch.iterations[place], dataformats="HWC")
+            writer.add_image(f"{name}/panel", figure, batch.iterations, dataformats="HWC")
             if closed is not None:
                 _add_layers(writer, f"{name}/{CLOSED}", closed[index])
 

@@ -15,7 +15,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fgvis_lightning.data.image_data import Batch, ImageData
+from fgvis_lightning.data.batches import Batch
+from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.names import printable

@@ -166,7 +166,7 @@ class FGVisCLI(LightningCLI):
         if written and self.model.coverage.calls:
             print(f"\n{self.model.coverage}")
         print(f"{written:,} of {data.total:,} items explained{already}.")
-        if self.model.lam == "auto" and (missed := self.run.what_missed(present)):
+        if self.model.options.auto and (missed := self.run.what_missed(present)):
             print(missed)
         panels = f"{output / 'panels'} and " if self.run.writer.panels else ""
         print(f"Look at {panels}{output / 'summary.csv'}")
@@ -222,7 +222,7 @@ def _run_cli(cli: type[FGVisCLI], **options: Any) -> Any:
         seed_everything_default=False,
         auto_configure_optimizers=False,
         trainer_defaults={
-            "max_epochs": -1,
+            "max_epochs": 1,
             "devices": 1,
             "enable_checkpointing": False,
             "log_every_n_steps": 10,

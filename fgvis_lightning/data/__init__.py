@@ -1,5 +1,6 @@
-"""From image files to items, and from items to the places of a batch."""
+"""From image files to items, and from items to batches."""
 
-from fgvis_lightning.data.image_data import Batch, ImageData, Sweep
+from fgvis_lightning.data.batches import Batch, Sweep, SweepData
+from fgvis_lightning.data.image_data import ImageData
 
-__all__ = ["Batch", "ImageData", "Sweep"]
+__all__ = ["Batch", "ImageData", "Sweep", "SweepData"]

@@ -1,22 +1,14 @@
-"""From items to the places of a batch, in which they are explained side by side.
-
-A sweep hands the same `Batch` out again and again: each training step is one iteration of the masks'
-optimizer. A place whose item is finished gets the next one that waits, so items do not wait for one
-another, and the epoch is over when all are finished.
-"""
+"""Photos as data: listed, shared among ranks, decoded ahead, and left out where their explanation is there."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
-import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from fgvis_lightning.data.batches import Sweep, SweepData, ahead
 from fgvis_lightning.data.images import Failure, load_image
 from fgvis_lightning.data.items import Item, list_items, split_by_done
 from fgvis_lightning.errors import InputError
@@ -24,132 +16,8 @@ from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results import folder
 from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX
 
-T = TypeVar("T")
-R = TypeVar("R")
 
-
-class Batch:
-    """The places of a batch. Not a collection, so Lightning hands it on as it is instead of copying it.
-
-    Args:
-        stream: items with their images (3,H,W), those that wait.
-        size: how many places there are to be, or ``auto`` for the most that fit the device.
-        most: how many items there are at most, as far as that is known.
-        first_try: the size that ``auto`` tries first, e.g. the one found before an interruption.
-
-    Attributes:
-        items: what is explained in each place; None where nothing waits any more. Its image stays, so that the
-            batch keeps its size: rounding depends on that, and on nothing else in the other places.
-        images: (B,3,H,W), 8-bit, or floating point in [0,1].
-        targets: (B,), class indices; -k stands for the k-th most probable class.
-        iterations: how many each place's item has had.
-    """
-
-    def __init__(
-        self,
-        stream: Iterator[tuple[Item, Tensor]],
-        size: int | Literal["auto"],
-        most: int | None = None,
-        first_try: int | None = None,
-    ) -> None:
-        self.size = size
-        self.most = most
-        self.first_try = first_try
-        self.items: list[Item | None] = []
-        self.iterations: list[int] = []
-        self.images = torch.empty(0)
-        self.targets = torch.empty(0, dtype=torch.long)
-        self._stream = stream
-        self._waiting: tuple[Item, Tensor] | None = None
-
-    @property
-    def used(self) -> list[int]:
-        """The places that have an item."""
-        return [place for place, item in enumerate(self.items) if item is not None]
-
-    def peek(self) -> Tensor | None:
-        """The next image (3,H,W) that waits; None where there is none."""
-        if self._waiting is None:
-            self._waiting = next(self._stream, None)
-        return self._waiting[1] if self._waiting else None
-
-    def open(self, size: int) -> None:
-        """Make ``size`` places; there must be an image that waits."""
-        image = self.peek()
-        assert image is not None
-        self.items, self.iterations = [None] * size, [0] * size
-        self.images = image.expand(size, *image.shape).clone()
-        self.targets = torch.zeros(size, dtype=torch.long)
-
-    def refill(self, places: Iterable[int]) -> list[int]:
-        """Take what was explained out of ``places`` and put in what waits; the places that got something."""
-        filled = []
-        for place in places:
-            self.items[place], self.iterations[place] = None, 0
-            if self.peek() is not None:
-                assert self._waiting is not None
-                self.items[place], self.images[place] = self._waiting
-                self.targets[place] = self._waiting[0].target
-                self._waiting = None
-                filled.append(place)
-        return filled
-
-
-class Sweep:
-    """An iterable for `Trainer.fit` that hands out one `Batch` without end; `FGVis` stops the trainer.
-
-    Args:
-        stream: pairs of an item and its image (3,H,W), or failures, which are counted and left out.
-        batch_size: ``size`` of `Batch`.
-        most: likewise.
-        first_try: likewise.
-    """
-
-    def __init__(
-        self,
-        stream: Iterable[tuple[Item, Tensor] | Failure],
-        batch_size: int | Literal["auto"],
-        most: int | None = None,
-        first_try: int | None = None,
-    ) -> None:
-        self.failed = 0
-        self.batch = Batch(self._readable(stream), batch_size, most, first_try)
-
-    def __iter__(self) -> Iterator[Batch]:
-        while self.batch.used or self.batch.peek() is not None:
-            yield self.batch
-
-    def _readable(self, stream: Iterable[tuple[Item, Tensor] | Failure]) -> Iterator[tuple[Item, Tensor]]:
-        for read in stream:
-            if isinstance(read, Failure):
-                self.failed += 1
-            else:
-                yield read
-
-
-def ahead(function: Callable[[T], R], things: Iterable[T], workers: int, depth: int) -> Iterator[R]:
-    """``map`` that works ``depth`` things ahead in threads; without workers, plain ``map``.
-
-    Threads, since decoding does not hold Python's lock, and since child processes would be ended by a scheduler's
-    signal before this one has finished.
-    """
-    if not workers:
-        yield from map(function, things)
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    try:
-        pending: deque[Future[R]] = deque()
-        for thing in things:
-            pending.append(pool.submit(function, thing))
-            if len(pending) > depth:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-class ImageData(LightningDataModule):
+class ImageData(SweepData):
     """Photos and the classes to explain them for.
 
     Args:
@@ -192,7 +60,6 @@ class ImageData(LightningDataModule):
         self.upscale = upscale
         self.done = None if done is None else Path(done)
         self.items: list[Item] | None = None
-        self.sweep: Sweep | None = None
         self.recomputed: list[str] = []
         self._unread: set[str] = set()
         self._failed = 0
@@ -233,9 +100,10 @@ class ImageData(LightningDataModule):
         runs = self._model.rows_per_item
         size = self.batch_size if self.batch_size == "auto" else min(max(1, self.batch_size // runs), self.total)
         # What auto has found once is not outgrown, else it would round differently after an interruption.
-        self.sweep = Sweep(self._stream(missing, present), size, known or -(-self.total // ranks), known)
-        # Without a first image there is nothing to do, and Lightning need not begin.
-        self.trainer.fit_loop.max_epochs = 1 if self.sweep.batch.peek() is not None else 0
+        largest = known or -(-self.total // ranks)
+        self.sweep = Sweep(self._stream(missing, present), size, len(missing) + len(present), largest, known)
+        if self.sweep.peek() is None:  # nothing to do, and Lightning need not begin
+            self.trainer.fit_loop.max_epochs = 0
 
     def progress(self) -> tuple[int, int]:
         """How many items of the whole sweep are finished, and how many cannot be, as the results folder says now."""
@@ -246,10 +114,6 @@ class ImageData(LightningDataModule):
         if unread != self._unread:
             self._unread, self._failed = unread, sum(item.image_id in unread for item in self.items)
         return min(self.total, self.skipped + max(0, new)), self._failed
-
-    def train_dataloader(self) -> Sweep:
-        assert self.sweep is not None
-        return self.sweep
 
     def _stream(
         self, missing: Sequence[Item], present: Sequence[tuple[Item, str]]

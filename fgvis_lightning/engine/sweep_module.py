@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from fgvis_lightning.data.image_data import Batch
+from fgvis_lightning.data.batches import Batch, Sweep
 from fgvis_lightning.engine.batch_size import is_out_of_memory
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
@@ -22,14 +22,14 @@ from fgvis_lightning.results.store import Attribution, Explanation
 
 
 class SweepModule(pl.LightningModule, ABC):
-    """Explains what is in the places of a `Batch`; whatever is finished goes to every `ExplanationCallback`.
+    """Explains the items of each `Batch`; whatever is finished goes to every `ExplanationCallback`.
 
     Args:
         classifier: the frozen network.
 
     Attributes:
         network: takes normalized images (B,3,H,W), returns logits (B,K); set by the subclass.
-        batch: what is in work.
+        batch: the one in work.
         iterations: how many steps an item takes at most, as far as that is known.
         rows_per_item: how often an item's image passes through the network in a step.
         cost: what the explanations of this run have cost.
@@ -45,6 +45,12 @@ class SweepModule(pl.LightningModule, ABC):
         self.batch: Batch | None = None
         self.cost = Cost()
         self._fingerprint: tuple[str, str] | None = None
+
+    @property
+    def sweep(self) -> Sweep:
+        """The batches that the trainer hands out."""
+        sweep: Sweep = self.trainer.datamodule.sweep  # type: ignore[attr-defined]
+        return sweep
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images (B,3,H,W), 8-bit or in [0,1], as the network takes them, on this module's device."""

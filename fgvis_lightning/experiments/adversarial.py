@@ -30,8 +30,8 @@ from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
-from fgvis_lightning.explainer import sgd
 from fgvis_lightning.method.games import blend, probability
+from fgvis_lightning.method.options import sgd
 from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX, load_explanation, write_whole
 from fgvis_lightning.results.tables import Table
 

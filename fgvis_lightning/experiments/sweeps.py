@@ -147,7 +147,7 @@ class Trainers:
                 **self.hardware,
                 strategy=self.strategy,
                 callbacks=[ExplanationWriter(folder, panels=False), progress],
-                max_epochs=-1,
+                max_epochs=1,
                 logger=False,
                 enable_checkpointing=False,
                 enable_model_summary=False,

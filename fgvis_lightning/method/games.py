@@ -8,7 +8,7 @@ objective is the same and the start differs: the whole image, or the reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,6 +75,14 @@ def blend(x: Tensor, mask: Tensor, reference: Tensor | None) -> Tensor:
     """
     # lerp starts from the nearer end, so it is exact at both.
     return mask * x if reference is None else torch.lerp(reference, x, mask)
+
+
+def gaussian(e: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise like ``e`` (B,3,H,W), each image's from the generator of its own."""
+    draw = torch.empty_like(e)
+    for image, generator in zip(draw, generators, strict=True):
+        image.copy_(torch.randn(image.shape, generator=generator, device=e.device, dtype=e.dtype))
+    return draw
 
 
 # --- references: (normalized images (B,3,H,W), normalized black (3,1,1), generator) → (B,3,H,W) or None ---

@@ -1,6 +1,6 @@
 """The method in one loop (Wagner et al., CVPR 2019, sections 3.1 and 3.2).
 
-`FGVis` runs the same steps under Lightning, on images that come and go; here they stand one below the other.
+`FGVis` runs the same steps under Lightning; here they stand one below the other.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def solve(
         x: normalized images (B,C,H,W).
         targets: target classes (B,).
         game: one of `fgvis_lightning.method.games.GAMES`.
-        optimizer: of masks (C,H,W): a solver, or any of torch's for a fixed λ.
+        optimizer: of the masks: a solver, or any of torch's for a fixed λ.
         iterations: how many.
         lam: the fixed λ; a solver has none.
         level: for a solver, the score to reach as a share of the image's own.
@@ -52,30 +52,27 @@ def solve(
     x, targets = x.repeat_interleave(seeds, 0), targets.repeat_interleave(seeds, 0)
     clean = network.record(x)  # h(x), what the gates go by
     goal = bound(level, clean, targets)
-    masks = [nn.Parameter(torch.full_like(image, game.start)) for image in x]
-    own = {"keeps": game.keeps, "iterations": iterations, "seed": seed}
-    steps = optimizer([{"params": masks[i : i + seeds], **own} for i in range(0, len(masks), seeds)])
+    mask = nn.Parameter(torch.full_like(x, game.start))
+    own = {"runs": seeds, "keeps": game.keeps, "iterations": iterations, "seed": seed}
+    steps = optimizer([{"params": [mask], **own}])
     every = slice(None)
     for _ in range(iterations):
         if isinstance(steps, Solver) and seeds > 1 and steps.finishing and every == slice(None):
             every = slice(None, None, seeds)  # one run of each image goes on
             network.record(x[every])
-        mask = torch.stack(list(masks))[every]
-        logits = network(blend(x[every], mask, None))
-        game.loss(score(logits, targets[every]), mask, lam).sum().backward()  # through the gates
+        logits = network(blend(x[every], mask[every], None))
+        game.loss(score(logits, targets[every]), mask[every], lam).sum().backward()  # through the gates
         if isinstance(steps, Solver):
             steps.tell(lead(game, logits.detach(), targets[every], goal[every]))
         else:
-            for one in masks:
-                assert one.grad is not None
-                largest = one.grad.abs().max()
-                one.grad /= torch.where(largest > 0, largest, 1)
+            assert mask.grad is not None
+            largest = mask.grad.abs().amax((1, 2, 3), keepdim=True)
+            mask.grad /= torch.where(largest > 0, largest, 1)
         steps.step()
         steps.zero_grad()
         with torch.no_grad():
-            for one in masks:
-                one.clamp_(0, 1)
+            mask.clamp_(0, 1)
     if not isinstance(steps, Solver):
-        return torch.stack([one.detach() for one in masks]).unflatten(0, (-1, seeds)).mean(1)
-    found = [steps.found(group) for group in steps.param_groups]
+        return mask.detach().unflatten(0, (-1, seeds)).mean(1)
+    found = [steps.found(image) for image in range(len(x) // seeds)]
     return torch.stack([game.evidence(run.best) for run in found if run is not None])

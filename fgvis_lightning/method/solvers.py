@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgvis_lightning.method.solver import Run, Solver, best_of, top
+from fgvis_lightning.method.runs import Run, best_of, top
+from fgvis_lightning.method.solver import Solver
 
 DROPPED = 2.0**-10
 """Evidence of less than a thousandth is none."""

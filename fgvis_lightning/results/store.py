@@ -24,7 +24,7 @@ from torch import Tensor
 from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import GAMES, Game
-from fgvis_lightning.method.solver import STORAGE
+from fgvis_lightning.method.storage import STORAGE
 
 _WORDS = {"true": True, "false": False}
 _ROWS: dict[str, Callable[[str], float]] = {

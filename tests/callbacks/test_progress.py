@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from fgvis_lightning.callbacks.progress import Meter, SweepProgress, clock
-from fgvis_lightning.data.image_data import Batch
+from fgvis_lightning.data.batches import Batch
+from fgvis_lightning.data.items import Item
 
 
 @pytest.mark.parametrize(
@@ -35,10 +36,10 @@ class Data:
         return self.now
 
 
-def batch(iterations: list[int]) -> Batch:
-    places = Batch(iter(()), len(iterations))
-    places.items, places.iterations = [SimpleNamespace()] * len(iterations), iterations  # type: ignore[list-item]
-    return places
+def batch(count: int, iterations: int) -> Batch:
+    made = Batch([Item(str(i), "", 0) for i in range(count)], [torch.zeros(3, 1, 1)] * count, count)
+    made.iterations = iterations
+    return made
 
 
 def meter(data: Data, model: Any, ranks: int = 1, seconds: float = 60) -> Meter:
@@ -48,7 +49,7 @@ def meter(data: Data, model: Any, ranks: int = 1, seconds: float = 60) -> Meter:
 
 
 def test_counts_all_ranks_and_what_was_there_before() -> None:
-    model = SimpleNamespace(iterations=100, batch=batch([50, 50]), latest=(torch.tensor(0.9134), torch.tensor(0.25)))
+    model = SimpleNamespace(iterations=100, batch=batch(2, 50), latest=(torch.tensor(0.9134), torch.tensor(0.25)))
     data = Data(10)
     line = meter(data, model, ranks=2)
     data.now = 18, 2  # eight since then, and two ranks with two halves each in work: ten items in a minute

@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 import torch
 
-from fgvis_lightning.data.image_data import Batch, Sweep, ahead
+from fgvis_lightning.data.batches import Batch, Sweep, ahead
 from fgvis_lightning.data.images import Failure
 from fgvis_lightning.data.items import Item
 
@@ -24,43 +24,37 @@ def numbers(batch: Batch) -> list[int | None]:
     return [None if item is None else item.number for item in batch.items]
 
 
-def test_places_go_to_what_waits() -> None:
-    batch = Sweep(stream(5), 2).batch
-    assert batch.peek() is not None
-    batch.open(2)
-    assert (numbers(batch), batch.used, batch.images.shape) == ([None, None], [], (2, 3, 2, 2))
-    assert batch.refill([0, 1]) == [0, 1]
-    assert batch.images[:, 0, 0, 0].tolist() == [0.0, 1.0]
-    assert batch.targets.tolist() == [-5, -4]
-    batch.iterations = [7, 7]
-    assert batch.refill([1]) == [1]
-    assert (numbers(batch), batch.iterations) == ([0, 2], [7, 0])
-    assert batch.images[:, 0, 0, 0].tolist() == [0.0, 2.0]
-    assert batch.refill([0, 1]) == [0, 1]
-    assert batch.refill([0]) == []
-    assert (numbers(batch), batch.used) == ([None, 4], [1])
-    assert batch.images[:, 0, 0, 0].tolist() == [3.0, 4.0], "the batch keeps its size"
-
-
-def test_a_sweep_hands_out_one_batch_until_all_is_done() -> None:
-    sweep = Sweep(stream(1), 2)
+def test_a_batch_is_handed_out_until_its_items_are_finished() -> None:
+    sweep = Sweep(stream(5), 2, count=5)
+    sweep.steps = 3
+    assert len(sweep) == 9
     handed = iter(sweep)
-    assert next(handed) is sweep.batch
-    sweep.batch.open(2)
-    assert sweep.batch.refill([0, 1]) == [0]
-    assert all(batch is sweep.batch for batch in islice(handed, 100))
-    sweep.batch.refill([0])
+    first = next(handed)
+    assert (numbers(first), first.used, first.targets.tolist()) == ([0, 1], [0, 1], [-5, -4])
+    assert first.images[:, 0, 0, 0].tolist() == [0.0, 1.0]
+    first.finish([0])
+    assert next(handed) is first
+    assert first.used == [1]
+    first.finish([1])
+    second = next(handed)
+    assert numbers(second) == [2, 3]
+    second.finish(second.used)
+    last = next(handed)
+    assert (numbers(last), last.used) == ([4, None], [0])
+    assert last.images[:, 0, 0, 0].tolist() == [4.0, 4.0], "a batch keeps its size"
+    last.finish([0])
     assert next(handed, None) is None
 
 
 def test_failures_are_left_out() -> None:
-    sweep = Sweep(stream(6, broken=(0, 2, 5)), 4)
-    sweep.batch.peek()
-    sweep.batch.open(4)
-    assert sweep.batch.refill(range(4)) == [0, 1, 2]
-    assert numbers(sweep.batch) == [1, 3, 4, None]
+    sweep = Sweep(stream(6, broken=(0, 2, 5)), 4, count=6)
+    assert sweep.peek() is not None
+    batch = next(iter(sweep))
+    assert (numbers(batch), batch.used) == ([1, 3, 4, None], [0, 1, 2])
     assert sweep.failed == 3
-    assert list(Sweep(stream(2, broken=(0, 1)), 2)) == []
+    empty = Sweep(stream(2, broken=(0, 1)), 2, count=2)
+    assert empty.peek() is None
+    assert list(empty) == []
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

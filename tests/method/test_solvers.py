@@ -15,8 +15,10 @@ from fgvis_lightning import DefendedCNN, explain
 from fgvis_lightning.method.games import GAMES, Game, log_odds
 from fgvis_lightning.method.level import bound, lead
 from fgvis_lightning.method.loop import solve
-from fgvis_lightning.method.solver import Solver, agreement, give_back, top
+from fgvis_lightning.method.runs import agreement, top
+from fgvis_lightning.method.solver import Solver
 from fgvis_lightning.method.solvers import SOLVERS, Pruning, Thresholding
+from fgvis_lightning.method.storage import give_back
 
 SHAPE = (3, 28, 28)
 PLANTED = (..., slice(8, 14), slice(8, 14))  # the pixels that alone decide
@@ -29,25 +31,24 @@ def logits(mask: Tensor) -> Tensor:
     return torch.stack([own, torch.zeros_like(own)], 1)
 
 
-def masks_of(game: Game, seeds: int) -> list[nn.Parameter]:
-    return [nn.Parameter(torch.full(SHAPE, game.start)) for _ in range(seeds)]
+def masks_of(game: Game, seeds: int) -> nn.Parameter:
+    return nn.Parameter(torch.full((seeds, *SHAPE), game.start))
 
 
 def run(game: Game, level: float, iterations: int, seeds: int, **options: Any) -> tuple[Solver, list[float]]:
     """A solver on the analytic network; and the size of the best evidence after each iteration."""
     masks = masks_of(game, seeds)
-    group = {"params": masks, "keeps": game.keeps, "iterations": iterations, **options}
+    group = {"params": [masks], "runs": seeds, "keeps": game.keeps, "iterations": iterations, **options}
     solver = SOLVERS[game.name]([group])
     goal = bound(level, logits(torch.ones(1, *SHAPE)), TARGETS)
     sizes = []
     for _ in range(iterations):
-        both = torch.stack(list(masks))
-        found = logits(both)
-        game.loss(log_odds(found, TARGETS.expand(seeds)), both, 0.0).sum().backward()
+        found = logits(masks)
+        game.loss(log_odds(found, TARGETS.expand(seeds)), masks, 0.0).sum().backward()
         solver.tell(lead(game, found.detach(), TARGETS.expand(seeds), goal))
         solver.step()
         solver.zero_grad()
-        best = solver.found(solver.param_groups[0])
+        best = solver.found(0)
         assert best is not None
         sizes.append(best.size if best.reached >= 0 else math.inf)
     return solver, sizes
@@ -58,7 +59,7 @@ def run(game: Game, level: float, iterations: int, seeds: int, **options: Any) -
 def test_finds_the_planted_evidence(game: Game, seeds: int) -> None:
     level = 1.0 if game.keeps else 0.5
     solver, _ = run(game, level, 60, seeds)
-    found = solver.found(solver.param_groups[0])
+    found = solver.found(0)
     assert found is not None
     assert found.reached >= 0
     goal = bound(level, logits(torch.ones(1, *SHAPE)), TARGETS)
@@ -69,7 +70,7 @@ def test_finds_the_planted_evidence(game: Game, seeds: int) -> None:
     assert found.best[~inside].mean() < 0.01
     assert torch.equal(found.best, found.best.half().float()), "not what a file would hold"
     assert found.ranking[inside].min() > found.ranking[~inside].max(), "what matters ranks highest"
-    assert (0 < solver.agreement(solver.param_groups[0]) <= 1) if seeds > 1 else True
+    assert (0 < solver.agreement(0) <= 1) if seeds > 1 else True
 
 
 @pytest.mark.parametrize("game", GAMES.values(), ids=lambda game: game.name)
@@ -83,7 +84,7 @@ def test_the_best_only_gets_smaller(game: Game) -> None:
 @pytest.mark.parametrize("game", GAMES.values(), ids=lambda game: game.name)
 def test_a_level_that_cannot_be_reached_is_said(game: Game, seeds: int) -> None:
     solver, sizes = run(game, 2.0 if game.keeps else 1e-9, 30, seeds)
-    found = solver.found(solver.param_groups[0])
+    found = solver.found(0)
     assert found is not None
     assert found.reached == -1
     assert sizes[-1] == math.inf
@@ -94,17 +95,17 @@ def test_a_level_that_cannot_be_reached_is_said(game: Game, seeds: int) -> None:
 def test_entries_are_chosen_by_gradients_alone(game: Game) -> None:
     """With one run there is no chance at all, and other seeds change nothing."""
     one, other = (run(game, 0.9 if game.keeps else 0.3, 25, 1, seed=seed)[0] for seed in (0, 1))
-    found = [solver.found(solver.param_groups[0]) for solver in (one, other)]
+    found = [solver.found(0) for solver in (one, other)]
     assert torch.equal(found[0].best, found[1].best)  # type: ignore[union-attr]
 
 
 def test_without_gradients_nothing_happens() -> None:
     """As when a gradient scaler leaves a step out."""
-    (mask,) = masks = masks_of(GAMES["preservation"], 1)
-    solver = Pruning(masks)
+    masks = masks_of(GAMES["preservation"], 1)
+    solver = Pruning([masks])
     solver.tell(torch.zeros(1))
     solver.step()
-    assert torch.equal(mask, torch.ones(SHAPE))
+    assert torch.equal(masks, torch.ones(1, *SHAPE))
 
 
 @pytest.mark.parametrize("solver", [Pruning, Thresholding])
@@ -191,15 +192,14 @@ def test_what_rounding_spoils_is_given_back(game: Game) -> None:
 
 def test_confirmation_by_another_precision_takes_evidence_back() -> None:
     solver, _ = run(GAMES["preservation"], 0.9, 10, 1)
-    group = solver.param_groups[0]
-    before = solver.found(group)
+    before = solver.found(0)
     assert before is not None
-    solver.confirm(group, 0.5)
+    solver.confirm(0, 0.5)
     sure = before.best.clone()
     before.best = before.best * 0.5
     before.size = float(before.best.mean())
-    solver.confirm(group, -0.2)
-    after = solver.found(group)
+    solver.confirm(0, -0.2)
+    after = solver.found(0)
     assert after is not None
     assert torch.equal(after.best, sure)
     assert after.margin > 0.2

@@ -1,0 +1,121 @@
+"""What a solver knows of one mask, and how several masks of one image compare."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+MARGIN = 1e-3
+"""By how much the log-odds must be better than asked for, so that rounding elsewhere does not undo it.
+
+Less will do where the best evidence so far has less: an image can be its own limit.
+"""
+
+
+@dataclass
+class Run:
+    """What a solver knows of one mask (C,H,W), or of what all masks of an image have in common.
+
+    Attributes:
+        best: the smallest evidence that has reached the level; before that, the nearest to it.
+        lead: of ``best``, see `fgvis_lightning.method.level.lead`.
+        worth: moving average of gated gradients, at least 0.
+        ranking: how long, or how much, an entry was held to be evidence, at least 0.
+        amount: the solver's own: the share to drop, the share that is evidence, or the size of a step.
+        memory: of the moving average.
+        shake: standard deviation of the disturbances; 0 for a run on its own.
+        threshold: the worth below which an entry loses evidence, as a multiple of the mean.
+        even: the share of a step that all entries lose evidence by.
+        draws: random numbers for the disturbances.
+        reached: the iteration after which the level was first reached, from 0; -1 before.
+        margin: by how much the level is to be exceeded.
+        sure: the best evidence when it was last confirmed; None before.
+        mean: of the runs' evidence or worth, until something made from it has reached the level.
+        trials: the factor of the mean that each mask is trying.
+        low: the largest factor that was too small; and
+        high: the smallest one that was enough.
+    """
+
+    best: Tensor
+    worth: Tensor
+    ranking: Tensor
+    amount: float
+    memory: float
+    shake: float
+    draws: torch.Generator
+    threshold: float = 1.0
+    even: float = 0.0
+    lead: float = -math.inf
+    reached: int = -1
+    margin: float = MARGIN
+    sure: Tensor | None = None
+    mean: Tensor | None = None
+    trials: list[float] = field(default_factory=list)
+    low: float = 0.0
+    high: float = math.inf
+    size: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size = float(self.best.mean())
+
+    def take(self, evidence: Tensor, lead: float, iteration: int) -> bool:
+        """Judge evidence that was tried, and keep it if it is the best; whether it reaches the level."""
+        good = lead >= min(max(self.lead, 0.0), self.margin)
+        size = float(evidence.mean())
+        first = self.reached < 0
+        if (good and (first or size <= self.size)) or (first and lead > self.lead):
+            self.best, self.lead, self.size = evidence.clone(), lead, size
+        if good and first:
+            self.reached = iteration
+        return good
+
+    def learn(self, gradients: Sequence[Tensor], keeps: bool) -> None:
+        """Take in gated gradients of what is minimized, their mean where there are several.
+
+        Args:
+            gradients: to the masks (C,H,W).
+            keeps: whether the masks are the evidence, or what is left of the image without it.
+        """
+        total = torch.zeros_like(self.worth)
+        for gradient in gradients:
+            helpful = (-gradient if keeps else gradient).clamp(min=0).nan_to_num(0, 0, 0)
+            size = helpful.norm()
+            total += helpful / torch.where(size > 0, size, 1)
+        self.worth.lerp_(total / len(gradients), 1 - self.memory)
+
+    def shaken(self) -> Tensor:
+        """The worth times exp(shake · normal)."""
+        if not self.shake:
+            return self.worth
+        draw = torch.randn(self.worth.shape, generator=self.draws, device=self.draws.device, dtype=torch.float32)
+        return self.worth * (self.shake * draw).exp().to(self.worth)
+
+
+def best_of(runs: Sequence[Run]) -> Run:
+    """The run with the smallest evidence that reaches the level; where none does, the nearest to it."""
+    return min(runs, key=lambda run: (run.reached < 0, run.size if run.reached >= 0 else -run.lead))
+
+
+def top(worth: Tensor, share: float) -> Tensor:
+    """The entries of most worth as evidence (C,H,W) of 0 and 1; those of no worth only where all are asked for."""
+    count = int(share * worth.numel())
+    if count >= worth.numel():
+        return torch.ones_like(worth)
+    if count < 1:
+        return torch.zeros_like(worth)
+    return (worth > worth.flatten().kthvalue(worth.numel() - count).values).to(worth)
+
+
+def agreement(evidence: Sequence[Tensor]) -> float:
+    """Mean correlation (Pearson) of the pairs of evidence (C,H,W), -1 to 1; NaN where none varies."""
+    rows = torch.stack([one.flatten().double() for one in evidence])
+    rows = rows - rows.mean(1, keepdim=True)
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    pairs = [float(one @ other) for one, other in itertools.combinations(rows, 2)]
+    known = [pair for pair in pairs if not math.isnan(pair)]
+    return sum(known) / len(known) if known else math.nan
