@@ -19,8 +19,8 @@ from common import DEVICE, header, parser, row
 
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.data.items import list_items
-from fgvis_lightning.networks.classifier import load_classifier
 from fgvis_lightning.networks.folding import folded
+from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.networks.logits import resolve
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

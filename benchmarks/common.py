@@ -13,7 +13,7 @@ from fgvis_lightning import Explanation, explain
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.method.games import Game, blend, probability
 from fgvis_lightning.metrics import auc, curves, rank_correlation
-from fgvis_lightning.networks.classifier import load_classifier
+from fgvis_lightning.networks.load import load_classifier
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 COMPARED = ("mask r", "map ρ", "deletion AUC", "insertion AUC", "evidence", "reach level", "s", "CPU s")

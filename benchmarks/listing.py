@@ -20,7 +20,8 @@ from typing import TypeVar
 from torch import nn
 
 from fgvis_lightning.data.items import list_items, split_by_done
-from fgvis_lightning.networks.classifier import Classifier, Preprocessing
+from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.preprocessing import Preprocessing
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from fgvis_lightning import DefendedCNN, InputError
 from fgvis_lightning.defense.container import _Reference
 from fgvis_lightning.method.games import blend
-from fgvis_lightning.networks.classifier import load_classifier
+from fgvis_lightning.networks.load import load_classifier
 
 PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {  # of the weights, and of autocast
     "32-true": (torch.float32, None),

@@ -85,9 +85,14 @@ def run() -> None:
         [
             *("sanity", "--config", str(output / "methods.yaml"), "--images", str(output / "images.csv")),
             *("--targets", "label", "--output", str(output), "--random_labels", str(output / "random_labels.pth")),
-            *("--model.network", "random_labels.small_cnn", "--model.checkpoint", str(output / "labels.pth")),
-            *("--model.mean", "[0.5, 0.5, 0.5]", "--model.std", "[0.25, 0.25, 0.25]"),
-            *("--model.size", f"[{SIZE}, {SIZE}]"),
+            *(
+                "--model.network",
+                "random_labels.small_cnn",
+                "--model.classifier.checkpoint",
+                str(output / "labels.pth"),
+            ),
+            *("--model.classifier.mean", "[0.5, 0.5, 0.5]", "--model.classifier.std", "[0.25, 0.25, 0.25]"),
+            *("--model.classifier.size", f"[{SIZE}, {SIZE}]"),
         ]
     )
 

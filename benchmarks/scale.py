@@ -33,7 +33,14 @@ def measure(
         command = [
             *(sys.executable, str(ROOT / "train.py"), "fit", "--data.images", str(table), "--data.targets", "label"),
             *("--data.upscale", "true"),
-            *("--data.batch_size", str(batch), "--model.network", network, "--model.size", f"[{size},{size}]"),
+            *(
+                "--data.batch_size",
+                str(batch),
+                "--model.network",
+                network,
+                "--model.classifier.size",
+                f"[{size},{size}]",
+            ),
             *("--model.game", "preservation", "--model.iterations", str(iterations), "--model.patience", "0"),
             *("--trainer.accelerator", "cpu", "--trainer.devices", str(processes), "--output", f"{folder}/out"),
         ]

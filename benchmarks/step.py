@@ -33,7 +33,7 @@ from fgvis_lightning import FGVis
 from fgvis_lightning.data.batches import Sweep, SweepData
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.method.games import log_probability
-from fgvis_lightning.networks.classifier import PACKAGED, load_classifier
+from fgvis_lightning.networks.load import PACKAGED, load_classifier
 
 WARM = 3  # steps that are not counted
 STATUS = Path("/proc/self/status")

@@ -18,7 +18,8 @@ from fgvis_lightning import Explanation, load_explanations
 from fgvis_lightning.cli.commands import main
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.data.items import packaged
-from fgvis_lightning.networks.classifier import Preprocessing, load_classifier
+from fgvis_lightning.networks.load import load_classifier
+from fgvis_lightning.networks.preprocessing import Preprocessing
 from fgvis_lightning.results.figures import brightened, explanation_image, grid
 
 ROOT = Path(__file__).parent.parent

@@ -76,8 +76,8 @@ def explain(
         precision: as in Lightning's Trainer, e.g. ``bf16-mixed``.
         accelerator: likewise, e.g. ``cpu`` or ``gpu``; one device of it.
         batch_size: how many images at a time; None for all, ``auto`` for the most that fit the device.
-        options: further arguments of `FGVis`: ``level``, ``score``, ``reference``, ``noise``, ``seed``,
-            ``optimizer``, ``exempt``, ….
+        options: further arguments of `FGVis`, and of its ``classifier`` and ``defense``: ``level``, ``score``,
+            ``reference``, ``noise``, ``seed``, ``optimizer``, ``gate``, ``exempt``, ``classes``, ….
 
     Returns:
         The `Explanation` of all images, on the CPU.
@@ -105,7 +105,7 @@ def explain(
     with torch.inference_mode(False), torch.enable_grad():
         images = images.clone() if images.is_inference() else images
         with _silence():
-            model = FGVis(
+            model = FGVis.of(
                 network,
                 mean=mean,
                 std=std,

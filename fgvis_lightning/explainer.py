@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -28,6 +28,7 @@ from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.defense.container import DefendedCNN
 from fgvis_lightning.defense.coverage import GATE_FREE, Coverage
 from fgvis_lightning.defense.nonlinearities import resolve as resolve_names
+from fgvis_lightning.defense.options import DefenseOptions
 from fgvis_lightning.engine.batch_size import FreeMemory, largest_batch_size
 from fgvis_lightning.engine.rows import Rows
 from fgvis_lightning.engine.strategy import check_strategy
@@ -38,8 +39,8 @@ from fgvis_lightning.method.level import bound, lead
 from fgvis_lightning.method.options import choose
 from fgvis_lightning.method.solver import Solver
 from fgvis_lightning.method.storage import give_back
-from fgvis_lightning.networks.classifier import DEFAULT, load_classifier
 from fgvis_lightning.networks.folding import folded
+from fgvis_lightning.networks.load import DEFAULT, ClassifierOptions, load_classifier
 from fgvis_lightning.networks.logits import resolve
 from fgvis_lightning.results.store import Explanation, rounded
 
@@ -51,16 +52,9 @@ class FGVis(SweepModule):
         network: a classifier of normalized images, left as it is; the name of a timm model; or a
             packaged network, ``packaged_efficientnet_lite0``, the default where the demo's packages are installed; else
             the default is timm's ``resnet50``, whose weights are downloaded once.
-        checkpoint: file with the network's weights (a ``state_dict``), read with ``weights_only=True``.
-        weights: torchvision's weights entry of ``network``, for its preprocessing and class names;
-            the command line fills it in from ``network``.
-        mean: mean by channel that images are normalized with, where it is not to be the network's own.
-        std: standard deviation by channel, where it is not to be the network's own.
-        size: height and width of the network's input in pixels, where they are not to be the network's own.
-        resize: length of an image's short side before the center crop, where it is not to be the network's own.
-        interpolation: how images are resized, ``bilinear``, ``bicubic``, …, if not in the network's own way.
-        classes: names of the classes, or a text file with one on each line, where the network does not bring its own.
-        order: of the color channels that the network takes, e.g. ``BGR``; mean and std are in the order RGB anyhow.
+        classifier: what there is to say about it.
+        defense: likewise about the gates.
+        defended: whether the gradient is gated; without, masks find adversarial patterns.
         game: what is looked for, see `fgvis_lightning.method.games`.
         lam: weight λ ≥ 0 of the mask's size; ``auto`` finds for each image the smallest evidence that
             reaches ``level``, see `fgvis_lightning.method.solvers`.
@@ -71,19 +65,10 @@ class FGVis(SweepModule):
             has joined the runs, and once from then on: about 360 times by default.
         seeds: runs of each image, in one batch, with small disturbances of their own, whose mean the explanation is;
             unless given, 6 for ``lam: auto`` and 1 for a fixed λ. 1 is for speed.
-        gate: ``strict``, the paper's, or ``restoring``, see `fgvis_lightning.method.gates`; unless given, restoring
-            where ``lam: auto`` is to keep a class, and strict elsewhere.
         patience: an image is finished earlier when this many iterations have brought no progress, see
             `fgvis_lightning.method.convergence`; 0 for all iterations in any case, as with several ``seeds``.
         tolerance: what is progress: for ``lam: auto`` evidence that is smaller by this share (0.02 unless given), for
             a fixed λ a loss that is lower by this much, in units of the score (0.001).
-        defended: whether the gradient is gated; without, masks find adversarial patterns.
-        exempt: nonlinearities to leave without a gate, by the name of a function or the class of a module:
-            ``sigmoid``, ``my_project.layers.LayerNorm``. What flows through them is not defended.
-        gated: nonlinearities to gate beside those that always are, by the name of a function or the class of a module:
-            ``abs``, ``my_project.layers.Swish``.
-        output: which of the network's several outputs the logits are: a key, an attribute or an index; unless
-            given, the one that is called ``logits``.
         score: ``probability`` or ``log_probability`` of the target class, which matters for a fixed λ alone.
         reference: what the mask uncovers where it is 0: ``zero``, ``blurred``, ``noise`` or ``black``.
         noise: standard deviation of the Gaussian noise added to e in each iteration, in normalized space; unless given,
@@ -91,80 +76,59 @@ class FGVis(SweepModule):
         seed: of the noise, and of the disturbances of the first of the ``seeds``; the others count on from it.
         optimizer: of the masks: a solver for ``lam: auto``, `Pruning` where the class stays and `Thresholding` where it
             goes unless given; for a fixed λ any of torch's, the literature's `sgd` unless given.
-        fold: whether batch normalization is folded into the convolutions before it, see
-            `fgvis_lightning.networks.folding`.
-        fused: whether gates are fused with the activations that they follow, which changes no bit.
     """
 
     def __init__(
         self,
         network: nn.Module | str = DEFAULT,
         *,
-        checkpoint: str | None = None,
-        weights: str | None = None,
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
-        size: tuple[int, ...] | None = None,
-        resize: int | None = None,
-        interpolation: str | None = None,
-        classes: list[str] | str | None = None,
-        order: str = "RGB",
+        classifier: ClassifierOptions = ClassifierOptions(),  # noqa: B008, it is frozen
+        defense: DefenseOptions = DefenseOptions(),  # noqa: B008
+        defended: bool = True,
         game: Literal["preservation", "deletion", "generation", "repression"] = "deletion",
         lam: float | Literal["auto"] = "auto",
         level: float | None = None,
         iterations: int | None = None,
         seeds: int | None = None,
-        gate: Literal["strict", "restoring"] | None = None,
         patience: int = 100,
         tolerance: float | None = None,
-        defended: bool = True,
-        exempt: list[str] | None = None,
-        gated: list[str] | None = None,
-        output: int | str | None = None,
         score: Literal["probability", "log_probability"] = "log_probability",
         reference: Literal["zero", "blurred", "noise", "black"] = "zero",
         noise: float | None = None,
         seed: int = 0,
         optimizer: Callable[[Iterable[Any]], Optimizer] | None = None,
-        fold: bool = True,
-        fused: bool = True,
     ) -> None:
         options = choose(
-            game, lam, level, iterations, seeds, gate, patience, tolerance, score, reference, noise, optimizer
+            game, lam, level, iterations, seeds, defense.gate, patience, tolerance, score, reference, noise, optimizer
         )
-        super().__init__(
-            load_classifier(
-                network,
-                checkpoint=checkpoint,
-                weights=weights,
-                mean=mean,
-                std=std,
-                size=size,
-                resize=resize,
-                interpolation=interpolation,
-                classes=classes,
-                order=order,
-            )
-        )
-        frozen = self.classifier.network
-        if fold:
-            listed = (*resolve_names(exempt or (), "exempt")[1], *resolve_names(gated or (), "gated")[1])
+        super().__init__(load_classifier(network, **vars(classifier)))
+        frozen, exempt, gated = self.classifier.network, defense.exempt or (), defense.gated or ()
+        if defense.fold:
+            listed = (*resolve_names(exempt, "exempt")[1], *resolve_names(gated, "gated")[1])
             frozen, _ = folded(frozen, self.classifier.preprocessing.size, keep=listed)
-        self.network = DefendedCNN(
-            frozen, gate=options.gate, exempt=exempt or (), gated=gated or (), output=output, fused=fused
-        ).eval()
+        self.network = DefendedCNN(frozen, gate=options.gate, exempt=exempt, gated=gated, fused=defense.fused).eval()
         self.options = options
         self.game = options.game
         self.iterations = options.iterations
         self.rows_per_item = options.seeds
         self.defended = defended
-        self.fold = fold
+        self.fold = defense.fold
+        self.output = classifier.output
         self.seed = seed
         self.rows = Rows(options.seeds)
         self.mask = nn.Parameter(torch.empty(0))
         self.coverage = self.network.coverage
         self._logits: Tensor | None = None
         self._warned = False
+
+    @classmethod
+    def of(cls, network: nn.Module | str, **options: Any) -> FGVis:
+        """The same, with the options of ``classifier`` and ``defense`` beside the others."""
+        groups: dict[str, Any] = {"classifier": ClassifierOptions, "defense": DefenseOptions}
+        for group, kind in groups.items():
+            names = [field.name for field in fields(kind) if field.name in options]
+            options[group] = kind(**{name: options.pop(name) for name in names})
+        return cls(network, **options)
 
     # --- Lightning's hooks, in the order in which they run ---
 
@@ -496,7 +460,7 @@ class FGVis(SweepModule):
             "defended": self.defended,
             "exempt": self.network.listed["exempt"],
             "gated": self.network.listed["gated"],
-            "output": self.network.output,
+            "output": self.output,
             "fold": self.fold,
             "score": options.score.__name__,
             "reference": options.reference.__name__,

@@ -107,9 +107,16 @@ def arguments(folder: Path, colors: bool = True) -> list[str]:
     network = ["--model.network.class_path", "colored.small_cnn", "--model.network.init_args.colors", str(colors)]
     return [
         *("bias", "--data.images", str(folder / "images"), "--data.classes", "[color, shape, both]"),
-        *(*network, "--model.checkpoint", str(folder / f"{'sees' if colors else 'does_not_see'}.pth")),
-        *("--model.size", "[48, 48]", "--model.mean", "[0.5, 0.5, 0.5]", "--model.std", "[0.25, 0.25, 0.25]"),
-        *("--model.classes", "[neither, color, shape, both]"),
+        *(*network, "--model.classifier.checkpoint", str(folder / f"{'sees' if colors else 'does_not_see'}.pth")),
+        *(
+            "--model.classifier.size",
+            "[48, 48]",
+            "--model.classifier.mean",
+            "[0.5, 0.5, 0.5]",
+            "--model.classifier.std",
+            "[0.25, 0.25, 0.25]",
+        ),
+        *("--model.classifier.classes", "[neither, color, shape, both]"),
         *("--explainer.game", "preservation", "--explainer.iterations", "100", "--trainer.accelerator", "cpu"),
     ]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fgvis_lightning.cli import main
 
-NETWORK = ["--model.network", "toy_networks.Tiny", "--model.size", "[16, 16]"]
+NETWORK = ["--model.network", "toy_networks.Tiny", "--model.classifier.size", "[16, 16]"]
 TINY = [*NETWORK, "--model.iterations", "4", "--model.seeds", "1"]
 CPU = ["--trainer.accelerator", "cpu"]
 

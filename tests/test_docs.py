@@ -32,7 +32,14 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 LANGUAGES = {"python", "yaml", "console", "bash", "text", "csv", ""}
-TINY = ["--model.network", "my_project.networks.Tiny", "--model.size", "[32, 32]", "--model.classes", "classes.txt"]
+TINY = [
+    "--model.network",
+    "my_project.networks.Tiny",
+    "--model.classifier.size",
+    "[32, 32]",
+    "--model.classifier.classes",
+    "classes.txt",
+]
 
 NETWORKS = """
 import pytorch_lightning as pl

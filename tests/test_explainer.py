@@ -19,7 +19,7 @@ from fgvis_lightning.data.batches import Sweep, SweepData
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.method.games import GAMES, blend
 from fgvis_lightning.method.options import NEAR_ONE
-from fgvis_lightning.networks.classifier import IMAGENET_MEAN, IMAGENET_STD
+from fgvis_lightning.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 GAME_NAMES = list(GAMES)
 

@@ -24,7 +24,9 @@ from fgvis_lightning.data.images import load_image
 from fgvis_lightning.data.items import packaged
 from fgvis_lightning.experiments.adversarial import SignSGD
 from fgvis_lightning.method.storage import STORAGE
-from fgvis_lightning.networks.classifier import Classifier, Preprocessing, load_classifier
+from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.load import load_classifier
+from fgvis_lightning.networks.preprocessing import Preprocessing
 
 NAME = "packaged_efficientnet_lite0"
 PHOTOS = ["coffee.png", "chelsea.png", "rocket.jpg"]

@@ -61,7 +61,7 @@ class FGVisMethod(Method):
     fused: bool = True
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        model = FGVis(network, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), **self._options())
+        model = FGVis.of(network, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), **self._options())
         device = images.device
         where = (
             {"accelerator": "cpu"} if device.type == "cpu" else {"accelerator": device.type, "devices": [device.index]}
@@ -71,7 +71,7 @@ class FGVisMethod(Method):
 
     def module(self, classifier: Classifier, name: str, parameters: dict[str, Any]) -> FGVis:
         loaded: Any = classifier  # which FGVis takes, although its command line does not
-        return FGVis(loaded, **self._options())
+        return FGVis.of(loaded, **self._options())
 
     def _options(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}

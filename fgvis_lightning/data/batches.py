@@ -29,8 +29,8 @@ class Batch:
     Args:
         items: at least one, and at most ``size``.
         images: theirs (3,H,W), 8-bit, or floating point in [0,1].
-        size: the number of places. Images fill places without an item, too: rounding depends on the number of images,
-            and on nothing else in the other places.
+        size: the number of places. Copies of the last item fill those without one: rounding depends on the number of
+            images, and on nothing else in the other places.
 
     Attributes:
         items: in each place; None where there is none.
@@ -43,7 +43,7 @@ class Batch:
         spare = size - len(items)
         self.items: list[Item | None] = [*items, *[None] * spare]
         self.images = torch.stack([*images, *[images[-1]] * spare])
-        self.targets = torch.tensor([*(item.target for item in items), *[0] * spare])
+        self.targets = torch.tensor([*(item.target for item in items), *[items[-1].target] * spare])
         self.iterations = 0
         self._unfinished = list(range(len(items)))
 

@@ -10,7 +10,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.networks.classifier import Preprocessing
+from fgvis_lightning.networks.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

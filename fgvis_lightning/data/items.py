@@ -318,7 +318,7 @@ class _Targets:
         if not 0 < count <= classes // 2:
             raise InputError(
                 f"Expected absent with a number from 1 to half of the classes, but got absent{count} for {classes} "
-                f"classes of {self.classifier.name}. Their names can be given with --model.classes."
+                f"classes of {self.classifier.name}. Their names can be given with --model.classifier.classes."
             )
         first = classes - classes // 2 + 1
         return [-(first + (classes - first) * place // max(1, count - 1)) for place in range(count)]

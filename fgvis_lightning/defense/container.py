@@ -17,7 +17,7 @@ be intercepted is found by two checks (`fgvis_lightning.defense.audit`), and ref
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,6 +42,7 @@ from fgvis_lightning.defense.nonlinearities import (
 )
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.method.gates import RULES, excess
+from fgvis_lightning.networks.outputs import select
 
 ATTENTION = frozenset({"softmax", "scaled_dot_product_attention"})
 
@@ -426,51 +427,6 @@ class DefendedCNN(nn.Module):
         self._casts.clear()
         super()._apply(fn, recurse)
         return self
-
-
-def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
-    """The logits among a network's outputs.
-
-    Args:
-        outputs: a tensor, tuple, list, mapping or object, such as torchvision's ``InceptionOutputs`` or the
-            ``ModelOutput`` of HuggingFace.
-        output: a key, an attribute or an index; None for the only tensor, or the one that is called ``logits``.
-        name: of the network, for errors.
-
-    Raises:
-        InputError: there is no such output; the message says which there are.
-    """
-    if isinstance(outputs, Tensor):
-        if output is None:
-            return outputs
-        raise InputError(f"Expected {name} to have several outputs, since output is {output!r}, but it has one tensor.")
-    if isinstance(outputs, Mapping):
-        known: dict[Any, Any] = dict(outputs)
-    elif isinstance(outputs, tuple | list):
-        known = {**dict(enumerate(outputs)), **dict(zip(getattr(outputs, "_fields", ()), outputs, strict=False))}
-    else:
-        known = dict(getattr(outputs, "__dict__", {}))
-    choice = "logits" if output is None else output
-    found = known.get(choice)
-    if not isinstance(found, Tensor):
-        there = [repr(key) for key, value in known.items() if isinstance(value, Tensor)]
-        raise InputError(
-            f"Expected the logits of {name} in its output {choice!r}, but got {type(outputs).__name__} with "
-            f"{', '.join(there) or 'no tensors'}. Choose one with output."
-        )
-    return found
-
-
-class Selected(nn.Module):
-    """A network that returns the logits alone, see `select`."""
-
-    def __init__(self, network: nn.Module, output: str | int) -> None:
-        super().__init__()
-        self.network = network
-        self.output = output
-
-    def forward(self, x: Tensor) -> Tensor:
-        return select(self.network(x), self.output, type(self.network).__name__)
 
 
 @contextmanager

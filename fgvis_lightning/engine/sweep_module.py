@@ -95,7 +95,7 @@ class SweepModule(pl.LightningModule, ABC):
                 ) from error
             raise InputError(
                 f"Expected {self.classifier.name} to run on images of {height}×{width} pixels, but it does not "
-                f"({str(error).splitlines()[0]}). Give the size that it takes: larger images, or --model.size."
+                f"({str(error).splitlines()[0]}). Give images of the size that it takes, or --model.classifier.size."
             ) from error
         every = slice(None, None, copies)
         return checked(logits[every] if isinstance(logits, Tensor) else logits, x[every], self.classifier)

@@ -7,7 +7,7 @@ from jsonargparse import Namespace
 
 from fgvis_lightning.experiments.network_option import building, complete_network
 from fgvis_lightning.experiments.parsing import Parser
-from fgvis_lightning.networks.classifier import DEFAULT, load_classifier
+from fgvis_lightning.networks.load import DEFAULT, from_options
 
 
 def new_parser(command: str, description: str, output: str) -> Parser:
@@ -21,7 +21,7 @@ def new_parser(command: str, description: str, output: str) -> Parser:
     parser = Parser(prog=f"fgvis {command}", description=_told(description))
     parser.add_argument("--config", action="config", help="YAML file with these options.")
     parser.add_argument("--output", type=str, default=output, help="Results folder.")
-    parser.add_function_arguments(load_classifier, "model", sub_configs=True)
+    parser.add_function_arguments(from_options, "model", sub_configs=True)
     parser.set_defaults({"model.network": DEFAULT})
     return parser
 

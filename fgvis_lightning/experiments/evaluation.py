@@ -30,7 +30,7 @@ from fgvis_lightning.metrics import (
     PROFILES,
     find_profile,
 )
-from fgvis_lightning.networks.classifier import load_classifier
+from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.folder import files
 from fgvis_lightning.results.store import SUFFIX, Attribution, load_item, save_tensors, write_whole
 from fgvis_lightning.results.tables import Table
@@ -82,7 +82,7 @@ def main(args: Sequence[str]) -> None:
         raise InputError(f"Expected items that all methods have, but there are none among theirs: {counts}.")
     reference = config.reference if config.reference in methods else next(iter(methods))
     objects = build(parser, config, ["--results", "[]"])
-    classifier = load_classifier(**vars(objects.model))
+    classifier = from_options(**vars(objects.model))
     left_out = {name: len(found) - len(ids) for name, found in methods.items() if len(found) > len(ids)}
     print(f"network: {classifier.name}; {classifier.preprocessing}\n{len(ids):,} items by {', '.join(methods)}")
     if left_out:

@@ -85,7 +85,8 @@ def judge(
             if saliency.shape != x[:, 0].shape:
                 raise InputError(
                     f"Expected maps of {tuple(x.shape[-2:])}, the network's input, but those of {name} have "
-                    f"{tuple(saliency.shape[-2:])}. Give the network and the size that made them (--model.size)."
+                    f"{tuple(saliency.shape[-2:])}. Give the network and the size that made them, with "
+                    f"--model.classifier.size."
                 )
             deletion, insertion = curves(network, x, saliency, targets, profile, config.batch_size)
             values = {"deletion": auc(deletion, profile), "insertion": auc(insertion, profile)}

@@ -18,7 +18,7 @@ def complete_network(model: Namespace, parse: Callable[[str], Namespace]) -> Non
     """Let torchvision's weights entry, which the network forgets, tell its preprocessing; drop arguments nobody gave.
 
     Args:
-        model: has ``network`` and ``weights``.
+        model: has ``network`` and ``classifier.weights``.
         parse: the configuration of a network of which nothing but its ``class_path`` is given.
     """
     if not isinstance(model.network, Namespace):
@@ -32,8 +32,8 @@ def complete_network(model: Namespace, parse: Callable[[str], Namespace]) -> Non
     if isinstance(entry, str) and model.network.class_path == GET_MODEL:
         with suppress(KeyError, ValueError):  # an unknown name is the builder's to refuse
             entry = torchvision.models.get_model_weights(options["name"])[entry]
-    if isinstance(entry, torchvision.models.WeightsEnum) and model.weights is None:
-        model.weights = str(entry)
+    if isinstance(entry, torchvision.models.WeightsEnum) and model.classifier.weights is None:
+        model.classifier.weights = str(entry)
 
 
 def _drop_defaults(network: Namespace, parse: Callable[[str], Namespace]) -> None:
@@ -64,5 +64,5 @@ def building(network: Namespace | str) -> Iterator[None]:
             raise
         raise InputError(
             f"Expected to build the network {network.class_path}, but it raised {error.__cause__!r}. "
-            f"Weights that cannot be downloaded can be given as a file with --model.checkpoint."
+            f"Weights that cannot be downloaded can be given as a file with --model.classifier.checkpoint."
         ) from error

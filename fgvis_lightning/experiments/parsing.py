@@ -15,14 +15,15 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from fgvis_lightning.data.package_files import shipped
 from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.experiments.renamed import with_new_names
 
 SHOWN = {
     "data.images": "what to explain: a file, a glob, a folder, or a CSV file with columns path and target",
     "data.targets": "for which classes: predicted, label, top3, an index, a name, or a list of these",
     "data.batch_size": "items at a time, or auto for the most that fit the device",
     "model.network": "one of timm's by name; torchvision's or your own by class_path",
-    "model.checkpoint": "file with its weights (a state_dict)",
-    "model.classes": "file with its class names, one on each line",
+    "model.classifier.checkpoint": "file with its weights (a state_dict)",
+    "model.classifier.classes": "file with its class names, one on each line",
     "model.game": "preservation, deletion, generation or repression",
     "model.lam": "auto for the smallest evidence that does, or a fixed weight of the mask's size",
     "model.level": "what auto is to reach, as a share of the image's score: by default at least 1, or at most 0.1",
@@ -77,7 +78,7 @@ class Parser(LightningArgumentParser):
             elif arg.startswith("--config="):
                 arg = "--config=" + shipped(arg.removeprefix("--config="))
             whole.append("--print_config=comments" if arg == "--print_config" else arg)
-        return super().parse_args(whole, *others, **options)
+        return super().parse_args(with_new_names(whole), *others, **options)
 
     def find_needed(self, *command: str) -> Sequence[str]:
         """Must come before a help text: while a parser parses, nothing is required."""

@@ -124,5 +124,5 @@ class Run:
         return (
             f"Expected a batch of {size or self.data.batch_size} to fit the memory of {self.model.device}, but "
             f"it does not. Use --data.batch_size {max(1, size // 2)} or auto, fewer runs of an image (--model.seeds), "
-            f"smaller images (--model.size), or --trainer.precision bf16-mixed. {GO_ON}"
+            f"smaller images (--model.classifier.size), or --trainer.precision bf16-mixed. {GO_ON}"
         )

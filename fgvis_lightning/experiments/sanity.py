@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
 
@@ -33,7 +34,7 @@ from fgvis_lightning.experiments.output import save_figure, save_table
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.statistics import bootstrap
 from fgvis_lightning.metrics import rank_correlation
-from fgvis_lightning.networks.classifier import load_classifier
+from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.networks.logits import checked, resolve
 from fgvis_lightning.results.figures import grid, heat
 from fgvis_lightning.results.store import write_whole
@@ -68,12 +69,14 @@ def main(args: Sequence[str]) -> None:
     if not config.methods or config.steps < 1:
         raise InputError(f"Expected methods, and steps of at least 1, but got {config.methods} and {config.steps}.")
     objects = build(parser, config, ["--images", "", "--methods", "{}"])
-    classifier = load_classifier(**vars(objects.model))
+    classifier = from_options(**vars(objects.model))
     items = list_items(config.images, config.targets, classifier)
     control: nn.Module | None = None
     device = chosen_device(config.device)
     if config.random_labels:
-        control = load_classifier(**(vars(objects.model) | {"checkpoint": config.random_labels})).network.to(device)
+        control = from_options(
+            objects.model.network, replace(objects.model.classifier, checkpoint=config.random_labels)
+        ).network.to(device)
     network = classifier.network.to(device)
     images = torch.stack([load_image(item.path, classifier.preprocessing, upscale=True) for item in items]) / 255
     x = classifier.preprocessing.normalize(images).to(device)

@@ -16,7 +16,6 @@ from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.callbacks.progress import SweepProgress
 from fgvis_lightning.callbacks.writer import ExplanationWriter
 from fgvis_lightning.data.image_data import ImageData
-from fgvis_lightning.defense.container import Selected
 from fgvis_lightning.engine.quiet import quiet
 from fgvis_lightning.engine.strategy import (
     IndependentStrategy,
@@ -30,7 +29,7 @@ from fgvis_lightning.experiments.arguments import build, new_parser
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.names import slug
-from fgvis_lightning.networks.classifier import load_classifier
+from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.folder import prepare_folder
 from fgvis_lightning.results.store import write_whole
 
@@ -62,12 +61,6 @@ def sweep_parser(command: str, description: str, output: str) -> Parser:
     """
     parser = new_parser(command, description, output)
     parser.add_class_arguments(ImageData, "data", skip={"done"}, sub_configs=True)
-    parser.add_argument(
-        "--model.output",
-        type=int | str | None,
-        default=None,
-        help="Which of the network's several outputs the logits are: a key, an attribute or an index.",
-    )
     parser.add_class_arguments(Hardware, "trainer")
     return parser
 
@@ -106,11 +99,7 @@ def sweep(
     folders = _folders(Path(config.output), list(chosen))
     for folder in folders.values():
         prepare_folder(folder)
-    options = dict(vars(objects.model))
-    output = options.pop("output")
-    classifier = load_classifier(**options)
-    if output is not None:
-        classifier.network = Selected(classifier.network, output)
+    classifier = from_options(**vars(objects.model))
     trainers = Trainers(**asdict(objects.trainer))
     runs: dict[str, Run] = {}
     for name, (method, parameters) in chosen.items():

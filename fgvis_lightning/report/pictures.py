@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as tvf
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
-from fgvis_lightning.networks.classifier import Preprocessing
+from fgvis_lightning.networks.preprocessing import Preprocessing
 from fgvis_lightning.report.gather import Entry
 from fgvis_lightning.results.figures import brightened, brightest, heat
 from fgvis_lightning.results.store import SUFFIX, Explanation, load_item

@@ -18,7 +18,7 @@ from fgvis_lightning.bias import ChannelSwap, Color, ColorStatistic, Desaturatio
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.experiments.statistics import bootstrap, resampled
-from fgvis_lightning.networks.classifier import load_classifier
+from fgvis_lightning.networks.load import load_classifier
 
 PhotoMaker = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -165,9 +165,9 @@ def test_command_against_brute_force(photo: PhotoMaker, tmp_path: Path, capsys: 
             *(
                 "--model.network",
                 "toy_networks.Tiny",
-                "--model.size",
+                "--model.classifier.size",
                 "[16, 16]",
-                "--model.classes",
+                "--model.classifier.classes",
                 f"[{','.join(names)}]",
             ),
             *("--explainer.iterations", "4", "--trainer.accelerator", "cpu", "--output", str(tmp_path / "out")),
@@ -201,7 +201,7 @@ def test_no_image_of_the_classes(photo: PhotoMaker, tmp_path: Path, capsys: pyte
         main(
             [
                 *("bias", "--data.images", str(tmp_path / "images.csv"), "--data.classes", "[3]"),
-                *("--model.network", "toy_networks.Tiny", "--model.size", "[16, 16]"),
+                *("--model.network", "toy_networks.Tiny", "--model.classifier.size", "[16, 16]"),
                 *("--output", str(tmp_path / "out")),
             ]
         )
@@ -251,7 +251,7 @@ def test_school_buses_with_random_weights(photo: PhotoMaker, tmp_path: Path) -> 
     main(
         [
             *("bias", "--config", str(tmp_path / "c.yaml"), "--data.images", str(tmp_path / "images")),
-            *("--explainer.iterations", "2", "--model.size", "[32, 32]", "--output", str(tmp_path / "out")),
+            *("--explainer.iterations", "2", "--model.classifier.size", "[32, 32]", "--output", str(tmp_path / "out")),
             *("--trainer.accelerator", "cpu"),
         ]
     )

@@ -38,7 +38,16 @@ def fails(capsys: pytest.CaptureFixture[str], output: Path, images: Path | str, 
 def test_a_run_leaves_what_the_readme_promises(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = output.parent / "names.txt"
     names.write_text("cat\ndog\nschool bus\ncar\ntree\n")
-    fit(output, folder, "--data.batch_size", "2", "--model.classes", str(names), "--data.targets", "[school bus, top2]")
+    fit(
+        output,
+        folder,
+        "--data.batch_size",
+        "2",
+        "--model.classifier.classes",
+        str(names),
+        "--data.targets",
+        "[school bus, top2]",
+    )
     paths = sorted((output / "explanations").iterdir())
     assert len(paths) == 9
     assert paths[0].name == "photo_0@school_bus.safetensors"
@@ -322,10 +331,10 @@ def test_only_damaged_images(tmp_path: Path, output: Path, capsys: pytest.Captur
         (["--model.network", "toy_networks.NotANumber"], "to return finite logits"),
         (["--model.network", "toy_networks.WrongShape"], "to return logits of shape"),
         (["--model.network", "toy_networks.Hidden"], "1 of sigmoid"),
-        (["--model.exempt", "[softmacks]"], "Expected exempt to name functions"),
+        (["--model.defense.exempt", "[softmacks]"], "Expected exempt to name functions"),
         (["--model.network", "resnet19"], "Nearest: resnet"),
-        (["--model.checkpoint", "nowhere.pth"], "nowhere.pth: No such file"),
-        (["--model.size", "[96, 96]"], "at least half the network's input of 96×96 pixels"),
+        (["--model.classifier.checkpoint", "nowhere.pth"], "nowhere.pth: No such file"),
+        (["--model.classifier.size", "[96, 96]"], "at least half the network's input of 96×96 pixels"),
         (["--data.images", "nowhere.png"], "there is no nowhere.png"),
         (["--data.images", "package:no_such_package/a.png"], "Expected the installed package 'no_such_package'"),
         (["--data.batch_size", "0"], "Expected batch_size to be at least 1"),
@@ -337,7 +346,7 @@ def test_mistakes_end_in_one_clear_line(
 ) -> None:
     names = output.parent / "names.txt"
     names.write_text("cat\ndog\nschool bus\ncar\ntree\n")
-    error = fails(capsys, output, folder, "--model.classes", str(names), *options)
+    error = fails(capsys, output, folder, "--model.classifier.classes", str(names), *options)
     assert message in error
 
 
@@ -390,7 +399,7 @@ def test_torchvision_network_with_its_weights_entry(
 def test_network_that_cannot_be_built(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = fails(capsys, output, folder, "--model.network", "toy_networks.Broken")
     assert "Expected to build the network toy_networks.Broken, but it raised RuntimeError('no such thing')" in error
-    assert "--model.checkpoint" in error
+    assert "--model.classifier.checkpoint" in error
 
 
 def test_own_module_with_checkpoint_and_optimizer(folder: Path, output: Path) -> None:
@@ -398,13 +407,13 @@ def test_own_module_with_checkpoint_and_optimizer(folder: Path, output: Path) ->
     fit(
         output,
         folder,
-        *("--model.checkpoint", str(output.parent / "own.pth"), "--model.optimizer", "torch.optim.Adam"),
+        *("--model.classifier.checkpoint", str(output.parent / "own.pth"), "--model.optimizer", "torch.optim.Adam"),
         *(
             "--model.lam",
             "0.01",
             "--model.optimizer.lr",
             "0.02",
-            "--model.mean",
+            "--model.classifier.mean",
             "[0.4, 0.4, 0.4]",
             "--trainer.precision",
             "64-true",
@@ -422,7 +431,7 @@ def test_labels_from_an_imagefolder(photo: PhotoMaker, tmp_path: Path, output: P
     for index, name in enumerate(("n1", "n2", "n3", "n4", "n5")):
         photo(f"tree/{name}/{index}.png", seed=index)
     (tmp_path / "names.txt").write_text("cat\ndog\nbus\ncar\ntree\n")
-    fit(output, tmp_path / "tree", "--data.targets", "label", "--model.classes", str(tmp_path / "names.txt"))
+    fit(output, tmp_path / "tree", "--data.targets", "label", "--model.classifier.classes", str(tmp_path / "names.txt"))
     assert [e.ids[0] for e in load_explanations(output)] == ["0@cat", "1@dog", "2@bus", "3@car", "4@tree"]
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fgvis_lightning import InputError
 from fgvis_lightning.data.images import load_image
-from fgvis_lightning.networks.classifier import Preprocessing
+from fgvis_lightning.networks.preprocessing import Preprocessing
 
 SMALL = Preprocessing(size=(16, 16), resize=16)
 

@@ -18,7 +18,8 @@ from torch import nn
 from fgvis_lightning import InputError
 from fgvis_lightning.data.items import IMAGE_SUFFIXES, Item, list_items, split_by_done
 from fgvis_lightning.networks import classifier as classifiers
-from fgvis_lightning.networks.classifier import Classifier, Preprocessing
+from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.preprocessing import Preprocessing
 
 CLASSES = ("cat", "dog", "school bus", "bus", "bus")
 SMALL = Preprocessing(size=(16, 16), resize=16)

@@ -14,7 +14,7 @@ from fgvis_lightning.data.images import load_image
 from fgvis_lightning.data.items import packaged
 from fgvis_lightning.experiments.adversarial import SignSGD
 from fgvis_lightning.method.games import log_odds, log_probability
-from fgvis_lightning.networks.classifier import load_classifier
+from fgvis_lightning.networks.load import load_classifier
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,14 @@ PhotoMaker = Callable[..., Path]
 def options(images: Path, output: Path, *more: str) -> list[str]:
     return [
         *("fit", "--output", str(output), "--data.images", str(images), "--data.batch_size", "4"),
-        *("--model.network", "toy_networks.Tiny", "--model.size", "[16, 16]", "--trainer.accelerator", "cpu"),
+        *(
+            "--model.network",
+            "toy_networks.Tiny",
+            "--model.classifier.size",
+            "[16, 16]",
+            "--trainer.accelerator",
+            "cpu",
+        ),
         # Places become free at different times.
         *("--model.seeds", "1", "--model.iterations", "120", "--model.patience", "20", "--model.tolerance", "0.2"),
         *("--writer.panels", "false", "--trainer.logger", "false", "--progress.seconds", "1"),

@@ -15,7 +15,7 @@ from fgvis_lightning.data.images import load_image
 from fgvis_lightning.data.items import list_items
 from fgvis_lightning.experiments.adversarial import SignSGD
 from fgvis_lightning.experiments.statistics import wilson
-from fgvis_lightning.networks.classifier import load_classifier
+from fgvis_lightning.networks.load import load_classifier
 
 PhotoMaker = Callable[..., Path]
 
@@ -28,7 +28,14 @@ def test_counts_what_the_plain_network_says_of_the_masks(photo: PhotoMaker, tmp_
     paths, output = [photo(f"in/{i}.png", seed=i) for i in range(3)], tmp_path / "out"
     arguments = [
         *("adversarial", "--data.images", str(tmp_path / "in"), "--data.targets", "absent2", "--output", str(output)),
-        *("--model.network", "toy_networks.Tiny", "--model.size", "[16, 16]", "--model.classes", "[a, b, c, d, e]"),
+        *(
+            "--model.network",
+            "toy_networks.Tiny",
+            "--model.classifier.size",
+            "[16, 16]",
+            "--model.classifier.classes",
+            "[a, b, c, d, e]",
+        ),
         *("--trainer.accelerator", "cpu", "--iterations", "30", "--games", "[generation, repression]"),
     ]
     main(arguments)
@@ -64,7 +71,14 @@ def test_a_row_for_each_optimizer(photo: PhotoMaker, tmp_path: Path) -> None:
     main(
         [
             *("adversarial", "--data.images", str(tmp_path / "in"), "--data.targets", "absent2"),
-            *("--model.network", "toy_networks.Tiny", "--model.size", "[16, 16]", "--model.classes", "[a, b, c, d, e]"),
+            *(
+                "--model.network",
+                "toy_networks.Tiny",
+                "--model.classifier.size",
+                "[16, 16]",
+                "--model.classifier.classes",
+                "[a, b, c, d, e]",
+            ),
             *("--trainer.accelerator", "cpu", "--iterations", "3", "--games", "[generation]"),
             *("--optimizers", "[default, sgd, adam, sign]", "--output", str(output)),
         ]

@@ -18,7 +18,7 @@ from fgvis_lightning import load_explanation
 from fgvis_lightning.baselines import Gradient
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
-from fgvis_lightning.networks.classifier import load_classifier
+from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.results.store import Attribution, load_item
 
 PhotoMaker = Callable[..., Path]
@@ -36,7 +36,7 @@ def arguments(folder: Path, output: Path, methods: object, *more: str) -> list[s
     config.write_text(yaml.safe_dump({"methods": methods}, sort_keys=False))
     return [
         *("compare", "--config", str(config), "--output", str(output), "--data.images", str(folder)),
-        *("--data.batch_size", "2", "--model.network", "toy_networks.Tiny", "--model.size", "[16, 16]"),
+        *("--data.batch_size", "2", "--model.network", "toy_networks.Tiny", "--model.classifier.size", "[16, 16]"),
         *("--trainer.accelerator", "cpu", "--crop", "8", *more),
     ]
 
@@ -112,7 +112,14 @@ def test_goes_on_where_it_was_and_computes_nothing_twice(folder: Path, output: P
 
 def test_the_map_of_a_method_is_what_it_returns_for_the_images(folder: Path, output: Path) -> None:
     compare(
-        folder, output, "--data.batch_size", "3", "--model.mean", "[0.5, 0.5, 0.5]", "--model.std", "[0.5, 0.5, 0.5]"
+        folder,
+        output,
+        "--data.batch_size",
+        "3",
+        "--model.classifier.mean",
+        "[0.5, 0.5, 0.5]",
+        "--model.classifier.std",
+        "[0.5, 0.5, 0.5]",
     )
     classifier = load_classifier(Tiny(), size=(16, 16), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     paths = sorted(folder.iterdir())

@@ -17,10 +17,10 @@ from fgvis_lightning import load_explanation
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.metrics import auc, curves
-from fgvis_lightning.networks.classifier import load_classifier
+from fgvis_lightning.networks.load import load_classifier
 
 PhotoMaker = Callable[..., Path]
-NETWORK = ["--model.network", "toy_networks.Tiny", "--model.size", "[16, 16]"]
+NETWORK = ["--model.network", "toy_networks.Tiny", "--model.classifier.size", "[16, 16]"]
 
 
 def rows(path: Path) -> list[dict[str, str]]:

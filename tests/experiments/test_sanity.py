@@ -56,7 +56,7 @@ def test_command(photo: PhotoMaker, tmp_path: Path, capsys: pytest.CaptureFixtur
     main(
         [
             *("sanity", "--config", str(tmp_path / "s.yaml"), "--images", str(tmp_path / "in"), "--steps", "2"),
-            *("--model.network", "toy_networks.Tiny", "--model.size", "[16, 16]", "--output", str(output)),
+            *("--model.network", "toy_networks.Tiny", "--model.classifier.size", "[16, 16]", "--output", str(output)),
             *("--device", "cpu"),
         ]
     )
@@ -86,8 +86,15 @@ def test_control_of_random_labels(photo: PhotoMaker, tmp_path: Path) -> None:
         main(
             [
                 *("sanity", "--config", str(tmp_path / "s.yaml"), "--images", str(tmp_path / "in"), "--steps", "1"),
-                *("--model.network", "toy_networks.Tiny", "--model.size", "[16, 16]", "--output", str(tmp_path / name)),
-                *("--model.checkpoint", str(tmp_path / "trained.pth"), "--device", "cpu"),
+                *(
+                    "--model.network",
+                    "toy_networks.Tiny",
+                    "--model.classifier.size",
+                    "[16, 16]",
+                    "--output",
+                    str(tmp_path / name),
+                ),
+                *("--model.classifier.checkpoint", str(tmp_path / "trained.pth"), "--device", "cpu"),
                 *("--random_labels", str(tmp_path / f"{name}.pth")),
             ]
         )

@@ -132,7 +132,7 @@ def test_what_is_left_as_it_is() -> None:
 
 def test_option() -> None:
     network = Net("as usual").eval()
-    models = [FGVis(network, size=(8, 8), fold=fold) for fold in (True, False)]
+    models = [FGVis.of(network, size=(8, 8), fold=fold) for fold in (True, False)]
     assert [norms(model.network) for model in models] == [0, 2]
     assert norms(network) == 2
 

@@ -15,7 +15,9 @@ from toy_networks import Tiny
 
 from fgvis_lightning import InputError
 from fgvis_lightning.data.images import load_image
-from fgvis_lightning.networks.classifier import IMAGENET_MEAN, Classifier, Preprocessing, freeze, load_classifier
+from fgvis_lightning.networks.classifier import Classifier, freeze
+from fgvis_lightning.networks.load import load_classifier
+from fgvis_lightning.networks.preprocessing import IMAGENET_MEAN, Preprocessing
 
 
 def test_frozen_copy_shares_weights_and_has_no_parameters() -> None:

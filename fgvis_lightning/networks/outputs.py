@@ -1,0 +1,55 @@
+"""Networks with several outputs: which of them the logits are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from fgvis_lightning.errors import InputError
+
+
+def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
+    """The logits among a network's outputs.
+
+    Args:
+        outputs: a tensor, tuple, list, mapping or object, such as torchvision's ``InceptionOutputs`` or the
+            ``ModelOutput`` of HuggingFace.
+        output: a key, an attribute or an index; None for the only tensor, or the one that is called ``logits``.
+        name: of the network, for errors.
+
+    Raises:
+        InputError: there is no such output; the message says which there are.
+    """
+    if isinstance(outputs, Tensor):
+        if output is None:
+            return outputs
+        raise InputError(f"Expected {name} to have several outputs, since output is {output!r}, but it has one tensor.")
+    if isinstance(outputs, Mapping):
+        known: dict[Any, Any] = dict(outputs)
+    elif isinstance(outputs, tuple | list):
+        known = {**dict(enumerate(outputs)), **dict(zip(getattr(outputs, "_fields", ()), outputs, strict=False))}
+    else:
+        known = dict(getattr(outputs, "__dict__", {}))
+    choice = "logits" if output is None else output
+    found = known.get(choice)
+    if not isinstance(found, Tensor):
+        there = [repr(key) for key, value in known.items() if isinstance(value, Tensor)]
+        raise InputError(
+            f"Expected the logits of {name} in its output {choice!r}, but got {type(outputs).__name__} with "
+            f"{', '.join(there) or 'no tensors'}. Choose one with output."
+        )
+    return found
+
+
+class Selected(nn.Module):
+    """A network that returns the logits alone, see `select`."""
+
+    def __init__(self, network: nn.Module, output: str | int) -> None:
+        super().__init__()
+        self.network = network
+        self.output = output
+
+    def forward(self, x: Tensor) -> Tensor:
+        return select(self.network(x), self.output, type(self.network).__name__)

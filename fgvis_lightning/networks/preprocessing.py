@@ -1,0 +1,68 @@
+"""How an image becomes a network's input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+
+from fgvis_lightning.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image file becomes the network's input.
+
+    Attributes:
+        size: height and width of the network's input, in pixels.
+        resize: length of the short side before the center crop, or (height, width).
+        interpolation: ``bilinear``, ``bicubic``, …, as in torchvision's ``InterpolationMode``.
+        mean, std: normalization of images in [0,1], by channel.
+        source: where these values come from, for people.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    resize: int | tuple[int, int] = 256
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    source: str = "ImageNet's usual values: the network does not bring its own"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            InputError: a bad normalization, interpolation or size.
+        """
+        mean, std = self.mean, self.std
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise InputError(f"Expected mean and std with three values each and std > 0, but got {mean} and {std}.")
+        known = [mode.value for mode in InterpolationMode]
+        if self.interpolation not in known:
+            raise InputError(f"Expected interpolation among {', '.join(known)}, but got {self.interpolation!r}.")
+        short = self.resize if isinstance(self.resize, int) else min(self.resize)
+        if len(self.size) != 2 or min(self.size) < 1 or short < min(self.size):
+            raise InputError(
+                f"Expected size to be a height and a width of at least 1 and resize at least as large, but got "
+                f"{self.size} and {self.resize}."
+            )
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images (…,3,H,W) in [0,1] as the network takes them."""
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (images - mean) / std
+
+    def background(self) -> Tensor:
+        """The data set's mean color (3,1,1) in [0,1]: zero in normalized space, which the mask uncovers."""
+        return torch.tensor(self.mean)[:, None, None]
+
+    def __str__(self) -> str:
+        short = self.resize if isinstance(self.resize, int) else "×".join(map(str, self.resize))
+        mean, std = ("(" + ", ".join(f"{v:g}" for v in values) + ")" for values in (self.mean, self.std))
+        size = "×".join(map(str, self.size))
+        return f"{size} pixels from {short} ({self.interpolation}), mean {mean}, std {std}; {self.source}"
