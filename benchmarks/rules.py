@@ -23,7 +23,7 @@ from fgvis_lightning import FGVis
 from fgvis_lightning.api import explain_with
 from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.method.games import blend
-from fgvis_lightning.results.store import rounded
+from fgvis_lightning.results.explanation import rounded
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Ruled(FGVis):
                 self.mask.copy_(self.game.evidence(evidence))
             done = batch.iterations + 1
             if done in self.marks:
-                best = self._best() if self.options.auto else self.mask.clamp(0, 1)
+                best = self.solver.best() if self.options.auto else self.mask.clamp(0, 1)
                 used = batch.used
                 self.kept[done] += list(rounded(best, self.game)[used].float().clone())
         super().on_train_batch_end(outputs, batch, batch_idx)

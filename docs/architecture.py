@@ -18,7 +18,7 @@ GROUPS: dict[str, tuple[int, int, int, str]] = {
     "method": (0, 3, 0, "the method in plain torch, the paper beside it"),
     "networks": (3, 1, 0, "classifiers, frozen"),
     "defense": (0, 2, 1, "gates behind the network's nonlinearities"),
-    "metrics": (2, 1, 1, "what maps are worth"),
+    "metrics": (2, 1, 2, "what maps are worth"),
     "results": (0, 2, 2, "explanations and results folders"),
     "data": (0, 2, 3, "image files → items → places of a batch"),
     "engine": (0, 2, 4, "what runs a sweep"),

@@ -17,7 +17,7 @@ from torch import Tensor
 from fgvis_lightning import Explanation, load_explanations
 from fgvis_lightning.cli.commands import main
 from fgvis_lightning.data.images import load_image
-from fgvis_lightning.data.items import packaged
+from fgvis_lightning.data.photos import packaged
 from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.networks.preprocessing import Preprocessing
 from fgvis_lightning.results.figures import brightened, explanation_image, grid

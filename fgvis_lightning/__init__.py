@@ -5,8 +5,8 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. Folders and modules in th
     errors       a user's mistake
     names        names as parts of file names
     method       the method in plain torch: games, gate rules, levels, solvers
-    defense      DefendedCNN: the classifier with gates behind its nonlinearities
     networks     a frozen classifier with its preprocessing and class names
+    defense      DefendedCNN: the classifier with gates behind its nonlinearities
     results      explanations in memory and on disk, the results folder, tables, figures
     data         image files → items (image, target class) → the places of a batch
     engine       the LightningModule base of all sweeps, the strategy, batch size, signals
@@ -25,8 +25,9 @@ from fgvis_lightning.api import explain
 from fgvis_lightning.defense.container import DefendedCNN
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import draw
-from fgvis_lightning.results.store import Explanation, load_explanation, load_explanations
+from fgvis_lightning.results.load import load_explanation, load_explanations
 
 __version__ = "0.1.0.dev0"
 

@@ -17,7 +17,7 @@ from fgvis_lightning.engine.quiet import quiet
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
-from fgvis_lightning.results.store import Attribution, Explanation
+from fgvis_lightning.results.explanation import Attribution, Explanation
 
 
 class _Collector(ExplanationCallback):

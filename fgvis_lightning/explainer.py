@@ -15,9 +15,9 @@ The mask has a row for each of the ``seeds`` runs of each item. Items of a batch
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, fields
 from typing import Any, Literal
 
 import torch
@@ -26,26 +26,23 @@ from torch.optim import Optimizer
 
 from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.defense.container import DefendedCNN
-from fgvis_lightning.defense.coverage import GATE_FREE, Coverage
+from fgvis_lightning.defense.coverage import GATE_FREE
 from fgvis_lightning.defense.nonlinearities import resolve as resolve_names
 from fgvis_lightning.defense.options import DefenseOptions
 from fgvis_lightning.engine.batch_size import FreeMemory, largest_batch_size
-from fgvis_lightning.engine.rows import Rows
+from fgvis_lightning.engine.mask_module import MaskModule
 from fgvis_lightning.engine.strategy import check_strategy
-from fgvis_lightning.engine.sweep_module import SweepModule
+from fgvis_lightning.engine.work import Work
 from fgvis_lightning.method.convergence import EVERY, Plateau
-from fgvis_lightning.method.games import blend, gaussian, probability
-from fgvis_lightning.method.level import bound, lead
 from fgvis_lightning.method.options import choose
 from fgvis_lightning.method.solver import Solver
-from fgvis_lightning.method.storage import give_back
 from fgvis_lightning.networks.folding import folded
 from fgvis_lightning.networks.load import DEFAULT, ClassifierOptions, load_classifier
 from fgvis_lightning.networks.logits import resolve
-from fgvis_lightning.results.store import Explanation, rounded
+from fgvis_lightning.networks.outputs import Selected
 
 
-class FGVis(SweepModule):
+class FGVis(MaskModule):
     """Explains a batch of (image, target class) items at a time.
 
     Args:
@@ -103,23 +100,27 @@ class FGVis(SweepModule):
         )
         super().__init__(load_classifier(network, **vars(classifier)))
         frozen, exempt, gated = self.classifier.network, defense.exempt or (), defense.gated or ()
+        output: str | int | None = None
+        if isinstance(frozen, Selected):  # the container selects by itself, and names modules as the network does
+            output, frozen = frozen.output, frozen.network
         if defense.fold:
             listed = (*resolve_names(exempt, "exempt")[1], *resolve_names(gated, "gated")[1])
             frozen, _ = folded(frozen, self.classifier.preprocessing.size, keep=listed)
-        self.network = DefendedCNN(frozen, gate=options.gate, exempt=exempt, gated=gated, fused=defense.fused).eval()
+        self.network = DefendedCNN(
+            frozen, gate=options.gate, exempt=exempt, gated=gated, output=output, fused=defense.fused
+        ).eval()
         self.options = options
         self.game = options.game
         self.iterations = options.iterations
         self.rows_per_item = options.seeds
         self.defended = defended
         self.fold = defense.fold
-        self.output = classifier.output
         self.seed = seed
-        self.rows = Rows(options.seeds)
         self.mask = nn.Parameter(torch.empty(0))
         self.coverage = self.network.coverage
         self._logits: Tensor | None = None
         self._warned = False
+        self._counting = ExitStack()
 
     @classmethod
     def of(cls, network: nn.Module | str, **options: Any) -> FGVis:
@@ -146,11 +147,10 @@ class FGVis(SweepModule):
         return self._make_optimizer()
 
     def on_train_start(self) -> None:
-        self._counting = self.cost.of(self.network.network)
-        self._counting.__enter__()
+        self._counting.enter_context(self.cost.of(self.network.network))
 
     def on_train_end(self) -> None:
-        self._counting.__exit__(None, None, None)
+        self._counting.close()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if batch is not self.batch:
@@ -158,25 +158,18 @@ class FGVis(SweepModule):
             self._begin(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if self.options.auto and self.options.seeds > 1:
+        work, options = self.work, self.options
+        if options.auto and work.all_used and options.seeds > 1 and self.solver.finishing:
             self._narrow()
-        used = self.rows.used
-        mask, targets = used(self.mask), used(self._targets)
-        clean = blend(used(self._x), mask, used(self._reference))
-        e = (
-            clean + self.options.noise * gaussian(clean, self._generators[self.rows.in_use])
-            if self.options.noise
-            else clean
-        )
+        clean = work.explained(self.mask)
         with nullcontext() if self.defended else self.network.undefended():
-            logits = self.network(e)
+            logits = self.network(work.disturbed(clean, options.noise))
         self._logits = logits.detach()
-        self._log()
-        if self.options.auto:
+        self.log_latest()
+        if options.auto:
             # The gradient may be a noisy one; what a mask is worth is not.
-            judged = self.plain(clean) if self.options.noise else self._logits
-            self._lead = lead(self.game, judged, targets, self.rows.used(self._bound))
-        loss = self.game.loss(self.options.score(logits, targets), mask, self.options.lam)
+            self._lead = work.lead(self.game, self.plain(clean) if options.noise else self._logits)
+        loss = self.game.loss(options.score(logits, work.used_targets), work.used(self.mask), options.lam)
         self._loss = loss.detach()
         return loss.sum()
 
@@ -202,69 +195,49 @@ class FGVis(SweepModule):
     # --- a batch begins ---
 
     def _make_mask(self, x: Tensor) -> None:
-        """A row for each run of normalized images (B,3,H,W), in their memory format.
-
-        mask * x takes the mask's format, and another one rounds differently.
-        """
-        self.mask = nn.Parameter(torch.full_like(self.rows.spread(x), self.options.start))
+        """A row for each run of normalized images (B,3,H,W), in their memory format: mask * x takes the mask's."""
+        self.work = self._work(x)
+        self.mask = nn.Parameter(torch.full_like(self.work.x, self.options.start))
 
     def _make_optimizer(self) -> Optimizer:
         own = {"runs": self.options.seeds, "keeps": self.game.keeps, "iterations": self.iterations, "seed": self.seed}
         return self.options.optimizer([{"params": [self.mask], **own}])
 
+    def _work(self, x: Tensor) -> Work:
+        black = self.normalize(torch.zeros(3, 1, 1))
+        return Work(x, self.options.seeds, self.options.reference, black, self.seed)
+
     def _begin(self, batch: Batch) -> None:
         """Masks, targets, references and reference activations of a new batch."""
-        self._allocate(self.normalize(batch.images))
-        logits = self.first_pass(self._x, self.options.seeds)
-        self.targets = resolve(batch.targets.to(self._x.device), logits, self.classifier)
-        self._targets, logits = self.rows.spread(self.targets), self.rows.spread(logits)
-        self._score_image = probability(logits, self._targets)
-        if self.options.auto:
-            self._bound = bound(self.options.level, logits, self._targets).to(self._x)
-        self._plateau = Plateau(
-            len(batch.items), self.options.patience, self.options.tolerance, relative=self.options.auto
-        )
+        options, work = self.options, self._work(self.normalize(batch.images))
+        self.work = work
+        logits = self.first_pass(work.x, options.seeds)
+        targets = resolve(batch.targets.to(work.x.device), logits, self.classifier)
+        work.aim(targets, logits, options.level if options.auto else None)
+        self._plateau = Plateau(len(batch.items), options.patience, options.tolerance, relative=options.auto)
         with torch.no_grad():
-            self.mask.fill_(self.options.start)
-        optimizer = self._optimizer
+            self.mask.fill_(options.start)
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
         optimizer.state.clear()
         optimizer.state.update(self._make_optimizer().state)  # what an optimizer starts from, where that is something
         self._record()
 
-    def _allocate(self, x: Tensor) -> None:
-        """What has a row for each run, of normalized images (B,3,H,W)."""
-        self.rows.use_all()
-        self._x = self.rows.spread(x)
-        # Each run has its own stream, so that it does not depend on the others.
-        self._generators = [torch.Generator(self._x.device).manual_seed(self.seed) for _ in self._x]
-        black = self.normalize(torch.zeros(3, 1, 1))
-        drawn = [
-            self.options.reference(self._x[row : row + 1], black, generator)
-            for row, generator in enumerate(self._generators)
-        ]
-        self._reference = None
-        if (known := [one for one in drawn if one is not None]) and len(known) == len(drawn):
-            self._reference = torch.cat(known).contiguous(memory_format=torch.channels_last)
-        for row, generator in enumerate(self._generators):
-            generator.manual_seed(self.seed + row % self.options.seeds)
-
     def _record(self) -> None:
         """The reference pass on the images of a batch."""
         with self.trainer.precision_plugin.forward_context():
-            self.network.record(self._x)
+            self.network.record(self.work.x)
             if self.defended:
-                self.network.verify(blend(self._x, torch.ones_like(self.mask), self._reference))
+                self.network.verify(self.work.explained(torch.ones_like(self.mask)))
         self.coverage = self.network.coverage
         if self.defended and self.coverage.gate_free and not self._warned:
             self._warned = True
             warnings.warn(f"{self.classifier.name}: {GATE_FREE}", stacklevel=2)
 
     def _narrow(self) -> None:
-        """Go on with the first run of each image where a solver has joined them."""
-        if self.rows.all_used and self._solver.finishing:
-            self.rows.use_first()
-            with self.trainer.precision_plugin.forward_context():
-                self.network.record(self.rows.used(self._x))
+        """Go on with the first run of each image, now that the solver has joined them."""
+        self.work.use_first()
+        with self.trainer.precision_plugin.forward_context():
+            self.network.record(self.work.used(self.work.x))
 
     # --- as many images as fit ---
 
@@ -279,54 +252,28 @@ class FGVis(SweepModule):
 
     def _rehearse(self, images: Tensor) -> None:
         """All that takes memory, once, for a batch of images (B,3,H,W)."""
-        self._allocate(self.normalize(images))
-        self._make_mask(self._x[self.rows.first])
-        self.first_pass(self._x)
+        self._make_mask(self.normalize(images))
+        self.first_pass(self.work.x)
         self._record()
         with (
             nullcontext() if self.defended else self.network.undefended(),
             self.trainer.precision_plugin.forward_context(),
         ):
-            self.network(blend(self._x, self.mask, self._reference)).logsumexp(1).sum().backward()
+            self.network(self.work.explained(self.mask)).logsumexp(1).sum().backward()
         if self.options.auto:  # what a solver remembers of each row
-            self._rehearsed = [torch.zeros_like(self._x) for _ in range(4)]
-            del self._rehearsed
-        self._final_coverage(self.mask.detach()[self.rows.first])
+            del [torch.zeros_like(self.work.x) for _ in range(4)][:]
+        self.coverage_at(self.work.first(self.mask.detach()))
         self.mask.grad = None
 
     # --- what has been found ---
-
-    @property
-    def _optimizer(self) -> Any:
-        (optimizer,) = self.trainer.optimizers
-        return optimizer
-
-    @property
-    def _solver(self) -> Solver:
-        solver: Solver = self._optimizer
-        return solver
-
-    def _best(self) -> Tensor:
-        """The best masks of the places so far (B,3,H,W)."""
-        runs = [self._solver.found(place) for place in range(len(self.targets))]
-        starts = self.mask.detach()[self.rows.first]
-        found = [
-            start if run is None else self.game.evidence(run.best) for run, start in zip(runs, starts, strict=True)
-        ]
-        return torch.stack(found).contiguous(memory_format=torch.channels_last)
-
-    def _judge(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B,K) by the plain network, and leads (B,), of masks (B,3,H,W)."""
-        logits = self._score_mask(mask)
-        return logits, lead(self.game, logits, self.targets, self._bound[self.rows.first])
 
     def _confirm(self, batch: Batch) -> None:
         """Under mixed precision, judge the best evidence by the network's own precision now and then."""
         # Where noise is, masks are judged so anyway.
         if "mixed" in str(self.trainer.precision) and not self.options.noise and batch.iterations % EVERY == 0:
-            leads = self._judge(self._best())[1].tolist()
+            leads = self.judge(self.solver.best())[1].tolist()
             for place in batch.used:
-                self._solver.confirm(place, leads[place])
+                self.solver.confirm(place, leads[place])
 
     def _finished(self, batch: Batch) -> list[int]:
         """The places whose item has had all its iterations, or has converged."""
@@ -342,130 +289,20 @@ class FGVis(SweepModule):
         """What is to become smaller: the evidence that reaches the level, or the game's loss."""
         if not self.options.auto:
             return float(self._loss.unflatten(0, (-1, self.options.seeds))[place].mean())
-        run = self._solver.found(place)
+        run = self.solver.found(place)
         return run.size if run is not None and run.reached >= 0 else float("inf")
 
-    def plain(self, x: Tensor) -> Tensor:
-        with self.network.undefended():
-            return super().plain(x)
-
-    @torch.no_grad()
-    def explanation(self, places: Sequence[int]) -> Explanation:
-        """The explanations in these places as they are now, on the CPU: masks rounded to the files' type.
-
-        Their scores come from plain passes of the network over e made from the rounded masks.
-        """
-        self.cost.images += len(places)
-        at, more = torch.tensor(places, device=self._x.device), dict[str, Any]()
-        if self.options.auto:
-            mask, logits, leads = give_back(self._best(), self.game, self._judge)
-            more = self._known(places, leads)
-        else:
-            mask = rounded(self.masks, self.game)
-            logits = self._score_mask(mask)
-        self.coverage = self._final_coverage(mask)
-        closed = self.coverage.closed
-        self.coverage = replace(self.coverage, closed=None if closed is None else closed[at].cpu())
-        assert self.batch is not None
-        return Explanation(
-            mask=mask[at].float().contiguous().cpu(),
-            targets=self.targets[at].cpu(),
-            score_image=self._score_image[self.rows.first][at].float().cpu(),
-            score_explanation=probability(logits, self.targets)[at].float().cpu(),
-            game=self.game,
-            seeds=self.options.seeds,
-            **more,
-            coverage=self.coverage,
-            iterations=torch.full((len(places),), self.batch.iterations),
-        )
-
-    def _known(self, places: Sequence[int], leads: Tensor) -> dict[str, Any]:
-        """What a solver knows beside the masks, for the places: fields of an `Explanation`."""
-        runs = [self._solver.found(place) for place in places]
-        known: dict[str, Any] = {
-            "feasible": (leads[list(places)] >= 0).cpu(),
-            "reached": torch.tensor([-1 if run is None else run.reached for run in runs]),
-            "ranking": torch.stack([self._solver.ranking(place).mean(0).float().cpu() for place in places]),
-        }
-        if self.options.seeds > 1:
-            known["agreement"] = torch.tensor([self._solver.agreement(place) for place in places])
-        return known
-
-    def _final_coverage(self, mask: Tensor) -> Coverage:
-        """Coverage with the share of closed gates at the masks (B,3,H,W)."""
-        used = self.rows.used
-        e = blend(used(self._x), used(self.rows.spread(mask)), used(self._reference))
-        if not self.defended:
-            with self.network.undefended(), torch.no_grad():
-                self.network(e)
-            return self.network.coverage
-        with self.trainer.precision_plugin.forward_context():
-            closed = self.network.closed(e)
-        return replace(self.network.coverage, closed=closed[self.rows.first] if self.rows.all_used else closed)
-
-    def _score_mask(self, mask: Tensor) -> Tensor:
-        """The plain network's logits (B,K) for masks (B,3,H,W), in a batch of all rows: rounding depends on that."""
-        return self.plain(blend(self._x, self.rows.spread(mask), self._reference))[self.rows.first]
-
-    @property
-    def masks(self) -> Tensor:
-        """The masks of the places (B,3,H,W) as they are now, each the mean of its rows."""
-        return self.mask.detach().unflatten(0, (-1, self.options.seeds)).mean(1)
-
-    def latest_each(self) -> tuple[Tensor, Tensor] | None:
-        """Score and sparsity of each place (B,), at the latest iteration; before the first one, None."""
-        if self._logits is None:
-            return None
-        with torch.no_grad():
-            mask, targets = self.rows.used(self.mask), self.rows.used(self._targets)
-            each = probability(self._logits, targets), 1 - self.game.size(mask)
-            score, sparsity = (values.unflatten(0, (len(self.targets), -1)).mean(1) for values in each)
-            return score, sparsity
-
-    @property
-    def latest(self) -> tuple[Tensor, Tensor] | None:
-        """Mean score and sparsity of the items in work, likewise."""
-        if self.batch is None or (latest := self.latest_each()) is None:
-            return None
-        used = self.batch.used
-        score, sparsity = (each if len(used) == len(each) else each[used] for each in latest)
-        return score.mean(), sparsity.mean()
-
-    def _log(self) -> None:
-        """Means over the items in work, to the loggers, when they are due: otherwise it would cost 1 % and more."""
-        trainer: Any = self.trainer  # whose class does not declare the attribute
-        every = trainer.log_every_n_steps
-        if every and (trainer.global_step + 1) % every == 0 and (latest := self.latest) is not None:
-            assert self.batch is not None
-            for name, value in zip(("score", "sparsity"), latest, strict=True):
-                self.log(name, value, batch_size=len(self.batch.used))
-
     def settings(self) -> dict[str, Any]:
-        options = self.options
-        optimizer = options.optimizer([nn.Parameter(torch.zeros(1))])
-        rule = {key: value for key, value in sorted(optimizer.defaults.items()) if value is not None}
         preprocessing = asdict(self.classifier.preprocessing)
         del preprocessing["source"]
         return {
             "network": self.classifier.name,
             **preprocessing,
-            "game": self.game.name,
-            "lam": "auto" if options.auto else options.lam,
-            **({"level": options.level} if options.auto else {}),
-            "iterations": self.iterations,
-            "seeds": options.seeds,
-            "gate": self.network.gate,
-            "patience": options.patience,
-            **({"tolerance": options.tolerance} if options.patience else {}),
+            **self.options.described(),
             "defended": self.defended,
-            "exempt": self.network.listed["exempt"],
-            "gated": self.network.listed["gated"],
-            "output": self.output,
+            **self.network.selection.listed,
+            "output": self.network.output,
             "fold": self.fold,
-            "score": options.score.__name__,
-            "reference": options.reference.__name__,
-            "noise": options.noise,
             "seed": self.seed,
-            "optimizer": f"{type(optimizer).__name__} {rule}",
             "precision": str(self.trainer.precision),
         }

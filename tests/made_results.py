@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from fgvis_lightning.method.games import GAMES
-from fgvis_lightning.results.store import Attribution, Explanation, save_tensors
+from fgvis_lightning.results.explanation import Attribution, Explanation
+from fgvis_lightning.results.tensor_files import save_tensors
 
 EVIL = "<img src=x onerror=alert(1)>"
 SETTINGS = {"network": "Tiny", "game": "preservation", "lam": "auto", "level": 1.0, "iterations": 4, "defended": True}

@@ -21,7 +21,7 @@ from torch import Tensor
 from fgvis_lightning import DefendedCNN, explain, load_explanations
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
-from fgvis_lightning.data.items import packaged
+from fgvis_lightning.data.photos import packaged
 from fgvis_lightning.experiments.adversarial import SignSGD
 from fgvis_lightning.method.storage import STORAGE
 from fgvis_lightning.networks.classifier import Classifier

@@ -16,7 +16,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import probability
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.logits import resolve
-from fgvis_lightning.results.store import Attribution
+from fgvis_lightning.results.explanation import Attribution
 
 LARGEST = 8
 """Images at a time where the batch size is left to us; most methods make batches of their own of each image."""

@@ -22,8 +22,8 @@ from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.figures import explanation_image, pixels
-from fgvis_lightning.results.store import Attribution, Explanation
 
 CLOSED = "closed gates by layer"
 GOLDEN = 0.6180339887  # its multiples are spread evenly between whole numbers

@@ -35,7 +35,7 @@ from fgvis_lightning.experiments.parsing import Parser, asks_for_help
 from fgvis_lightning.experiments.run import GO_ON, Run
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.results import folder
-from fgvis_lightning.results.store import write_whole
+from fgvis_lightning.results.tensor_files import write_whole
 
 # Lightning's advice for training that does not hold here.
 QUIET = (

@@ -14,7 +14,7 @@ from fgvis_lightning.data.items import Item, list_items, split_by_done
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results import folder
-from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
 
 
 class ImageData(SweepData):

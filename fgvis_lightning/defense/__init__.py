@@ -1,5 +1,6 @@
 """The defense: a frozen classifier with gates behind its nonlinearities, and the checks that none is missing."""
 
-from fgvis_lightning.defense.container import DefendedCNN, UngatedActivationError
+from fgvis_lightning.defense.checks import UngatedActivationError
+from fgvis_lightning.defense.container import DefendedCNN
 
 __all__ = ["DefendedCNN", "UngatedActivationError"]

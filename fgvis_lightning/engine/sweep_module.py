@@ -18,7 +18,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.logits import checked
 from fgvis_lightning.results.cost import Cost
-from fgvis_lightning.results.store import Attribution, Explanation
+from fgvis_lightning.results.explanation import Attribution, Explanation
 
 
 class SweepModule(pl.LightningModule, ABC):

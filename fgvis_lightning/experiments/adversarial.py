@@ -32,8 +32,9 @@ from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
 from fgvis_lightning.method.games import blend, probability
 from fgvis_lightning.method.options import sgd
-from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX, load_explanation, write_whole
+from fgvis_lightning.results.load import load_explanation
 from fgvis_lightning.results.tables import Table
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
 
 GAMES = ("generation", "preservation", "deletion", "repression")
 

@@ -17,7 +17,8 @@ from fgvis_lightning.experiments.bias_tables import Ranked, Tables
 from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.results.figures import brightened, explanation_image, grid
-from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX, load_explanation
+from fgvis_lightning.results.load import load_explanation
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
 
 MOST = 12
 """Classes in the bars, half of them from each end of the ranking."""

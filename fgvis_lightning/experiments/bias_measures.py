@@ -18,7 +18,8 @@ from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.statistics import bootstraps, interval, resampled, wilson
 from fgvis_lightning.method.games import probability
 from fgvis_lightning.networks.classifier import Classifier
-from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX, load_explanation
+from fgvis_lightning.results.load import load_explanation
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
 
 ROWS = 32
 """Images in memory at once."""

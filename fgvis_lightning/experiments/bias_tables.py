@@ -12,8 +12,8 @@ import torch
 from fgvis_lightning.experiments.bias_measures import Findings
 from fgvis_lightning.experiments.output import save_table
 from fgvis_lightning.metrics import rank_correlation
-from fgvis_lightning.results.store import write_whole
 from fgvis_lightning.results.tables import Table
+from fgvis_lightning.results.tensor_files import write_whole
 
 NAN = float("nan")
 

@@ -20,9 +20,11 @@ from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_scores, summarize
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results.cost import Cost
+from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.figures import brightened, explanation_image, grid, heat
-from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX, Attribution, Explanation, load_item, write_whole
+from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tables import Table
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Of an image's pixels, how many are deleted to see whose evidence they are."""

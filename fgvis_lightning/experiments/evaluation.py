@@ -31,9 +31,11 @@ from fgvis_lightning.metrics import (
     find_profile,
 )
 from fgvis_lightning.networks.load import from_options
+from fgvis_lightning.results.explanation import Attribution
 from fgvis_lightning.results.folder import files
-from fgvis_lightning.results.store import SUFFIX, Attribution, load_item, save_tensors, write_whole
+from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tables import Table
+from fgvis_lightning.results.tensor_files import SUFFIX, save_tensors, write_whole
 
 METRICS = {
     "deletion": False,

@@ -16,8 +16,8 @@ from fgvis_lightning.experiments.judging import Judgement
 from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.experiments.own_maps import read
 from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import brightened, explanation_image, grid, heat
-from fgvis_lightning.results.store import Explanation
 
 
 def draw_curves(path: Path, judgements: Sequence[Judgement], methods: Sequence[str]) -> None:

@@ -29,7 +29,9 @@ from fgvis_lightning.metrics import (
 )
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.logits import checked
-from fgvis_lightning.results.store import SUFFIX, Explanation, load_item
+from fgvis_lightning.results.explanation import Explanation
+from fgvis_lightning.results.load import load_item
+from fgvis_lightning.results.tensor_files import SUFFIX
 
 ROWS = 8
 """Items whose images are in memory at once."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fgvis_lightning.results.store import write_whole
 from fgvis_lightning.results.tables import Table
+from fgvis_lightning.results.tensor_files import write_whole
 
 
 def save_table(path: Path, table: Table) -> None:

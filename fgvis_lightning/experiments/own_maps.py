@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.results.store import EXPLANATIONS, UNREADABLE, Attribution, Explanation, load_item
+from fgvis_lightning.results.explanation import Attribution, Explanation
+from fgvis_lightning.results.load import load_item
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, UNREADABLE
 
 
 def read(path: Path) -> Tensor | Explanation | Attribution:

@@ -18,7 +18,7 @@ from fgvis_lightning.engine.strategy import RankFailedError
 from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.results import folder
-from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX, load_metadata
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_metadata
 
 GO_ON = "What is finished is kept: the same command goes on from there."
 

@@ -37,8 +37,8 @@ from fgvis_lightning.metrics import rank_correlation
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.networks.logits import checked, resolve
 from fgvis_lightning.results.figures import grid, heat
-from fgvis_lightning.results.store import write_whole
 from fgvis_lightning.results.tables import Table
+from fgvis_lightning.results.tensor_files import write_whole
 
 OTHER, RANDOM_LABELS = "another class", "random labels"
 

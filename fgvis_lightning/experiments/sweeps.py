@@ -31,7 +31,7 @@ from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.names import slug
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.folder import prepare_folder
-from fgvis_lightning.results.store import write_whole
+from fgvis_lightning.results.tensor_files import write_whole
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,25 @@ class Options:
     start: float
     optimizer: MakeOptimizer
 
+    def described(self) -> dict[str, Any]:
+        """Everything that an explanation depends on, in words and numbers."""
+        made = self.optimizer([nn.Parameter(torch.zeros(1))])
+        rule = {key: value for key, value in sorted(made.defaults.items()) if value is not None}
+        return {
+            "game": self.game.name,
+            "lam": "auto" if self.auto else self.lam,
+            **({"level": self.level} if self.auto else {}),
+            "iterations": self.iterations,
+            "seeds": self.seeds,
+            "gate": self.gate,
+            "patience": self.patience,
+            **({"tolerance": self.tolerance} if self.patience else {}),
+            "score": self.score.__name__,
+            "reference": self.reference.__name__,
+            "noise": self.noise,
+            "optimizer": f"{type(made).__name__} {rule}",
+        }
+
 
 def choose(
     game: str,

@@ -164,6 +164,27 @@ class Solver(Optimizer, ABC):
         search = self.images[image]
         return search.common if search.common is not None else best_of(search.runs)
 
+    def best(self) -> Tensor:
+        """The best masks of the images so far (B,C,H,W); before the first step, those of the start."""
+        group = self.param_groups[0]
+        masks: Tensor = group["params"][0].detach()
+        runs = [self.found(image) for image in range(len(self.images))]
+        if not runs:
+            return masks[:: group["runs"]]
+        best = [evidence_of(run.best, group["keeps"]) for run in runs if run is not None]
+        return torch.empty_like(masks[:: group["runs"]]).copy_(torch.stack(best))
+
+    def summary(self, images: Sequence[int]) -> dict[str, Tensor]:
+        """What is known of some images beside their masks, on the CPU: fields of an explanation of these names."""
+        runs = [self.found(image) for image in images]
+        known = {
+            "reached": torch.tensor([-1 if run is None else run.reached for run in runs]),
+            "ranking": torch.stack([self.ranking(image).mean(0).float().cpu() for image in images]),
+        }
+        if self.param_groups[0]["runs"] > 1:
+            known["agreement"] = torch.tensor([self.agreement(image) for image in images])
+        return known
+
     def agreement(self, image: int) -> float:
         """Mean correlation of the runs' evidence, before they come together; NaN with fewer than two."""
         search = self.images[image]

@@ -46,6 +46,9 @@ def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
 class Selected(nn.Module):
     """A network that returns the logits alone, see `select`."""
 
+    network: nn.Module
+    output: str | int
+
     def __init__(self, network: nn.Module, output: str | int) -> None:
         super().__init__()
         self.network = network

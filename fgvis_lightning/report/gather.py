@@ -17,7 +17,9 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable, slug
 from fgvis_lightning.report.sections import Section, coverage_section, find_sections
 from fgvis_lightning.results import folder as results
-from fgvis_lightning.results.store import SUFFIX, UNREADABLE, Attribution, Explanation, load_item
+from fgvis_lightning.results.explanation import Attribution, Explanation
+from fgvis_lightning.results.load import load_item
+from fgvis_lightning.results.tensor_files import SUFFIX, UNREADABLE
 
 Curves = tuple[list[float], list[float]]
 """Score of the class, from none of the pixels to all: deleted, and inserted."""

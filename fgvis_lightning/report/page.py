@@ -27,7 +27,7 @@ from fgvis_lightning.names import printable
 from fgvis_lightning.report.gather import Entry, Results
 from fgvis_lightning.report.overview import look_over
 from fgvis_lightning.report.pictures import Pictures, figure_url, make_pictures, url
-from fgvis_lightning.results.store import write_whole
+from fgvis_lightning.results.tensor_files import write_whole
 
 SCRIPTS = ("stage.js", "curves.js", "detail.js", "list.js")
 ITEMS, THUMBNAILS = "items", "thumbnails"  # folders beside the page, where it is not one file

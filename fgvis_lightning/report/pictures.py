@@ -24,8 +24,10 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
 from fgvis_lightning.networks.preprocessing import Preprocessing
 from fgvis_lightning.report.gather import Entry
+from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import brightened, brightest, heat
-from fgvis_lightning.results.store import SUFFIX, Explanation, load_item
+from fgvis_lightning.results.load import load_item
+from fgvis_lightning.results.tensor_files import SUFFIX
 
 THUMBNAIL = 112
 """Height of a thumbnail, and width of each of its two pictures."""

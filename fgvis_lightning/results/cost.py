@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fgvis_lightning.results.store import write_whole
+from fgvis_lightning.results.tensor_files import write_whole
 
 
 @dataclass

@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.results.store import Explanation
+from fgvis_lightning.results.explanation import Explanation
 
 FAINT = 0.5
 """Where the brightest evidence (see `brightest`) is below this, it is shown brightened, too."""

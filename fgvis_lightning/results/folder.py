@@ -23,8 +23,9 @@ from typing import Any
 from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
-from fgvis_lightning.results.store import EXPLANATIONS, SUFFIX, load_item, load_metadata, write_whole
+from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tables import Table
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_metadata, write_whole
 
 try:
     import fcntl
@@ -264,7 +265,7 @@ def write_summary(output: Path, owner: str | None = None) -> list[str]:
 
     Args:
         output: the results folder.
-        owner: see `fgvis_lightning.results.store.write_whole`.
+        owner: see `fgvis_lightning.results.tensor_files.write_whole`.
     """
     closed: dict[tuple[int, str, str], tuple[float, int]] = {}
     damaged = []

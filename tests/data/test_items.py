@@ -16,7 +16,8 @@ import pytest
 from torch import nn
 
 from fgvis_lightning import InputError
-from fgvis_lightning.data.items import IMAGE_SUFFIXES, Item, list_items, split_by_done
+from fgvis_lightning.data.items import Item, list_items, split_by_done
+from fgvis_lightning.data.photos import IMAGE_SUFFIXES
 from fgvis_lightning.networks import classifier as classifiers
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.preprocessing import Preprocessing

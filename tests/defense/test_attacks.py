@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from toy_networks import Tiny
 
 from fgvis_lightning.data.images import load_image
-from fgvis_lightning.data.items import packaged
+from fgvis_lightning.data.photos import packaged
 from fgvis_lightning.experiments.adversarial import SignSGD
 from fgvis_lightning.method.games import log_odds, log_probability
 from fgvis_lightning.networks.load import load_classifier

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from toy_networks import Plain, Residual, Spelled
 
 from fgvis_lightning import DefendedCNN, InputError
-from fgvis_lightning.defense.container import UngatedActivationError
+from fgvis_lightning.defense.checks import UngatedActivationError
 from fgvis_lightning.defense.gates import gate
 from fgvis_lightning.method import gates
 

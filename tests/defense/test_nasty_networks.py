@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from toy_networks import Plain, Spelled
 
 from fgvis_lightning import DefendedCNN, InputError
-from fgvis_lightning.defense.container import UngatedActivationError
+from fgvis_lightning.defense.checks import UngatedActivationError
 from fgvis_lightning.defense.coverage import Coverage
 
 Function = Callable[[Tensor], Tensor]

@@ -19,7 +19,8 @@ from fgvis_lightning.baselines import Gradient
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.networks.load import load_classifier
-from fgvis_lightning.results.store import Attribution, load_item
+from fgvis_lightning.results.explanation import Attribution
+from fgvis_lightning.results.load import load_item
 
 PhotoMaker = Callable[..., Path]
 ROOT = Path(__file__).parents[2]

@@ -115,7 +115,7 @@ def test_own_preprocessing_and_classes(tmp_path: Path) -> None:
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        load_classifier(Tiny(), **options)  # type: ignore[arg-type]
+        load_classifier(Tiny(), **options)
 
 
 def test_unknown_name_lists_the_nearest() -> None:

@@ -19,8 +19,8 @@ from fgvis_lightning.cli import main
 from fgvis_lightning.report.gather import gather
 from fgvis_lightning.report.sections import read_markdown
 from fgvis_lightning.results.figures import brightest
-from fgvis_lightning.results.store import save_tensors
 from fgvis_lightning.results.tables import Table
+from fgvis_lightning.results.tensor_files import save_tensors
 
 
 class Page(HTMLParser):

@@ -9,8 +9,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from fgvis_lightning.method.games import GAMES
+from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import brightened, brightest, draw, explanation_panel, grid, heat, pixels
-from fgvis_lightning.results.store import Explanation
 
 
 def test_brightness_ends_at_a_quantile_that_a_single_pixel_does_not_move() -> None:

@@ -28,7 +28,7 @@ from fgvis_lightning.results.folder import (
     why_unusable,
     write_summary,
 )
-from fgvis_lightning.results.store import save_tensors
+from fgvis_lightning.results.tensor_files import save_tensors
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from fgvis_lightning import Explanation, InputError, load_explanation, load_explanations
 from fgvis_lightning.method.games import GAMES
 from fgvis_lightning.names import slug
-from fgvis_lightning.results.store import load_metadata, rounded, save_tensors, write_whole
+from fgvis_lightning.results.explanation import rounded
+from fgvis_lightning.results.tensor_files import load_metadata, save_tensors, write_whole
 
 METADATA = {
     "image": "a.png",

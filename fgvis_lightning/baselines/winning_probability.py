@@ -1,0 +1,217 @@
+"""The rules by which excitation backprop hands a probability P down, function by function.
+
+See `fgvis_lightning.baselines.excitation_backprop`, which applies them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.overrides import TorchFunctionMode
+
+from fgvis_lightning.defense.nonlinearities import ACTIVATIONS, table
+
+# --- functions with a rule, by name ---
+
+WEIGHTED = frozenset({"conv1d", "conv2d", "conv3d", "linear"})
+AVERAGES = frozenset(
+    {"mean", "sum"} | {f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)}
+)  # a sum of neighbors shares P as their average does
+SUMS = frozenset({"add"})
+DIFFERENCES = frozenset({"sub", "subtract", "rsub"})
+PRODUCTS = frozenset({"mul", "multiply"})
+QUOTIENTS = frozenset({"div", "divide", "truediv", "true_divide"})
+NORMALIZATIONS = frozenset(
+    {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "local_response_norm", "normalize"}
+)
+ELEMENTWISE = frozenset({"pow", "square", "sqrt", "rsqrt", "abs", "exp", "log", "addcmul"})
+
+RULES = ACTIVATIONS | table(
+    {"matmul"} | WEIGHTED | AVERAGES | SUMS | DIFFERENCES | PRODUCTS | QUOTIENTS | NORMALIZATIONS | ELEMENTWISE
+)
+
+GATES = {
+    **dict.fromkeys(("sigmoid", "hardsigmoid"), 2),
+    **dict.fromkeys(("tanh", "relu6", "hardtanh", "clamp", "clip"), 1),
+}
+"""How likely the output of an activation is to be a gate: of two factors of one size, the higher is the gate."""
+
+COPIES = frozenset(
+    {"View", "UnsafeView", "Reshape", "ReshapeAlias", "Permute", "Transpose", "T", "Expand", "Repeat", "Clone", "Alias"}
+    | {"Unbind", "Slice", "Split", "SplitWithSizes", "UnsafeSplit", "Select", "Index", "IndexSelect", "Gather"}
+    | {"Squeeze", "Unsqueeze", "Stack", "Cat", "Flip", "Roll", "Rot90", "AsStrided", "CopySlices", "Copy", "ToCopy"}
+    | {"Diagonal", "Tril", "Triu", "MaskedFill", "Where", "ConstantPadNd", "ReflectionPad1D", "ReflectionPad2D"}
+    | {"ReplicationPad1D", "ReplicationPad2D", "PixelShuffle", "PixelUnshuffle", "NativeChannelShuffle", "Unfold"}
+    | {"Im2Col", "UpsampleNearest2D", "UpsampleNearestExact2D", "AccumulateGrad", "BackwardHookFunction"}
+    | {"MaxPool1D", "MaxPool2D", "MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D", "MkldnnMaxPool2D"}
+    | {"MpsMaxPool2D", "FractionalMaxPool2D", "Amax", "Max", "Maximum", "Minimum"}
+)
+"""Nodes of autograd's graph each of whose outputs is one of the inputs, so that the gradient's rule is that for P."""
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Without a gradient, and in float32 if it was less: sums of many small P need it."""
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
+
+
+class Linear(Function):
+    """``linear(x, weight)``, plus a bias that takes no part, which ``call`` computes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, call: Callable[[], Tensor], linear: Callable[..., Tensor], weight: Tensor | None, x: Tensor
+    ) -> Tensor:
+        ctx.linear, ctx.weight, ctx.excited = linear, weight, x.clamp(min=0)  # a copy: x may be changed in place later
+        ctx.sign = ctx.contrast = None
+        return call()
+
+    @staticmethod
+    def backward(ctx: Any, p: Tensor) -> tuple[None, None, None, Tensor]:
+        x, p = _wide(ctx.excited), _wide(p)
+
+        def shared(weight: Tensor | None) -> Tensor:
+            leaf = x.detach().requires_grad_()
+            with torch.enable_grad():
+                z = ctx.linear(leaf, weight)
+            limits = torch.finfo(z.dtype)
+            # What is below could overflow the quotient.
+            per_excitation = torch.where(z > limits.tiny / limits.eps, p / z, 0)
+            return x * torch.autograd.grad(z, leaf, per_excitation)[0]
+
+        if ctx.weight is None:
+            return None, None, None, shared(None)
+        weight = _wide(ctx.weight) if ctx.sign is None else _wide(ctx.weight) * ctx.sign
+        at_x = shared(weight.clamp(min=0))
+        if ctx.contrast:
+            at_x = at_x - shared((-weight).clamp(min=0))
+        return None, None, None, at_x
+
+
+class Sum(Function):
+    """``a + scale b``, which ``call`` computes, perhaps in place."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Callable[[], Tensor], scale: float, a: Tensor, b: Tensor) -> Tensor:
+        parts = _wide(a).clamp(min=0), (_wide(b) * scale).clamp(min=0)
+        total = parts[0] + parts[1]
+        ctx.shares = [torch.where(total > 0, part / total, 0) for part in parts]
+        ctx.shapes = a.shape, b.shape
+        y = call()
+        ctx.mark_dirty(*[x for x in (a, b) if x is y])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, p: Tensor) -> tuple[Tensor | None, ...]:
+        at = [(_wide(p) * share).sum_to_size(shape) for share, shape in zip(ctx.shares, ctx.shapes, strict=True)]
+        return None, None, *at
+
+
+class Pass(Function):
+    """A function, which ``call`` computes, perhaps in place, whose P goes to its ``signal`` alone."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Callable[[], Tensor], gate: int | None, signal: Tensor, *others: Tensor) -> Tensor:
+        ctx.gate, ctx.shape, ctx.inputs = gate, signal.shape, 1 + len(others)
+        y = call()
+        ctx.mark_dirty(*[x for x in (signal, *others) if x is y])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, p: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, p.sum_to_size(ctx.shape), *[None] * (ctx.inputs - 1)
+
+
+def rule_of(node: Any) -> type | None:
+    """The custom autograd function of a node, if it is one."""
+    return getattr(type(node), "_forward_cls", None)
+
+
+def _gate(x: Tensor) -> int:
+    """How likely this factor is a gate, see `GATES`; what only reshapes or scales it does not matter."""
+    node: Any = x.grad_fn
+    while node is not None and rule_of(node) not in (Linear, Sum):
+        if rule_of(node) is Pass and node.gate is not None:
+            return int(node.gate)
+        node = node.next_functions[0][0] if node.next_functions else None
+    return 0
+
+
+def _signal(a: Tensor, b: Tensor) -> Tensor | None:
+    """The factor that takes all, if that can be told."""
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    full = [x for x in (a, b) if (1,) * (len(shape) - x.ndim) + x.shape == shape]
+    if a is b or len(full) == 1:
+        return full[0]
+    gates = _gate(a), _gate(b)
+    return None if not full or gates[0] == gates[1] else (a, b)[gates[0] > gates[1]]
+
+
+def _fold(x: Tensor, factor: Tensor) -> None:
+    """Let the sign of each channel's ``factor`` belong to the layer whose output ``x`` is, if it just is."""
+    node: Any = x.grad_fn
+    if rule_of(node) is not Linear or node.weight is None:
+        return
+    channels = len(node.weight)
+    shape = [1] * x.ndim
+    shape[1 if node.weight.ndim > 2 else -1] = channels
+    if factor.numel() == 1 or [1] * (x.ndim - factor.ndim) + list(factor.shape) == shape:
+        sign = factor.detach().sign().to(x.device).reshape(-1, *[1] * (node.weight.ndim - 1))
+        node.sign = sign if node.sign is None else node.sign * sign
+
+
+class Rules(TorchFunctionMode):
+    """Calls the functions that have a rule with that rule as their backward."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = RULES.get(func)
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        depending = [value for value in tensors if value.requires_grad]  # on the image: nothing else requires it
+        if name is None or not depending:
+            return func(*args, **kwargs)
+
+        def call() -> Tensor:
+            return func(*args, **kwargs)
+
+        def argument(place: int, key: str) -> Any:
+            return args[place] if len(args) > place else kwargs.get(key)
+
+        signal = depending[0]
+        gate: int | None = GATES.get(name, 0)
+        options = {key: value for key, value in kwargs.items() if key not in ("input", "weight", "bias")}
+        if name in AVERAGES:
+            return Linear.apply(call, lambda x, _: func(x, *args[1:], **options), None, signal)
+        if name in WEIGHTED:
+            if signal is not argument(0, "input"):
+                return call()  # leaves a node that is refused if P arrives there
+            weight = argument(1, "weight").detach()
+            return Linear.apply(call, lambda x, w: func(x, w, None, *args[3:], **options), weight, signal)
+        if name == "matmul":
+            if signal is not argument(0, "input") or len(depending) == 2:
+                return call()
+            return Linear.apply(call, func, argument(1, "other").detach(), signal)
+        if name in SUMS and len(depending) == 2:
+            return Sum.apply(call, kwargs.get("alpha", 1), *depending)
+        if name in PRODUCTS and len(depending) == 2:
+            factor = _signal(*depending)
+            if factor is None:
+                return call()
+            signal = factor
+        elif name in PRODUCTS | QUOTIENTS:
+            constants = [value for value in args[:2] if value is not signal]
+            if constants and not (isinstance(constants[0], Tensor) and constants[0].requires_grad):
+                _fold(signal, torch.as_tensor(constants[0]))
+        elif name == "batch_norm":
+            factor = argument(3 if func is F.batch_norm else 1, "weight")
+            if factor is not None:
+                _fold(signal, factor.reshape(1, -1, *[1] * (signal.ndim - 2)))
+        elif name == "glu":
+            signal = signal.chunk(2, argument(1, "dim") or -1)[0]
+        if name in SUMS | DIFFERENCES | PRODUCTS | QUOTIENTS:
+            gate = None  # still a gate if it was
+        return Pass.apply(call, gate, signal, *[value for value in tensors if value is not signal])

@@ -1,0 +1,169 @@
+"""Photos: found in files, folders, globs, CSV files and installed packages."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import importlib.util
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from fgvis_lightning.data.package_files import shipped
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.names import slug
+
+
+class Photo(NamedTuple):
+    """An image file, and the label that its folder or its CSV file gives it."""
+
+    path: str
+    label: str | None = None
+    listed: bool = False  # in a CSV file, with this label
+
+
+PACKAGE = "package:"
+IMAGE_SUFFIXES = frozenset(Image.registered_extensions())
+
+
+def find_photos(source: str) -> list[Photo]:
+    """The image files that ``source`` names, sorted, or in the order of the CSV file."""
+    if source.startswith(PACKAGE):
+        return find_photos(packaged(source.removeprefix(PACKAGE)))
+    path = Path(shipped(source))
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise InputError(f"Expected images, but {source} cannot be read: {error.strerror}.") from error
+    if is_folder:
+        return list(_walk("" if path == Path() else str(path)))
+    if path.suffix.lower() == ".csv":
+        return _read_csv(path)
+    if exists:
+        return [Photo(source)]
+    if matches := sorted(glob.glob(source, recursive=True)):  # noqa: PTH207 - pathlib takes no absolute patterns
+        return [Photo(file) for file in matches if _is_image(_name(file))]
+    raise InputError(f"Expected a file, a glob, a folder or a CSV file with images, but there is no {source}.")
+
+
+# A million paths take pathlib ten seconds. The next five do for strings what it does.
+
+
+def _walk(folder: str, label: str | None = None) -> Iterator[Photo]:
+    """``sorted(Path(folder).rglob("*"))``, of that the images, labelled with the first folder below.
+
+    Links to files are found, links to folders are not followed, folders that may not be read are passed over.
+    """
+    try:
+        with os.scandir(folder or ".") as entries:
+            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    except PermissionError:
+        return
+    except OSError as error:
+        raise InputError(f"Expected a folder with images, but {folder} cannot be read: {error.strerror}.") from error
+    found.sort(key=lambda entry: os.path.normcase(entry[0]))
+    start = os.path.join(folder, "")  # noqa: PTH118
+    for name, is_folder in found:
+        if _is_image(name):
+            yield Photo(start + name, label)
+        if is_folder:
+            yield from _walk(start + name, label or name)
+
+
+def _name(path: str) -> str:
+    """``Path(path).name``."""
+    name = "" if os.altsep else path.rpartition(os.sep)[2]  # Windows has two kinds of slashes
+    return name if name not in ("", ".") else Path(path).name
+
+
+def _stem(path: str) -> str:
+    """``Path(path).stem``."""
+    name = _name(path)
+    stem, _, suffix = name.rpartition(".")
+    return stem if stem and suffix else name
+
+
+def _is_image(name: str) -> bool:
+    """``Path(name).suffix.lower() in IMAGE_SUFFIXES``."""
+    stem, _, suffix = name.rpartition(".")
+    return bool(stem) and f".{suffix.lower()}" in IMAGE_SUFFIXES
+
+
+def _is_tidy(path: str) -> bool:
+    """Whether ``str(Path(path)) == path``; never on Windows, where pathlib turns slashes."""
+    untidy = os.sep != "/" or path == "." or path.startswith("./") or path.endswith(("/", "/."))
+    return not (untidy or "//" in path or "/./" in path)
+
+
+def packaged(source: str) -> str:
+    """The path of ``package/folder/file`` where that package is installed."""
+    package, _, file = source.partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise InputError(
+            f"Expected the installed package {package!r}, which is to carry {file}, but there is none. "
+            f'The demo\'s photos come with: pip install "fgvis-lightning[demo]"'
+        )
+    return str(Path(spec.origin).parent / file)
+
+
+def _read_csv(path: Path) -> list[Photo]:
+    folder, start = path.parent, "" if path.parent == Path() else os.path.join(path.parent, "")  # noqa: PTH118
+    photos = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file)
+            header = next(rows, [])
+            columns = {name: place for place, name in enumerate(header)}
+            if "path" not in columns:
+                raise InputError(f"Expected a CSV file with a header and a column 'path', but {path} has {header}.")
+            path_column, target_column = columns["path"], columns.get("target", sys.maxsize)
+            for number, row in enumerate(rows, 2):
+                if not row:
+                    continue
+                image = row[path_column] if len(row) > path_column else ""
+                if not image.strip():
+                    raise InputError(
+                        f"Expected an image in each row of {path}, but row {number} has nothing in its column 'path'. "
+                        f"Fill it in, or delete the row."
+                    )
+                if image.startswith(PACKAGE):
+                    image = packaged(image.removeprefix(PACKAGE))
+                elif not _is_tidy(image):
+                    image = str(folder / image)
+                elif not image.startswith("/"):
+                    image = start + image
+                label = row[target_column].strip() if len(row) > target_column else ""
+                photos.append(Photo(image, sys.intern(label) or None, True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"Expected a CSV file with images, but {path} cannot be read: {error}") from error
+    return photos
+
+
+def image_ids(paths: Iterable[str]) -> dict[str, str]:
+    """A readable name of at most 130 bytes for each path; no two are alike, also where case does not count.
+
+    It is the file's name; where that is shared, ``folder_name_hash``; and should that be shared as well, be it with
+    the name of another file, ``name_hash`` with so long a hash that no two are.
+    """
+    ids = {path: slug(_stem(path)) for path in paths}
+    hashed: set[str] = set()
+    while True:
+        count = Counter(map(str.casefold, ids.values()))
+        if len(count) == len(ids):
+            return ids
+        for path, name in ids.items():
+            if count[name.casefold()] > 1:
+                # Names of files may hold bytes that are not UTF-8, which Python shows as surrogates.
+                digest = hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()
+                if path in hashed:
+                    ids[path] = f"{slug(_stem(path))}_{digest[:32]}"
+                else:
+                    ids[path] = f"{slug(_name(os.path.split(path)[0]))}_{name}_{digest[:8]}"
+                    hashed.add(path)

@@ -1,0 +1,75 @@
+"""Target classes: by rank, index, name or label."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+from fgvis_lightning.data.photos import Photo
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.networks.classifier import Classifier
+
+
+class Targets:
+    """Turns words for targets into class indices."""
+
+    def __init__(self, classifier: Classifier, photos: Iterable[Photo]) -> None:
+        self.classifier = classifier
+        self.labels = sorted({photo.label for photo in photos if photo.label is not None})
+        self._of_word = cache(self._word)  # looked up once for each word, not for each image
+        self._of_label = cache(self._label)
+
+    def chosen(self, word: str | int) -> Sequence[int]:
+        """The class that the user names by its index or its name, or as its images' label."""
+        return self._of_label(str(word))
+
+    def __call__(self, word: str | int, photo: Photo) -> Sequence[int]:
+        """The targets that ``word`` means for one image."""
+        if word == "auto":
+            word = "label" if photo.listed and photo.label is not None else "predicted"
+        if word != "label":
+            return self._of_word(word)
+        if photo.label is None:
+            raise InputError(
+                f"Expected a label for each image, but {photo.path} has none: use folders named after classes or a "
+                f"CSV file with a column 'target', or --data.targets predicted."
+            )
+        return self._of_label(photo.label)
+
+    def _word(self, word: str | int) -> Sequence[int]:
+        if word == "predicted":
+            return (-1,)
+        if isinstance(word, str) and (rank := re.fullmatch(r"top-?(\d+)", word)):
+            return range(-1, -int(rank[1]) - 1, -1)
+        if isinstance(word, str) and (absent := re.fullmatch(r"absent(\d+)", word)):
+            return self._absent(int(absent[1]))
+        return (self._index(str(word)),)
+
+    def _absent(self, count: int) -> Sequence[int]:
+        """So many ranks, evenly spread over the less probable half of the classes."""
+        classes = len(self.classifier.classes)
+        if not 0 < count <= classes // 2:
+            raise InputError(
+                f"Expected absent with a number from 1 to half of the classes, but got absent{count} for {classes} "
+                f"classes of {self.classifier.name}. Their names can be given with --model.classifier.classes."
+            )
+        first = classes - classes // 2 + 1
+        return [-(first + (classes - first) * place // max(1, count - 1)) for place in range(count)]
+
+    def _index(self, word: str) -> int:
+        if not word.lstrip("-").isdigit():
+            return self.classifier.class_index(word)
+        count = len(self.classifier.classes)
+        if int(word) < 0 or (count and int(word) >= count):
+            raise InputError(f"Expected a class index from 0 to {count - 1 if count else 'K - 1'}, but got {word}.")
+        return int(word)
+
+    def _label(self, label: str) -> Sequence[int]:
+        """A class by index or name; else by the label's place among all, as in torchvision's ImageFolder."""
+        try:
+            return (self._index(label),)
+        except InputError:
+            if len(self.labels) == len(self.classifier.classes) and label in self.labels:
+                return (self.labels.index(label),)
+            raise

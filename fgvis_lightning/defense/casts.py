@@ -1,0 +1,35 @@
+"""Weights cast once, where autocast, which keeps only what has a gradient, would cast them in every pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class Casts:
+    """Copies of a network's weights in the types that autocast asks for."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, dict[torch.dtype, Tensor]] = {}
+
+    def clear(self) -> None:
+        """Forget all copies: the weights may have changed."""
+        self._known.clear()
+
+    def caster(self, network: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """A function that casts weights for a pass on ``x``; None where there is no autocast."""
+        kind = x.device.type
+        if not torch.is_autocast_enabled(kind):
+            return None
+        dtype, known = torch.get_autocast_dtype(kind), self._known
+        if not known:  # those that the network computes are others in every pass
+            known.update((id(weight), {}) for weight in network.buffers() if weight.dtype == torch.float32)
+
+        def cast(weight: Tensor) -> Tensor:
+            if id(weight) in known and dtype not in known[id(weight)]:
+                known[id(weight)][dtype] = weight.to(dtype)
+            return known.get(id(weight), {}).get(dtype, weight)
+
+        return cast

@@ -1,0 +1,120 @@
+"""What the container refuses, and how it says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+from torch import Tensor, nn
+
+from fgvis_lightning.defense.audit import Findings, Found, Witness
+from fgvis_lightning.defense.coverage import Layer
+from fgvis_lightning.errors import InputError
+
+ATTENTION = frozenset({"softmax", "scaled_dot_product_attention"})
+
+
+class UngatedActivationError(InputError):
+    """A nonlinearity that the defense cannot gate."""
+
+
+def require_eval_mode(network: nn.Module) -> None:
+    """Check that no layer is in training mode.
+
+    Raises:
+        InputError: one is.
+    """
+    stateful = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    for path, module in network.named_modules():
+        if isinstance(module, stateful) and module.training:
+            raise InputError(
+                f"Expected {type(network).__name__} in eval mode, but {path} ({type(module).__name__}) is in "
+                f"training mode. Call network.eval()."
+            )
+
+
+def require_open(name: str, layers: Sequence[Layer], closed: Tensor) -> None:
+    """Check that no gate is closed on the image itself.
+
+    Args:
+        name: of the network.
+        layers: those that have gates.
+        closed: share of closed gates (B,L) on the image.
+
+    Raises:
+        InputError: one is closed, so rounding or randomness would close gates that features do not.
+    """
+    shut = [
+        f"{layer.name} in {layer.module or 'the network itself'} ({100 * share:.2g} % of its neurons)"
+        for layer, share in zip(layers, closed.amax(0).tolist(), strict=True)
+        if share
+    ]
+    if shut:
+        raise InputError(
+            f"Expected every gate to be open on the image itself, but {len(shut)} of {closed.shape[1]} layers have "
+            f"closed ones, first {shut[0]}: {name} does not compute the same twice. Likely "
+            f"causes: randomness or state in the network; a precision, memory format or batch size that differs "
+            f"between reference pass and explanation; kernels that are not deterministic (try "
+            f"--trainer.deterministic true and --trainer.precision 32-true)."
+        )
+
+
+def judge_calls(name: str, witness: Witness, exempt: Collection[str]) -> None:
+    """Refuse what the dispatcher saw that gates do not cover.
+
+    Raises:
+        InputError: the network draws random numbers.
+        UngatedActivationError: a nonlinearity ran that was not intercepted.
+    """
+    if witness.random:
+        calls = listed(witness.random)
+        raise InputError(
+            f"Expected {name} to give the same result twice, but it draws random numbers: {calls}. Call "
+            f"network.eval(), and give functions such as dropout training=self.training."
+        )
+    escaped = witness.missed + witness.steps
+    refuse(name, Counter({call: n for call, n in escaped.items() if call[0] not in exempt}))
+
+
+def judge_graph(name: str, found: Findings, exempt: Collection[str]) -> None:
+    """Refuse what autograd's graph holds between image and logits that gates do not cover.
+
+    Raises:
+        InputError: no path leads from one to the other, or it is a vision transformer's.
+        UngatedActivationError: a nonlinearity on the way has no gate.
+    """
+    if not found.reached:
+        raise InputError(
+            f"Expected the logits of {name} to depend on the image by operators that have a "
+            f"gradient, but they do not: the network detaches them, or runs under no_grad."
+        )
+    refuse(name, found.problems)
+    attention = found.exempt["attention"] + found.exempt["softmax"]
+    if found.gate_free and attention and found.convolutions <= 1 and not ATTENTION.intersection(exempt):
+        raise InputError(
+            f"Expected a convolutional network, but {name} is a vision transformer: "
+            f"image and logits are joined by {attention} calls of attention and by residual connections, where "
+            f"there is no gate, so the defense does not hold. List softmax as exempt to explain it all the same."
+        )
+
+
+def refuse(name: str, problems: Found) -> None:
+    """Refuse nonlinearities that cannot be gated, if there are any.
+
+    Raises:
+        UngatedActivationError: it names them.
+    """
+    if problems:
+        raise UngatedActivationError(
+            f"Expected every nonlinearity of {name} to be gated, but these cannot be: "
+            f"{listed(problems)}. Write them with activations of torch.nn or torch.nn.functional, outside of "
+            f"compiled and scripted code; or name the function, or the class of its module, in gated, to gate its "
+            f"output; or in exempt: what flows through it is then not defended."
+        )
+
+
+def listed(found: Found) -> str:
+    """``2 of pow in stages.0.act, 1 of where in head``, the most frequent first."""
+    several = [f"{n} of {what}" + (f" in {place}" if place else "") for (what, place), n in found.most_common(3)]
+    more = len(found) - len(several)
+    return ", ".join(several) + (f", and in {more} more places" if more else "")

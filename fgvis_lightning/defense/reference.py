@@ -1,0 +1,52 @@
+"""Reference activations: what the pass on the real image leaves behind each nonlinearity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fgvis_lightning.defense.gates import Ceiling, gate
+from fgvis_lightning.defense.nonlinearities import NONNEGATIVE
+from fgvis_lightning.method.gates import excess
+
+
+@dataclass
+class Reference:
+    """What the reference pass kept of a call.
+
+    Attributes:
+        name: of the activation.
+        h: h(x); None where no gradient to the image flows through.
+        fused: whether the gate may be fused with the activation: nobody changes its output later, or computes it again
+            for the way back.
+    """
+
+    name: str
+    h: Tensor | Ceiling | None
+    fused: bool = False
+
+    def closed(self, h: Tensor) -> Tensor:
+        """Which gates are closed at h(e)."""
+        assert self.h is not None
+        if isinstance(self.h, Ceiling):
+            return self.h.closed(h)
+        return excess(h, self.h) != 0
+
+    def gate(self, h: Tensor, rule: str) -> None:
+        """Put the gate on the gradient that arrives at h(e), if one does."""
+        if not h.requires_grad or self.h is None:
+            return
+        if isinstance(self.h, Ceiling):
+            ceiling, known = self.h, h.detach().clone()  # which may be changed in place later
+            h.register_hook(lambda gradient: ceiling.select(gradient, known, rule))
+        else:
+            gate(h, self.h, rule, nonnegative=self.name in NONNEGATIVE)
+
+
+def share_closed(batch: int, reference: Reference, h: Tensor) -> Tensor:
+    """Share of closed gates of one call for each image (B,)."""
+    closed = reference.closed(h.detach())
+    # Some networks fold parts of an image into the batch; where that cannot be told apart, all images together.
+    closed = closed.reshape(batch, -1) if len(h) % batch == 0 else closed.reshape(1, -1).expand(batch, -1)
+    return closed.float().mean(1)

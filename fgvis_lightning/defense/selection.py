@@ -1,0 +1,67 @@
+"""Which functions and modules of a network are gated, and which are exempt."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import nn
+from torch.autograd import Function
+
+from fgvis_lightning.defense.nonlinearities import (
+    ACTIVATIONS,
+    GATED_MODULES,
+    NORMALIZATION,
+    NORMALIZATION_MODULES,
+    NORMALIZATIONS,
+    resolve,
+    table,
+)
+from fgvis_lightning.errors import InputError
+
+
+class Selection:
+    """What is asked for, looked up in a network.
+
+    Args:
+        network: whose modules they are.
+        exempt: functions by name, and classes of modules or of autograd functions.
+        gated: functions by name, and classes of modules.
+
+    Attributes:
+        exempt: names of what is left without a gate.
+        exempt_functions: autograd functions among it.
+        functions: function → the name of its activation.
+        units: modules whose output is gated, or exempt, as a whole → the name of their class.
+        listed: ``exempt`` and ``gated`` as they were given, spelled out.
+
+    Raises:
+        InputError: an unknown name, one that is in both, or an autograd function to be gated.
+    """
+
+    def __init__(self, network: nn.Module, exempt: Collection[str | type], gated: Collection[str | type]) -> None:
+        self.exempt, exempt_classes = resolve(exempt, "exempt")
+        names, gated_classes = resolve(gated, "gated")
+        if both := sorted(self.exempt & names) or [c.__name__ for c in gated_classes if c in exempt_classes]:
+            raise InputError(f"Expected exempt and gated to have nothing in common, but got {both[0]!r} in both.")
+        if wrong := [c for c in gated_classes if issubclass(c, Function)]:
+            raise InputError(
+                f"Expected gated to name classes of modules, but {wrong[0].__name__} is an autograd function: name the "
+                f"module that applies it."
+            )
+        self.exempt_functions = tuple(c for c in exempt_classes if issubclass(c, Function))
+        self.functions = {**ACTIVATIONS, **NORMALIZATIONS, **table(names)}
+        self.listed = {"exempt": sorted(map(_spelled, exempt)), "gated": sorted(map(_spelled, gated))}
+        self.units: dict[nn.Module, str] = {}
+        exempt_modules = tuple(c for c in exempt_classes if issubclass(c, nn.Module))
+        for module in network.modules():
+            name = type(module).__name__
+            if isinstance(module, exempt_modules) and not isinstance(module, gated_classes):
+                self.exempt |= {name}
+            if isinstance(module, (*gated_classes, *exempt_modules, *GATED_MODULES)):
+                self.units[module] = name
+            elif isinstance(module, NORMALIZATION_MODULES):
+                self.units[module] = NORMALIZATION
+
+
+def _spelled(entry: str | type) -> str:
+    return entry if isinstance(entry, str) else f"{entry.__module__}.{entry.__qualname__}"

@@ -1,0 +1,142 @@
+"""A LightningModule with masks: what they are worth now, and the explanations that come of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgvis_lightning.defense.container import DefendedCNN
+from fgvis_lightning.defense.coverage import Coverage
+from fgvis_lightning.engine.sweep_module import SweepModule
+from fgvis_lightning.engine.work import Work
+from fgvis_lightning.method.games import Game, probability
+from fgvis_lightning.method.options import Options
+from fgvis_lightning.method.solver import Solver
+from fgvis_lightning.method.storage import give_back
+from fgvis_lightning.results.explanation import Explanation, rounded
+
+
+class MaskModule(SweepModule):
+    """What `FGVis` knows of its masks, apart from how they are found.
+
+    Attributes:
+        mask: the only parameter (B·seeds,3,H,W).
+        network: the classifier with its gates.
+        work: the batch in work.
+        options: those of the method.
+        game: the one that is played.
+        defended: whether the gradient is gated.
+        coverage: what the gates met in the last pass.
+    """
+
+    mask: nn.Parameter
+    network: DefendedCNN
+    work: Work
+    options: Options
+    game: Game
+    defended: bool
+    coverage: Coverage
+    _logits: Tensor | None = None
+
+    @property
+    def solver(self) -> Solver:
+        """The masks' optimizer, for ``lam: auto``."""
+        solver: Any = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(solver, Solver)
+        return solver
+
+    def plain(self, x: Tensor) -> Tensor:
+        with self.network.undefended():
+            return super().plain(x)
+
+    def judge(self, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B,K) by the plain network, and leads (B,), of masks (B,3,H,W)."""
+        logits = self.logits_of(masks)
+        return logits, self.work.lead_of_images(self.game, logits)
+
+    @torch.no_grad()
+    def explanation(self, places: Sequence[int]) -> Explanation:
+        """The explanations in these places as they are now, on the CPU: masks rounded to the files' type.
+
+        Their scores come from plain passes of the network over e made from the rounded masks.
+        """
+        self.cost.images += len(places)
+        at, more = torch.tensor(places, device=self.mask.device), dict[str, Any]()
+        if self.options.auto:
+            mask, logits, leads = give_back(self.solver.best(), self.game, self.judge)
+            more = {"feasible": (leads >= 0)[at].cpu(), **self.solver.summary(places)}
+        else:
+            mask = rounded(self.masks, self.game)
+            logits = self.logits_of(mask)
+        self.coverage = self.coverage_at(mask)
+        closed = self.coverage.closed
+        self.coverage = replace(self.coverage, closed=None if closed is None else closed[at].cpu())
+        assert self.batch is not None
+        return Explanation(
+            mask=mask[at].float().contiguous().cpu(),
+            targets=self.work.targets[at].cpu(),
+            score_image=self.work.score_image[at].float().cpu(),
+            score_explanation=probability(logits, self.work.targets)[at].float().cpu(),
+            game=self.game,
+            seeds=self.options.seeds,
+            **more,
+            coverage=self.coverage,
+            iterations=torch.full((len(places),), self.batch.iterations),
+        )
+
+    def coverage_at(self, mask: Tensor) -> Coverage:
+        """Coverage with the share of closed gates at the masks (B,3,H,W)."""
+        e = self.work.explained_used(mask)
+        if not self.defended:
+            with self.network.undefended(), torch.no_grad():
+                self.network(e)
+            return self.network.coverage
+        with self.trainer.precision_plugin.forward_context():
+            closed = self.network.closed(e)
+        return replace(self.network.coverage, closed=self.work.first(closed) if self.work.all_used else closed)
+
+    def logits_of(self, masks: Tensor) -> Tensor:
+        """The plain network's logits (B,K) for masks (B,3,H,W), in a batch of all rows: rounding depends on that."""
+        return self.work.first(self.plain(self.work.explained_all(masks)))
+
+    @property
+    def targets(self) -> Tensor:
+        """Target classes of the places (B,)."""
+        return self.work.targets
+
+    @property
+    def masks(self) -> Tensor:
+        """The masks of the places (B,3,H,W) as they are now, each the mean of its rows."""
+        return self.mask.detach().unflatten(0, (-1, self.options.seeds)).mean(1)
+
+    def latest_each(self) -> tuple[Tensor, Tensor] | None:
+        """Score and sparsity of each place (B,), at the latest iteration; before the first one, None."""
+        if self._logits is None:
+            return None
+        with torch.no_grad():
+            mask = self.work.used(self.mask)
+            each = probability(self._logits, self.work.used_targets), 1 - self.game.size(mask)
+            score, sparsity = (values.unflatten(0, (len(self.targets), -1)).mean(1) for values in each)
+            return score, sparsity
+
+    @property
+    def latest(self) -> tuple[Tensor, Tensor] | None:
+        """Mean score and sparsity of the items in work, likewise."""
+        if self.batch is None or (latest := self.latest_each()) is None:
+            return None
+        used = self.batch.used
+        score, sparsity = (each if len(used) == len(each) else each[used] for each in latest)
+        return score.mean(), sparsity.mean()
+
+    def log_latest(self) -> None:
+        """Means over the items in work, to the loggers, when they are due: otherwise it would cost 1 % and more."""
+        trainer: Any = self.trainer  # whose class does not declare the attribute
+        every = trainer.log_every_n_steps
+        if every and (trainer.global_step + 1) % every == 0 and (latest := self.latest) is not None:
+            assert self.batch is not None
+            for name, value in zip(("score", "sparsity"), latest, strict=True):
+                self.log(name, value, batch_size=len(self.batch.used))

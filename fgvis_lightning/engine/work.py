@@ -1,0 +1,116 @@
+"""A batch in work: each image has a row for each of its runs, one after the other."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from fgvis_lightning.method.games import Game, Reference, blend, gaussian, probability
+from fgvis_lightning.method.level import bound, lead
+
+Rows = TypeVar("Rows", Tensor, list[torch.Generator])
+
+
+class Work:
+    """What the iterations of a batch need beside the mask.
+
+    Args:
+        images: normalized (B,3,H,W).
+        runs: rows of each image.
+        reference: one of `fgvis_lightning.method.games.REFERENCES`.
+        black: normalized black (3,1,1).
+        seed: of the noise of each first run; the others count on from it.
+
+    Attributes:
+        x: the images of all rows (B·runs,3,H,W).
+        all_used: whether all rows are in use, or the first of each image alone.
+        targets: target classes (B,); they and what follows are set by `aim`.
+        score_image: softmax probability of the target on each image (B,).
+    """
+
+    targets: Tensor
+    score_image: Tensor
+
+    def __init__(self, images: Tensor, runs: int, reference: Reference, black: Tensor, seed: int) -> None:
+        self.runs = runs
+        self.all_used = True
+        self._first = slice(None, None, runs)
+        self.x = self.spread(images)
+        # Each row has its own stream, so that it does not depend on the others.
+        self._generators = [torch.Generator(self.x.device).manual_seed(seed) for _ in self.x]
+        rows = zip(self.x.split(1), self._generators, strict=True)
+        drawn = [one for x, generator in rows if (one := reference(x, black, generator)) is not None]
+        self._reference = _like_images(torch.cat(drawn)) if drawn else None
+        for row, generator in enumerate(self._generators):
+            generator.manual_seed(seed + row % runs)
+
+    def aim(self, targets: Tensor, logits: Tensor, level: float | None) -> None:
+        """Set the target classes (B,), given the logits of the images (B,K), and the level, where there is one."""
+        self.targets = targets
+        self.score_image = probability(logits, targets)
+        self._targets = self.spread(targets)
+        self._bound = None if level is None else bound(level, self.spread(logits), self._targets).to(self.x)
+
+    # --- rows ---
+
+    def spread(self, of_images: Tensor) -> Tensor:
+        """What images have (B,…) for each of their rows (B·runs,…)."""
+        return _like_images(of_images.repeat_interleave(self.runs, 0))
+
+    def first(self, rows: Tensor) -> Tensor:
+        """The first row of each image (B,…)."""
+        return rows[self._first]
+
+    def used(self, rows: Rows) -> Rows:
+        """What has a row for each run (B·runs,…), for the rows in use."""
+        # Without a reason to slice there is none: even a view of everything would change the memory format.
+        return rows if self.all_used else _like_images(rows[self._first])
+
+    def use_first(self) -> None:
+        """From now on only the first row of each image is in use."""
+        self.all_used = False
+
+    # --- what the masks make of the images ---
+
+    def explained(self, mask: Tensor) -> Tensor:
+        """``e`` of the rows in use, for the mask of all rows (B·runs,3,H,W)."""
+        return blend(self.used(self.x), self.used(mask), self._used_reference())
+
+    def explained_all(self, masks: Tensor) -> Tensor:
+        """``e`` of all rows (B·runs,3,H,W), for the masks of the images (B,3,H,W)."""
+        return blend(self.x, self.spread(masks), self._reference)
+
+    def explained_used(self, masks: Tensor) -> Tensor:
+        """``e`` of the rows in use, for the masks of the images (B,3,H,W)."""
+        return self.explained(self.spread(masks))
+
+    def disturbed(self, e: Tensor, noise: float) -> Tensor:
+        """``e`` of the rows in use with noise of this standard deviation."""
+        return e + noise * gaussian(e, self.used(self._generators)) if noise else e
+
+    def lead(self, game: Game, logits: Tensor) -> Tensor:
+        """How far the rows in use reach beyond the level, by their logits."""
+        assert self._bound is not None
+        return lead(game, logits, self.used_targets, self.used(self._bound))
+
+    def lead_of_images(self, game: Game, logits: Tensor) -> Tensor:
+        """How far the images' masks reach beyond the level (B,), by their logits (B,K)."""
+        assert self._bound is not None
+        return lead(game, logits, self.targets, self.first(self._bound))
+
+    @property
+    def used_targets(self) -> Tensor:
+        """Target classes of the rows in use."""
+        return self.used(self._targets)
+
+    def _used_reference(self) -> Tensor | None:
+        return None if self._reference is None else self.used(self._reference)
+
+
+def _like_images(rows: Rows) -> Rows:
+    """Images in the memory format that they have everywhere: another one rounds differently."""
+    if isinstance(rows, Tensor) and rows.ndim == 4:
+        return rows.contiguous(memory_format=torch.channels_last)
+    return rows

@@ -1,0 +1,198 @@
+"""Explanations: masks with the scores that they reach; and the maps of other methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgvis_lightning.defense.coverage import Coverage
+from fgvis_lightning.method.games import Game
+from fgvis_lightning.method.storage import STORAGE
+from fgvis_lightning.results.tensor_files import save_tensors
+
+_WORDS = {"true": True, "false": False}
+ROWS: dict[str, Callable[[str], float]] = {
+    "feasible": _WORDS.__getitem__,
+    "iterations": int,
+    "reached": int,
+    "agreement": float,
+}
+"""What an explanation may know of each of its items, and how it is read from the file's metadata."""
+
+
+def rounded(mask: Tensor, game: Game) -> Tensor:
+    """A mask as a file holds it: with its evidence rounded to float16.
+
+    Float16 has many numbers next to 0 and none between 0.9995 and 1. So where evidence is 1 - mask, the mask itself
+    would lose all that is faint. One minus a number in float16 is one in float32, exactly, and back.
+
+    Args:
+        mask: of any shape, in [0,1].
+        game: whose mask it is.
+
+    Returns:
+        A mask of the same type; what is rounded once does not change any more.
+    """
+    evidence = game.evidence(mask.to(torch.promote_types(mask.dtype, torch.float32)))
+    return game.evidence(evidence.to(STORAGE).to(evidence.dtype)).to(mask.dtype)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Masks of B items with the scores that they reach.
+
+    Attributes:
+        mask: (B,3,H,W) in [0,1].
+        targets: target classes (B,).
+        score_image: CNN_c(x) (B,), softmax probability of the target class on the image.
+        score_explanation: CNN_c(e) (B,), on ``e = r + m (x - r)``.
+        game: which game made the masks.
+        feasible: for ``lam: auto``, whether the level was reached (B,); None otherwise.
+        ids: item ids, B of them; empty for images in memory.
+        metadata: what the file says beside the mask; empty for images in memory.
+        coverage: which nonlinearities were gated, and the share of closed gates (B,L) at the masks.
+        iterations: how many each item had (B,).
+        ranking: when the solver gave each pixel up (B,H,W) ≥ 0, high = matters most; None where it does not tell.
+        agreement: mean correlation between the masks of each two of the runs (B,) in [-1,1]; None for a single run.
+        seeds: how many runs with seeds of their own the masks are the mean of; None where that is not known.
+        reached: after which iteration the level was first reached (B,), 0 at the start and -1 never; None without one.
+    """
+
+    mask: Tensor
+    targets: Tensor
+    score_image: Tensor
+    score_explanation: Tensor
+    game: Game
+    feasible: Tensor | None = None
+    ids: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    coverage: Coverage | None = None
+    iterations: Tensor | None = None
+    ranking: Tensor | None = None
+    agreement: Tensor | None = None
+    seeds: int | None = None
+    reached: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    @property
+    def evidence(self) -> Tensor:
+        """(B,3,H,W) in [0,1], high = evidence: the mask where the class stays, 1 - mask where it goes."""
+        return self.game.evidence(self.mask)
+
+    @property
+    def sparsity(self) -> Tensor:
+        """Share of the image that is not evidence (B,), 1 - mean of `evidence`: 0 for all of it, 1 for none."""
+        return 1 - self.game.size(self.mask)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Explanation]) -> Explanation:
+        """The items of several explanations of one game, without metadata."""
+        coverage, closed = parts[0].coverage, [c.closed for p in parts if (c := p.coverage) and c.closed is not None]
+        known: dict[str, Any] = {}
+        for name in (*ROWS, "ranking"):
+            found = [rows for part in parts if (rows := getattr(part, name)) is not None]
+            known[name] = torch.cat(found) if found else None
+        return cls(
+            mask=torch.cat([part.mask for part in parts]),
+            targets=torch.cat([part.targets for part in parts]),
+            score_image=torch.cat([part.score_image for part in parts]),
+            score_explanation=torch.cat([part.score_explanation for part in parts]),
+            game=parts[0].game,
+            coverage=replace(coverage, closed=torch.cat(closed)) if coverage and closed else coverage,
+            ids=tuple(id for part in parts for id in part.ids),
+            seeds=parts[0].seeds,
+            **known,
+        )
+
+    def select(self, order: Tensor) -> Explanation:
+        """Some of the items, in the order of their indices (N,)."""
+
+        def rows(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[order]
+
+        known: dict[str, Any] = {name: rows(getattr(self, name)) for name in (*ROWS, "ranking")}
+        return replace(
+            self,
+            mask=self.mask[order],
+            targets=self.targets[order],
+            score_image=self.score_image[order],
+            score_explanation=self.score_explanation[order],
+            coverage=self.coverage and replace(self.coverage, closed=rows(self.coverage.closed)),
+            ids=tuple(self.ids[index] for index in order.tolist()) if self.ids else (),
+            **known,
+        )
+
+    def saliency(self) -> Tensor:
+        """The map that metrics rank pixels by (B,H,W) ≥ 0, high = evidence.
+
+        It is the `ranking` where there is one: a mask tells what is enough, and a ranking in which order it matters.
+        Else it is the mean of the `evidence` over the channels.
+        """
+        return self.evidence.float().mean(1) if self.ranking is None else self.ranking
+
+    def save(self, path: Path, index: int, metadata: Mapping[str, str], owner: str | None = None) -> None:
+        """Write one of the items as a file, see `save_tensors`."""
+        own = {
+            "target": str(int(self.targets[index])),
+            "score_image": repr(float(self.score_image[index])),
+            "score_explanation": repr(float(self.score_explanation[index])),
+            "sparsity": repr(float(self.sparsity[index])),
+            "game": self.game.name,
+        }
+        if self.coverage is not None:
+            own["coverage"] = self.coverage.to_json(index)
+        if self.seeds is not None:
+            own["seeds"] = str(self.seeds)
+        for name in ROWS:
+            rows = getattr(self, name)
+            if rows is not None:
+                own[name] = str(rows[index].item()).lower()
+        mask = rounded(self.mask[index].float(), self.game)
+        tensors = {"mask": mask.to(STORAGE) if self.game.keeps else mask}
+        if self.ranking is not None:
+            tensors["ranking"] = self.ranking[index].float()
+        save_tensors(path, tensors, own | dict(metadata), owner)
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Maps of another method for B items.
+
+    Attributes:
+        map: (B,H,W), high = evidence; signs and scale are the method's.
+        targets: target classes (B,).
+        score_image: softmax probability of the target class on the image (B,).
+        method: its name.
+        ids: item ids, B of them; empty for images in memory.
+        metadata: what the file says beside the map; empty for images in memory.
+    """
+
+    map: Tensor
+    targets: Tensor
+    score_image: Tensor
+    method: str
+    ids: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.map)
+
+    def saliency(self) -> Tensor:
+        """The map that metrics rank pixels by (B,H,W), high = evidence."""
+        return self.map
+
+    def save(self, path: Path, index: int, metadata: Mapping[str, str], owner: str | None = None) -> None:
+        """Write one of the items as a file, see `save_tensors`."""
+        own = {
+            "target": str(int(self.targets[index])),
+            "score_image": repr(float(self.score_image[index])),
+            "method": self.method,
+        }
+        save_tensors(path, {"map": self.map[index].float()}, own | dict(metadata), owner)

@@ -1,0 +1,107 @@
+"""Explanations from files.
+
+One explanation is one ``.safetensors`` file: the tensor ``mask``, with ``ranking`` beside it where there is one, or
+``map`` for another method; and string metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from safetensors import safe_open
+
+from fgvis_lightning.defense.coverage import Coverage
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.method.games import GAMES
+from fgvis_lightning.results.explanation import ROWS, Attribution, Explanation
+from fgvis_lightning.results.tensor_files import CHECKSUM, EXPLANATIONS, SUFFIX, UNREADABLE, checksum, damaged
+
+
+def load_item(path: str | Path) -> Explanation | Attribution:
+    """Read the file of one item (B = 1), an explanation or another method's map, and verify its checksum.
+
+    Raises:
+        InputError: not there, damaged, or neither.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in ("mask", "ranking", "map") if name in set(file.keys())}
+        if not tensors.keys() & {"mask", "map"}:
+            raise ValueError("it has neither a mask nor a map")
+        expected = metadata.pop(CHECKSUM)
+        if expected != checksum(tensors, metadata):
+            raise ValueError("its checksum is another")
+        own: dict[str, Any] = {
+            "targets": torch.tensor([int(metadata["target"])]),
+            "score_image": torch.tensor([float(metadata["score_image"])]),
+            "ids": (path.name.removesuffix(SUFFIX),),
+            "metadata": metadata,
+        }
+        if "map" in tensors:
+            return Attribution(map=tensors["map"][None], method=metadata["method"], **own)
+        own |= {name: torch.tensor([read(metadata[name])]) for name, read in ROWS.items() if name in metadata}
+        return Explanation(
+            mask=tensors["mask"][None].float(),
+            score_explanation=torch.tensor([float(metadata["score_explanation"])]),
+            game=GAMES[metadata["game"]],
+            coverage=Coverage.from_json(metadata["coverage"]) if "coverage" in metadata else None,
+            ranking=tensors["ranking"][None] if "ranking" in tensors else None,
+            seeds=int(metadata["seeds"]) if "seeds" in metadata else None,
+            **own,
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"Expected an explanation file, but there is none at {path}.") from error
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
+
+
+def load_explanation(path: str | Path) -> Explanation:
+    """Read one explanation file (B = 1) and verify its checksum.
+
+    Raises:
+        InputError: not there, damaged, or not an explanation.
+    """
+    item = load_item(path)
+    if not isinstance(item, Explanation):
+        raise InputError(
+            f"Expected an explanation by FGVis, but {path} is a map of {item.method}. "
+            f"Read it with fgvis_lightning.results.load.load_item."
+        )
+    return item
+
+
+class Explanations(Sequence[Explanation]):
+    """All explanations in a results folder, in the order of their ids; each file is read when it is asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    @overload
+    def __getitem__(self, index: int) -> Explanation: ...
+    @overload
+    def __getitem__(self, index: slice) -> Explanations: ...
+    def __getitem__(self, index: int | slice) -> Explanation | Explanations:
+        if isinstance(index, slice):
+            return Explanations(self.paths[index])
+        return load_explanation(self.paths[index])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def load_explanations(folder: str | Path) -> Explanations:
+    """The explanations in a results folder or in its ``explanations`` folder.
+
+    Raises:
+        InputError: there are none.
+    """
+    folders = Path(folder) / EXPLANATIONS, Path(folder)
+    paths = next((found for found in (sorted(f.glob(f"[!.]*{SUFFIX}")) for f in folders) if found), None)
+    if not paths:
+        raise InputError(f"Expected a results folder with explanations, but there are none in {folder}.")
+    return Explanations(paths)

@@ -1,0 +1,104 @@
+"""Tensor files that are there whole or not at all.
+
+A file is written under a temporary name and moved into place. Its string metadata hold a checksum of everything in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fgvis_lightning.errors import InputError
+
+SUFFIX = ".safetensors"
+EXPLANATIONS = "explanations"  # the folder of these files in a results folder
+CHECKSUM = "checksum"
+UNREADABLE = (SafetensorError, KeyError, ValueError, TypeError, OSError)
+"""What reading a damaged or foreign file raises."""
+
+
+def write_whole(path: Path, data: bytes, owner: str | None = None) -> None:
+    """Write a file that is there whole or not at all, also after a power failure.
+
+    Args:
+        path: the file; its folder exists.
+        data: its content.
+        owner: a part of the temporary name that no other process shares; unless given, this one's id.
+    """
+    # Two threads may be about to write one file, the failure of an image that two items share.
+    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}.{owner or f'pid{os.getpid()}'}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            # Else a file system may put the new name on disk before the data. Should the name be lost instead, the
+            # file is missing as if it had not been written, so its folder need not be synchronized.
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], owner: str | None = None
+) -> None:
+    """Write tensors with their metadata and a checksum of all of it, whole or not at all.
+
+    Args:
+        path: the file; its folder exists.
+        tensors: by name, each in float16 or float32.
+        metadata: strings to keep beside them.
+        owner: see `write_whole`.
+    """
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    entries: dict[str, Any] = {}
+    data = b""
+    # The wider types first, so that each tensor begins at a multiple of its numbers' size, as it must to be read.
+    for name, tensor in sorted(tensors.items(), key=lambda pair: (-pair[1].element_size(), pair[0])):
+        kind = {torch.float16: "F16", torch.float32: "F32"}[tensor.dtype]
+        start, data = len(data), data + tensor.numpy().tobytes()
+        entries[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, len(data)]}
+    # Laid out by us: safetensors' own function shuffles the metadata, and equal explanations are to be equal files.
+    header = json.dumps({"__metadata__": {**metadata, CHECKSUM: checksum(tensors, metadata)}, **entries}).encode()
+    header += b" " * (-len(header) % 8)
+    write_whole(path, struct.pack("<Q", len(header)) + header + data, owner)
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """The strings of an explanation file, without its tensor.
+
+    Raises:
+        InputError: not there, or damaged so that not even these can be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over the bytes of the tensors, in the order of their names, and the metadata, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(tensors.items()):
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    digest.update(json.dumps(dict(metadata), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """The error for a file that cannot be read."""
+    return InputError(
+        f"Expected an explanation file, but {path} is damaged or of another kind ({error}). "
+        f"Run the same command again to compute it anew."
+    )
