@@ -21,9 +21,9 @@ from fgvis_lightning.data.items import Item
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.names import printable
 from fgvis_lightning.results import folder
+from fgvis_lightning.results.claim import Claim
 from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.figures import explanation_panel
-from fgvis_lightning.results.folder import Claim
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
 
 

@@ -6,16 +6,14 @@ Many processes fill one folder, on one machine or several, and each may be kille
     failures/<image id>.txt              why an image could not be read; gone once it could
     sweep.json                           the configuration, and what later runs must repeat
     summary.csv, coverage.csv            tables, rebuilt from the files
-    .lock                                locked, a byte for each rank, by the processes at work
+    .locks/rank<number>                  locked by the processes at work, see `fgvis_lightning.results.claim`
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,11 +24,6 @@ from fgvis_lightning.names import printable
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_metadata, write_whole
-
-try:
-    import fcntl
-except ImportError:  # on Windows, where two sweeps in one folder at once do work twice instead of being refused
-    fcntl = None  # type: ignore[assignment]
 
 FAILURES = "failures"
 SWEEP = "sweep.json"
@@ -166,87 +159,6 @@ def check_configuration(output: Path, settings: Mapping[str, object], fingerprin
 
 
 # --- processes at work ---
-
-
-class Claim:
-    """One rank's claim to work in a folder; it ends with the process, however that ends.
-
-    Args:
-        output: the results folder.
-        rank: of this process among all of the sweep's.
-
-    Raises:
-        InputError: another sweep is at work there.
-    """
-
-    def __init__(self, output: Path, rank: int) -> None:
-        self.output = output
-        self.rank = rank
-        self._lock = os.open(output / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        for _ in range(20):  # another rank may be trying just now whether this one is alive
-            if self._try(rank):
-                break
-            time.sleep(0.1)
-        else:
-            os.close(self._lock)
-            raise InputError(
-                f"Expected no other sweep at work in {output}, but there is one. Wait for it to end, use more devices "
-                f"for it instead of a second sweep, or choose another --output."
-            )
-        if rank == 0:
-            self._sweep_up()
-
-    def alone(self) -> bool:
-        """Whether no other rank is at work; for rank 0."""
-        if not self._try(1, 0):
-            return False
-        self._free(1, 0)
-        return True
-
-    def release(self, at_last: Callable[[], object]) -> None:
-        """End the claim. The last one to end calls ``at_last``, while no other can begin; a second call does nothing.
-
-        All that a rank has written is there before it lets go, so whoever finds itself to be the last sees all of it.
-        """
-        if self._lock < 0:
-            return
-        try:
-            self._free(self.rank)
-            if self._try(0, 0):
-                at_last()
-        finally:
-            os.close(self._lock)
-            self._lock = -1
-
-    def _sweep_up(self) -> None:
-        """Remove the temporary files of processes that are no more."""
-        for folder in (self.output, *(path for path in self.output.iterdir() if path.is_dir())):
-            with os.scandir(folder) as entries:
-                names = [entry.name for entry in entries if entry.name.endswith(".tmp")]
-            left = [match for name in names if (match := re.fullmatch(r"\..+\.rank(\d+)\.tmp", name))]
-            for match in left:
-                rank = int(match[1])
-                if rank == self.rank or self._try(rank):
-                    (folder / match[0]).unlink(missing_ok=True)
-                    if rank != self.rank:
-                        self._free(rank)
-
-    def _try(self, start: int, length: int = 1) -> bool:
-        """Lock bytes of the lock file, from ``start`` to the end for length 0; False where others hold one of them."""
-        if fcntl is None:
-            return True
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
-        except (BlockingIOError, PermissionError):
-            return False
-        except OSError:  # a file system without locks
-            return True
-        return True
-
-    def _free(self, start: int, length: int = 1) -> None:
-        if fcntl is not None:
-            with suppress(OSError):
-                fcntl.lockf(self._lock, fcntl.LOCK_UN, length, start)
 
 
 # --- tables ---

@@ -13,8 +13,8 @@ from test_store import METADATA
 
 from fgvis_lightning import InputError
 from fgvis_lightning.defense.coverage import Coverage, Layer
+from fgvis_lightning.results.claim import Claim
 from fgvis_lightning.results.folder import (
-    Claim,
     check_configuration,
     count_finished,
     failures,
@@ -122,7 +122,7 @@ def test_what_later_runs_must_repeat(output: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from fgvis_lightning.results.folder import Claim
+from fgvis_lightning.results.claim import Claim
 claim = Claim(Path(sys.argv[1]), int(sys.argv[2]))
 print("held", flush=True)
 sys.stdin.readline()

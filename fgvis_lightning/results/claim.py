@@ -1,0 +1,96 @@
+"""Who may work in a results folder: one sweep at a time, each rank of it once."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fgvis_lightning.errors import InputError
+
+LOCKS = ".locks"
+SECONDS = 2
+"""How long to wait for another rank that is trying just now whether this one is alive."""
+
+
+class Claim:
+    """One rank's claim to work in a folder; it ends with the process, however that ends.
+
+    Args:
+        output: the results folder.
+        rank: of this process among all of the sweep's.
+
+    Raises:
+        InputError: another sweep is at work there.
+    """
+
+    def __init__(self, output: Path, rank: int) -> None:
+        self.output = output
+        self.rank = rank
+        (output / LOCKS).mkdir(exist_ok=True)
+        self._own: FileLock | None = FileLock(output / LOCKS / f"rank{rank}")
+        try:
+            self._own.acquire(SECONDS)
+        except NotImplementedError:  # a file system without locks
+            pass
+        except Timeout:
+            raise InputError(
+                f"Expected no other sweep at work in {output}, but there is one. Wait for it to end, use more devices "
+                f"for it instead of a second sweep, or choose another --output."
+            ) from None
+        if rank == 0:
+            self._sweep_up()
+
+    def alone(self) -> bool:
+        """Whether no other rank is at work."""
+        with ExitStack() as locks:
+            return self._lock_others(locks)
+
+    def release(self, at_last: Callable[[], object]) -> None:
+        """End the claim. The last one to end calls ``at_last``, while no other can begin; a second call does nothing.
+
+        All that a rank has written is there before it lets go, so whoever finds itself to be the last sees all of it.
+        """
+        own, self._own = self._own, None
+        if own is None:
+            return
+        # One after the other, so that of two that end together one is the last.
+        with ExitStack() as locks:
+            _try(FileLock(self.output / LOCKS / "end"), locks, timeout=-1)
+            if self._lock_others(locks):
+                at_last()
+            own.release()
+
+    def _lock_others(self, locks: ExitStack) -> bool:
+        """Lock all other ranks' files; False where one of them is at work."""
+        others = [path for path in (self.output / LOCKS).glob("rank*") if path.name != f"rank{self.rank}"]
+        return all(_try(FileLock(path), locks) for path in others)
+
+    def _sweep_up(self) -> None:
+        """Remove the temporary files of processes that are no more."""
+        for folder in (self.output, *(path for path in self.output.iterdir() if path.is_dir())):
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries if entry.name.endswith(".tmp")]
+            for name in names:
+                match = re.fullmatch(r"\..+\.rank(\d+)\.tmp", name)
+                if match is None:
+                    continue
+                with ExitStack() as locks:
+                    rank = int(match[1])
+                    if rank == self.rank or _try(FileLock(self.output / LOCKS / f"rank{rank}"), locks):
+                        (folder / name).unlink(missing_ok=True)
+
+
+def _try(lock: FileLock, locks: ExitStack, timeout: float = 0) -> bool:
+    """Lock a file until ``locks`` is closed; False where another process holds it."""
+    try:
+        locks.enter_context(lock.acquire(timeout))
+    except Timeout:
+        return False
+    except NotImplementedError:
+        pass
+    return True

@@ -1,0 +1,47 @@
+"""Former names of options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from command_line import CPU, fit
+
+from fgvis_lightning.experiments.renamed import with_new_names
+
+
+@pytest.mark.parametrize("form", ["{} {}", "{}={}"])
+def test_options_are_replaced_and_pointed_out(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = form.format("--model.size", "[16,16]").split(" ")
+    expected = form.format("--model.classifier.size", "[16,16]").split(" ")
+    assert with_new_names(["fit", *given, "--model.seeds", "1"]) == ["fit", *expected, "--model.seeds", "1"]
+    assert capsys.readouterr().err == (
+        "fgvis: --model.size is now --model.classifier.size. The former name works until version 0.2.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "option", ["--model.classifier.size", "--model.gates", "--model.network.gate", "--data.classes"]
+)
+def test_other_options_are_left_alone(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert with_new_names([option, "1"]) == [option, "1"]
+    assert capsys.readouterr().err == ""
+
+
+def test_files_with_former_names_work(
+    folder: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "old.yaml"
+    config.write_text("model:\n  size: [16, 16]\n  gate: restoring\n  defense: {fold: false}\n")
+    fit(output, folder, "--config", str(config), *CPU)
+    model = yaml.safe_load((output / "config.yaml").read_text())["model"]
+    assert (model["classifier"]["size"], model["defense"]["gate"]) == ([16, 16], "restoring")
+    assert model["defense"]["fold"] is False
+    assert f"model.gate in {config} is now model.defense.gate" in capsys.readouterr().err
+
+
+def test_what_is_no_configuration_is_left_to_the_parser(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("model: [")
+    for path in (tmp_path / "broken.yaml", tmp_path / "missing.yaml"):
+        assert with_new_names(["--config", str(path)]) == ["--config", str(path)]
