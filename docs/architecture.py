@@ -20,7 +20,7 @@ GROUPS: dict[str, tuple[int, int, int, str]] = {
     "defense": (0, 2, 1, "gates behind the network's nonlinearities"),
     "metrics": (2, 1, 2, "what maps are worth"),
     "results": (0, 2, 2, "explanations and results folders"),
-    "data": (0, 2, 3, "image files → items → places of a batch"),
+    "data": (0, 2, 3, "image files → items → batches"),
     "engine": (0, 2, 4, "what runs a sweep"),
     "explainer": (0, 2, 5, "FGVis, a LightningModule whose only parameter is the mask"),
     "callbacks": (0, 1, 6, "what leaves a sweep"),
@@ -86,14 +86,28 @@ def reduced(pairs: set[Edge]) -> list[Edge]:
     )
 
 
-WIDE, HIGH, GAP, STEP, EDGE = 250, 112, 30, 40, 12
+WIDE, GAP, STEP, EDGE, LINE = 250, 30, 40, 12, 22
+
+
+def lines(group: str) -> list[str]:
+    """The names of a folder's modules, as many in each line as its box has room for."""
+    return wrap(", ".join(members(group)), (GROUPS[group][1] * (WIDE + GAP) - GAP) // 9)
+
+
+def tops() -> list[int]:
+    """Where each row begins, and where the last one ends."""
+    found = [EDGE]
+    for row in range(1 + max(group[2] for group in GROUPS.values())):
+        most = max(len(lines(name)) for name, group in GROUPS.items() if group[2] == row)
+        found.append(found[-1] + 66 + LINE * most + STEP)
+    return found
 
 
 def box(title: str) -> tuple[float, float, float, float]:
     """Left, top, width and height of a group."""
     column, span, row, *_ = GROUPS[title]
-    wide = span * WIDE + (span - 1) * GAP
-    return EDGE + column * (WIDE + GAP), EDGE + row * (HIGH + STEP), wide, HIGH
+    top, below = tops()[row : row + 2]
+    return EDGE + column * (WIDE + GAP), top, span * (WIDE + GAP) - GAP, below - STEP - top
 
 
 def arrow(one: str, other: str) -> str:
@@ -101,7 +115,7 @@ def arrow(one: str, other: str) -> str:
     (x, y, wide, high), (left, top, width, _) = box(one), box(other)
     start, end = max(x, left), min(x + wide, left + width)
     if start >= end:
-        line = f"M{x + 40:g} {y + high:g} V{top + high / 2:g} H{left + width + 8:g}"
+        line = f"M{x + 40:g} {y + high:g} V{top + 40:g} H{left + width + 8:g}"
     else:
         line = f"M{(start + end) / 2:g} {y + high:g} V{top - 8:g}"
     return f'<path d="{line}" data-from="{one}" data-to="{other}"/>'
@@ -110,17 +124,19 @@ def arrow(one: str, other: str) -> str:
 def draw() -> str:
     """The picture, as SVG."""
     parts = []
-    for title, (_, span, _, about) in GROUPS.items():
+    for title, (*_, about) in GROUPS.items():
         x, y, wide, high = box(title)
-        lines = wrap(" · ".join(members(title)), 25 * span + 4 * (span - 1))
         parts += [
             f'<g id="{title}"><rect class="group" x="{x}" y="{y}" width="{wide}" height="{high}" rx="8"/>',
             f'<text class="title" x="{x + 14}" y="{y + 28}">{title}</text>',
             f'<text class="about" x="{x + 14}" y="{y + 51}">{about}</text>',
-            *(f'<text class="names" x="{x + 14}" y="{y + 76 + 22 * n}">{line}</text>' for n, line in enumerate(lines)),
+            *(
+                f'<text class="names" x="{x + 14}" y="{y + 76 + LINE * n}">{line}</text>'
+                for n, line in enumerate(lines(title))
+            ),
             "</g>",
         ]
-    wide, high = 2 * EDGE + 4 * WIDE + 3 * GAP, 2 * EDGE + 10 * HIGH + 9 * STEP
+    wide, high = 2 * EDGE + 4 * WIDE + 3 * GAP, tops()[-1] - STEP + EDGE
     style = (
         ".back{fill:#fff}.group{fill:#eef6f5;stroke:#00796b;stroke-width:1.5}"
         "text{font-family:system-ui,sans-serif;fill:#222}.title{font-size:20px;font-weight:700}"
