@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 
@@ -14,6 +15,15 @@ from PIL import Image
 def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     """LightningCLI warns of pytest's own arguments."""
     monkeypatch.setattr(sys, "argv", ["fgvis"])
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Run on one thread, so that every machine trains the same networks, up to the last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

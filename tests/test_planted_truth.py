@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import planted
 import pytest
 import torch
@@ -13,13 +11,7 @@ from fgvis_lightning.method.games import log_odds
 IMAGES = {"digits": 8, "patch": 12, "channel": 8}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """So that every machine trains the same networks, up to the last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def trained(name: str) -> tuple[nn.Module, Scenes]:

@@ -9,6 +9,7 @@ import colored
 import pytest
 import torch
 import yaml
+from command_line import NETWORK
 from PIL import Image
 from torch import Tensor, nn
 from toy_networks import Tiny
@@ -163,10 +164,7 @@ def test_command_against_brute_force(photo: PhotoMaker, tmp_path: Path, capsys: 
         [
             *("bias", "--data.images", str(tmp_path / "images.csv"), "--data.classes", f"[{','.join(names)}]"),
             *(
-                "--model.network",
-                "toy_networks.Tiny",
-                "--model.classifier.size",
-                "[16, 16]",
+                *NETWORK,
                 "--model.classifier.classes",
                 f"[{','.join(names)}]",
             ),
@@ -201,7 +199,7 @@ def test_no_image_of_the_classes(photo: PhotoMaker, tmp_path: Path, capsys: pyte
         main(
             [
                 *("bias", "--data.images", str(tmp_path / "images.csv"), "--data.classes", "[3]"),
-                *("--model.network", "toy_networks.Tiny", "--model.classifier.size", "[16, 16]"),
+                *NETWORK,
                 *("--output", str(tmp_path / "out")),
             ]
         )

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -16,14 +15,7 @@ from fgvis_lightning.experiments.adversarial import SignSGD
 from fgvis_lightning.method.games import log_odds, log_probability
 from fgvis_lightning.networks.load import load_classifier
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """So that every machine trains the same network, up to the last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def step_from_the_image(network: nn.Module, x: Tensor, targets: Tensor, gate: str, lr: float = 0.03) -> Tensor:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from command_line import NETWORK
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fgvis_lightning import load_explanations
@@ -35,10 +36,7 @@ def options(images: Path, output: Path, *more: str) -> list[str]:
     return [
         *("fit", "--output", str(output), "--data.images", str(images), "--data.batch_size", "4"),
         *(
-            "--model.network",
-            "toy_networks.Tiny",
-            "--model.classifier.size",
-            "[16, 16]",
+            *NETWORK,
             "--trainer.accelerator",
             "cpu",
         ),

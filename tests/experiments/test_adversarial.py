@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import NETWORK
 from toy_networks import Tiny
 
 from fgvis_lightning import InputError, load_explanation
@@ -29,10 +30,7 @@ def test_counts_what_the_plain_network_says_of_the_masks(photo: PhotoMaker, tmp_
     arguments = [
         *("adversarial", "--data.images", str(tmp_path / "in"), "--data.targets", "absent2", "--output", str(output)),
         *(
-            "--model.network",
-            "toy_networks.Tiny",
-            "--model.classifier.size",
-            "[16, 16]",
+            *NETWORK,
             "--model.classifier.classes",
             "[a, b, c, d, e]",
         ),
@@ -72,10 +70,7 @@ def test_a_row_for_each_optimizer(photo: PhotoMaker, tmp_path: Path) -> None:
         [
             *("adversarial", "--data.images", str(tmp_path / "in"), "--data.targets", "absent2"),
             *(
-                "--model.network",
-                "toy_networks.Tiny",
-                "--model.classifier.size",
-                "[16, 16]",
+                *NETWORK,
                 "--model.classifier.classes",
                 "[a, b, c, d, e]",
             ),

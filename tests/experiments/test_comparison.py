@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from command_line import NETWORK
 from PIL import Image
 from toy_networks import Tiny
 
@@ -37,7 +38,7 @@ def arguments(folder: Path, output: Path, methods: object, *more: str) -> list[s
     config.write_text(yaml.safe_dump({"methods": methods}, sort_keys=False))
     return [
         *("compare", "--config", str(config), "--output", str(output), "--data.images", str(folder)),
-        *("--data.batch_size", "2", "--model.network", "toy_networks.Tiny", "--model.classifier.size", "[16, 16]"),
+        *("--data.batch_size", "2", *NETWORK),
         *("--trainer.accelerator", "cpu", "--crop", "8", *more),
     ]
 

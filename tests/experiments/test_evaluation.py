@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from command_line import NETWORK
 from PIL import Image
 from safetensors.torch import save_file
 from toy_networks import Tiny
@@ -20,7 +21,6 @@ from fgvis_lightning.metrics import auc, curves
 from fgvis_lightning.networks.load import load_classifier
 
 PhotoMaker = Callable[..., Path]
-NETWORK = ["--model.network", "toy_networks.Tiny", "--model.classifier.size", "[16, 16]"]
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from command_line import NETWORK
 from PIL import Image
 from toy_networks import Tiny
 
@@ -56,7 +57,7 @@ def test_command(photo: PhotoMaker, tmp_path: Path, capsys: pytest.CaptureFixtur
     main(
         [
             *("sanity", "--config", str(tmp_path / "s.yaml"), "--images", str(tmp_path / "in"), "--steps", "2"),
-            *("--model.network", "toy_networks.Tiny", "--model.classifier.size", "[16, 16]", "--output", str(output)),
+            *(*NETWORK, "--output", str(output)),
             *("--device", "cpu"),
         ]
     )
@@ -87,10 +88,7 @@ def test_control_of_random_labels(photo: PhotoMaker, tmp_path: Path) -> None:
             [
                 *("sanity", "--config", str(tmp_path / "s.yaml"), "--images", str(tmp_path / "in"), "--steps", "1"),
                 *(
-                    "--model.network",
-                    "toy_networks.Tiny",
-                    "--model.classifier.size",
-                    "[16, 16]",
+                    *NETWORK,
                     "--output",
                     str(tmp_path / name),
                 ),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import NETWORK
 from made_results import EVIL, attribution, evaluation, explanation, photo, run
 from PIL import Image
 
@@ -274,7 +275,7 @@ def test_an_evaluation_shows_the_items_that_it_has_judged(tmp_path: Path) -> Non
 
 
 def test_a_run_its_evaluation_and_its_page(folder: Path, output: Path) -> None:
-    tiny = ["--model.network", "toy_networks.Tiny", "--model.classifier.size", "[16, 16]"]
+    tiny = [*NETWORK]
     cpu = ["--trainer.accelerator", "cpu"]
     main(["fit", *tiny, *cpu, "--model.iterations", "4", "--output", str(output), "--data.images", str(folder)])
     main(["evaluate", *tiny, "--device", "cpu", "--results", f"[{output}]", "--output", str(output / "evaluation")])
