@@ -177,7 +177,8 @@ class Thresholding(Solver):
         shrink: what a success multiplies the share by.
         grow: what a failure multiplies the share by.
         shake: standard deviation of the logarithm of what the worth is multiplied by where there are several runs.
-        memory: of the moving average of gradients.
+        memory: of the moving average of gradients, of each run; and
+        long: of what they have in common: the longer, the more stable and the larger the evidence.
         alone: share of the iterations in which several runs look for evidence of their own.
     """
 
@@ -189,9 +190,11 @@ class Thresholding(Solver):
         grow: float = 1.08,
         shake: float = 0.5,
         memory: float = 0.9,
+        long: float = 0.98,
         alone: float = 0.15,
     ) -> None:
-        super().__init__(params, {"shrink": shrink, "grow": grow, "shake": shake, "memory": memory, "alone": alone})
+        options = {"shrink": shrink, "grow": grow, "shake": shake, "alone": alone}
+        super().__init__(params, {**options, "memory": memory, "long": long})
 
     def begin(self, evidence: Tensor, group: dict[str, Any], number: int) -> Run:
         run = super().begin(evidence, group, number)
@@ -214,7 +217,7 @@ class Thresholding(Solver):
         good = [run for run in runs if run.reached >= 0]
         best = best_of(runs)
         worth = torch.stack([run.worth for run in runs]).mean(0)
-        common = Run(best.best, worth, worth, 0.0, group["memory"], 0.0, best.draws)
+        common = Run(best.best, worth, worth, 0.0, group["long"], 0.0, best.draws)
         common.lead, common.reached = best.lead, best.reached
         common.margin = max(run.margin for run in runs)
         common.amount = sum(run.size for run in good) / len(good) if good else max(run.amount for run in runs)
