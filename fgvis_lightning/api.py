@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fgvis_lightning.data.batches import Sweep, SweepData
 from fgvis_lightning.data.items import Item
-from fgvis_lightning.engine.quiet import quiet
+from fgvis_lightning.engine.lightning_logs import quiet
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis

@@ -49,8 +49,8 @@ class FGVis(MaskModule):
         network: a classifier of normalized images, left as it is; the name of a timm model; or a
             packaged network, ``packaged_efficientnet_lite0``, the default where the demo's packages are installed; else
             the default is timm's ``resnet50``, whose weights are downloaded once.
-        classifier: what there is to say about it.
-        defense: likewise about the gates.
+        classifier: weights, class names and preprocessing of the network.
+        defense: which gates the network gets, and where.
         defended: whether the gradient is gated; without, masks find adversarial patterns.
         game: what is looked for, see `fgvis_lightning.method.games`.
         lam: weight λ ≥ 0 of the mask's size; ``auto`` finds for each image the smallest evidence that

@@ -264,7 +264,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if error.errno not in STORAGE_ERRORS:
             raise
         where = f" {error.filename}" if error.filename else " the results"
-        _stop(1, f"Expected to write{where}, but: {error.strerror}. Mend that. {GO_ON}")
+        _stop(1, f"Expected to write{where}, but: {error.strerror}. Fix this and run the command again. {GO_ON}")
 
 
 def _run(command: str, rest: Sequence[str], args: Sequence[str] | None) -> None:

@@ -21,7 +21,7 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from fgvis_lightning.engine.quiet import quiet
+from fgvis_lightning.engine.lightning_logs import quiet
 from fgvis_lightning.errors import InputError
 
 PATIENCE = 60

@@ -11,6 +11,7 @@ from contextlib import suppress
 from textwrap import shorten, wrap
 from typing import Any, NoReturn
 
+from jsonargparse import DefaultHelpFormatter
 from pytorch_lightning.cli import LightningArgumentParser
 
 from fgvis_lightning.data.package_files import shipped
@@ -55,7 +56,7 @@ class Parser(LightningArgumentParser):
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **options)
+        super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **options)
         self.add_argument("--help_all", action=_HelpAll, help="Show every option and exit.")
         self.needed: Sequence[str] = ()  # options without which the command does nothing
 
@@ -96,6 +97,13 @@ class Parser(LightningArgumentParser):
             raise MissingError([name.upper() if name in positional else f"--{name}" for name in names]) from ex
         parser = getattr(ex, "subcommand_parser", None) or self
         raise InputError(explained(message, options_of(parser))) from ex
+
+
+class _Formatter(DefaultHelpFormatter):
+    """jsonargparse's, without the two thousand modules that a network could be an instance of."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return re.sub(r", known subclasses: (?:[^,)]*, ){20,}[^)]*", "", super()._expand_help(action))
 
 
 class _HelpAll(argparse.Action):

@@ -16,7 +16,7 @@ from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.callbacks.progress import SweepProgress
 from fgvis_lightning.callbacks.writer import ExplanationWriter
 from fgvis_lightning.data.image_data import ImageData
-from fgvis_lightning.engine.quiet import quiet
+from fgvis_lightning.engine.lightning_logs import quiet
 from fgvis_lightning.engine.strategy import (
     IndependentStrategy,
     RankFailedError,

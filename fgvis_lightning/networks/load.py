@@ -100,8 +100,8 @@ def from_options(network: nn.Module | str, classifier: ClassifierOptions = Class
     """`load_classifier` with the arguments that the command line has.
 
     Args:
-        network: as there.
-        classifier: what there is to say about it.
+        network: the name of a timm model or of a packaged network, or a module of your own by class_path.
+        classifier: weights, class names and preprocessing of the network.
     """
     return load_classifier(network, **vars(classifier))
 

@@ -273,7 +273,7 @@ def remount(disk: Path, option: str) -> None:
 def test_a_disk_that_fills_up(disk: Path, images: Path, reference: dict[str, bytes]) -> None:
     _, err = run(options(images, disk / "out"), 1)
     assert err.strip().splitlines()[-1].startswith("fgvis: Expected to write ")
-    assert "No space left on device. Mend that. What is finished is kept" in err
+    assert "No space left on device. Fix this and run the command again. What is finished is kept" in err
     assert "Traceback" not in err
     done = contents(disk / "out")
     assert 0 < len(done) < 13
@@ -296,7 +296,7 @@ def test_a_folder_that_turns_read_only(disk: Path, images: Path) -> None:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 1
         assert err.strip().splitlines()[-1].startswith("fgvis: Expected to write ")
-        assert "Read-only file system. Mend that. What is finished is kept" in err
+        assert "Read-only file system. Fix this and run the command again. What is finished is kept" in err
         assert "Traceback" not in err
         done = contents(disk / "out")
         assert done
