@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any, Literal
 
 import torch
@@ -25,10 +25,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fgvis_lightning.data.batches import Batch
-from fgvis_lightning.defense.container import DefendedCNN
 from fgvis_lightning.defense.coverage import GATE_FREE
-from fgvis_lightning.defense.nonlinearities import resolve as resolve_names
-from fgvis_lightning.defense.options import DefenseOptions
+from fgvis_lightning.defense.options import DefenseOptions, defend
 from fgvis_lightning.engine.batch_size import FreeMemory, largest_batch_size
 from fgvis_lightning.engine.mask_module import MaskModule
 from fgvis_lightning.engine.strategy import check_strategy
@@ -36,10 +34,8 @@ from fgvis_lightning.engine.work import Work
 from fgvis_lightning.method.convergence import EVERY, Plateau
 from fgvis_lightning.method.options import choose
 from fgvis_lightning.method.solver import Solver
-from fgvis_lightning.networks.folding import folded
 from fgvis_lightning.networks.load import DEFAULT, ClassifierOptions, load_classifier
 from fgvis_lightning.networks.logits import resolve
-from fgvis_lightning.networks.outputs import Selected
 
 
 class FGVis(MaskModule):
@@ -99,16 +95,7 @@ class FGVis(MaskModule):
             game, lam, level, iterations, seeds, defense.gate, patience, tolerance, score, reference, noise, optimizer
         )
         super().__init__(load_classifier(network, **vars(classifier)))
-        frozen, exempt, gated = self.classifier.network, defense.exempt or (), defense.gated or ()
-        output: str | int | None = None
-        if isinstance(frozen, Selected):  # the container selects by itself, and names modules as the network does
-            output, frozen = frozen.output, frozen.network
-        if defense.fold:
-            listed = (*resolve_names(exempt, "exempt")[1], *resolve_names(gated, "gated")[1])
-            frozen, _ = folded(frozen, self.classifier.preprocessing.size, keep=listed)
-        self.network = DefendedCNN(
-            frozen, gate=options.gate, exempt=exempt, gated=gated, output=output, fused=defense.fused
-        ).eval()
+        self.network = defend(self.classifier, defense, options.gate)
         self.options = options
         self.game = options.game
         self.iterations = options.iterations
@@ -293,16 +280,12 @@ class FGVis(MaskModule):
         return run.size if run is not None and run.reached >= 0 else float("inf")
 
     def settings(self) -> dict[str, Any]:
-        preprocessing = asdict(self.classifier.preprocessing)
-        del preprocessing["source"]
         return {
-            "network": self.classifier.name,
-            **preprocessing,
+            **self.input_settings(),
             **self.options.described(),
             "defended": self.defended,
             **self.network.selection.listed,
             "output": self.network.output,
             "fold": self.fold,
             "seed": self.seed,
-            "precision": str(self.trainer.precision),
         }

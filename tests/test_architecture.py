@@ -48,6 +48,13 @@ def test_no_imports_go_in_circles(architecture: ModuleType) -> None:
     tuple(TopologicalSorter(imports).static_order())  # raises CycleError
 
 
+def test_no_module_is_long(architecture: ModuleType) -> None:
+    lines = {module: len(path.read_text().splitlines()) for module, path in architecture.modules().items()}
+    assert {module: count for module, count in lines.items() if count > 300} == {}
+    root = [path for path in (ROOT / fgvis_lightning.__name__).iterdir() if path.is_file()]
+    assert len(root) <= 8
+
+
 def test_no_module_imports_the_package_itself(architecture: ModuleType) -> None:
     package = fgvis_lightning.__name__
     assert not [module for module, others in architecture.imports().items() if module != package and package in others]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -82,12 +81,4 @@ class MapModule(SweepModule):
         self.iterations, self.batch.iterations = total, done
 
     def settings(self) -> dict[str, Any]:
-        preprocessing = asdict(self.classifier.preprocessing)
-        del preprocessing["source"]
-        return {
-            "network": self.classifier.name,
-            **preprocessing,
-            "method": self.name,
-            **self.parameters_of_method,
-            "precision": str(self.trainer.precision),
-        }
+        return {**self.input_settings(), "method": self.name, **self.parameters_of_method}

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fgvis_lightning.defense.container import DefendedCNN
+from fgvis_lightning.defense.nonlinearities import resolve
+from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.folding import folded
+from fgvis_lightning.networks.outputs import Selected
+
 
 @dataclass(frozen=True)
 class DefenseOptions:
@@ -27,3 +33,21 @@ class DefenseOptions:
     gated: list[str] | None = None
     fold: bool = True
     fused: bool = True
+
+
+def defend(classifier: Classifier, options: DefenseOptions, gate: str) -> DefendedCNN:
+    """Put a classifier, with its batch normalization folded away if asked for, into the container.
+
+    Args:
+        classifier: the frozen network.
+        options: how its gradient is gated.
+        gate: the gate, which ``options`` may leave open.
+    """
+    frozen, exempt, gated = classifier.network, options.exempt or (), options.gated or ()
+    output: str | int | None = None
+    if isinstance(frozen, Selected):  # the container selects by itself, and names modules as the network does
+        output, frozen = frozen.output, frozen.network
+    if options.fold:
+        listed = (*resolve(exempt, "exempt")[1], *resolve(gated, "gated")[1])
+        frozen, _ = folded(frozen, classifier.preprocessing.size, keep=listed)
+    return DefendedCNN(frozen, gate=gate, exempt=exempt, gated=gated, output=output, fused=options.fused).eval()

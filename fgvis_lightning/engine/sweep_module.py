@@ -6,6 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
@@ -105,6 +106,12 @@ class SweepModule(pl.LightningModule, ABC):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ExplanationCallback):
                 callback.on_explained(self.trainer, self, places, found)
+
+    def input_settings(self) -> dict[str, Any]:
+        """The network's name and preprocessing, for `settings`."""
+        preprocessing = asdict(self.classifier.preprocessing)
+        del preprocessing["source"]
+        return {"network": self.classifier.name, **preprocessing, "precision": str(self.trainer.precision)}
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
