@@ -7,11 +7,11 @@ from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used. The message says what was expected, what came, and what to do."""
+    """A user's input that cannot be used; the message says what was expected, what came, and what to do."""
 
 
 def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
-    """A clause that names the known words nearest to ``word``, or nothing."""
+    """Return a clause with the known words nearest to ``word``, or an empty string."""
     by_lower = {name.lower(): name for name in known}
     names = [by_lower[match] for match in get_close_matches(word.lower(), by_lower, n=n, cutoff=0.5)]
     return f" Nearest: {', '.join(names)}." if names else ""

@@ -1,4 +1,4 @@
-"""Names as parts of file names."""
+"""Converts names to parts of file names."""
 
 from __future__ import annotations
 

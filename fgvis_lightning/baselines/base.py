@@ -35,7 +35,7 @@ class Method(ABC):
         Args:
             network: a classifier in eval mode, left as it is; takes normalized images (B,3,H,W), returns logits (B,K).
             images: normalized (B,3,H,W), on the network's device.
-            targets: class indices (B,), likewise.
+            targets: class indices (B,), on the network's device.
 
         Returns:
             (B,H,W) in float32, on the same device, without a gradient; high = evidence. An image's map does not depend
@@ -63,7 +63,7 @@ def require(method: Method, least: float, *names: str) -> None:
     """Refuse parameters of a method that are below a bound, or not a number.
 
     Raises:
-        InputError: one of those named is less than ``least``.
+        InputError: if one of the named parameters is less than ``least``.
     """
     for name in names:
         value = getattr(method, name)

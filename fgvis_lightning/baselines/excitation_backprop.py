@@ -161,9 +161,9 @@ def marginal_winning_probability(
     """How much of the target's probability each neuron gets.
 
     Args:
-        network: as for `Method`.
-        images: likewise.
-        targets: likewise.
+        network: a classifier in eval mode.
+        images: normalized (B,3,H,W).
+        targets: class indices (B,).
         modules: names of the modules at whose outputs to tell P; that of a module that runs several times is its last.
         contrastive: whether to subtract the P of a neuron that has the topmost layer's weights with the opposite sign.
 
@@ -172,7 +172,7 @@ def marginal_winning_probability(
         P may be negative.
 
     Raises:
-        InputError: there is no such module, or no rule for an operator.
+        InputError: if there is no such module, or no rule for an operator.
     """
     names = list(modules)
     for name in names:

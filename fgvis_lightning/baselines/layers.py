@@ -11,10 +11,10 @@ from fgvis_lightning.errors import InputError, nearest
 
 
 def module_called(network: nn.Module, name: str) -> nn.Module:
-    """The module of that name.
+    """Return the module called ``name``.
 
     Raises:
-        InputError: there is none; the message lists the nearest.
+        InputError: if there is none; the message lists the nearest names.
     """
     modules = dict(network.named_modules())
     if name not in modules:

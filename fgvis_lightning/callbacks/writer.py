@@ -65,7 +65,7 @@ class ExplanationWriter(ExplanationCallback):
         """Make sure that this rank may work in the folder.
 
         Raises:
-            InputError: it cannot be written to, is another configuration's, or another sweep is at work there.
+            InputError: if the folder cannot be written to, or is another configuration's or another sweep's.
         """
         if self._claim is not None:
             return

@@ -13,14 +13,14 @@ from fgvis_lightning.experiments.parsing import options_of
 
 
 def script(shell: str, parsers: Mapping[str, argparse.ArgumentParser]) -> str:
-    """The completion script.
+    """Write the completion script of a shell.
 
     Args:
         shell: ``bash``, ``zsh`` or ``tcsh``.
-        parsers: of each command.
+        parsers: the parser of each command, by name.
 
     Raises:
-        InputError: another shell.
+        InputError: if the shell is unknown.
     """
     if shell not in shtab.SUPPORTED_SHELLS:
         known = shtab.SUPPORTED_SHELLS

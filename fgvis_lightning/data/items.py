@@ -58,16 +58,16 @@ def list_items(
     classifier: Classifier,
     classes: Sequence[str | int] | None = None,
 ) -> list[Item]:
-    """All items: each image with each of its target classes, images in sorted order.
+    """List all items: each image with each of its target classes, images in sorted order.
 
     Args:
         images: as in `fgvis_lightning.data.image_data.ImageData`.
-        targets: likewise.
-        classifier: knows the classes.
-        classes: likewise.
+        targets: as in `ImageData`.
+        classifier: the classifier, whose class names targets may use.
+        classes: as in `ImageData`.
 
     Raises:
-        InputError: nothing found, an unknown class, or labels that are not there.
+        InputError: if there are no images, a class is unknown, or labels are missing.
     """
     photos = [
         photo for source in ([images] if isinstance(images, str) else images) for photo in find_photos(str(source))

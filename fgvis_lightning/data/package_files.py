@@ -1,4 +1,4 @@
-"""The files of ``configs/``, which come with the package, wherever the command is run."""
+"""Finds the files of ``configs/``, which come with the package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ HOME = Path(__file__).parents[1]
 
 
 def shipped(path: str) -> str:
-    """``path`` itself where there is such a file, else that of the package if it begins with ``configs/``."""
+    """Return ``path`` if the file exists, else the package's file of this name if it begins with ``configs/``."""
     if path.startswith("configs/") and not Path(path).exists():
         for folder in (HOME, HOME.parent):  # as installed; in a clone
             if (folder / path).is_file():

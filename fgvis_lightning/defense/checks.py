@@ -1,4 +1,4 @@
-"""What the container refuses, and how it says so."""
+"""Checks that raise an error for networks whose nonlinearities the container cannot gate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def require_eval_mode(network: nn.Module) -> None:
     """Check that no layer is in training mode.
 
     Raises:
-        InputError: one is.
+        InputError: if one is.
     """
     stateful = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     for path, module in network.named_modules():
@@ -42,7 +42,7 @@ def require_open(name: str, layers: Sequence[Layer], closed: Tensor) -> None:
         closed: share of closed gates (B,L) on the image.
 
     Raises:
-        InputError: one is closed, so rounding or randomness would close gates that features do not.
+        InputError: if one is closed: rounding or randomness would close gates that features do not.
     """
     shut = [
         f"{layer.name} in {layer.module or 'the network itself'} ({100 * share:.2g} % of its neurons)"

@@ -57,7 +57,7 @@ class DefendedCNN(nn.Module):
         gate: ``strict``, the paper's, or ``restoring``, see `fgvis_lightning.method.gates`. A restoring gate asks which
             way a step goes, so take gradients of what is *minimized*: of ``-logits`` to raise a class.
         exempt: what to leave without a gate: functions by name, e.g. ``"sigmoid"``; classes of modules, e.g.
-            ``"my_project.layers.LayerNorm"``, with all that is within; custom autograd functions likewise.
+            ``"my_project.layers.LayerNorm"``, with all that is within; and classes of custom autograd functions.
             What flows through them is not defended.
         gated: what to gate beside the activations of `fgvis_lightning.defense.nonlinearities`: functions by name, e.g.
             ``"maximum"``; classes of modules, e.g. ``"my_project.layers.Swish"``, whose output is gated and nothing
@@ -189,7 +189,7 @@ class DefendedCNN(nn.Module):
         """Check that every gate is open on the image ``x`` itself, computed in whichever way explanations are.
 
         Raises:
-            InputError: one is closed, so rounding or randomness would close gates that features do not.
+            InputError: if one is closed: rounding or randomness would close gates that features do not.
         """
         require_open(self._name, self.coverage.layers, self.closed(x))
 

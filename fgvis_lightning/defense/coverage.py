@@ -34,8 +34,8 @@ class Coverage:
         layers: the gated calls in the order in which they ran.
         operators: activations by operator, as the dispatcher saw them when the network was checked.
         exempt: what is without a gate by design or because the user lists it as exempt, by kind, e.g.
-            ``{"pooling": 1, "exempt": 2}``, likewise.
-        gate_free: whether a path from the image to the logits meets no gate, likewise.
+            ``{"pooling": 1, "exempt": 2}``, as found when the network was checked.
+        gate_free: whether a path from the image to the logits meets no gate.
         closed: share of closed gates (B,L) in [0,1] for each image and layer, where it has been measured.
     """
 

@@ -1,4 +1,4 @@
-"""What there is to say about the defense."""
+"""Options of the defense, and the container made by them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Without Lightning's log lines."""
+"""Silences Lightning's log lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let Lightning log errors alone."""
+    """Restrict Lightning's log to errors within this context."""
     log = logging.getLogger("pytorch_lightning")
     level = log.level
     log.setLevel(logging.ERROR)

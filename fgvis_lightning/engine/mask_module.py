@@ -1,4 +1,4 @@
-"""A LightningModule with masks: what they are worth now, and the explanations that come of them."""
+"""A LightningModule with masks: it scores them and makes explanations from them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from fgvis_lightning.results.explanation import Explanation, rounded
 
 
 class MaskModule(SweepModule):
-    """What `FGVis` knows of its masks, apart from how they are found.
+    """The part of `FGVis` that scores masks and makes explanations; how masks are found is `FGVis`'s own.
 
     Attributes:
         mask: the only parameter (B·seeds,3,H,W).
         network: the classifier with its gates.
         work: the batch in work.
         options: those of the method.
-        game: the one that is played.
+        game: the game.
         defended: whether the gradient is gated.
         coverage: what the gates met in the last pass.
     """

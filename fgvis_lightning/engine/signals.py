@@ -1,4 +1,4 @@
-"""What ends a run from outside, turned into exceptions, so that every way out is the same.
+"""Turns signals that end a run into exceptions, so that every exit takes the same path.
 
 Ctrl-C raises ``KeyboardInterrupt``, SIGTERM (a scheduler's preemption) Lightning's ``SIGTERMException``; in a
 SLURM job SIGUSR1 (``#SBATCH --signal=USR1@60``) does so after asking SLURM to requeue the job, as Lightning

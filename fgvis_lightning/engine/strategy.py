@@ -16,6 +16,8 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+# Private: Lightning has no public launcher to derive from, and no public form of what its own does about threads.
 from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
@@ -76,7 +78,7 @@ class IndependentStrategy(DDPStrategy):
         """Wait for the processes that this one has started.
 
         Raises:
-            RankFailedError: one of them has failed, while this one has not.
+            RankFailedError: if one of them failed and this one did not.
         """
         if isinstance(self._launcher, _Launcher):
             if self._told_to_stop:
@@ -126,7 +128,7 @@ def check_strategy(strategy: Strategy, world_size: int) -> None:
     """Refuse strategies that would mix the masks of different ranks.
 
     Raises:
-        InputError: it is neither `IndependentStrategy` nor Lightning's for one device.
+        InputError: if the strategy is neither `IndependentStrategy` nor Lightning's for one device.
     """
     if isinstance(strategy, IndependentStrategy) or (isinstance(strategy, SingleDeviceStrategy) and world_size == 1):
         return
@@ -140,7 +142,7 @@ def check_processes(trainer: pl.Trainer) -> None:
     """Refuse a number of devices that is not that of the processes which torchrun or SLURM has started.
 
     Raises:
-        InputError: each process would take itself for another part of the sweep than it is.
+        InputError: if the numbers differ: each process would explain the wrong part of the sweep.
     """
     for name, kind in (("torchrun", TorchElasticEnvironment), ("SLURM", SLURMEnvironment)):
         started = kind().world_size() if kind.detect() else None
@@ -152,7 +154,7 @@ def check_processes(trainer: pl.Trainer) -> None:
 
 
 def chosen_strategy(**trainer: Any) -> str:
-    """What ``strategy: auto`` means for these arguments of a Trainer: ``independent`` for more than one device."""
+    """Resolve ``strategy: auto`` for these Trainer arguments: ``independent`` for more than one device."""
     with quiet():  # which devices there are is said once, by the Trainer that is used
         probe = pl.Trainer(**trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     return "independent" if probe.world_size > 1 else "auto"

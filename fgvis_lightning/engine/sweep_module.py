@@ -1,4 +1,4 @@
-"""What FGVis and the methods beside it share: a LightningModule that explains the items of a sweep."""
+"""The LightningModule base of FGVis and the other methods: it explains the items of a sweep."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SweepModule(pl.LightningModule, ABC):
         batch: the one in work.
         iterations: how many steps an item takes at most, as far as that is known.
         rows_per_item: how often an item's image passes through the network in a step.
-        cost: what the explanations of this run have cost.
+        cost: accumulated cost of this run.
     """
 
     network: Any
@@ -62,7 +62,7 @@ class SweepModule(pl.LightningModule, ABC):
 
     @property
     def latest(self) -> tuple[Tensor, Tensor] | None:
-        """Mean score and sparsity of what is in work, where there is such a thing."""
+        """Mean score and sparsity of the items in work; None for methods without masks."""
         return None
 
     @torch.no_grad()
@@ -80,7 +80,7 @@ class SweepModule(pl.LightningModule, ABC):
             copies: how many of each image there are, one after the other; the first one's logits are returned.
 
         Raises:
-            InputError: it cannot run on them, or returns something else.
+            InputError: if the network cannot run on them or does not return logits.
         """
         try:
             logits = self.plain(x)
@@ -102,7 +102,7 @@ class SweepModule(pl.LightningModule, ABC):
         return checked(logits[every] if isinstance(logits, Tensor) else logits, x[every], self.classifier)
 
     def hand_out(self, places: Sequence[int], found: Explanation | Attribution) -> None:
-        """Tell every callback of finished items."""
+        """Hand finished items to every `ExplanationCallback`."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ExplanationCallback):
                 callback.on_explained(self.trainer, self, places, found)
@@ -115,7 +115,7 @@ class SweepModule(pl.LightningModule, ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Everything that an explanation depends on beside the image and the weights."""
+        """Return everything that an explanation depends on, apart from the image and the weights."""
 
     def fingerprint(self) -> str:
         """SHA-256 over `settings` and the weights, as hexadecimal digits."""
@@ -127,12 +127,12 @@ class SweepModule(pl.LightningModule, ABC):
 
 
 class ExplanationCallback(pl.Callback):
-    """A callback that is told of each finished item."""
+    """A callback that receives each finished item."""
 
     def on_explained(
         self, trainer: pl.Trainer, pl_module: SweepModule, places: Sequence[int], found: Explanation | Attribution
     ) -> None:
-        """Items are finished.
+        """Receive finished items.
 
         Args:
             trainer: as in Lightning's hooks.

@@ -1,4 +1,4 @@
-"""The command lines of the experiments: what they have in common."""
+"""Arguments that the command lines of all experiments share."""
 
 from __future__ import annotations
 

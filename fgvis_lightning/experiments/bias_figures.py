@@ -25,13 +25,13 @@ MOST = 12
 
 
 def draw(stem: Path, found: Findings, tables: Tables, run: Run, rows: int) -> None:
-    """All three figures.
+    """Draw and save the three figures.
 
     Args:
         stem: how the files' names begin.
-        found: the findings.
-        tables: likewise.
-        run: has the explanations.
+        found: the measurements.
+        tables: made from them.
+        run: the sweep that made the explanations.
         rows: images of each class in the sheet.
     """
     ranked = [row for row in tables.ranked if row.images]

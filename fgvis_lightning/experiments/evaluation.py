@@ -72,7 +72,7 @@ def main(args: Sequence[str]) -> None:
     """Parse the command line, judge, and write tables and figures.
 
     Raises:
-        InputError: nothing to judge, files that cannot be read, or maps that do not fit.
+        InputError: if there is nothing to judge, a file cannot be read, or a map has another size.
     """
     parser = make_parser()
     config = parser.parse_args(list(args))
@@ -118,7 +118,7 @@ def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict
     """Name of a method → item id → its file.
 
     Raises:
-        InputError: a folder has none, or two methods have one name.
+        InputError: if a folder has no explanations, or if two methods share a name.
     """
     found: dict[str, dict[str, Path]] = {}
 

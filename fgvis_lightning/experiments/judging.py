@@ -39,7 +39,7 @@ ROWS = 8
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was measured of one item by one method.
+    """Metrics and curves of one item by one method.
 
     Attributes:
         id: of the item.
@@ -48,7 +48,7 @@ class Judgement:
         method: its name.
         values: by metric; those that a map without a mask does not have are missing.
         deletion: the curve (S,).
-        insertion: likewise.
+        insertion: the curve (S,).
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""The network as a configuration has it, on its way to an object."""
+"""Prepares the network of a configuration before it is instantiated."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class Run:
         """Make sure that every item has a file that can be used.
 
         Raises:
-            InputError: some have none; the message says which, and why.
+            InputError: if files are missing or damaged; the message says which, and why.
         """
         if self.writer.damaged:
             raise InputError("\n  ".join(["Some files in the results folder are not used:", *self.writer.damaged]))

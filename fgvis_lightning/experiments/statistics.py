@@ -1,4 +1,4 @@
-"""Means over images, and how sure they are."""
+"""Means over images with confidence intervals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def bootstrap(
         values: (N,); what is NaN is left out.
         groups: the image of each; images are drawn, with all their values, since values of one image are not
             independent.
-        samples: how often.
+        samples: number of resamples.
         seed: of the draws.
 
     Returns:
@@ -46,8 +46,8 @@ def resampled(values: Tensor, groups: Sequence[str], samples: int = 10_000, seed
     Args:
         values: what is NaN is left out; a mean without a value is NaN, and so are draws from values of one image.
         groups: as in `bootstrap`.
-        samples: likewise.
-        seed: likewise; equal groups and seeds draw the same images.
+        samples: number of resamples.
+        seed: of the draws; equal groups and seeds draw the same images.
     """
     known = ~values.isnan()
     names = {name: number for number, name in enumerate(dict.fromkeys(groups))}

@@ -36,13 +36,13 @@ from fgvis_lightning.results.tensor_files import write_whole
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where it runs, as in Lightning's Trainer.
+    """Accelerator, devices and precision of a sweep.
 
     Args:
-        accelerator: as there.
-        devices: as there; more than one share the items.
-        num_nodes: as there.
-        precision: as there; stored scores are those of the network's own precision.
+        accelerator: Lightning's, e.g. ``cpu`` or ``gpu``.
+        devices: their number or indices; several share the items.
+        num_nodes: number of machines.
+        precision: Lightning's, e.g. ``bf16-mixed``; stored scores are those of the network's own precision.
     """
 
     accelerator: str = "auto"
@@ -91,8 +91,8 @@ def sweep(
         The runs by method, whether this is the process that sums up, and the problems that some methods met.
 
     Raises:
-        InputError: a user's mistake.
-        RankFailedError: a process has ended before its shard was done.
+        InputError: if the user made a mistake.
+        RankFailedError: if a process ended before its shard was done.
     """
     objects = build(parser, config, required)
     chosen = methods(objects)

@@ -1,4 +1,4 @@
-"""When an image's explanation has stopped getting better, so that its place goes to the next item.
+"""Early stopping: when an image's explanation has stopped getting better.
 
 Every tenth iteration the image's own objective is looked at: the size of its evidence for ``lam: auto``
 (infinite until the level is reached), the game's loss for a fixed λ. It has converged when in the last

@@ -1,4 +1,4 @@
-"""What is asked of an explanation: checked, and its defaults filled in, which depend on one another."""
+"""Options of an explanation: checks, and defaults that depend on one another."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def choose(
     """Check options and fill in those that are None.
 
     Raises:
-        InputError: one cannot be, or two do not go together.
+        InputError: if an option is invalid, or if two do not fit together.
     """
     _require_one_of(GAMES, game=game)
     _require_one_of(SCORES, score=score)

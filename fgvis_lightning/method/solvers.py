@@ -1,6 +1,6 @@
 """The two solvers: `Pruning` for games that keep a class, `Thresholding` for games that lose it.
 
-Which entries they drop or add, gated gradients say alone; see `fgvis_lightning.method.solver` for what they share.
+Gated gradients alone decide which entries they drop or add; `fgvis_lightning.method.solver` has what they share.
 """
 
 from __future__ import annotations

@@ -34,10 +34,10 @@ def check_maps(name: str, maps: Tensor, *sizes: int) -> Tensor:
 
 
 def check_batch(**tensors: Tensor) -> None:
-    """One value for each image.
+    """Check that each tensor has one value for each image.
 
     Raises:
-        InputError: one of them is not (B,), or their lengths differ.
+        InputError: if one is not (B,), or if their lengths differ.
     """
     shapes = {name: shape(tensor) for name, tensor in tensors.items()}
     if any(tensor.ndim != 1 for tensor in tensors.values()) or len(set(shapes.values())) > 1:
@@ -63,10 +63,10 @@ def check_classes(logits: Tensor, targets: Tensor, count: int) -> None:
 
 
 def check_targets(targets: Tensor, count: int) -> None:
-    """One class index for each image.
+    """Check that there is one class index for each image.
 
     Raises:
-        InputError: not so.
+        InputError: if ``targets`` is not an integer tensor of shape (count,).
     """
     if targets.shape != (count,) or targets.is_floating_point() or targets.dtype == torch.bool:
         raise InputError(f"Expected targets to be ({count},) integers, but got {shape(targets)} of {targets.dtype}.")

@@ -49,13 +49,13 @@ def sparsity(evidence: Tensor) -> Tensor:
         evidence: (B,3,H,W) or (B,H,W) in [0,1].
 
     Raises:
-        InputError: another shape, or NaN.
+        InputError: if the shape is another, or if a value is NaN.
     """
     return 1 - check_maps("evidence", evidence.flatten(2) if evidence.ndim == 4 else evidence).flatten(1).mean(1)
 
 
 def connectedness(evidence: Tensor) -> Tensor:
-    """Share of the evidence that hangs together (B,), from 0 to 1.
+    """Share of the evidence in its largest connected component (B,), from 0 to 1.
 
     Evidence is where it has at least half its maximum; the share is that of its largest component, in which pixels
     are neighbors along the sides and at the corners. 0 where there is no evidence at all.
@@ -64,7 +64,7 @@ def connectedness(evidence: Tensor) -> Tensor:
         evidence: (B,3,H,W), of which the mean over the channels is taken, or (B,H,W); ≥ 0.
 
     Raises:
-        InputError: another shape, or NaN.
+        InputError: if the shape is another, or if a value is NaN.
     """
     evidence = check_maps("evidence", evidence.float().mean(1) if evidence.ndim == 4 else evidence)
     there = (evidence > 0) & (evidence >= evidence.amax((1, 2), keepdim=True) / 2)

@@ -164,7 +164,7 @@ class NewEdges(MeanOverImages):
     """Mean of `fgvis_lightning.metrics.new_edges`, which can be more than 1.
 
     Args:
-        threshold: as there.
+        threshold: of the edges, see `fgvis_lightning.metrics.new_edges`.
         options: torchmetrics' own.
     """
 

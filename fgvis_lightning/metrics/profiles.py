@@ -35,12 +35,12 @@ class Profile:
     """One way to make deletion and insertion curves, see `fgvis_lightning.metrics.curves`.
 
     Attributes:
-        name: by which `PROFILES` has it.
-        source: where it is defined, and in what it differs from there.
+        name: its key in `PROFILES`.
+        source: where it is defined, and how this definition differs.
         deletion: what deleted pixels become.
         insertion: what the image is before any pixel is inserted.
         rows: a step is as many pixels as this many rows have, the last one what is left; or, in its place,
-        steps: so many equal steps, rounded down to whole pixels.
+        steps: number of equal steps, rounded down to whole pixels.
         tile: pixels on the side of the squares that are changed as a whole, in the order of their mean; 1 for single
             pixels. At the right and at the bottom they are cut off.
         relative: whether scores are divided by that of the clean image.
@@ -99,10 +99,10 @@ class Profile:
 
 
 def find_profile(profile: Profile | str) -> Profile:
-    """A profile, or the one of `PROFILES` with this name.
+    """Return a profile, or the one of `PROFILES` with this name.
 
     Raises:
-        InputError: there is none.
+        InputError: if `PROFILES` has no such name.
     """
     if isinstance(profile, Profile):
         return profile

@@ -34,7 +34,7 @@ DEFAULT = DEFAULT if importlib.util.find_spec(PACKAGED[DEFAULT][0]) else "resnet
 
 @dataclass(frozen=True)
 class ClassifierOptions:
-    """What there is to say about a network beside its name.
+    """Weights, class names and preprocessing of a network.
 
     Args:
         checkpoint: file with the network's weights (a ``state_dict``), read with ``weights_only=True``.
@@ -47,7 +47,7 @@ class ClassifierOptions:
         resize: length of an image's short side before the center crop; unless given, the network's own, or the short
             side of ``size``.
         interpolation: how images are resized, ``bilinear``, ``bicubic``, …, if not in the network's own way.
-        order: of the color channels that the network takes, e.g. ``BGR``; mean and std are in the order RGB anyhow.
+        order: of the color channels that the network takes, e.g. ``BGR``; mean and std are always in the order RGB.
         output: which of the network's several outputs the logits are: a key, an attribute or an index; unless given,
             the one that is called ``logits``.
     """
@@ -73,7 +73,7 @@ def load_classifier(network: nn.Module | str, **options: Any) -> Classifier:
         options: those of `ClassifierOptions`.
 
     Raises:
-        InputError: unknown name, weights that cannot be had, read or do not fit, or a bad normalization.
+        InputError: if the name is unknown, the weights cannot be found, read or loaded, or the normalization is bad.
     """
     if isinstance(network, Classifier):
         return network

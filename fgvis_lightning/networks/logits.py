@@ -10,10 +10,10 @@ from fgvis_lightning.networks.classifier import Classifier
 
 
 def checked(logits: Tensor, x: Tensor, classifier: Classifier) -> Tensor:
-    """The logits of images ``x`` (B,3,H,W), if they are finite and (B,K).
+    """Return the logits of images ``x`` (B,3,H,W) after checking them.
 
     Raises:
-        InputError: they are something else.
+        InputError: if they are not finite, not (B,K) with K > 1, or probabilities.
     """
     name = classifier.name
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
@@ -42,7 +42,7 @@ def resolve(targets: Tensor, logits: Tensor, classifier: Classifier) -> Tensor:
     """Class indices (B,): -k becomes the k-th most probable class by the logits (B,K).
 
     Raises:
-        InputError: there is no such class, or the names of the classes are of another number.
+        InputError: if there is no such class, or if the number of class names is not K.
     """
     count = logits.shape[1]
     if targets.max() >= count or targets.min() < -count:

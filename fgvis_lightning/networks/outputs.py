@@ -11,7 +11,7 @@ from fgvis_lightning.errors import InputError
 
 
 def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
-    """The logits among a network's outputs.
+    """Select the logits among a network's outputs.
 
     Args:
         outputs: a tensor, tuple, list, mapping or object, such as torchvision's ``InceptionOutputs`` or the
@@ -20,7 +20,7 @@ def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
         name: of the network, for errors.
 
     Raises:
-        InputError: there is no such output; the message says which there are.
+        InputError: if there is no such output; the message lists those there are.
     """
     if isinstance(outputs, Tensor):
         if output is None:

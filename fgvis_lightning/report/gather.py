@@ -43,11 +43,11 @@ class Entry:
         target: index of the target class.
         image: path of the image.
         score_image: of the target class on the image.
-        score_explanation: likewise on the explanation; a map has none.
+        score_explanation: of the target class on the explanation; a map has none.
         sparsity: share of the image that is not evidence; a map has none.
         agreement: mean correlation between the masks of each two of its runs; None where there are not several.
-        values: what ``evaluate`` has measured, by metric.
-        curves: likewise.
+        values: measured by ``evaluate``, by metric.
+        curves: deletion and insertion, measured by ``evaluate``.
         metadata: what the file says.
     """
 
@@ -102,7 +102,7 @@ def gather(folder: Path) -> Results:
     """Read a results folder; damaged files are among the entries.
 
     Raises:
-        InputError: it is not there, or has no results.
+        InputError: if the folder does not exist or has no results.
     """
     if not folder.is_dir():
         raise InputError(f"Expected a results folder, but there is none at {folder}.")
@@ -198,7 +198,7 @@ def _load(path: Path) -> Explanation | Attribution:
     """An item whose mask is (3,H,W), or map (H,W).
 
     Raises:
-        InputError: it is damaged, or of another shape.
+        InputError: if the file is damaged or has another shape.
     """
     item = load_item(path)
     shape = tuple(item.map.shape if isinstance(item, Attribution) else item.mask.shape)[1:]

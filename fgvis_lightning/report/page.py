@@ -56,7 +56,7 @@ class _Files:
         limit: bytes of one file.
         apart: whether they are in the folder.
         views: number of an entry → JSON of its view; those that are kept.
-        thumbnails: number of an entry → its thumbnail; likewise.
+        thumbnails: number of an entry → its thumbnail, for those that are kept.
         size: bytes of all of them.
     """
 
@@ -226,7 +226,7 @@ def _clear(folder: Path) -> None:
     """Remove what an earlier run has written into this folder.
 
     Raises:
-        InputError: there is something else at its place.
+        InputError: if something else is in its place.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"Expected {folder} to be a folder or free, but it is a file. Choose another --output.")

@@ -25,7 +25,7 @@ class Claim:
         rank: of this process among all of the sweep's.
 
     Raises:
-        InputError: another sweep is at work there.
+        InputError: if another sweep is at work there.
     """
 
     def __init__(self, output: Path, rank: int) -> None:

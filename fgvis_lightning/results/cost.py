@@ -17,13 +17,13 @@ from fgvis_lightning.results.tensor_files import write_whole
 
 @dataclass
 class Cost:
-    """Of so many images, all together; `of` adds to it.
+    """Accumulated cost of explaining ``images`` images; `of` adds to it.
 
     Attributes:
-        images: explained.
-        seconds: by the clock.
-        forward: images that went through the network.
-        backward: of those, how many a gradient came back from.
+        images: number of images explained.
+        seconds: wall-clock time.
+        forward: number of images passed through the network.
+        backward: number of images whose gradient was computed.
     """
 
     images: int = 0
@@ -33,7 +33,7 @@ class Cost:
 
     @contextmanager
     def of(self, network: nn.Module) -> Iterator[None]:
-        """Add what happens within."""
+        """Add the cost of the passes within this context."""
 
         def before(module: nn.Module, inputs: Any) -> None:
             self.forward += len(inputs[0])
@@ -58,7 +58,7 @@ class Cost:
         return Cost(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
 
     def add_to(self, folder: Path, rank: int) -> None:
-        """Add this to what the folder knows of this rank."""
+        """Add this cost to the total that the folder keeps of this rank."""
         known = Cost.read(folder, f"cost.rank{rank}.json")
         write_whole(folder / f"cost.rank{rank}.json", json.dumps(asdict(known + self)).encode(), f"rank{rank}")
 

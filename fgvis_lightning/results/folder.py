@@ -33,7 +33,7 @@ def prepare_folder(output: Path) -> None:
     """Make a results folder.
 
     Raises:
-        InputError: it cannot be written to.
+        InputError: if it cannot be written to.
     """
     probe = output / EXPLANATIONS / f".writable{os.getpid()}.rank0.tmp"  # if killed now, the next sweep removes it
     try:

@@ -98,7 +98,7 @@ def load_explanations(folder: str | Path) -> Explanations:
     """The explanations in a results folder or in its ``explanations`` folder.
 
     Raises:
-        InputError: there are none.
+        InputError: if there are none.
     """
     folders = Path(folder) / EXPLANATIONS, Path(folder)
     paths = next((found for found in (sorted(f.glob(f"[!.]*{SUFFIX}")) for f in folders) if found), None)
