@@ -238,7 +238,7 @@ class FGVis(MaskModule):
         )
 
     def _rehearse(self, images: Tensor) -> None:
-        """All that takes memory, once, for a batch of images (B,3,H,W)."""
+        """Do everything that takes memory once, for a batch of images (B,3,H,W)."""
         self._make_mask(self.normalize(images))
         self.first_pass(self.work.x)
         self._record()
@@ -273,7 +273,7 @@ class FGVis(MaskModule):
         ]
 
     def _objective(self, place: int) -> float:
-        """What is to become smaller: the evidence that reaches the level, or the game's loss."""
+        """The value to minimize: the size of the evidence that reaches the level, or the game's loss."""
         if not self.options.auto:
             return float(self._loss.unflatten(0, (-1, self.options.seeds))[place].mean())
         run = self.solver.found(place)

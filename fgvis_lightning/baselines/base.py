@@ -1,4 +1,4 @@
-"""What all attribution methods have in common: one signature.
+"""The signature that all attribution methods share.
 
 A method is an object that has its parameters and is called with a network, images and target classes::
 
@@ -30,7 +30,7 @@ class Method(ABC):
 
     @abstractmethod
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        """How much evidence each pixel is for its image's target class.
+        """Attribute the target class's score to pixels.
 
         Args:
             network: a classifier in eval mode, left as it is; takes normalized images (B,3,H,W), returns logits (B,K).

@@ -158,7 +158,7 @@ def _differentiable(images: Tensor) -> Iterator[None]:
 def marginal_winning_probability(
     network: nn.Module, images: Tensor, targets: Tensor, modules: Iterable[str], contrastive: bool = False
 ) -> dict[str, Tensor]:
-    """How much of the target's probability each neuron gets.
+    """Compute the share of the target's probability that each neuron receives.
 
     Args:
         network: a classifier in eval mode.

@@ -90,7 +90,7 @@ class MeaningfulPerturbation(Method):
         return mask.detach()
 
     def objective(self, network: nn.Module, images: Tensor, reference: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
-        """What is minimized (B,), for the images where they are."""
+        """The objective (B,), for images at their current position."""
         kept = self.upsampled(mask, images).to(images.dtype)
         score = probability(network(blend(images, kept, reference)).float(), targets)
         return score + self.area * (1 - mask).flatten(1).sum(1) + self.variation * total_variation(mask, self.beta)

@@ -1,4 +1,4 @@
-"""How a method tells how far it is."""
+"""Progress reports of slow methods."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ GATES = {
     **dict.fromkeys(("sigmoid", "hardsigmoid"), 2),
     **dict.fromkeys(("tanh", "relu6", "hardtanh", "clamp", "clip"), 1),
 }
-"""How likely the output of an activation is to be a gate: of two factors of one size, the higher is the gate."""
+"""Likelihood that an activation's output is a gate: of two factors of one size, the higher is the gate."""
 
 COPIES = frozenset(
     {"View", "UnsafeView", "Reshape", "ReshapeAlias", "Permute", "Transpose", "T", "Expand", "Repeat", "Clone", "Alias"}

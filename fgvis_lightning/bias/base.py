@@ -1,4 +1,4 @@
-"""What a bias analysis consists of."""
+"""The parts of a bias analysis: statistics of explanations and interventions on images."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ CHANNELS = ("red", "green", "blue")
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")
 GRAY = 0.15  # saturation below which a pixel has no hue
 SWAPPED = "BGR", "BRG"
-"""What the network takes for red, green and blue in the two swaps of Wagner et al.: RGB and GRB for its BGR."""
+"""The channels that stand for red, green and blue in the two swaps of Wagner et al.: RGB and GRB for BGR."""
 
 
 class ColorStatistic(Statistic):

@@ -1,4 +1,4 @@
-"""What leaves a sweep: files and panels, TensorBoard images, progress lines."""
+"""Callbacks of a sweep: files and panels, TensorBoard images, progress lines."""
 
 from fgvis_lightning.callbacks.progress import SweepProgress
 from fgvis_lightning.callbacks.tensorboard import TensorBoardImages

@@ -98,7 +98,7 @@ class SweepProgress(ProgressBar):
 
 
 class Meter:
-    """What the line says.
+    """Text of the progress line.
 
     Args:
         data: which items there are, and where finished ones are written.

@@ -139,7 +139,7 @@ def _add_layers(writer: Any, tag: str, closed: Tensor) -> None:
 
 
 def _coverage_text(coverage: Coverage, closed: Tensor) -> str:
-    """What is gated, and a table of the layers, as Markdown."""
+    """Coverage with a table of the layers, as Markdown."""
     head = str(replace(coverage, closed=None)).replace("\n", "  \n")
     lines = ["| layer | module | nonlinearity | closed gates |", "|---|---|---|---|"]
     for number, (layer, share) in enumerate(zip(coverage.layers, closed.tolist(), strict=True), 1):

@@ -1,4 +1,4 @@
-"""What leaves a sweep: explanation files and panels."""
+"""Writes explanation files and panels."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class ExplanationWriter(ExplanationCallback):
 
 
 def _started_all_ranks(trainer: pl.Trainer) -> bool:
-    """Whether this process has started all others of the sweep, and thus knows that they have ended."""
+    """Whether this process started all others of the sweep, and so knows when they have ended."""
     if trainer.world_size == 1:
         return True
     environment = getattr(trainer.strategy, "cluster_environment", None)

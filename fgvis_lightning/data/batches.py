@@ -118,7 +118,7 @@ class Sweep:
 
 
 class SweepData(LightningDataModule):
-    """What a `SweepModule` can be fitted on.
+    """Data module of a `SweepModule`.
 
     Attributes:
         sweep: the batches; None before `setup`.

@@ -65,7 +65,7 @@ class ImageData(SweepData):
         self._failed = 0
 
     def list_items(self, classifier: Classifier) -> list[Item]:
-        """All items of the sweep, those of other ranks included.
+        """List all items of the sweep, those of other ranks included.
 
         Raises:
             InputError: as `fgvis_lightning.data.items.list_items`.
@@ -106,7 +106,7 @@ class ImageData(SweepData):
             self.trainer.fit_loop.max_epochs = 0
 
     def progress(self) -> tuple[int, int]:
-        """How many items of the whole sweep are finished, and how many cannot be, as the results folder says now."""
+        """Count the finished items of the whole sweep, and those that cannot be read, in the results folder."""
         if self.done is None or self.items is None:
             return 0, 0
         new = folder.count_finished(self.done) - self._files_before
@@ -118,7 +118,7 @@ class ImageData(SweepData):
     def _stream(
         self, missing: Sequence[Item], present: Sequence[tuple[Item, str]]
     ) -> Iterator[tuple[Item, Tensor] | Failure]:
-        """What is missing, decoded ahead; then, of what is there, what must be computed again."""
+        """Yield the missing items, decoded ahead, and then those whose file must be computed again."""
         depth = 8 if self.batch_size == "auto" else self.batch_size
         yield from ahead(self._read, missing, self.num_workers, depth)
         for read in ahead(self._read_again, present, self.num_workers, depth):

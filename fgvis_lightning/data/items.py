@@ -31,7 +31,7 @@ class Item:
 
     @property
     def prefix(self) -> str:
-        """How the item's id begins; known before the network has seen the image."""
+        """Beginning of the item's id, known before the network has seen the image."""
         return f"{self.image_id}@top{-self.target}-" if self.target < 0 else f"{self.image_id}@"
 
     def id(self, target: int, classifier: Classifier) -> str:

@@ -47,7 +47,7 @@ class Targets:
         return (self._index(str(word)),)
 
     def _absent(self, count: int) -> Sequence[int]:
-        """So many ranks, evenly spread over the less probable half of the classes."""
+        """Ranks spread evenly over the less probable half of the classes, ``count`` of them."""
         classes = len(self.classifier.classes)
         if not 0 < count <= classes // 2:
             raise InputError(

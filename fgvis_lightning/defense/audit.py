@@ -28,7 +28,7 @@ from fgvis_lightning.defense.nonlinearities import EXEMPT, LINEAR, OPERATORS, PR
 
 Edge = tuple[Node, int]
 Found = Counter[tuple[str, str]]
-"""How often something was found: {(what, path of the module): count}."""
+"""Counts of findings: {(name, path of the module): count}."""
 
 
 class Modules:
@@ -119,7 +119,7 @@ class Boundary:
 
 @dataclass
 class Findings:
-    """What `inspect` found between the logits and the image.
+    """Findings of `inspect` between the logits and the image.
 
     Attributes:
         problems: nonlinearities that are not gated and not known.
@@ -137,7 +137,7 @@ class Findings:
 
 
 def edges_of(values: Iterable[Any]) -> list[Edge]:
-    """Where the tensors among ``values``, also in lists, hang in autograd's graph."""
+    """Positions in autograd's graph of the tensors among ``values``, also in lists."""
     edges: list[Edge] = []
     if not torch.is_grad_enabled():  # tensors that custom autograd functions make in their own forward
         return edges

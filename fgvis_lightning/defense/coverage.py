@@ -1,4 +1,4 @@
-"""What a pass through the network met: which nonlinearities, which of them are gated, and how many gates are closed."""
+"""Coverage: the nonlinearities that a pass met, which of them are gated, and the share of closed gates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Layer:
 
 @dataclass
 class Coverage:
-    """Which nonlinearities the last pass met, and how many of their calls were gated.
+    """Nonlinearities that the last pass met, and how many of their calls were gated.
 
     Attributes:
         calls: number of activation calls by name, e.g. ``{"relu6": 33}``.
@@ -65,14 +65,14 @@ class Coverage:
         return "\n".join(lines)
 
     def to_json(self, index: int) -> str:
-        """All of it as text, with the closed gates of one image."""
+        """Serialize the coverage, with the closed gates of one image."""
         closed = [] if self.closed is None else [round(share, 6) for share in self.closed[index].tolist()]
         layers = [(layer.name, layer.module) for layer in self.layers]
         return json.dumps({**vars(self), "layers": layers, "closed": closed})
 
     @classmethod
     def from_json(cls, text: str) -> Coverage:
-        """What `to_json` wrote: a coverage with one image.
+        """Read what `to_json` wrote: a coverage of one image.
 
         Raises:
             ValueError: the text is something else.

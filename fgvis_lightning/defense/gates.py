@@ -92,7 +92,7 @@ class Ceiling:
         self.value = value
 
     def closed(self, h: Tensor) -> Tensor:
-        """Which gates are closed at h(e), as booleans."""
+        """Mark the gates that are closed at h(e), as booleans."""
         if self.by_bits:
             above, at_limit = h.view(torch.int16) >= self.value, self.value > self._top.view(torch.int16)
         else:
@@ -163,6 +163,6 @@ class GatedReLU(Function):
 
 
 def is_checkpointed() -> bool:
-    """Whether somebody else handles what autograd saves, as checkpoints do, which run parts of the network again."""
+    """Whether saved tensors are handled by hooks, as in checkpointing, which runs parts of the network again."""
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return top is not None and top(False) is not None

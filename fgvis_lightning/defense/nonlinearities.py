@@ -1,4 +1,4 @@
-"""Which nonlinearities are gated, which are not, and why.
+"""Tables of nonlinearities: which are gated, which are not, and why.
 
 Gated are activations: functions of one neuron's value (Wagner et al., CVPR 2019, section 3.2: "after each
 nonlinearity"). Every spelling counts: modules, functions, methods, in place or not.

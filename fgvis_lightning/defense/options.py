@@ -14,7 +14,7 @@ from fgvis_lightning.networks.outputs import Selected
 
 @dataclass(frozen=True)
 class DefenseOptions:
-    """How a network's gradient is gated.
+    """Options of the gates on a network's gradient.
 
     Args:
         gate: ``strict``, the paper's, or ``restoring``, see `fgvis_lightning.method.gates`; unless given, restoring

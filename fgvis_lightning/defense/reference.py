@@ -13,7 +13,7 @@ from fgvis_lightning.method.gates import excess
 
 @dataclass
 class Reference:
-    """What the reference pass kept of a call.
+    """Reference activation of one call.
 
     Attributes:
         name: of the activation.
@@ -27,7 +27,7 @@ class Reference:
     fused: bool = False
 
     def closed(self, h: Tensor) -> Tensor:
-        """Which gates are closed at h(e)."""
+        """Mark the gates that are closed at h(e)."""
         assert self.h is not None
         if isinstance(self.h, Ceiling):
             return self.h.closed(h)

@@ -1,4 +1,4 @@
-"""Which functions and modules of a network are gated, and which are exempt."""
+"""Selects the functions and modules of a network that are gated or exempt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fgvis_lightning.errors import InputError
 
 
 class Selection:
-    """What is asked for, looked up in a network.
+    """Gated and exempt functions and modules of a network.
 
     Args:
         network: whose modules they are.

@@ -1,1 +1,1 @@
-"""What runs a sweep: the LightningModule base, the strategy for many devices, batch size and signals."""
+"""The engine of a sweep: LightningModule bases, the strategy for many devices, batch size and signals."""

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.memory import garbage_collection_cuda, is_oom_e
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory, of whichever device, is full."""
+    """Whether an exception means that the memory of a device is full."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_oom_error(error)
 
 
@@ -67,7 +67,7 @@ def largest_batch_size(
 
 
 class FreeMemory:
-    """What fits a CPU's memory by estimate: half of what is free, by the peak of the sizes tried so far.
+    """Estimate of the batch that fits half of a CPU's free memory, from the peak of the sizes tried so far.
 
     Args:
         processes: how many share the memory.
@@ -104,7 +104,7 @@ def _meminfo() -> int | None:
 
 
 def _cgroup() -> int | None:
-    """What a container or a job may still take."""
+    """Memory that a container or a job may still take."""
     for limit, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),

@@ -114,7 +114,7 @@ class _Launcher(_SubprocessScriptLauncher):
             process.kill()
 
     def failed(self) -> list[str]:
-        """Which children failed, and how."""
+        """Describe the children that failed."""
         own = self.cluster_environment.node_rank() * self.num_processes
         ended = [(own + index, process.returncode) for index, process in enumerate(self.procs, start=1)]
         return [f"rank {rank} {_how(code)}" for rank, code in ended if code]

@@ -14,7 +14,7 @@ Rows = TypeVar("Rows", Tensor, list[torch.Generator])
 
 
 class Work:
-    """What the iterations of a batch need beside the mask.
+    """Images, targets, references and levels of a batch: what its iterations need beside the mask.
 
     Args:
         images: normalized (B,3,H,W).
@@ -56,7 +56,7 @@ class Work:
     # --- rows ---
 
     def spread(self, of_images: Tensor) -> Tensor:
-        """What images have (B,…) for each of their rows (B·runs,…)."""
+        """Repeat values of images (B,…) for each of their rows (B·runs,…)."""
         return _like_images(of_images.repeat_interleave(self.runs, 0))
 
     def first(self, rows: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Work:
         return rows[self._first]
 
     def used(self, rows: Rows) -> Rows:
-        """What has a row for each run (B·runs,…), for the rows in use."""
+        """Select the rows in use of values of all rows (B·runs,…)."""
         # Without a reason to slice there is none: even a view of everything would change the memory format.
         return rows if self.all_used else _like_images(rows[self._first])
 
@@ -91,12 +91,12 @@ class Work:
         return e + noise * gaussian(e, self.used(self._generators)) if noise else e
 
     def lead(self, game: Game, logits: Tensor) -> Tensor:
-        """How far the rows in use reach beyond the level, by their logits."""
+        """Leads of the rows in use beyond the level, from their logits."""
         assert self._bound is not None
         return lead(game, logits, self.used_targets, self.used(self._bound))
 
     def lead_of_images(self, game: Game, logits: Tensor) -> Tensor:
-        """How far the images' masks reach beyond the level (B,), by their logits (B,K)."""
+        """Leads of the images' masks beyond the level (B,), from their logits (B,K)."""
         assert self._bound is not None
         return lead(game, logits, self.targets, self.first(self._bound))
 

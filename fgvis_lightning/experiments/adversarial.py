@@ -66,7 +66,7 @@ OPTIMIZERS: dict[str, Callable[[Iterable[Any]], Optimizer] | None] = {
     "sign": SignSGD,
     SOLVER: None,
 }
-"""Of the masks, beside FGVis's own. The gradient of each image is divided by its largest absolute value before."""
+"""Optimizers of the masks beside FGVis's own. Each image's gradient is divided by its largest absolute value first."""
 
 
 def make_parser() -> Parser:
@@ -136,7 +136,7 @@ def _name(game: str, optimizer: str, defended: bool) -> str:
 
 @torch.no_grad()
 def count(runs: dict[str, Run], games: Sequence[str], optimizers: Sequence[str]) -> tuple[Table, Table]:
-    """How often the false class is the most probable one on its evidence, judged by the plain network.
+    """Count how often the false class is the most probable one on its evidence, judged by the plain network.
 
     Returns:
         The table by network, game, optimizer and defense, with 95 % intervals by Wilson; and that of all pairs.

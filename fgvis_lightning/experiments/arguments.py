@@ -27,7 +27,7 @@ def new_parser(command: str, description: str, output: str) -> Parser:
 
 
 def _told(docstring: str) -> str:
-    """What a module's text says after the name of its command."""
+    """The part of a module's docstring after the name of its command."""
     text = docstring.replace("``", "").partition(": ")[2]
     return text[:1].upper() + text[1:]
 

@@ -44,7 +44,7 @@ def draw(stem: Path, found: Findings, tables: Tables, run: Run, rows: int) -> No
 
 
 def _bars(found: Findings, ranked: list[Ranked]) -> Figure:
-    """What each class's evidence is made of, above what its images are made of."""
+    """Bars of each class's evidence above those of its images."""
     shown = ranked if len(ranked) <= MOST else [*ranked[: MOST // 2], *ranked[-MOST // 2 :]]
     figure = Figure(figsize=(7, 1.4 + 0.55 * len(shown)), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,4 +1,4 @@
-"""What a bias analysis measures of each image, and what follows for its class."""
+"""Measurements of a bias analysis, by image and by class."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that was measured for one pair.
+    """Measurements of one pair.
 
     Attributes:
         pair: the suspicion.

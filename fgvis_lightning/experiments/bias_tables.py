@@ -40,7 +40,7 @@ class Tables:
         self.published = {name.lower(): dict(values) for name, values in published.items()}
 
     def save(self, stem: Path) -> None:
-        """As files whose names begin with that of ``stem``."""
+        """Save the tables as files whose names begin with that of ``stem``."""
         for kind, table in (("evidence", self.evidence), ("ranking", self.ranking), ("items", self.items)):
             save_table(stem.with_name(f"{stem.name}_{kind}"), table)
         path = stem.with_name(f"{stem.name}_interventions")
@@ -122,7 +122,7 @@ class Tables:
 
     @cached_property
     def agreement(self) -> str:
-        """How well the two measures agree on the order of the classes, in a sentence."""
+        """Describe in a sentence how well the two measures agree on the order of the classes."""
         both = torch.tensor([(row.by_explanations[0], row.by_interventions[0]) for row in self.ranked if row.images])
         both = both[~both.isnan().any(1)] if len(both) else torch.empty(0, 2)
         if len(both) < 3:

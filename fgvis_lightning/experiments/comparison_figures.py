@@ -1,4 +1,4 @@
-"""What comes out of a comparison: tables and figures."""
+"""Tables and figures of a comparison."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""Of an image's pixels, how many are deleted to see whose evidence they are."""
+"""Share of an image's pixels that is deleted to see whose evidence they are."""
 
 SHOWN = 0.05
 """The share of which the figure tells."""
@@ -118,7 +118,7 @@ def _views(result: Result, methods: Sequence[str], classifier: Classifier) -> di
 
 
 def _column(method: str, view: str = "") -> str:
-    """What stands above a column."""
+    """Heading of a column."""
     return fill(f"{method}: {view}" if view else method, 13, break_long_words=False)
 
 

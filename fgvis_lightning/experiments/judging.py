@@ -119,7 +119,7 @@ def _confidence(network: Any, x: Tensor, saliency: Tensor, targets: Tensor, clea
 
 @torch.no_grad()
 def _of_masks(network: Any, x: Tensor, items: Sequence[Any], targets: Tensor, clean: Tensor) -> dict[str, Tensor]:
-    """What only masks have: the evidence is an image by itself."""
+    """Metrics that only masks have, whose evidence is an image by itself."""
     evidence = torch.cat([item.evidence for item in items]).to(x)
     logits = network(blend(x, evidence, None)).float()
     return {

@@ -52,7 +52,7 @@ def _drop_defaults(network: Namespace, parse: Callable[[str], Namespace]) -> Non
 
 @contextmanager
 def building(network: Namespace | str) -> Iterator[None]:
-    """What a network's own constructor raises within ends in one line.
+    """Turn an error of a network's own constructor into one line.
 
     Raises:
         InputError: that line.

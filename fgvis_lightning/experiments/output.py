@@ -11,12 +11,12 @@ from fgvis_lightning.results.tensor_files import write_whole
 
 
 def save_table(path: Path, table: Table) -> None:
-    """As CSV and as Markdown; ``path`` without a suffix."""
+    """Save a table as CSV and as Markdown; ``path`` has no suffix."""
     write_whole(path.with_suffix(".csv"), table.csv().encode())
     write_whole(path.with_suffix(".md"), table.markdown().encode())
 
 
 def save_figure(path: Path, figure: Figure) -> None:
-    """As vector and as bitmap; ``path`` without a suffix."""
+    """Save a figure as PDF and as PNG; ``path`` has no suffix."""
     for suffix in (".pdf", ".png"):
         figure.savefig(path.with_suffix(suffix))

@@ -35,7 +35,7 @@ SHOWN = {
     "trainer.devices": "how many of them share the items",
     "trainer.precision": "32-true, bf16-mixed, 16-mixed, …",
 }
-"""What ``--help`` shows, beside a command's own options."""
+"""Options that ``--help`` shows beside a command's own."""
 
 HIDDEN = {"help", "help_all", "print_config", "seed_everything", "ckpt_path", "weights_only"}
 KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
@@ -116,7 +116,7 @@ class _HelpAll(argparse.Action):
 
 
 def asks_for_help(args: Sequence[str] | None) -> bool:
-    """Whether it is to be shown; ``None`` stands for the command line's own arguments."""
+    """Whether the arguments ask for help; ``None`` stands for the command line's own arguments."""
     return not {"-h", "--help"}.isdisjoint(sys.argv[1:] if args is None else args)
 
 
@@ -147,7 +147,7 @@ def explained(message: str, known: Sequence[str]) -> str:
 
 
 def short_help(parser: argparse.ArgumentParser, width: int | None = None) -> str:
-    """What most runs need, in lines of at most ``width`` columns, those of the terminal unless given."""
+    """Help with the options that most runs need, at most ``width`` columns wide, the terminal's unless given."""
     width = min(width or shutil.get_terminal_size().columns, 110)
     known = {f"--{action.dest}": action for action in parser._actions if action.option_strings}
     known |= {action.dest.upper(): action for action in parser._actions if not action.option_strings}
@@ -175,7 +175,7 @@ def short_help(parser: argparse.ArgumentParser, width: int | None = None) -> str
 
 
 def _is_own(action: argparse.Action) -> bool:
-    """Whether it is an option of the command, and not one that every command has, or a group's file."""
+    """Whether an option is the command's own, and neither one that every command has nor a group's file."""
     hidden = action.dest in HIDDEN or action.help == argparse.SUPPRESS
     return not hidden and type(action).__name__ != "_ActionConfigLoad"
 

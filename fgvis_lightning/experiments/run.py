@@ -43,7 +43,7 @@ class Run:
         self._progress = [callback for callback in callbacks if isinstance(callback, SweepProgress)]
 
     def prepare(self) -> None:
-        """What can go wrong for all ranks alike goes wrong here, before rank 0 starts the others."""
+        """Raise errors that concern all ranks alike, before rank 0 starts the others."""
         self.model.trainer = self.trainer
         self.data.list_items(self.model.classifier)
         self.writer.claim(self.trainer, self.model)
@@ -89,7 +89,7 @@ class Run:
         return "\n".join(lines) or f"All {total} items are there."
 
     def what_missed(self, present: Sequence[tuple[Item, str]]) -> str:
-        """Which of these items, with their ids, have not reached their level, in a line; nothing where all have.
+        """Describe the items that did not reach their level in a line; empty where all did.
 
         With a fixed λ there is no level. What cannot be read is left to `check`.
         """

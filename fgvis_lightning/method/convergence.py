@@ -36,7 +36,7 @@ class Plateau:
         self._best[place], self._since[place] = math.inf, 0
 
     def is_due(self, iteration: int) -> bool:
-        """Whether `converged` is to be asked after this iteration, counted from 1."""
+        """Whether `converged` has to be called after this iteration, counted from 1."""
         return self.patience > 0 and iteration % EVERY == 0
 
     def converged(self, place: int, iteration: int, objective: float) -> bool:

@@ -46,7 +46,7 @@ class Game:
         return objective if self.keeps else -objective
 
     def evidence(self, mask: Tensor) -> Tensor:
-        """How much each entry belongs to the shown evidence: m where the class stays, 1 - m where it goes."""
+        """Evidence of a mask: m where the class stays, 1 - m where it goes."""
         return mask if self.keeps else 1 - mask
 
     def size(self, mask: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 
 def excess(h: Tensor, reference: Tensor) -> Tensor:
-    """How far each neuron is outside its range, with a sign.
+    """Signed distance of each neuron from its range.
 
     Args:
         h: activations h(e), any shape.

@@ -35,7 +35,7 @@ def bound(level: float, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def lead(game: Game, logits: Tensor, targets: Tensor, bound: Tensor) -> Tensor:
-    """By how much the log-odds are better than the bound (B,): 0 or more where the level is reached.
+    """Log-odds minus the bound, or the negative where the class is to go (B,): at least 0 where the level is reached.
 
     Args:
         game: whether the class is to stay or to go.

@@ -20,7 +20,7 @@ NOISE = 0.3
 """Chosen on 13 ImageNet photos by deletion and insertion AUC (``benchmarks/rules.py``)."""
 
 NEAR_ONE = 0.99
-"""Where masks start that no solver moves and no noise disturbs, in place of 1.
+"""Start of masks without a solver and without noise, in place of 1.
 
 On the image itself all gates are open, so the first step would be an ordinary gradient's: one sign step of 3 % leaves a
 photo's class 0.07 of its score (median of 13). From here, as with noise of 0.1 on the image, it leaves 0.96.

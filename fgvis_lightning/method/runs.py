@@ -1,4 +1,4 @@
-"""What a solver knows of one mask, and how several masks of one image compare."""
+"""Runs: a solver's state of one mask, and comparisons of the runs of an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 MARGIN = 1e-3
-"""By how much the log-odds must be better than asked for, so that rounding elsewhere does not undo it.
+"""Margin by which log-odds must exceed the level, so that rounding elsewhere does not undo it.
 
 Less will do where the best evidence so far has less: an image can be its own limit.
 """
@@ -19,7 +19,7 @@ Less will do where the best evidence so far has less: an image can be its own li
 
 @dataclass
 class Run:
-    """What a solver knows of one mask (C,H,W), or of what all masks of an image have in common.
+    """A solver's state of one mask (C,H,W), or of what all masks of an image have in common.
 
     Attributes:
         best: the smallest evidence that has reached the level; before that, the nearest to it.

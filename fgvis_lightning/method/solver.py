@@ -35,7 +35,7 @@ from fgvis_lightning.method.storage import STORAGE
 
 @dataclass
 class Search:
-    """What a solver knows of one image.
+    """A solver's state of one image.
 
     Attributes:
         runs: one for each of its masks.
@@ -51,12 +51,12 @@ class Search:
 
     @property
     def in_use(self) -> int:
-        """How many of its masks are: all, until one run goes on in the first."""
+        """Number of masks in use: all, until one run goes on in the first."""
         return 1 if self.common is not None and self.common.mean is None else len(self.runs)
 
 
 class Solver(Optimizer, ABC):
-    """What both solvers share: who is told what, and when runs come together.
+    """Base of the solvers: it judges masks, feeds runs, and joins them.
 
     Args:
         params: one parameter, masks (B·runs,C,H,W) in [0,1], those of an image one after the other; or a group with it,
@@ -75,7 +75,7 @@ class Solver(Optimizer, ABC):
 
     @property
     def images(self) -> list[Search]:
-        """What is known of each image; none before the first step."""
+        """The state of each image; empty before the first step."""
         (mask,) = self.param_groups[0]["params"]
         known: list[Search] = self.state[mask].get("images", [])
         return known
@@ -86,7 +86,7 @@ class Solver(Optimizer, ABC):
         return bool(self.images) and all(image.in_use == 1 for image in self.images)
 
     def tell(self, leads: Tensor) -> None:
-        """How far the masks as they are now reach beyond the level.
+        """Take in how far the current masks reach beyond the level.
 
         Args:
             leads: of all masks (B·runs,), or, where the solver is `finishing`, of the first one of each image (B,).
@@ -175,7 +175,7 @@ class Solver(Optimizer, ABC):
         return torch.empty_like(masks[:: group["runs"]]).copy_(torch.stack(best))
 
     def summary(self, images: Sequence[int]) -> dict[str, Tensor]:
-        """What is known of some images beside their masks, on the CPU: fields of an explanation of these names."""
+        """Fields of an `Explanation`, on the CPU, that some images have beside their masks."""
         runs = [self.found(image) for image in images]
         known = {
             "reached": torch.tensor([-1 if run is None else run.reached for run in runs]),
@@ -193,7 +193,7 @@ class Solver(Optimizer, ABC):
         return search.agreement
 
     def ranking(self, image: int) -> Tensor:
-        """How much each entry matters (C,H,W), 0 to 1: when it was given up, squared, and a tenth where it was.
+        """Importance of each entry (C,H,W), 0 to 1: when it was given up, squared, and a tenth of that where it was.
 
         The order is what counts; so shaped, most of the sum is in the evidence.
         """
@@ -223,11 +223,11 @@ class Solver(Optimizer, ABC):
 
     @staticmethod
     def alone(group: dict[str, Any]) -> int:
-        """How many iterations the runs have on their own."""
+        """Number of iterations that runs have on their own."""
         return max(1, round(group["alone"] * group["iterations"]))
 
     def begin(self, evidence: Tensor, group: dict[str, Any], number: int) -> Run:
-        """What is known before the first iteration of the run of this number."""
+        """Start the run of this number."""
         draws = torch.Generator(evidence.device).manual_seed(group["seed"] + number)
         shake = group["shake"] if group["runs"] > 1 else 0.0
         zero = torch.zeros_like(evidence)
@@ -243,7 +243,7 @@ class Solver(Optimizer, ABC):
 
     @abstractmethod
     def join(self, runs: Sequence[Run], group: dict[str, Any]) -> Run:
-        """What the runs have in common: their `Run.mean`."""
+        """Join the runs by the mean of what they found, `Run.mean`."""
 
     @abstractmethod
     def search(self, common: Run, count: int) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What metrics ask of the tensors that they get."""
+"""Checks of the tensors that metrics receive."""
 
 from __future__ import annotations
 

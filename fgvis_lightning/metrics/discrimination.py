@@ -35,7 +35,7 @@ def delete_evidence(x: Tensor, saliency: Tensor, share: float) -> Tensor:
 def remaining_scores(
     network: Callable[[Tensor], Tensor], x: Tensor, without: Sequence[Tensor], targets: Tensor
 ) -> Tensor:
-    """What is left of each class's score when the evidence of each class is gone.
+    """Share of each class's score that remains when the evidence of each class is deleted.
 
     Args:
         network: takes normalized images, returns logits.

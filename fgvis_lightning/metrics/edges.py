@@ -1,4 +1,4 @@
-"""Whether an explanation has edges that its image has not: the hallucination score.
+"""Hallucination score: edges of an explanation that its image does not have.
 
 Kolek et al., Explaining Image Classifiers with Multiscale Directional Image Representation (ShearletX), CVPR 2023: the
 number of edges of the explanation that are no edges of the image, divided by the number of edges of the image. Masks
@@ -67,7 +67,7 @@ def _gray(name: str, pictures: Tensor) -> Tensor:
 
 
 def _edges(gray: Tensor, threshold: float) -> Tensor:
-    """Which pixels (B,H,W) have a gradient longer than the threshold."""
+    """Mark the pixels (B,H,W) whose gradient is longer than the threshold."""
     padded = F.pad(gray, (1, 1, 1, 1), "replicate")
     right, down = padded[:, :, 2:] - padded[:, :, :-2], padded[:, 2:] - padded[:, :-2]
     right = (right[:, :-2] + 2 * right[:, 1:-1] + right[:, 2:]) / 4

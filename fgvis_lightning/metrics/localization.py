@@ -1,4 +1,4 @@
-"""Whether maps point at the object: the pointing game and the energy pointing game."""
+"""Localization of the object: the pointing game and the energy pointing game."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a mask, and of the scores that its explanation reaches: one number for each image.
+"""Metrics of masks and of the scores that their explanations reach: one number for each image.
 
 Scores are softmax probabilities of the target class, of the explanation ``e`` and of the image ``x``.
 """

@@ -1,4 +1,4 @@
-"""How a deletion or insertion curve is made.
+"""Profiles: definitions of deletion and insertion curves.
 
 Libraries differ in each of these choices, so a number means nothing without them.
 """
@@ -17,7 +17,7 @@ from fgvis_lightning.errors import InputError, nearest
 
 @dataclass(frozen=True)
 class Substrate:
-    """What takes the place of pixels that are not shown.
+    """Replacement of pixels that are not shown.
 
     Attributes:
         name: in words.
@@ -70,14 +70,14 @@ class Profile:
             raise InputError(f"Expected area to be one of {', '.join(AREAS)}, but got {self.area!r}.")
 
     def counts(self, height: int, width: int) -> Tensor:
-        """How many pixels or tiles are changed at each of the S scores (S,): from none to all of them."""
+        """Number of pixels or tiles changed at each of the S scores (S,), from none to all."""
         if self.rows is not None:
             return (torch.arange(ceil(height / self.rows) + 1) * self.rows * width).clamp(max=height * width)
         steps = self.steps or 1
         return torch.arange(steps + 1) * (ceil(height / self.tile) * ceil(width / self.tile)) // steps
 
     def describe(self) -> dict[str, str]:
-        """What belongs beside the number, as names and values in words."""
+        """Describe the profile in names and values that belong beside a reported number."""
         if self.rows is not None:
             step = f"{self.rows} W of the H W pixels, {self.rows / 2.24:.2g} % of an image of 224 by 224"
         else:

@@ -1,4 +1,4 @@
-"""How alike two maps order the pixels."""
+"""Rank correlation of two maps."""
 
 from __future__ import annotations
 

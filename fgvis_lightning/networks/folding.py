@@ -60,7 +60,7 @@ def folded(network: nn.Module, size: tuple[int, int], keep: tuple[type, ...] = (
 
 
 DESCRIPTIONS = (bool, int, torch.Size, torch.dtype, torch.device, torch.layout)
-"""What a call returns that does not look at values, such as ``x.dim()``."""
+"""Type of the result of calls that do not look at values, such as ``x.dim()``."""
 
 
 class _Watch(TorchFunctionMode):

@@ -1,4 +1,4 @@
-"""What a network answers: its logits, checked, and the target classes that depend on them."""
+"""Checks a network's logits and resolves the target classes that depend on them."""
 
 from __future__ import annotations
 

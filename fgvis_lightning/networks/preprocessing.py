@@ -1,4 +1,4 @@
-"""How an image becomes a network's input."""
+"""Preprocessing: from an image to a network's input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image file becomes the network's input.
+    """Size, cropping and normalization of a network's input.
 
     Attributes:
         size: height and width of the network's input, in pixels.

@@ -74,7 +74,7 @@ class Entry:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the explanation was made with; nothing where the file does not say."""
+        """Settings of the explanation; empty where the file has none."""
         try:
             return dict(json.loads(self.metadata["settings"]))
         except (KeyError, ValueError, TypeError):
@@ -83,7 +83,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Results:
-    """What is in a results folder.
+    """Contents of a results folder.
 
     Attributes:
         folder: it.
@@ -209,7 +209,7 @@ def _load(path: Path) -> Explanation | Attribution:
 
 
 class _Judged:
-    """What ``evaluate`` has left: its numbers and curves by method and item.
+    """Numbers and curves of ``evaluate`` by method and item.
 
     Args:
         places: folders that may have them.

@@ -1,4 +1,4 @@
-"""All items in numbers and plots."""
+"""Overview of all items in numbers and plots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_POINTS = 3000
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many items have a value between 0 and 1.
+    """Histogram of a value between 0 and 1 over the items.
 
     Attributes:
         title: what is counted.
@@ -32,7 +32,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Overview:
-    """What is said of all items.
+    """Summary of all items.
 
     Attributes:
         facts: name → number, in a few words.

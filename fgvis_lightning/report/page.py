@@ -36,7 +36,7 @@ GENERATOR = '<meta name="generator" content="fgvis_lightning report">'
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.
+    """Files and counts of a written page.
 
     Attributes:
         path: the page.
@@ -161,7 +161,7 @@ def _evaluate(folder: Path) -> str:
 
 
 def _row(entry: Entry) -> dict[str, Any]:
-    """What the list knows of an entry."""
+    """Data of an entry in the list."""
     return {
         "method": entry.method,
         "id": entry.id,
@@ -178,7 +178,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 
 def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
-    """What the view of an entry needs beside its row."""
+    """Data of an entry's view beside its row."""
     hidden = ("settings", "coverage")
     shown = {name: getattr(pictures, name) for name in ("image", "evidence", "heat", "shown", "panel")}
     return {
@@ -209,12 +209,12 @@ def _json(value: object) -> str:
 
 
 def _hash(text: str) -> str:
-    """As the page's policy names what may be in it."""
+    """Hash of a script or style for the page's content security policy."""
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether an earlier run has written this page."""
+    """Whether an earlier run wrote this page."""
     try:
         with path.open(encoding="utf-8") as file:
             return GENERATOR in file.read(4000)

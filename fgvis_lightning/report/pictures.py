@@ -43,7 +43,7 @@ SETTINGS = ("size", "resize", "interpolation", "mean", "std")
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the view of an item shows.
+    """Pictures in the view of an item.
 
     Attributes:
         image: what the network got, as JPEG; None where the file is gone.
@@ -124,7 +124,7 @@ def _preprocessing(says: Mapping[str, Any], size: tuple[int, int]) -> Preprocess
 
 
 def _image(entry: Entry, preprocessing: Preprocessing) -> tuple[Tensor | None, str]:
-    """What the network got (3,H,W) in [0,1], or why it cannot be had any more."""
+    """The network's input (3,H,W) in [0,1], or the reason why it cannot be read any more."""
     if not entry.image:
         return None, "Expected the path of an image, but the file does not say it."
     try:

@@ -1,4 +1,4 @@
-"""What the commands beside ``fit`` leave in their folders: tables and figures, under a heading for each command."""
+"""Sections of the report: tables and figures of the commands beside ``fit``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from fgvis_lightning.names import printable
 
 BIAS = "_ranking"
-"""How the name of a file ends that every pair of a bias analysis has."""
+"""Ending of the file that every pair of a bias analysis has."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Plate:
 
 @dataclass(frozen=True)
 class Section:
-    """What one command has found.
+    """Results of one command.
 
     Attributes:
         anchor: its place on the page.

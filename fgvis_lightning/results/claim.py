@@ -1,4 +1,4 @@
-"""Who may work in a results folder: one sweep at a time, each rank of it once."""
+"""Locks a results folder for one sweep at a time, each rank of it once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fgvis_lightning.errors import InputError
 
 LOCKS = ".locks"
 SECONDS = 2
-"""How long to wait for another rank that is trying just now whether this one is alive."""
+"""Time to wait for another rank that is just checking whether this one is alive."""
 
 
 class Claim:

@@ -1,4 +1,4 @@
-"""What explanations cost: seconds, and images that went through the network forward and backward."""
+"""Cost of explanations: seconds, and images passed through the network forward and backward."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ ROWS: dict[str, Callable[[str], float]] = {
     "reached": int,
     "agreement": float,
 }
-"""What an explanation may know of each of its items, and how it is read from the file's metadata."""
+"""Optional fields with a value for each item, and how each is read from a file's metadata."""
 
 
 def rounded(mask: Tensor, game: Game) -> Tensor:

@@ -29,7 +29,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.results.explanation import Explanation
 
 FAINT = 0.5
-"""Where the brightest evidence (see `brightest`) is below this, it is shown brightened, too."""
+"""Evidence whose brightest part (see `brightest`) is below this is shown brightened as well."""
 
 GAP_INCHES = 0.12
 DPI = 100
@@ -37,7 +37,7 @@ LINE, LETTER = 1.4, 0.6  # height of a line, and about the width of a letter, in
 
 
 def explanation_image(image: Tensor, evidence: Tensor, background: Tensor) -> Tensor:
-    """What is shown as the explanation: the evidence on a plain background.
+    """Picture of an explanation: the evidence on a plain background.
 
     Args:
         image: (3,H,W) in [0,1].
@@ -120,7 +120,7 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
 
 
 def _agreement(explanation: Explanation, index: int) -> str:
-    """How well the runs of an item agree; nothing where there are not several, or a mask of theirs is constant."""
+    """Describe how well the runs of an item agree; empty with a single run or a constant mask."""
     if explanation.agreement is None or math.isnan(r := float(explanation.agreement[index])):
         return ""
     runs = f"{explanation.seeds} runs" if explanation.seeds else "the runs"

@@ -52,7 +52,7 @@ def finished(output: Path) -> set[str]:
 
 
 def count_finished(output: Path) -> int:
-    """How many items have a file."""
+    """Count the items that have a file."""
     return sum(1 for _ in _names(output / EXPLANATIONS, SUFFIX))
 
 
@@ -114,7 +114,7 @@ def failures(output: Path) -> dict[str, str]:
 
 
 def recall(output: Path) -> dict[str, Any]:
-    """What ``sweep.json`` says; nothing where there is none."""
+    """Read ``sweep.json``; empty where there is none."""
     try:
         known = json.loads((output / SWEEP).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -76,7 +76,7 @@ def load_explanation(path: str | Path) -> Explanation:
 
 
 class Explanations(Sequence[Explanation]):
-    """All explanations in a results folder, in the order of their ids; each file is read when it is asked for."""
+    """Explanations of a results folder, in the order of their ids; each file is read on access."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths

@@ -24,7 +24,7 @@ SUFFIX = ".safetensors"
 EXPLANATIONS = "explanations"  # the folder of these files in a results folder
 CHECKSUM = "checksum"
 UNREADABLE = (SafetensorError, KeyError, ValueError, TypeError, OSError)
-"""What reading a damaged or foreign file raises."""
+"""Exceptions that reading a damaged or foreign file raises."""
 
 
 def write_whole(path: Path, data: bytes, owner: str | None = None) -> None:
