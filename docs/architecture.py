@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "architecture.svg"
 NAME = "fgvis_lightning"
 
-# Folder or module → column, columns that it takes, row, and what it is for. Everything may import `errors` and `names`.
+# Folder or module → column, columns that it takes, row, and what it is for. All may import `SHARED`.
 GROUPS: dict[str, tuple[int, int, int, str]] = {
     "method": (0, 3, 0, "the method in plain torch, the paper beside it"),
     "networks": (3, 1, 0, "classifiers, frozen"),
@@ -31,7 +31,7 @@ GROUPS: dict[str, tuple[int, int, int, str]] = {
     "report": (0, 2, 9, "a results folder as a page"),
     "cli": (2, 2, 9, "the command line"),
 }
-SHARED = ("errors", "names")
+SHARED = ("errors", "names", "texts")
 
 Edge = tuple[str, str]
 

@@ -4,6 +4,7 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. Folders and modules in th
 
     errors       a user's mistake
     names        names as parts of file names
+    texts        text files in the encodings of editors and spreadsheets
     method       the method in plain torch: games, gate rules, levels, solvers
     networks     a frozen classifier with its preprocessing and class names
     defense      DefendedCNN: the classifier with gates behind its nonlinearities

@@ -5,17 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from fgvis_lightning.data.batches import Sweep, SweepData
+from fgvis_lightning.data.inputs import as_images, as_targets
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.engine.lightning_logs import quiet
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
-from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.results.explanation import Attribution, Explanation
 
@@ -43,8 +45,8 @@ class _Collector(ExplanationCallback):
 
 def explain(
     network: nn.Module | str,
-    images: Tensor,
-    targets: Tensor | Sequence[int] | None = None,
+    images: Tensor | Image.Image | str | Path | Sequence[Image.Image | str | Path],
+    targets: Tensor | int | str | Sequence[int | str] | None = None,
     *,
     game: Literal["preservation", "deletion", "generation", "repression"] = "deletion",
     iterations: int | None = None,
@@ -64,8 +66,9 @@ def explain(
 
     Args:
         network: a classifier of normalized images, or the name of one as in `FGVis`.
-        images: (B,3,H,W) in [0,1].
-        targets: class indices (B,); None for the predicted class.
+        images: (B,3,H,W) in [0,1], or 8-bit; one image (3,H,W); or PIL images or paths, which are resized and cropped
+            to the network's input.
+        targets: class indices or names, one for all images or one for each; None for the predicted class.
         game: ``preservation``, ``deletion``, ``generation`` or ``repression``.
         iterations: steps of the optimizer, at most; unless given, 200 for ``lam: auto`` and 500 for a fixed λ.
         lam: weight λ ≥ 0 of the mask's size, or ``auto`` for the smallest evidence that reaches a level.
@@ -74,7 +77,7 @@ def explain(
         normalize: mean and standard deviation by channel that the network expects; None for the
             network's own where it brings them (timm's do), else ImageNet's.
         precision: as in Lightning's Trainer, e.g. ``bf16-mixed``.
-        accelerator: likewise, e.g. ``cpu`` or ``gpu``; one device of it.
+        accelerator: Lightning's, e.g. ``cpu`` or ``gpu``; one device of it.
         batch_size: how many images at a time; None for all, ``auto`` for the most that fit the device.
         options: further arguments of `FGVis`, and of its ``classifier`` and ``defense``: ``level``, ``score``,
             ``reference``, ``noise``, ``seed``, ``optimizer``, ``gate``, ``exempt``, ``classes``, ….
@@ -85,25 +88,9 @@ def explain(
     Raises:
         InputError: images, targets or options that cannot be used.
     """
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not len(images):
-        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"Expected images of shape (B,3,H,W), but got {got}.")
-    if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
-        low, high = images.min().item(), images.max().item()
-        whole = not images.is_floating_point() and low >= 0
-        remedy = (
-            "Divide them by 255." if whole else "Give mean and std with normalize=(mean, std), not normalized images."
-        )
-        raise InputError(
-            f"Expected images in [0,1] before normalization, but got {images.dtype} from {low:g} to {high:g}. {remedy}"
-        )
-    classes = [-1] * len(images) if targets is None else [int(target) for target in targets]
-    if len(classes) != len(images) or min(classes) < (-1 if targets is None else 0):
-        raise InputError(f"Expected {len(images)} targets, class indices from 0, but got {classes}.")
     mean, std = map(tuple, normalize) if normalize is not None else (None, None)
     # Callers may be in inference mode, as Lightning's validation loop is, whose tensors have no gradients.
     with torch.inference_mode(False), torch.enable_grad():
-        images = images.clone() if images.is_inference() else images
         with _silence():
             model = FGVis.of(
                 network,
@@ -116,8 +103,11 @@ def explain(
                 defended=defended,
                 **options,
             )
+        pictures = as_images(images, model.classifier.preprocessing)
+        pictures = pictures.clone() if pictures.is_inference() else pictures
+        classes = as_targets(targets, len(pictures), model.classifier)
         return explain_with(
-            model, images, classes, batch_size or len(images), accelerator=accelerator, precision=precision
+            model, pictures, classes, batch_size or len(pictures), accelerator=accelerator, precision=precision
         )
 
 

@@ -30,7 +30,7 @@ from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.engine.signals import as_exceptions
 from fgvis_lightning.engine.strategy import RankFailedError, check_processes, check_strategy, chosen_strategy
 from fgvis_lightning.errors import InputError, nearest
-from fgvis_lightning.experiments.network_option import building, complete_network
+from fgvis_lightning.experiments.network_option import building, check_optimizers, complete_network
 from fgvis_lightning.experiments.parsing import Parser, asks_for_help
 from fgvis_lightning.experiments.run import GO_ON, Run
 from fgvis_lightning.explainer import FGVis
@@ -113,6 +113,7 @@ class FGVisCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse a folder early; let torchvision's weights entry, which the network forgets, tell its preprocessing."""
+        check_optimizers(self.config.fit)
         folder.prepare_folder(Path(self.config.fit.output))
         complete_network(
             self.config.fit.model,

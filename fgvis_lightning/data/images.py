@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -9,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
+from fgvis_lightning.data.photos import FORMATS
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.preprocessing import Preprocessing
 
@@ -30,11 +33,26 @@ def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False
     Raises:
         InputError: missing, unreadable, not an image, damaged, too large, or too small.
     """
-    image = _decode(path)
+    return prepare(_decode(path), preprocessing, path, upscale=upscale)
+
+
+def prepare(image: Image.Image, preprocessing: Preprocessing, name: str, *, upscale: bool = False) -> Tensor:
+    """A PIL image as 8-bit RGB (3,H,W), resized and center-cropped to the network's input.
+
+    Args:
+        image: of any mode.
+        preprocessing: of the network.
+        name: of the image, for messages.
+        upscale: whether it may be smaller than half of the network's input.
+
+    Raises:
+        InputError: if the image is too small.
+    """
+    image = _as_rgb(image)
     height, width = preprocessing.size
     if not upscale and (2 * image.height < height or 2 * image.width < width):
         raise InputError(
-            f"Expected an image of at least half the network's input of {height}×{width} pixels, but {path} has "
+            f"Expected an image of at least half the network's input of {height}×{width} pixels, but {name} has "
             f"{image.height}×{image.width}. Enlarge such images with --data.upscale true."
         )
     resize = [preprocessing.resize] if isinstance(preprocessing.resize, int) else list(preprocessing.resize)
@@ -45,19 +63,17 @@ def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False
 def _decode(path: str) -> Image.Image:
     """An upright RGB image, whatever the file is like."""
     try:
-        with Image.open(path) as file:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116, a million times
+            raise InputError(f"Expected an image, but {path} is no regular file.")
+        with Image.open(path, formats=FORMATS) as file:
             # Above this limit Pillow warns, and only above twice the limit it refuses. Warnings are no way to find
             # out: their filters are the whole process's, so no thread may change them for itself.
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and file.width * file.height > limit:
                 raise Image.DecompressionBombError(f"{file.height}×{file.width} pixels.")
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I;16"):  # 16-bit gray; Pillow's own conversion would clip it
-                image = image.point(lambda value: value / 256).convert("L")
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
+            return _as_rgb(file)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"Expected an image, but there is no file {path}.") from error
     except UnidentifiedImageError as error:
@@ -72,3 +88,14 @@ def _decode(path: str) -> Image.Image:
             raise InputError(f"Expected an image, but {path} cannot be read: {error.strerror}.") from error
         reason = str(error) or type(error).__name__
         raise InputError(f"Expected an image, but {path} cannot be decoded: {reason}") from error
+
+
+def _as_rgb(file: Image.Image) -> Image.Image:
+    """Upright, in RGB, transparent parts on white."""
+    image = ImageOps.exif_transpose(file)
+    if image.mode.startswith("I;16"):  # 16-bit gray; Pillow's own conversion would clip it
+        image = image.point(lambda value: value / 256).convert("L")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

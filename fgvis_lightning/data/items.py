@@ -75,6 +75,8 @@ def list_items(
     if not photos:
         raise InputError(f"Expected images in {images}, but there are none.")
     wanted = [targets] if isinstance(targets, str | int) else list(targets)
+    if not wanted:
+        raise InputError("Expected targets, e.g. predicted, but got an empty list.")
     names = image_ids([photo.path for photo in photos])
     resolve = Targets(classifier, photos)
     if classes is not None:

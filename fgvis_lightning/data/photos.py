@@ -6,6 +6,7 @@ import csv
 import glob
 import hashlib
 import importlib.util
+import io
 import os
 import sys
 from collections import Counter
@@ -18,6 +19,7 @@ from PIL import Image
 from fgvis_lightning.data.package_files import shipped
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import slug
+from fgvis_lightning.texts import read_text
 
 
 class Photo(NamedTuple):
@@ -29,11 +31,17 @@ class Photo(NamedTuple):
 
 
 PACKAGE = "package:"
-IMAGE_SUFFIXES = frozenset(Image.registered_extensions())
+LABELS = {"label", "labels", "class", "classes", "targets", "category"}
+STUBS = {"BUFR", "GRIB", "HDF5", "MPEG"}
+# Formats that run another program, or that Pillow recognizes and cannot decode.
+FORMATS = sorted(set(Image.registered_extensions().values()) & Image.OPEN.keys() - {"EPS", "WMF"} - STUBS)
+IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
 
 
 def find_photos(source: str) -> list[Photo]:
     """The image files that ``source`` names, sorted, or in the order of the CSV file."""
+    if not source.strip():
+        raise InputError("Expected a file, a glob, a folder or a CSV file with images, but got an empty name.")
     if source.startswith(PACKAGE):
         return find_photos(packaged(source.removeprefix(PACKAGE)))
     path = Path(shipped(source))
@@ -55,25 +63,32 @@ def find_photos(source: str) -> list[Photo]:
 # A million paths take pathlib ten seconds. The next five do for strings what it does.
 
 
-def _walk(folder: str, label: str | None = None) -> Iterator[Photo]:
+def _walk(folder: str, label: str | None = None, above: tuple[str, ...] = ()) -> Iterator[Photo]:
     """``sorted(Path(folder).rglob("*"))``, of that the images, labelled with the first folder below.
 
-    Links to files are found, links to folders are not followed, folders that may not be read are passed over.
+    Links are followed, but not into a folder ``above`` this one; folders that may not be read are passed over.
     """
     try:
         with os.scandir(folder or ".") as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            found = [(entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries]
     except PermissionError:
         return
     except OSError as error:
         raise InputError(f"Expected a folder with images, but {folder} cannot be read: {error.strerror}.") from error
     found.sort(key=lambda entry: os.path.normcase(entry[0]))
     start = os.path.join(folder, "")  # noqa: PTH118
-    for name, is_folder in found:
-        if _is_image(name):
-            yield Photo(start + name, label)
+    for name, is_folder, is_link in found:
         if is_folder:
-            yield from _walk(start + name, label or name)
+            if is_link or above:  # only links make circles
+                above = above or (os.path.realpath(folder or "."),)
+                real = os.path.realpath(start + name)
+                if real in above or above[0].startswith(os.path.join(real, "")):  # noqa: PTH118
+                    continue
+                yield from _walk(start + name, label or name, (*above, real))
+            else:
+                yield from _walk(start + name, label or name)
+        elif _is_image(name):
+            yield Photo(start + name, label)
 
 
 def _name(path: str) -> str:
@@ -117,30 +132,35 @@ def _read_csv(path: Path) -> list[Photo]:
     folder, start = path.parent, "" if path.parent == Path() else os.path.join(path.parent, "")  # noqa: PTH118
     photos = []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            header = next(rows, [])
-            columns = {name: place for place, name in enumerate(header)}
-            if "path" not in columns:
-                raise InputError(f"Expected a CSV file with a header and a column 'path', but {path} has {header}.")
-            path_column, target_column = columns["path"], columns.get("target", sys.maxsize)
-            for number, row in enumerate(rows, 2):
-                if not row:
-                    continue
-                image = row[path_column] if len(row) > path_column else ""
-                if not image.strip():
-                    raise InputError(
-                        f"Expected an image in each row of {path}, but row {number} has nothing in its column 'path'. "
-                        f"Fill it in, or delete the row."
-                    )
-                if image.startswith(PACKAGE):
-                    image = packaged(image.removeprefix(PACKAGE))
-                elif not _is_tidy(image):
-                    image = str(folder / image)
-                elif not image.startswith("/"):
-                    image = start + image
-                label = row[target_column].strip() if len(row) > target_column else ""
-                photos.append(Photo(image, sys.intern(label) or None, True))
+        text = read_text(path)
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        header = [name.strip() for name in next(rows, [])]
+        columns = {name.lower(): place for place, name in enumerate(header)}
+        if "path" not in columns:
+            raise InputError(f"Expected a CSV file with a header and a column 'path', but {path} has {header}.")
+        if "target" not in columns and (labels := LABELS & columns.keys()):
+            raise InputError(
+                f"Expected the classes in a column 'target' of {path}, but it has {sorted(labels)[0]!r}. Rename it."
+            )
+        path_column, target_column = columns["path"], columns.get("target", sys.maxsize)
+        for number, row in enumerate(rows, 2):
+            if not row:
+                continue
+            image = row[path_column] if len(row) > path_column else ""
+            if not image.strip():
+                raise InputError(
+                    f"Expected an image in each row of {path}, but row {number} has nothing in its column 'path'. "
+                    f"Fill it in, or delete the row."
+                )
+            if image.startswith(PACKAGE):
+                image = packaged(image.removeprefix(PACKAGE))
+            elif not _is_tidy(image):
+                image = str(folder / image)
+            elif not image.startswith("/"):
+                image = start + image
+            label = row[target_column].strip() if len(row) > target_column else ""
+            photos.append(Photo(image, sys.intern(label) or None, True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"Expected a CSV file with images, but {path} cannot be read: {error}") from error
     return photos

@@ -10,6 +10,9 @@ from fgvis_lightning.data.photos import Photo
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
 
+MOST = 10_000
+"""Ranks of an image at most, where the number of classes is not known yet."""
+
 
 class Targets:
     """Turns words for targets into class indices."""
@@ -41,10 +44,15 @@ class Targets:
         if word == "predicted":
             return (-1,)
         if isinstance(word, str) and (rank := re.fullmatch(r"top-?(\d+)", word)):
-            return range(-1, -int(rank[1]) - 1, -1)
+            return range(-1, -self._count(int(rank[1]), len(self.classifier.classes) or MOST, str(word)) - 1, -1)
         if isinstance(word, str) and (absent := re.fullmatch(r"absent(\d+)", word)):
             return self._absent(int(absent[1]))
         return (self._index(str(word)),)
+
+    def _count(self, count: int, most: int, word: str) -> int:
+        if not 1 <= count <= most:
+            raise InputError(f"Expected top with a number from 1 to {most}, but got {word}.")
+        return count
 
     def _absent(self, count: int) -> Sequence[int]:
         """Ranks spread evenly over the less probable half of the classes, ``count`` of them."""

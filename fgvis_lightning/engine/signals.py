@@ -29,6 +29,8 @@ def as_exceptions() -> Iterator[None]:
         yield
         return
     handlers = {signal.SIGTERM: _stop, signal.SIGINT: _stop}
+    if hasattr(signal, "SIGHUP"):
+        handlers[signal.SIGHUP] = _stop
     if hasattr(signal, "SIGUSR1") and "SLURM_JOB_ID" in os.environ:
         handlers[signal.SIGUSR1] = _requeue
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -43,8 +45,9 @@ def as_exceptions() -> Iterator[None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    for other in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(other, signal.SIG_IGN)
+    for other in ("SIGTERM", "SIGINT", "SIGHUP"):
+        if hasattr(signal, other):
+            signal.signal(getattr(signal, other), signal.SIG_IGN)
     raise KeyboardInterrupt if number == signal.SIGINT else SIGTERMException
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from jsonargparse import Namespace
 
-from fgvis_lightning.experiments.network_option import building, complete_network
+from fgvis_lightning.experiments.network_option import building, check_optimizers, complete_network
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.networks.load import DEFAULT, from_options
 
@@ -43,6 +43,7 @@ def build(parser: Parser, config: Namespace, required: list[str]) -> Namespace:
     Raises:
         InputError: the network cannot be built.
     """
+    check_optimizers(config)
     complete_network(config.model, lambda name: parser.parse_args([*required, "--model.network", name]).model.network)
     with building(config.model.network):
         objects: Namespace = parser.instantiate(config)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, get_type_hints
 
 import torchvision
 from jsonargparse import Namespace
+from torch.optim import Optimizer
 
 from fgvis_lightning.errors import InputError
 
@@ -48,6 +50,25 @@ def _drop_defaults(network: Namespace, parse: Callable[[str], Namespace]) -> Non
     for key, value in list(vars(network.init_args).items()):
         if defaults.init_args.get(key) == value:
             del network.init_args[key]
+
+
+def check_optimizers(config: Namespace) -> None:
+    """Refuse optimizers that are none: whatever can be called could stand in their place.
+
+    Raises:
+        InputError: if an option for an optimizer names something else.
+    """
+    for key, value in config.items():
+        name = key.removesuffix(".class_path")
+        if name.rpartition(".")[2] != "optimizer" or value is None or isinstance(value, Namespace):
+            continue
+        made = value
+        if isinstance(value, str):
+            module, _, attribute = value.rpartition(".")
+            made = getattr(importlib.import_module(module), attribute)
+        kind = made if isinstance(made, type) else get_type_hints(made).get("return")
+        if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+            raise InputError(f"Expected --{name} to be an optimizer, e.g. torch.optim.SGD, but got {value}.")
 
 
 @contextmanager

@@ -100,8 +100,8 @@ def choose(
     _require_one_of(GAMES, game=game)
     _require_one_of(SCORES, score=score)
     _require_one_of(REFERENCES, reference=reference)
-    if lam != "auto" and not (isinstance(lam, int | float) and 0 <= lam < float("inf")):
-        raise InputError(f"Expected lam to be 'auto' or a number of at least 0, but got {lam!r}.")
+    if lam != "auto" and not (isinstance(lam, int | float) and 0 <= lam <= 1e30):
+        raise InputError(f"Expected lam to be 'auto' or a number from 0 to 1e30, but got {lam!r}.")
     auto = lam == "auto"
     keeps = GAMES[game].keeps
     gate = gate if gate is not None else "restoring" if auto and keeps else "strict"

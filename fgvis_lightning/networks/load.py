@@ -21,6 +21,7 @@ from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.networks.classifier import Classifier, Reordered, freeze
 from fgvis_lightning.networks.outputs import Selected
 from fgvis_lightning.networks.preprocessing import Preprocessing
+from fgvis_lightning.texts import read_text
 
 # Networks whose weights come as a package from the package index: name → (package, file class, timm's model).
 PACKAGED = {
@@ -123,9 +124,10 @@ def _class_names(classes: Sequence[str] | str | Path | None) -> Sequence[str] | 
     if not isinstance(classes, str | Path):
         return classes
     try:
-        return Path(classes).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"Expected a text file with the classes' names, but {classes}: {error.strerror}.") from error
+        return read_text(Path(classes)).rstrip().splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"Expected a text file with the classes' names, but {classes}: {reason}.") from error
 
 
 def imagenet_classes() -> tuple[str, ...]:

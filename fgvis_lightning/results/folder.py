@@ -146,7 +146,7 @@ def check_configuration(output: Path, settings: Mapping[str, object], fingerprin
                     break
     if known.get("fingerprint", fingerprint) == fingerprint:
         return
-    theirs = known.get("settings", {})
+    theirs, settings = known.get("settings") or {}, json.loads(json.dumps(settings, default=list))
     differences = [
         f"{name} {theirs.get(name)} there and {settings.get(name)} now"
         for name in sorted({*theirs, *settings})
@@ -154,11 +154,9 @@ def check_configuration(output: Path, settings: Mapping[str, object], fingerprin
     ]
     raise InputError(
         f"Expected {output} to be empty or to hold explanations of this configuration, but it holds those of another "
-        f"({'; '.join(differences) or 'other weights'}). Choose another --output, or delete that folder."
+        f"({'; '.join(differences) or 'the weights of the network differ'}). Choose another --output, or delete that "
+        f"folder."
     )
-
-
-# --- processes at work ---
 
 
 # --- tables ---

@@ -23,8 +23,7 @@ class Table:
     def csv(self) -> str:
         """The whole table, with its values as they are; NaN is undefined."""
         text = io.StringIO(newline="")
-        rows = ([UNDEFINED if value != value else value for value in row] for row in self.rows)  # NaN is not itself
-        csv.writer(text).writerows([self.columns, *rows])
+        csv.writer(text).writerows([self.columns, *(map(_plain, row) for row in self.rows)])
         return text.getvalue()
 
     def markdown(self) -> str:
@@ -32,6 +31,13 @@ class Table:
         head = [_cell(name) for name in self.columns], ["---"] * len(self.columns)
         lines = [*head, *([_cell(value) for value in row] for row in self.rows)]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _plain(value: object) -> object:
+    """A value as CSV has it: a text that a spreadsheet would take for a formula gets an apostrophe."""
+    if value != value:  # NaN is not itself
+        return UNDEFINED
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _cell(value: object) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +62,9 @@ def test_exif_orientation(photo: PhotoMaker, tmp_path: Path) -> None:
         ("missing.png", "there is no file"),
         ("text.png", "Pillow knows no format for"),
         ("truncated.jpg", r"truncated\.jpg cannot be decoded"),
-        ("folder.png", r"folder\.png cannot be read: "),
+        ("folder.png", r"folder\.png is no regular file"),
+        ("pipe.png", r"pipe\.png is no regular file"),
+        ("drawing.png", "Pillow knows no format for"),
         ("whole.jpg/below.png", r"below\.png cannot be read: |there is no file"),
         ("small.png", r"at least half the network's input of 16×16 pixels, but .*small\.png has 7×40.*upscale true"),
     ],
@@ -72,6 +75,8 @@ def test_images_that_cannot_be_used(name: str, message: str, photo: PhotoMaker, 
     (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     photo("small.png", 7, 40)
     (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "drawing.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\nshowpage\n")
     with pytest.raises(InputError, match=message):
         load_image(str(tmp_path / name), SMALL)
     assert load_image(str(tmp_path / "small.png"), SMALL, upscale=True).shape == (3, 16, 16)

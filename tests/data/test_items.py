@@ -72,11 +72,67 @@ def test_folders_are_searched_as_pathlib_does(source: str, tmp_path: Path, monke
     (tmp_path / "tree" / "linked folder").symlink_to("a")
     monkeypatch.chdir(tmp_path)
     source = source.format(tmp_path=tmp_path)
-    expected = sorted(file for file in Path(source).rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    found = (Path(top) / name for top, _, names in os.walk(source, followlinks=True) for name in names)
+    expected = sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES)
     assert len(expected) >= 2
     items = list_items(source, "predicted", CLASSIFIER)
     assert [item.path for item in items] == [str(file) for file in expected]
     assert [item.number for item in items] == list(range(len(items)))
+
+
+def test_links_to_folders_are_followed_and_circles_are_not(photo: PhotoMaker, tmp_path: Path) -> None:
+    photo("in/ant/a.png"), photo("elsewhere/b.png"), photo("elsewhere/deep/c.png")
+    (tmp_path / "in" / "bee").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "ant" / "circle").symlink_to(tmp_path / "in")
+    (tmp_path / "elsewhere" / "deep" / "up").symlink_to(tmp_path / "elsewhere")
+    found = list_items(str(tmp_path / "in"), "predicted", CLASSIFIER)
+    assert [Path(item.path).relative_to(tmp_path).as_posix() for item in found] == [
+        *("in/ant/a.png", "in/bee/b.png", "in/bee/deep/c.png"),
+    ]
+
+
+def test_files_of_other_kinds_are_left_alone(photo: PhotoMaker, tmp_path: Path) -> None:
+    photo("in/a.png")
+    for name in ("notes.pdf", "clip.mpg", "data.h5", "drawing.eps", "drawing.ps", "picture.wmf"):
+        (tmp_path / "in" / name).write_bytes(b"something")
+    assert ids(list_items(str(tmp_path / "in"), "predicted", CLASSIFIER)) == [("a", -1)]
+
+
+@pytest.mark.parametrize(
+    ("images", "targets", "message"),
+    [
+        ("", "predicted", "but got an empty name"),
+        (" ", "predicted", "but got an empty name"),
+        ([], "predicted", r"Expected images in \[\], but there are none"),
+        ("a.png", [], "Expected targets, e.g. predicted, but got an empty list"),
+        ("a.png", "top0", "Expected top with a number from 1 to 5, but got top0"),
+        ("a.png", "top99999999999", "Expected top with a number from 1 to 5"),
+    ],
+)
+def test_nothing_to_do_is_an_error(
+    images: Any, targets: Any, message: str, photo: PhotoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo("a.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        list_items(images, targets, CLASSIFIER)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_tables_as_spreadsheets_write_them(encoding: str, separator: str, photo: PhotoMaker, tmp_path: Path) -> None:
+    photo("käfer.png")
+    rows = [["Path", "target", "note"], ["käfer.png", "1", "über"]]
+    (tmp_path / "list.csv").write_text("\r\n".join(separator.join(row) for row in rows), encoding=encoding)
+    (item,) = list_items(str(tmp_path / "list.csv"), "label", CLASSIFIER)
+    assert (Path(item.path).name, item.target) == ("käfer.png", 1)
+
+
+def test_classes_in_a_column_of_another_name_are_pointed_out(photo: PhotoMaker, tmp_path: Path) -> None:
+    photo("a.png")
+    (tmp_path / "list.csv").write_text("path,label\na.png,1\n")
+    with pytest.raises(InputError, match=r"in a column 'target' of .*, but it has 'label'\. Rename it"):
+        list_items(str(tmp_path / "list.csv"), "auto", CLASSIFIER)
 
 
 @pytest.mark.parametrize(

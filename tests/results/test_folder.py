@@ -84,7 +84,7 @@ def test_another_configuration_is_refused(output: Path) -> None:
         check_configuration(output, {"game": "deletion", "lam": "auto"}, "abc")
         with pytest.raises(InputError, match=r"lam auto there and 0\.1 now\)\. Choose another --output"):
             check_configuration(output, {"game": "deletion", "lam": 0.1}, "xyz")
-        with pytest.raises(InputError, match=r"\(other weights\)"):
+        with pytest.raises(InputError, match=r"\(the weights of the network differ\)"):
             check_configuration(output, {"game": "deletion", "lam": "auto"}, "xyz")
         remember(output, settings=json.loads(METADATA["settings"]), fingerprint="abc")
         save(output, "a@bus", fingerprint="of a stray file")

@@ -1,0 +1,98 @@
+"""Images and targets as `explain` takes them: tensors, PIL images, paths; indices and names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fgvis_lightning.data.images import load_image, prepare
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.preprocessing import Preprocessing
+
+KINDS = "a tensor (B,3,H,W) or (3,H,W), PIL images or paths"
+
+
+def as_images(images: Any, preprocessing: Preprocessing) -> Tensor:
+    """Images in [0,1] (B,3,H,W), without a gradient.
+
+    Args:
+        images: a tensor (B,3,H,W) or (3,H,W), floating point in [0,1] or 8-bit; or a PIL image, a path, or a sequence
+            of these, which are resized and cropped to the network's input.
+        preprocessing: of the network.
+
+    Raises:
+        InputError: if the images are of another kind, shape or range, or cannot be read.
+    """
+    if isinstance(images, Tensor):
+        return _checked(images.detach()[None] if images.ndim == 3 else images.detach())
+    several = [images] if isinstance(images, str | Path | Image.Image) else images
+    if not isinstance(several, Sequence) or not several:
+        raise InputError(f"Expected images as {KINDS}, but got {_described(images)}.")
+    return torch.stack([_image(image, preprocessing) for image in several]) / 255
+
+
+def _image(image: Any, preprocessing: Preprocessing) -> Tensor:
+    if isinstance(image, Image.Image):
+        return prepare(image, preprocessing, "the image")
+    if isinstance(image, str | Path):
+        return load_image(str(image), preprocessing)
+    raise InputError(f"Expected images as {KINDS}, but got a list with {_described(image)}.")
+
+
+def _checked(images: Tensor) -> Tensor:
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        raise InputError(f"Expected images of shape (B,3,H,W) or (3,H,W), but got {tuple(images.shape)}.")
+    if images.dtype == torch.uint8:
+        return images / 255
+    if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
+        low, high = images.min().item(), images.max().item()
+        remedy = "Give mean and std with normalize=(mean, std), not normalized images."
+        if low >= 0 and high <= 255:
+            remedy = "Divide them by 255."
+        raise InputError(
+            f"Expected images in [0,1] before normalization, but got {images.dtype} from {low:g} to {high:g}. {remedy}"
+        )
+    return images
+
+
+def as_targets(targets: Any, count: int, classifier: Classifier) -> list[int]:
+    """Class indices of ``count`` images; -1 for the predicted class.
+
+    Args:
+        targets: class indices or names, one for all images or one for each; None for the predicted classes.
+        count: number of images.
+        classifier: the classifier, for the names of its classes.
+
+    Raises:
+        InputError: if a target is no class, or if their number is not ``count``.
+    """
+    if targets is None:
+        return [-1] * count
+    one = isinstance(targets, str | int) or (isinstance(targets, Tensor) and targets.ndim == 0)
+    values = [targets] * count if one else targets
+    whole = not isinstance(values, Tensor) or not (values.is_floating_point() or values.dtype == torch.bool)
+    if isinstance(values, Tensor):
+        values = values.tolist() if values.ndim == 1 and whole else None
+    elif isinstance(values, Sequence) or hasattr(values, "tolist"):
+        values = [value.item() if hasattr(value, "item") else value for value in values]
+    if not isinstance(values, list) or not all(type(value) in (int, str) for value in values):
+        raise InputError(f"Expected class indices or names as targets, but got {_described(targets)}.")
+    classes = [classifier.class_index(value) if isinstance(value, str) else value for value in values]
+    if len(classes) != count or min(classes) < 0:
+        raise InputError(f"Expected {count} targets, class indices from 0, but got {values}.")
+    return classes
+
+
+def _described(value: Any) -> str:
+    """A value for messages: short ones as they are, others by type and shape."""
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"{type(value).__name__} of shape {tuple(shape)} and type {getattr(value, 'dtype', '?')}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__name__} of {len(text)} characters"
