@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from fgvis_lightning import Explanation, load_explanations
-from fgvis_lightning.cli.commands import main
+from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.data.photos import packaged
 from fgvis_lightning.networks.load import load_classifier

@@ -19,7 +19,7 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 from parsers import options_of  # beside this file
 
-from fgvis_lightning.cli.commands import COMMANDS
+from fgvis_lightning.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)

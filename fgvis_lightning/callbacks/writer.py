@@ -88,7 +88,7 @@ class ExplanationWriter(ExplanationCallback):
             return
         # Another number of threads rounds differently; so that it makes no difference how a sweep was resumed.
         self._threads = torch.get_num_threads()
-        torch.set_num_threads(folder.recall(self.folder).get("cpu_threads") or torch.get_num_threads())
+        torch.set_num_threads(folder.recall_number(self.folder, "cpu_threads", 1024) or torch.get_num_threads())
         if trainer.is_global_zero:
             folder.remember(self.folder, cpu_threads=torch.get_num_threads())
 

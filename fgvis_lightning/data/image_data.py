@@ -95,7 +95,7 @@ class ImageData(SweepData):
             for item in missing if unread else ():
                 if item.image_id in unread:
                     folder.forget_failure(self.done, item.image_id)
-            known = folder.recall(self.done).get("batch_size")
+            known = folder.recall_number(self.done, "batch_size", self.total)
         # Of all items, not of those left: the size must be the same after an interruption.
         runs = self._model.rows_per_item
         size = self.batch_size if self.batch_size == "auto" else min(max(1, self.batch_size // runs), self.total)

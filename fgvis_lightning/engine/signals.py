@@ -23,8 +23,12 @@ STOPS = (KeyboardInterrupt, SIGTERMException)
 
 
 @contextmanager
-def as_exceptions() -> Iterator[None]:
-    """Raise an exception at the first such signal, and let nothing disturb what it sets off."""
+def as_exceptions(last: bool = False) -> Iterator[None]:
+    """Raise an exception at the first such signal, and let nothing disturb what it sets off.
+
+    Args:
+        last: whether the process ends after this context, so that further signals stay ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -40,7 +44,8 @@ def as_exceptions() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
-        for number, handler in before.items():
+        stopped = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        for number, handler in before.items() if not (last and stopped) else ():
             signal.signal(number, handler)
 
 

@@ -122,6 +122,12 @@ def recall(output: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
+def recall_number(output: Path, name: str, most: int) -> int | None:
+    """A whole number from 1 to ``most`` in ``sweep.json``; None where there is no such number."""
+    value = recall(output).get(name)
+    return value if type(value) is int and 1 <= value <= most else None
+
+
 def remember(output: Path, **values: object) -> None:
     """Add to ``sweep.json``; for rank 0."""
     known = recall(output)

@@ -24,6 +24,7 @@ from fgvis_lightning.results.folder import (
     note_failure,
     prepare_folder,
     recall,
+    recall_number,
     remember,
     why_unusable,
     write_summary,
@@ -115,6 +116,10 @@ def test_what_later_runs_must_repeat(output: Path) -> None:
     remember(output, batch_size=4)
     remember(output, cpu_threads=2, batch_size=3)
     assert recall(output) == {"batch_size": 3, "cpu_threads": 2}
+    assert recall_number(output, "batch_size", 4) == 3
+    remember(output, batch_size=400_000, cpu_threads="x")
+    assert recall_number(output, "batch_size", 4) is None
+    assert recall_number(output, "cpu_threads", 64) is None
     (output / "sweep.json").write_text("{half")
     assert recall(output) == {}
 

@@ -1,0 +1,180 @@
+"""``python train.py fit``: Lightning's own command line, with a results folder and the callbacks that fill it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from jsonargparse import Namespace
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from fgvis_lightning.callbacks.progress import SweepProgress
+from fgvis_lightning.callbacks.tensorboard import TensorBoardImages
+from fgvis_lightning.callbacks.writer import ExplanationWriter
+from fgvis_lightning.data.image_data import ImageData
+from fgvis_lightning.engine.strategy import check_processes, check_strategy, chosen_strategy
+from fgvis_lightning.experiments.network_option import building, check_optimizers, complete_network
+from fgvis_lightning.experiments.parsing import Parser, asks_for_help
+from fgvis_lightning.experiments.run import Run
+from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.results import folder
+from fgvis_lightning.results.tensor_files import write_whole
+
+FIT = (
+    "Explain decisions of a CNN: which pixels and colors it needs to see its class (game preservation), or which take "
+    "the class away when they are gone (deletion). Leaves masks, panels and tables in the results folder."
+)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the results folder, after `ExplanationWriter` has accepted the folder."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        pass
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            text = self.parser.dump(self.config, skip_none=False)
+            write_whole(Path(self.config.output) / "config.yaml", text.encode(), "rank0")
+
+
+class FGVisCLI(LightningCLI):
+    """LightningCLI with ``--output`` and the callbacks that fill that folder."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        versions = (
+            f"fgvis-lightning=={version('fgvis-lightning')}",
+            f"pytorch-lightning=={version('pytorch-lightning')}",
+        )
+        parser = Parser(**{"dump_header": list(versions), **kwargs})
+        parser.add_argument("-c", "--config", action="config", help="YAML file with these options.")
+        return parser
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": LightningCLI.subcommands()["fit"]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--output", type=str, default="results", help="Results folder.")
+        parser.add_lightning_class_args(ExplanationWriter, "writer")
+        parser.add_lightning_class_args(TensorBoardImages, "tensorboard")
+        parser.add_lightning_class_args(SweepProgress, "progress")
+        parser.link_arguments("output", "writer.folder")
+        parser.link_arguments("output", "data.done")
+        parser.link_arguments("output", "trainer.default_root_dir")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        if asks_for_help(args):
+            fit = self._subcommand_parsers["fit"]
+            assert isinstance(parser, Parser)
+            assert isinstance(fit, Parser)
+            fit.needed = parser.find_needed("fit")
+        super().parse_arguments(parser, args)
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a folder early; let torchvision's weights entry, which the network forgets, tell its preprocessing."""
+        check_optimizers(self.config.fit)
+        folder.prepare_folder(Path(self.config.fit.output))
+        complete_network(
+            self.config.fit.model,
+            lambda name: (
+                self.parser.parse_args(["fit", "--data.images", "", "--model.network", name]).fit.model.network
+            ),
+        )
+
+    def instantiate_classes(self) -> None:
+        with building(self.config.fit.model.network):
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        config = self.config.fit
+        if config.trainer.strategy == "auto":
+            own = {name: config.trainer[name] for name in ("accelerator", "devices", "num_nodes")}
+            kwargs["strategy"] = chosen_strategy(**own)
+        if config.trainer.logger is None:
+            kwargs["logger"] = TensorBoardLogger(config.output, name="tensorboard", version="", default_hp_metric=False)
+        trainer: pl.Trainer = super().instantiate_trainer(**kwargs)
+        return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
+        if config.get("enable_progress_bar") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, SweepProgress)]
+        trainer: pl.Trainer = super()._instantiate_trainer(config, callbacks)
+        check_processes(trainer)
+        check_strategy(trainer.strategy, trainer.world_size)
+        return trainer
+
+    def before_fit(self) -> None:
+        # Short runs have curves, too.
+        trainer: Any = self.trainer  # whose class does not declare the attribute
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, self.model.iterations)
+        self.run = Run(trainer, self.model, self.datamodule)
+        self.run.prepare()
+        if trainer.is_global_zero:
+            print(f"network: {self.model.classifier.name}; {self.model.classifier.preprocessing}", flush=True)
+
+    def fit(self, model: Any, datamodule: Any = None, **kwargs: Any) -> None:
+        self.run.fit(**kwargs)
+
+    def after_fit(self) -> None:
+        """Say what was done, where to look, and what went wrong."""
+        if not self.trainer.is_global_zero:
+            return
+        output, data = self.run.output, self.datamodule
+        present = self.run.split()[1]
+        written = len(present) - data.skipped + len(data.recomputed)
+        already = f", {len(present) - written:,} were already there" if len(present) > written else ""
+        if written and self.model.coverage.calls:
+            print(f"\n{self.model.coverage}")
+        print(f"{written:,} of {data.total:,} items explained{already}.")
+        if self.model.options.auto and (missed := self.run.what_missed(present)):
+            print(missed)
+        panels = f"{output / 'panels'} and " if self.run.writer.panels else ""
+        print(f"Look at {panels}{output / 'summary.csv'}")
+        print(f"and at all of it as a page, with: python train.py report {output}")
+        if isinstance(self.trainer.logger, TensorBoardLogger):
+            print(f"and at masks and curves with: tensorboard --logdir {Path(self.trainer.logger.log_dir)}")
+        self.run.check()
+
+
+class _ParserAlone(FGVisCLI):
+    """Makes the parser and does nothing with it."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = Namespace(seed_everything=False)
+
+    def _add_instantiators(self) -> None:  # which older Lightning makes of a whole configuration
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+
+def make_parser() -> Parser:
+    """The options of ``fit``."""
+    return run_cli(_ParserAlone, run=False, parser_kwargs={"description": FIT, "prog": "fgvis fit"}).parser
+
+
+def run_cli(cli: type[FGVisCLI], **options: Any) -> Any:
+    """Run ``fit`` by a command line class, with this package's defaults."""
+    return cli(
+        FGVis,
+        ImageData,
+        save_config_callback=SaveConfig,
+        seed_everything_default=False,
+        auto_configure_optimizers=False,
+        trainer_defaults={
+            "max_epochs": 1,
+            "devices": 1,
+            "enable_checkpointing": False,
+            "log_every_n_steps": 10,
+            "use_distributed_sampler": False,
+        },
+        **options,
+    )
