@@ -6,6 +6,7 @@ import os
 import stat
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -56,7 +57,12 @@ def prepare(image: Image.Image, preprocessing: Preprocessing, name: str, *, upsc
             f"{image.height}×{image.width}. Enlarge such images with --data.upscale true."
         )
     resize = [preprocessing.resize] if isinstance(preprocessing.resize, int) else list(preprocessing.resize)
-    resized = tvf.resize(image, resize, InterpolationMode(preprocessing.interpolation), antialias=True)
+    mode = InterpolationMode(preprocessing.interpolation)
+    resized = tvf.resize(image, resize, mode, antialias=True)
+    if resized.height < height or resized.width < width:  # a crop of another aspect: large enough to cover it
+        scale = max(height / image.height, width / image.width)
+        covering = [max(height, round(scale * image.height)), max(width, round(scale * image.width))]
+        resized = tvf.resize(image, covering, mode, antialias=True)
     return tvf.pil_to_tensor(tvf.center_crop(resized, [height, width]))
 
 
@@ -93,8 +99,8 @@ def _decode(path: str) -> Image.Image:
 def _as_rgb(file: Image.Image) -> Image.Image:
     """Upright, in RGB, transparent parts on white."""
     image = ImageOps.exif_transpose(file)
-    if image.mode.startswith("I;16"):  # 16-bit gray; Pillow's own conversion would clip it
-        image = image.point(lambda value: value / 256).convert("L")
+    if image.mode.startswith("I;16"):  # 16-bit gray, in either order of bytes; Pillow's own conversion would clip it
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -74,7 +74,9 @@ class Targets:
         return int(word)
 
     def _label(self, label: str) -> Sequence[int]:
-        """A class by index or name; else by the label's place among all, as in torchvision's ImageFolder."""
+        """A class by name or index; else by the label's place among all, as in torchvision's ImageFolder."""
+        if label.lower() in (name.lower() for name in self.classifier.classes):
+            return (self.classifier.class_index(label),)  # also of a class that is called 7
         try:
             return (self._index(label),)
         except InputError:

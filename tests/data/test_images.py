@@ -146,3 +146,19 @@ def test_too_many_pixels_in_several_threads(photo: PhotoMaker, monkeypatch: pyte
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(refused, paths)) == [True, False] * 50
     assert list(warnings.filters) == filters, "they are the whole process's"
+
+
+@pytest.mark.parametrize("size", [(48, 96), (96, 48), (30, 300)])
+def test_a_crop_of_another_aspect_is_covered(size: tuple[int, int], photo: PhotoMaker, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "white.png")
+    found = load_image(str(tmp_path / "white.png"), Preprocessing(size=size, resize=min(size)), upscale=True)
+    assert found.shape == (3, *size)
+    assert (found == 255).all()
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_gray_of_16_bits_in_either_order_of_bytes(order: str, tmp_path: Path) -> None:
+    gray = (np.arange(64 * 64).reshape(64, 64) * 16).astype(order)
+    Image.fromarray(gray).save(tmp_path / "gray.tif")
+    found = load_image(str(tmp_path / "gray.tif"), Preprocessing(size=(64, 64), resize=64))
+    assert np.abs(found[0].numpy().astype(int) - (gray >> 8)).max() <= 1

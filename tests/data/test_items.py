@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 from torch import nn
+from toy_networks import Tiny
 
 from fgvis_lightning import InputError
 from fgvis_lightning.data.items import Item, list_items, split_by_done
 from fgvis_lightning.data.photos import IMAGE_SUFFIXES
 from fgvis_lightning.networks import classifier as classifiers
 from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.networks.preprocessing import Preprocessing
 
 CLASSES = ("cat", "dog", "school bus", "bus", "bus")
@@ -464,3 +466,13 @@ def test_split_by_done_looks_at_each_finished_file_once() -> None:
     done = Once()
     split_by_done([Item("a", "", -1), Item("a", "", 0)] * 100, CLASSIFIER, done)
     assert done.seen == len(DONE)
+
+
+def test_classes_that_are_called_by_numbers(photo: PhotoMaker, tmp_path: Path) -> None:
+    """As ImageFolder sorts the folders 1 to 12."""
+    for label in range(1, 13):
+        photo(f"in/{label}/{label}.png", seed=label)
+    names = sorted(map(str, range(1, 13)))
+    classifier = load_classifier(Tiny(classes=12), classes=names)
+    for item in list_items(str(tmp_path / "in"), "label", classifier):
+        assert names[item.target] == Path(item.path).parent.name
