@@ -17,7 +17,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -31,6 +32,7 @@ from fgvis_lightning.engine.batch_size import FreeMemory, largest_batch_size
 from fgvis_lightning.engine.mask_module import MaskModule
 from fgvis_lightning.engine.strategy import check_strategy
 from fgvis_lightning.engine.work import Work
+from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.method.convergence import EVERY, Plateau
 from fgvis_lightning.method.options import choose
 from fgvis_lightning.method.solver import Solver
@@ -111,11 +113,20 @@ class FGVis(MaskModule):
 
     @classmethod
     def of(cls, network: nn.Module | str, **options: Any) -> FGVis:
-        """The same, with the options of ``classifier`` and ``defense`` beside the others."""
-        groups: dict[str, Any] = {"classifier": ClassifierOptions, "defense": DefenseOptions}
-        for group, kind in groups.items():
-            names = [field.name for field in fields(kind) if field.name in options]
-            options[group] = kind(**{name: options.pop(name) for name in names})
+        """Make a module from options of ``classifier`` and ``defense`` side by side with the others.
+
+        Raises:
+            InputError: if there is no such option.
+        """
+        known = signature(cls).parameters.keys() - {"network"}
+        groups: dict[str, Any] = {"classifier": ClassifierOptions(), "defense": DefenseOptions()}
+        for group, default in groups.items():
+            names = {field.name for field in fields(default)}
+            given = {name: options.pop(name) for name in names & options.keys()}
+            options[group] = replace(options.get(group, default), **given)
+            known |= names
+        for name in options.keys() - known:
+            raise InputError(f"Expected options of FGVis, but got {name}.{nearest(name, known)}")
         return cls(network, **options)
 
     # --- Lightning's hooks, in the order in which they run ---
@@ -225,8 +236,6 @@ class FGVis(MaskModule):
         self.work.use_first()
         with self.trainer.precision_plugin.forward_context():
             self.network.record(self.work.used(self.work.x))
-
-    # --- as many images as fit ---
 
     def _largest_batch_size(self, image: Tensor) -> int:
         local = getattr(self.trainer.strategy, "num_processes", 1)

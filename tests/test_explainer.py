@@ -234,6 +234,7 @@ def test_defaults_and_targets() -> None:
         ({"score": "logit"}, "Expected score to be one of probability, log_probability, but got 'logit'"),
         ({"reference": "white"}, "Expected reference to be one of zero, .* but got 'white'"),
         ({"exempt": ["softmacks"]}, "Expected exempt to name functions"),
+        ({"class_names": ["a"]}, "Expected options of FGVis, but got class_names. Nearest: classes"),
         ({"targets": [0, 1]}, r"Expected 3 targets, class indices from 0, but got \[0, 1\]"),
         ({"targets": [0, 1, -1]}, "Expected 3 targets, class indices from 0"),
         ({"targets": [0, 1, 5]}, r"Expected targets among the 5 classes of Tiny \(0 to 4\), but got 5"),
