@@ -230,6 +230,9 @@ def _clear(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"Expected {folder} to be a folder or free, but it is a file. Choose another --output.")
+    for path in (folder, folder / ITEMS, folder / THUMBNAILS):  # whose files are removed below, wherever a link leads
+        if path.is_symlink():
+            raise InputError(f"Expected {path} to be a folder or free, but it is a link. Remove it.")
     if _is_ours(folder / "index.html"):
         for name, suffix in ((ITEMS, ".js"), (THUMBNAILS, ".jpg")):
             for path in (folder / name).glob(f"[0-9]*{suffix}"):

@@ -40,6 +40,9 @@ SMALL = 300_000
 
 SETTINGS = ("size", "resize", "interpolation", "mean", "std")
 
+LARGEST = 16
+"""Times the size of the explanation to which an image is resized before the crop, at most."""
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -81,9 +84,9 @@ def make_pictures(entry: Entry) -> Pictures:
     item = load_item(entry.path)
     size = item.saliency().shape[-2:]
     preprocessing = _preprocessing(entry.settings, (int(size[0]), int(size[1])))
-    image, problem = _image(entry, preprocessing)
-    if image is not None and image.shape[-2:] != size:
-        image, problem = None, f"{entry.image} does not come out in the size of the explanation."
+    image, problem = None, f"{entry.image} does not come out in the size of the explanation."
+    if preprocessing.size == tuple(size):  # else what a stranger's file says could take all memory
+        image, problem = _image(entry, preprocessing)
     panel = None if image is not None else _panel(entry.path.parent.parent / "panels" / f"{_stem(entry.path)}.png")
     photo = None if image is None else _jpeg(image, 92)
     if isinstance(item, Explanation):
@@ -118,7 +121,9 @@ def _preprocessing(says: Mapping[str, Any], size: tuple[int, int]) -> Preprocess
     given: dict[str, Any]
     try:
         given = {name: tuple(says[name]) if isinstance(says[name], list) else says[name] for name in SETTINGS}
-        return Preprocessing(**given)
+        known = Preprocessing(**given)
+        resize = known.resize if isinstance(known.resize, int) else max(known.resize)
+        return known if resize <= LARGEST * max(size) else Preprocessing(size=size, resize=min(size))
     except (KeyError, ValueError, TypeError):
         return Preprocessing(size=size, resize=min(size))
 

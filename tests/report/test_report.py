@@ -164,6 +164,27 @@ def test_what_is_too_large_for_a_file_is_a_folder(tmp_path: Path) -> None:
     assert not (folder / "report.html").exists()
 
 
+def test_links_in_place_of_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(tmp_path / "run")
+    report(folder, "--limit", "0")
+    (folder / "report" / "items").rename(tmp_path / "elsewhere")
+    (folder / "report" / "items").symlink_to(tmp_path / "elsewhere")
+    there = sorted((tmp_path / "elsewhere").iterdir())
+    with pytest.raises(SystemExit):
+        report(folder)
+    assert "items to be a folder or free, but it is a link. Remove it." in capsys.readouterr().err
+    assert sorted((tmp_path / "elsewhere").iterdir()) == there
+
+
+def test_sizes_of_a_strangers_file_take_no_memory(tmp_path: Path) -> None:
+    path = explanation(tmp_path / "run", "a@cat", photo(tmp_path / "a.png", 0))
+    item = load_explanation(path)
+    for name, value in (("size", [100_000, 100_000]), ("resize", 10**6)):
+        settings = {**json.loads(item.metadata["settings"]), "resize": 10**6, name: value}
+        save_tensors(path, {"mask": item.mask[0].half()}, {**item.metadata, "settings": json.dumps(settings)})
+        assert Page(report(tmp_path / "run")).data["view-0"]["image"] is not None
+
+
 def test_equal_folders_have_equal_pages(tmp_path: Path) -> None:
     folder = run(tmp_path / "run")
     first = report(folder).read_bytes()
