@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from fgvis_lightning import InputError
 from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.photos import FORMATS
 from fgvis_lightning.networks.preprocessing import Preprocessing
 
 SMALL = Preprocessing(size=(16, 16), resize=16)
@@ -162,3 +164,27 @@ def test_gray_of_16_bits_in_either_order_of_bytes(order: str, tmp_path: Path) ->
     Image.fromarray(gray).save(tmp_path / "gray.tif")
     found = load_image(str(tmp_path / "gray.tif"), Preprocessing(size=(64, 64), resize=64))
     assert np.abs(found[0].numpy().astype(int) - (gray >> 8)).max() <= 1
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's own, of metadata and of formats
+@pytest.mark.parametrize("kind", ["random bytes", *sorted(set(FORMATS) & Image.SAVE.keys())])
+def test_damaged_files_of_every_format_are_images_or_input_errors(kind: str, tmp_path: Path) -> None:
+    """Cut off, or with some bits flipped."""
+    generator, path = np.random.default_rng(0), tmp_path / "a.png"
+    data = generator.bytes(4000)
+    if kind != "random bytes":
+        picture = Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        for mode in ("RGB", "P", "L", "1"):
+            try:
+                picture.convert(mode).save(path, kind)
+                break
+            except (OSError, ValueError):
+                continue
+        data = path.read_bytes()
+    for _ in range(40):
+        damaged = bytearray(data[: generator.integers(1, len(data) + 1)])
+        for place in generator.integers(0, len(damaged), generator.integers(0, 4)):
+            damaged[place] ^= 1 << generator.integers(0, 8)
+        path.write_bytes(damaged)
+        with suppress(InputError):
+            assert load_image(str(path), SMALL, upscale=True).shape == (3, 16, 16)
