@@ -21,6 +21,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 STOPS = (KeyboardInterrupt, SIGTERMException)
 
+_told = threading.Event()  # Lightning puts handlers back in place when it ends, so they have to know themselves
+
 
 @contextmanager
 def as_exceptions(last: bool = False) -> Iterator[None]:
@@ -37,6 +39,7 @@ def as_exceptions(last: bool = False) -> Iterator[None]:
         handlers[signal.SIGHUP] = _stop
     if hasattr(signal, "SIGUSR1") and "SLURM_JOB_ID" in os.environ:
         handlers[signal.SIGUSR1] = _requeue
+    _told.clear()
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     hook = sys.unraisablehook
     sys.unraisablehook = lambda lost: _again(lost) if isinstance(lost.exc_value, STOPS) else hook(lost)
@@ -44,15 +47,14 @@ def as_exceptions(last: bool = False) -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
-        stopped = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-        for number, handler in before.items() if not (last and stopped) else ():
-            signal.signal(number, handler)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if last and _told.is_set() else handler)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    for other in ("SIGTERM", "SIGINT", "SIGHUP"):
-        if hasattr(signal, other):
-            signal.signal(getattr(signal, other), signal.SIG_IGN)
+    if _told.is_set():
+        return
+    _told.set()
     raise KeyboardInterrupt if number == signal.SIGINT else SIGTERMException
 
 
@@ -60,6 +62,7 @@ def _again(lost: Any) -> None:
     """Signals that come while a weak reference's callback or a ``__del__`` runs raise into the void: once more."""
     number = signal.SIGINT if isinstance(lost.exc_value, KeyboardInterrupt) else signal.SIGTERM
     signal.signal(number, _stop)
+    _told.clear()
     threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
 
 
