@@ -74,6 +74,7 @@ def test_ahead_is_map(workers: int) -> None:
 
 def test_ahead_works_ahead_but_not_without_end() -> None:
     begun: list[int] = []
+    before = set(threading.enumerate())
 
     def endless() -> Iterator[int]:
         n = 0
@@ -88,6 +89,6 @@ def test_ahead_works_ahead_but_not_without_end() -> None:
         time.sleep(0.01)
     assert sorted(begun) == [0, 1, 2, 3, 4, 5], "one handed out, five ahead"
     results.close()  # type: ignore[attr-defined]
-    for thread in [thread for thread in threading.enumerate() if thread.name.startswith("decode")]:
-        thread.join(5)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
         assert not thread.is_alive()
