@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fgvis_lightning.data.images import content
 from fgvis_lightning.method.games import GAMES
 from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.tensor_files import save_tensors
@@ -27,7 +28,9 @@ def photo(path: Path, seed: int, side: int = 32) -> Path:
 
 def _metadata(image: Path | str, name: str, side: int) -> dict[str, str]:
     own = {"size": [side, side], "resize": side, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3}
-    return {"image": str(image), "name": name, "network": "Tiny", "settings": json.dumps({**SETTINGS, **own})}
+    sha256 = content(str(image)) if Path(image).is_file() else "0" * 64
+    settings = json.dumps({**SETTINGS, **own})
+    return {"image": str(image), "image_sha256": sha256, "name": name, "network": "Tiny", "settings": settings}
 
 
 def explanation(

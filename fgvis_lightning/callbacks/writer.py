@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +19,7 @@ from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
+from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
 from fgvis_lightning.results import folder
 from fgvis_lightning.results.claim import Claim
@@ -52,12 +53,17 @@ class ExplanationWriter(ExplanationCallback):
         folder: the results folder. It may hold explanations of the same configuration, no others, and no other
             sweep may be at work in it.
         panels: whether to draw ``panels/<item id>.png``.
+
+    Attributes:
+        damaged: what is wrong with files that could not be read for the tables.
+        listed: tells the ids of this run's items, for the table.
     """
 
     def __init__(self, folder: str | Path, panels: bool = True) -> None:
         self.folder = Path(folder)
         self.panels = panels
         self.damaged: list[str] = []
+        self.listed: Callable[[], Collection[str]] | None = None
         self._claim: Claim | None = None
         self._threads: int | None = None  # as they were before
 
@@ -73,7 +79,11 @@ class ExplanationWriter(ExplanationCallback):
         self._owner = f"rank{trainer.global_rank}"
         self._claim = Claim(self.folder, trainer.global_rank)
         self.settings, self.fingerprint = model.settings(), model.fingerprint()
-        folder.check_configuration(self.folder, self.settings, self.fingerprint)
+        try:
+            folder.check_configuration(self.folder, self.settings, self.fingerprint)
+        except InputError:
+            self._claim.release(lambda: None)  # with the tables as they are
+            raise
         if self.panels:
             (self.folder / "panels").mkdir(exist_ok=True)
         if trainer.is_global_zero:
@@ -106,6 +116,7 @@ class ExplanationWriter(ExplanationCallback):
             id = item.id(target, pl_module.classifier)
             metadata = {
                 "image": printable(item.path),
+                folder.IMAGE: item.sha256,
                 "name": pl_module.classifier.class_name(target),
                 "network": pl_module.classifier.name,
                 "settings": json.dumps(self.settings),
@@ -131,7 +142,8 @@ class ExplanationWriter(ExplanationCallback):
     def _sum_up(self) -> None:
         with suppress(OSError):  # there are some, or never were any
             (self.folder / folder.FAILURES).rmdir()
-        self.damaged = folder.write_summary(self.folder, self._owner)
+        listed = None if self.listed is None else self.listed()
+        self.damaged = folder.write_summary(self.folder, self._owner, listed)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)

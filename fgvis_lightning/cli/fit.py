@@ -130,6 +130,8 @@ class FGVisCLI(LightningCLI):
         if written and self.model.coverage.calls:
             print(f"\n{self.model.coverage}")
         print(f"{written:,} of {data.total:,} items explained{already}.")
+        if others := len(folder.finished(output)) - len({id for _, id in present}):
+            print(f"{others:,} explanations in {output} are of other images; summary.csv says which (listed: no).")
         if self.model.options.auto and (missed := self.run.what_missed(present)):
             print(missed)
         panels = f"{output / 'panels'} and " if self.run.writer.panels else ""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from torch import Tensor
 
 from fgvis_lightning.data.batches import Sweep, SweepData, ahead
-from fgvis_lightning.data.images import Failure, load_image
+from fgvis_lightning.data.images import Failure, content, load_image
 from fgvis_lightning.data.items import Item, list_items, split_by_done
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.names import printable
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results import folder
-from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, change_metadata
 
 
 class ImageData(SweepData):
@@ -127,7 +129,8 @@ class ImageData(SweepData):
 
     def _read(self, item: Item) -> tuple[Item, Tensor] | Failure:
         try:
-            return item, load_image(item.path, self._model.classifier.preprocessing, upscale=self.upscale)
+            image = load_image(item.path, self._model.classifier.preprocessing, upscale=self.upscale)
+            return replace(item, sha256=content(item.path)), image
         except InputError as error:
             if self.done is not None:
                 folder.note_failure(self.done, item.image_id, str(error), self._owner)
@@ -136,8 +139,15 @@ class ImageData(SweepData):
     def _read_again(self, present: tuple[Item, str]) -> tuple[Item, Tensor] | Failure | None:
         item, id = present
         assert self.done is not None
-        reason = folder.why_unusable(self.done, id, self._model.fingerprint())
+        try:
+            sha256 = content(item.path)
+        except InputError:  # listed in a CSV file and gone since: no other image is in its place
+            sha256 = None
+        reason = folder.why_unusable(self.done, id, self._model.fingerprint(), sha256)
         if reason is None:
+            if sha256 is not None:  # it may have moved
+                path = self.done / EXPLANATIONS / (id + SUFFIX)
+                change_metadata(path, {"image": printable(item.path)}, self._owner)
             return None
         print(f"\n{reason}: it is computed again.", flush=True)
         self.recomputed.append(id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -25,16 +26,44 @@ class Failure:
     reason: str
 
 
-def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False) -> Tensor:
+def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False, sha256: str | None = None) -> Tensor:
     """An image file as 8-bit RGB (3,H,W), resized and center-cropped to the network's input.
 
     Any format that Pillow opens; turned as its EXIF orientation says; transparent parts on white.
     Several threads may call it at once.
 
+    Args:
+        path: the file.
+        preprocessing: of the network.
+        upscale: whether the image may be smaller than half of the network's input.
+        sha256: what `content` of the file has been; None for any file.
+
     Raises:
-        InputError: missing, unreadable, not an image, damaged, too large, or too small.
+        InputError: missing, unreadable, not an image, damaged, too large, too small, or not the one of ``sha256``.
     """
-    return prepare(_decode(path), preprocessing, path, upscale=upscale)
+    image = prepare(_decode(path), preprocessing, path, upscale=upscale)
+    if sha256 is not None and content(path) != sha256:
+        raise InputError(
+            f"Expected the image that was explained, but {path} is another one now. Put that one back, or explain "
+            f"this one."
+        )
+    return image
+
+
+def content(path: str) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits: what tells one image from another.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        _check_regular(path)
+        with open(path, "rb") as file:  # noqa: PTH123, a million times
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise InputError(f"Expected an image, but there is no file {path}.") from error
+    except OSError as error:
+        raise InputError(f"Expected an image, but {path} cannot be read: {error.strerror}.") from error
 
 
 def prepare(image: Image.Image, preprocessing: Preprocessing, name: str, *, upscale: bool = False) -> Tensor:
@@ -69,8 +98,7 @@ def prepare(image: Image.Image, preprocessing: Preprocessing, name: str, *, upsc
 def _decode(path: str) -> Image.Image:
     """An upright RGB image, whatever the file is like."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116, a million times
-            raise InputError(f"Expected an image, but {path} is no regular file.")
+        _check_regular(path)
         with Image.open(path, formats=FORMATS) as file:
             # Above this limit Pillow warns, and only above twice the limit it refuses. Warnings are no way to find
             # out: their filters are the whole process's, so no thread may change them for itself.
@@ -94,6 +122,11 @@ def _decode(path: str) -> Image.Image:
             raise InputError(f"Expected an image, but {path} cannot be read: {error.strerror}.") from error
         reason = str(error) or type(error).__name__
         raise InputError(f"Expected an image, but {path} cannot be decoded: {reason}") from error
+
+
+def _check_regular(path: str) -> None:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116, a million times
+        raise InputError(f"Expected an image, but {path} is no regular file.")
 
 
 def _as_rgb(file: Image.Image) -> Image.Image:

@@ -22,12 +22,14 @@ class Item:
         path: the image file; empty for images in memory.
         target: index of the target class; -1, -2, … for the most, second most, … probable class.
         number: the item's place in the whole listing, from 0.
+        sha256: `fgvis_lightning.data.images.content` of the file; empty until it is read, and for images in memory.
     """
 
     image_id: str
     path: str
     target: int
     number: int = field(default=0, compare=False)
+    sha256: str = field(default="", compare=False)
 
     @property
     def prefix(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from fgvis_lightning.metrics import (
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.logits import checked
 from fgvis_lightning.results.explanation import Explanation
+from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tensor_files import SUFFIX
 
@@ -75,7 +76,7 @@ def judge(
     for start in range(0, len(ids), ROWS):
         chosen = ids[start : start + ROWS]
         known = [load_item(methods[first][id]) for id in chosen]
-        images = [load_image(item.metadata["image"], classifier.preprocessing, upscale=True) / 255 for item in known]
+        images = [explained_image(item.metadata, classifier) for item in known]
         x = classifier.preprocessing.normalize(torch.stack(images)).to(device)
         x = x.contiguous(memory_format=torch.channels_last)
         targets = torch.cat([item.targets for item in known]).to(device)
@@ -107,6 +108,16 @@ def judge(
                     insertion[row].cpu(),
                 )
         print(f"{min(start + ROWS, len(ids)):,} of {len(ids):,} items judged", flush=True)
+
+
+def explained_image(metadata: Mapping[str, str], classifier: Classifier) -> Tensor:
+    """The image (3,H,W) in [0,1] that a file with these metadata explains.
+
+    Raises:
+        InputError: if it cannot be read, or is another one now.
+    """
+    path, sha256 = metadata["image"], metadata.get(IMAGE)
+    return load_image(path, classifier.preprocessing, upscale=True, sha256=sha256) / 255
 
 
 @torch.no_grad()

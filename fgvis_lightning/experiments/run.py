@@ -40,6 +40,7 @@ class Run:
         self.output: Path = data.done
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self.writer = next(callback for callback in callbacks if isinstance(callback, ExplanationWriter))
+        self.writer.listed = lambda: {id for _, id in self.split()[1]}
         self._progress = [callback for callback in callbacks if isinstance(callback, SweepProgress)]
 
     def prepare(self) -> None:

@@ -25,6 +25,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="fgvis report", description=description)
     parser.add_argument("folder", type=str, help="Results folder of any command.")
     parser.add_argument("--output", type=str | None, help="The page, FILE.html; <folder>/report.html unless given.")
+    parser.add_argument("--images", type=str | None, help="Where images are that have moved: a folder, glob or CSV.")
     parser.add_argument(
         "--limit", type=float, default=50.0, help="Most megabytes of one file; where it takes more, a folder is made."
     )
@@ -41,7 +42,7 @@ def main(args: Sequence[str]) -> None:
     output = Path(config.output) if config.output else Path(config.folder) / "report.html"
     if output.suffix != ".html":
         raise InputError(f"Expected --output to be a file FILE.html, but got {output}.")
-    results = gather(Path(config.folder))
+    results = gather(Path(config.folder), config.images)
 
     def progress(done: int, total: int) -> None:
         if done % 100 == 0 and done < total:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 from safetensors import safe_open
 
+from fgvis_lightning.data.photos import find_photos
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable, slug
 from fgvis_lightning.report.sections import Section, coverage_section, find_sections
@@ -49,6 +51,7 @@ class Entry:
         values: measured by ``evaluate``, by metric.
         curves: deletion and insertion, measured by ``evaluate``.
         metadata: what the file says.
+        elsewhere: files of the image's name where the user has said that images are.
     """
 
     method: str
@@ -66,6 +69,7 @@ class Entry:
     values: Mapping[str, float] = field(default_factory=dict)
     curves: Curves | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def missing(self) -> bool:
@@ -98,18 +102,28 @@ class Results:
     sections: tuple[Section, ...]
 
 
-def gather(folder: Path) -> Results:
+def gather(folder: Path, images: str | None = None) -> Results:
     """Read a results folder; damaged files are among the entries.
 
+    Args:
+        folder: perhaps a stranger's.
+        images: where images are that have moved, as `fgvis_lightning.data.image_data.ImageData` takes it.
+
     Raises:
-        InputError: if the folder does not exist or has no results.
+        InputError: if the folder does not exist, has no results, or has links to what lies elsewhere.
     """
     if not folder.is_dir():
         raise InputError(f"Expected a results folder, but there is none at {folder}.")
+    _check_links(folder)
+    elsewhere: dict[str, tuple[str, ...]] = {}
+    for photo in find_photos(images) if images else ():
+        name = Path(photo.path).name
+        elsewhere[name] = (*elsewhere.get(name, ()), photo.path)
     places = _places(folder)
     judged = _Judged(places)
     sources = _sources(places) or judged.sources
-    entries = tuple(entry for source in sources for entry in _entries(source, judged, alone=len(sources) == 1))
+    read = (entry for source in sources for entry in _entries(source, judged, alone=len(sources) == 1))
+    entries = tuple(replace(entry, elsewhere=elsewhere.get(Path(entry.image).name, ())) for entry in read)
     sections = list(find_sections(places))
     for number, source in enumerate(sources):
         name = f": {printable(source.name)}" if len(sources) > 1 else ""
@@ -121,6 +135,19 @@ def gather(folder: Path) -> Results:
             f"python train.py fit --config configs/quickstart.yaml --output {folder}"
         )
     return Results(folder, printable(folder.resolve().name), entries, tuple(sections))
+
+
+def _check_links(folder: Path) -> None:
+    """A stranger's link could put any file of this machine into the page."""
+    real = folder.resolve()
+    for place, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(place, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(real):
+                raise InputError(
+                    f"Expected results that lie in {folder}, but {printable(str(path))} is a link to elsewhere. "
+                    f"Remove it, or put what it stands for in its place."
+                )
 
 
 def _places(folder: Path) -> list[Path]:

@@ -26,6 +26,7 @@ from fgvis_lightning.networks.preprocessing import Preprocessing
 from fgvis_lightning.report.gather import Entry
 from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import brightened, brightest, heat
+from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tensor_files import SUFFIX
 
@@ -129,13 +130,23 @@ def _preprocessing(says: Mapping[str, Any], size: tuple[int, int]) -> Preprocess
 
 
 def _image(entry: Entry, preprocessing: Preprocessing) -> tuple[Tensor | None, str]:
-    """The network's input (3,H,W) in [0,1], or the reason why it cannot be read any more."""
+    """The network's input (3,H,W) in [0,1], or the reason why it cannot be read any more.
+
+    The file may be a stranger's, who could name any file of this machine: what is read must have the content that was
+    explained, or lie where the user has said.
+    """
     if not entry.image:
         return None, "Expected the path of an image, but the file does not say it."
-    try:
-        return load_image(entry.image, preprocessing, upscale=True) / 255, ""
-    except (InputError, ValueError) as error:
-        return None, printable(str(error))
+    sha256 = entry.metadata.get(IMAGE)
+    if sha256 is None and not entry.elsewhere:
+        return None, f"Expected the content of {entry.image}, but the file does not say it. Say where it is: --images."
+    problem = ""
+    for path in entry.elsewhere if sha256 is None else (entry.image, *entry.elsewhere):
+        try:
+            return load_image(path, preprocessing, upscale=True, sha256=sha256) / 255, ""
+        except (InputError, ValueError) as error:
+            problem = problem or printable(str(error))
+    return None, problem
 
 
 def _thumbnail(image: Tensor | None, evidence: Tensor) -> bytes:

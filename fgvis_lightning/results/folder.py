@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_meta
 
 FAILURES = "failures"
 SWEEP = "sweep.json"
+IMAGE = "image_sha256"
+"""Name of the metadata that tells which image is explained, by its content."""
 
 
 def prepare_folder(output: Path) -> None:
@@ -56,14 +58,23 @@ def count_finished(output: Path) -> int:
     return sum(1 for _ in _names(output / EXPLANATIONS, SUFFIX))
 
 
-def why_unusable(output: Path, id: str, fingerprint: str) -> str | None:
-    """Read an item's file as a whole: why it cannot stay, or None where it is as this configuration made it."""
+def why_unusable(output: Path, id: str, fingerprint: str, sha256: str | None = None) -> str | None:
+    """Read an item's file as a whole: why it cannot stay, or None where it is as this configuration made it.
+
+    Args:
+        output: the results folder.
+        id: of the item.
+        fingerprint: of the configuration.
+        sha256: of the image as it is now; None where there is none to compare with.
+    """
     path = output / EXPLANATIONS / (id + SUFFIX)
     try:
         metadata = load_item(path).metadata
     except InputError as error:
         return str(error).partition(". Run the same")[0]
-    return None if metadata.get("fingerprint") == fingerprint else f"{path} is of another configuration"
+    if metadata.get("fingerprint") != fingerprint:
+        return f"{path} is of another configuration"
+    return f"{path} explains another image" if sha256 not in (None, metadata.get(IMAGE)) else None
 
 
 def files(output: Path) -> Iterator[Path]:
@@ -169,11 +180,11 @@ def check_configuration(output: Path, settings: Mapping[str, object], fingerprin
 
 COLUMNS = (
     *("id", "image", "target", "name", "game", "score_image", "score_explanation", "sparsity", "feasible"),
-    *("reached", "seeds", "agreement"),
+    *("reached", "seeds", "agreement", "listed"),
 )
 
 
-def write_summary(output: Path, owner: str | None = None) -> list[str]:
+def write_summary(output: Path, owner: str | None = None, listed: Collection[str] | None = None) -> list[str]:
     """Rebuild two tables from the explanation files, and say which of those could not be read.
 
     ``summary.csv`` has one row for each item, ``coverage.csv`` one for each gated layer, with the share of its gates
@@ -182,6 +193,8 @@ def write_summary(output: Path, owner: str | None = None) -> list[str]:
     Args:
         output: the results folder.
         owner: see `fgvis_lightning.results.tensor_files.write_whole`.
+        listed: ids of the items of this run; the column ``listed`` says of each item whether it is one. Others are of
+            images that this run does not have, or that have another name now.
     """
     closed: dict[tuple[int, str, str], tuple[float, int]] = {}
     damaged = []
@@ -193,6 +206,8 @@ def write_summary(output: Path, owner: str | None = None) -> list[str]:
         except (InputError, ValueError) as error:
             damaged.append(str(error))
             continue
+        if listed is not None:
+            row["listed"] = "yes" if row["id"] in listed else "no"
         summary.add([row.get(column, "") for column in COLUMNS])
         if coverage.closed is not None:
             for number, (layer, share) in enumerate(zip(coverage.layers, coverage.closed[0].tolist(), strict=True)):

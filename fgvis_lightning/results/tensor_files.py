@@ -87,6 +87,24 @@ def load_metadata(path: Path) -> dict[str, str]:
         raise damaged(path, error) from error
 
 
+def change_metadata(path: Path, values: Mapping[str, str], owner: str | None = None) -> None:
+    """Replace strings of a tensor file; nothing is written where it has them already.
+
+    Raises:
+        InputError: not there, or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            if metadata == {**metadata, **values}:
+                return
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
+    metadata.pop(CHECKSUM, None)
+    save_tensors(path, tensors, {**metadata, **values}, owner)
+
+
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """SHA-256 over the bytes of the tensors, in the order of their names, and the metadata, as hexadecimal digits."""
     digest = hashlib.sha256()

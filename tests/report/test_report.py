@@ -172,7 +172,7 @@ def test_links_in_place_of_folders_are_refused(tmp_path: Path, capsys: pytest.Ca
     there = sorted((tmp_path / "elsewhere").iterdir())
     with pytest.raises(SystemExit):
         report(folder)
-    assert "items to be a folder or free, but it is a link. Remove it." in capsys.readouterr().err
+    assert f"{folder / 'report' / 'items'} is a link to elsewhere" in capsys.readouterr().err
     assert sorted((tmp_path / "elsewhere").iterdir()) == there
 
 

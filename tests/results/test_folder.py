@@ -70,9 +70,12 @@ def test_summary_is_rebuilt_from_the_files(output: Path) -> None:
         ("a@bus", "bus", "0.75", "true"),
         ("b@bus", "bus", "0.5", ""),
     ]
-    assert list(rows[0])[-4:] == ["feasible", "reached", "seeds", "agreement"]
-    assert list(rows[0].values())[-4:] == ["true", "7", "6", "0.93"]
-    assert list(rows[1].values())[-4:] == [""] * 4
+    assert list(rows[0])[-5:] == ["feasible", "reached", "seeds", "agreement", "listed"]
+    assert list(rows[0].values())[-5:] == ["true", "7", "6", "0.93", ""]
+    assert list(rows[1].values())[-5:] == [""] * 5
+    write_summary(output, listed={"a@bus"})
+    rows = list(csv.DictReader((output / "summary.csv").read_text().splitlines()))
+    assert [row["listed"] for row in rows] == ["yes", "no"]
     (layer,) = csv.DictReader((output / "coverage.csv").read_text().splitlines())
     assert (layer["module"], layer["closed"], layer["items"]) == ("features.1", "0.500000", "2")
 
@@ -95,6 +98,8 @@ def test_files_that_cannot_stay(output: Path) -> None:
     path = save(output, "a@bus")
     assert why_unusable(output, "a@bus", "abc") is None
     assert why_unusable(output, "a@bus", "xyz") == f"{path} is of another configuration"
+    assert why_unusable(output, "a@bus", "abc", "12ef") == f"{path} explains another image"
+    assert why_unusable(output, save(output, "b@bus", image_sha256="12ef").stem, "abc", "12ef") is None
     path.write_bytes(path.read_bytes()[:-1])
     assert "damaged" in str(why_unusable(output, "a@bus", "abc"))
     path.unlink()

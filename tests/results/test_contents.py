@@ -1,0 +1,120 @@
+"""An item is its image's content: what happens to results when photos are replaced, moved, added and removed."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command_line import CPU, NETWORK, fit
+
+from fgvis_lightning import load_explanations
+from fgvis_lightning.cli import main
+
+Photo = Callable[..., Path]
+
+
+def explanations(output: Path) -> dict[str, bytes]:
+    return {path.stem: path.read_bytes() for path in (output / "explanations").iterdir()}
+
+
+def listed(output: Path) -> dict[str, str]:
+    rows = csv.DictReader((output / "summary.csv").read_text(encoding="utf-8").splitlines())
+    return {row["id"].partition("@")[0]: row["listed"] for row in rows}
+
+
+@pytest.fixture
+def done(folder: Path, output: Path) -> Path:
+    fit(output, folder)
+    return output
+
+
+def test_nothing_changed(done: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = explanations(done)
+    fit(done, folder)
+    assert "0 of 3 items explained, 3 were already there" in capsys.readouterr().out
+    assert explanations(done) == before
+    assert set(listed(done).values()) == {"yes"}
+
+
+def test_a_replaced_photo_is_explained_again(
+    done: Path, folder: Path, photo: Photo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo("in/photo 1.png", seed=7)
+    fit(done, folder)
+    assert "1 of 3 items explained, 2 were already there" in capsys.readouterr().out
+    fit(tmp_path / "fresh", folder)
+    assert explanations(done) == explanations(tmp_path / "fresh")
+
+
+def test_other_photos_of_the_same_names(
+    done: Path, photo: Photo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        photo(f"other/photo {number}.png", seed=10 + number)
+    fit(done, tmp_path / "other")
+    assert "3 of 3 items explained" in capsys.readouterr().out
+    fit(tmp_path / "fresh", tmp_path / "other")
+    assert explanations(done) == explanations(tmp_path / "fresh")
+
+
+def test_a_folder_that_moved_is_done_and_found(
+    done: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = folder.rename(tmp_path / "moved")
+    fit(done, moved)
+    assert "0 of 3 items explained, 3 were already there" in capsys.readouterr().out
+    assert {Path(one.metadata["image"]).parent for one in load_explanations(done)} == {moved}
+    main(["report", str(done)])
+    assert "no file" not in (done / "report.html").read_text(encoding="utf-8")
+
+
+def test_added_and_removed_photos(
+    done: Path, folder: Path, photo: Photo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo("in/more/photo 0.png", seed=5)
+    (folder / "photo 2.png").unlink()
+    fit(done, folder)
+    out = capsys.readouterr().out
+    assert "2 of 3 items explained, 1 were already there" in out, "two photos share a name now, and have longer ones"
+    assert f"2 explanations in {done} are of other images; summary.csv says which (listed: no)." in out
+    marks = listed(done)
+    assert sorted(marks.values()) == ["no", "no", "yes", "yes", "yes"]
+    assert (marks["photo_0"], marks["photo_1"], marks["photo_2"]) == ("no", "yes", "no")
+
+
+def test_evaluate_and_report_notice_a_replaced_photo(
+    done: Path, photo: Photo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = photo("in/photo 1.png", seed=7)
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--results", f"[{done}]", *NETWORK, "--output", str(tmp_path / "evaluation")])
+    problem = f"Expected the image that was explained, but {path} is another one now."
+    assert problem in capsys.readouterr().err
+    main(["report", str(done)])
+    assert problem in (done / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_report_finds_moved_photos(
+    done: Path, folder: Path, photo: Photo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo("elsewhere/a/photo 0.png", seed=9)  # of the same name, and another one
+    shutil.copytree(folder, tmp_path / "elsewhere" / "b")
+    shutil.rmtree(folder)
+    main(["report", str(done)])
+    page = (done / "report.html").read_text(encoding="utf-8")
+    assert page.count("there is no file") == 3
+    main(["report", str(done), "--images", str(tmp_path / "elsewhere")])
+    page = (done / "report.html").read_text(encoding="utf-8")
+    assert "there is no file" not in page
+    assert "another one now" not in page
+
+
+def test_a_refused_run_leaves_the_tables(done: Path, photo: Photo, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (done / "summary.csv").read_bytes()
+    with pytest.raises(SystemExit):
+        fit(done, photo("b.png"), "--model.game", "deletion", "--model.seed", "3", *CPU)
+    assert "of this configuration" in capsys.readouterr().err
+    assert (done / "summary.csv").read_bytes() == before
