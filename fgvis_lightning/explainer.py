@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from inspect import signature
 from typing import Any, Literal
@@ -109,7 +109,6 @@ class FGVis(MaskModule):
         self.coverage = self.network.coverage
         self._logits: Tensor | None = None
         self._warned = False
-        self._counting = ExitStack()
 
     @classmethod
     def of(cls, network: nn.Module | str, **options: Any) -> FGVis:
@@ -143,12 +142,6 @@ class FGVis(MaskModule):
             self._make_mask(self.normalize(image.expand(self.sweep.size, *image.shape)))
         self.sweep.steps = self.iterations
         return self._make_optimizer()
-
-    def on_train_start(self) -> None:
-        self._counting.enter_context(self.cost.of(self.network.network))
-
-    def on_train_end(self) -> None:
-        self._counting.close()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if batch is not self.batch:

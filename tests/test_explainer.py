@@ -384,3 +384,23 @@ def test_explains_in_inference_mode() -> None:
     with torch.inference_mode():
         inside = explain(network, images.clone(), iterations=3)
     assert torch.equal(inside.mask, outside.mask)
+
+
+def test_a_run_that_fails_leaves_no_hooks() -> None:
+    class Odd(nn.Module):
+        """Runs once."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.layers(x) + (torch.erfinv(x.tanh()).mean() if self.calls else 0)
+
+    for network, size in ((Odd().eval(), 16), (nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval(), 16)):
+        with pytest.raises(InputError):
+            explain(network, torch.rand(1, 3, size, size), iterations=2)
+        for module in network.modules():
+            assert not any(getattr(module, name) for name in vars(module) if "_hooks" in name)

@@ -1,7 +1,8 @@
 """The command line: Lightning's own for ``fit``, and the commands beside it.
 
 Exit codes: 0, all items are explained; 1, something of ours or of the system's went wrong; 2, a user's mistake, or
-images that cannot be read; 75 (EX_TEMPFAIL), stopped by SIGTERM, so run the same command again; 130, by Ctrl-C.
+images that cannot be read; 75 (EX_TEMPFAIL), stopped by SIGTERM, so run the same command again; 130, by Ctrl-C; 141, as
+by SIGPIPE, standard output was closed.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -79,6 +81,58 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with the status that the module's text tells, and one line on standard error, if not all went well.
     """
+    output = _Output(sys.stdout)
+    try:
+        with redirect_stdout(output):
+            try:
+                _main(args, output)
+            finally:
+                output.flush()
+    except (OSError, SystemExit) as ended:
+        if ended is not output.error and getattr(ended, "code", True):
+            raise
+    if (error := output.error) is not None:  # argparse passes over errors of writing its help
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # else the interpreter fails to write once more at its end
+        if error.errno == errno.EPIPE:
+            _stop(141, f"Standard output was closed. {GO_ON}")
+        _stop(1, f"Expected to write to standard output, but: {error.strerror}. {GO_ON}")
+
+
+class _Output:
+    """Standard output that remembers why it could not be written to.
+
+    Args:
+        stream: standard output.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write, as a stream does."""
+        with self._remembering():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush, as a stream does."""
+        with self._remembering():
+            self._stream.flush()
+
+    @contextmanager
+    def _remembering(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _main(args: Sequence[str] | None, output: _Output) -> None:
     command, *rest = list(sys.argv[1:] if args is None else args) or ["--help"]
     # Lightning's advertisement, and its word for a sweep that has come to its end.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
@@ -102,7 +156,7 @@ def main(args: Sequence[str] | None = None) -> None:
             _stop(130, f"Stopped by Ctrl-C. {GO_ON}")
         raise
     except OSError as error:
-        if error.errno not in STORAGE_ERRORS:
+        if error is output.error or error.errno not in STORAGE_ERRORS:
             raise
         where = f" {error.filename}" if error.filename else " the results"
         _stop(1, f"Expected to write{where}, but: {error.strerror}. Fix this and run the command again. {GO_ON}")

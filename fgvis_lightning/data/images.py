@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
+from fgvis_lightning.data.levels import Levels, to_8_bits
 from fgvis_lightning.data.photos import FORMATS
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.preprocessing import Preprocessing
@@ -41,7 +42,7 @@ def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False
     Raises:
         InputError: missing, unreadable, not an image, damaged, too large, too small, or not the one of ``sha256``.
     """
-    image = prepare(_decode(path), preprocessing, path, upscale=upscale)
+    image = prepare(_decode(path, preprocessing.levels), preprocessing, path, upscale=upscale)
     if sha256 is not None and content(path) != sha256:
         raise InputError(
             f"Expected the image that was explained, but {path} is another one now. Put that one back, or explain "
@@ -78,7 +79,7 @@ def prepare(image: Image.Image, preprocessing: Preprocessing, name: str, *, upsc
     Raises:
         InputError: if the image is too small.
     """
-    image = _as_rgb(image)
+    image = _as_rgb(image, preprocessing.levels, name)
     height, width = preprocessing.size
     if not upscale and (2 * image.height < height or 2 * image.width < width):
         raise InputError(
@@ -95,7 +96,7 @@ def prepare(image: Image.Image, preprocessing: Preprocessing, name: str, *, upsc
     return tvf.pil_to_tensor(tvf.center_crop(resized, [height, width]))
 
 
-def _decode(path: str) -> Image.Image:
+def _decode(path: str, levels: Levels) -> Image.Image:
     """An upright RGB image, whatever the file is like."""
     try:
         _check_regular(path)
@@ -105,7 +106,7 @@ def _decode(path: str) -> Image.Image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and file.width * file.height > limit:
                 raise Image.DecompressionBombError(f"{file.height}×{file.width} pixels.")
-            return _as_rgb(file)
+            return _as_rgb(file, levels, path)
     except InputError:
         raise
     except FileNotFoundError as error:
@@ -129,11 +130,11 @@ def _check_regular(path: str) -> None:
         raise InputError(f"Expected an image, but {path} is no regular file.")
 
 
-def _as_rgb(file: Image.Image) -> Image.Image:
+def _as_rgb(file: Image.Image, levels: Levels, name: str) -> Image.Image:
     """Upright, in RGB, transparent parts on white."""
     image = ImageOps.exif_transpose(file)
-    if image.mode.startswith("I;16"):  # 16-bit gray, in either order of bytes; Pillow's own conversion would clip it
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode.startswith(("I", "F")):  # which Pillow's own conversion would clip
+        image = Image.fromarray(to_8_bits(np.asarray(image), levels, name))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

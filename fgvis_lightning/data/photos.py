@@ -143,6 +143,8 @@ def _read_csv(path: Path) -> list[Photo]:
             raise InputError(
                 f"Expected the classes in a column 'target' of {path}, but it has {sorted(labels)[0]!r}. Rename it."
             )
+        if unread := [name for name in header if name and name.lower() not in ("path", "target")]:
+            print(f"{path}: only the columns path and target are read, not {', '.join(unread)}.", file=sys.stderr)
         path_column, target_column = columns["path"], columns.get("target", sys.maxsize)
         for number, row in enumerate(rows, 2):
             if not row:

@@ -19,13 +19,14 @@ class Targets:
 
     def __init__(self, classifier: Classifier, photos: Iterable[Photo]) -> None:
         self.classifier = classifier
-        self.labels = sorted({photo.label for photo in photos if photo.label is not None})
+        self.folders = sorted({photo.label for photo in photos if photo.label is not None and not photo.listed})
         self._of_word = cache(self._word)  # looked up once for each word, not for each image
         self._of_label = cache(self._label)
+        self._of_folder = cache(self._folder)
 
     def chosen(self, word: str | int) -> Sequence[int]:
-        """The class that the user names by its index or its name, or as its images' label."""
-        return self._of_label(str(word))
+        """The class that the user names by its index or its name, or as its images' folder."""
+        return self._of_folder(str(word)) if str(word) in self.folders else self._of_label(str(word))
 
     def __call__(self, word: str | int, photo: Photo) -> Sequence[int]:
         """The targets that ``word`` means for one image."""
@@ -38,7 +39,7 @@ class Targets:
                 f"Expected a label for each image, but {photo.path} has none: use folders named after classes or a "
                 f"CSV file with a column 'target', or --data.targets predicted."
             )
-        return self._of_label(photo.label)
+        return self._of_label(photo.label) if photo.listed else self._of_folder(photo.label)
 
     def _word(self, word: str | int) -> Sequence[int]:
         if word == "predicted":
@@ -74,12 +75,31 @@ class Targets:
         return int(word)
 
     def _label(self, label: str) -> Sequence[int]:
-        """A class by name or index; else by the label's place among all, as in torchvision's ImageFolder."""
-        if label.lower() in (name.lower() for name in self.classifier.classes):
-            return (self.classifier.class_index(label),)  # also of a class that is called 7
-        try:
-            return (self._index(label),)
-        except InputError:
-            if len(self.labels) == len(self.classifier.classes) and label in self.labels:
-                return (self.labels.index(label),)
-            raise
+        """A class by name, also one that is called 7, or by index."""
+        if self._is_name(label):
+            return (self.classifier.class_index(label),)
+        return (self._index(label),)
+
+    def _is_name(self, label: str) -> bool:
+        return label.lower() in (name.lower() for name in self.classifier.classes)
+
+    def _folder(self, label: str) -> Sequence[int]:
+        """The class of a folder, by one rule for all of them.
+
+        Names where any is one. Else, with a folder for each class, its place in sorted order, as torchvision's
+        ImageFolder has it; with other folders its name as an index.
+
+        Raises:
+            InputError: if a folder is no class, or a different one as an index than by its place.
+        """
+        count = len(self.classifier.classes)
+        if len(self.folders) != count or any(map(self._is_name, self.folders)):
+            return self._label(label)
+        place = self.folders.index(label)
+        if all(folder.isdecimal() and int(folder) < count for folder in self.folders) and int(label) != place:
+            raise InputError(
+                f"Expected folders whose names tell their classes, but {label} is class {label} as an index and class "
+                f"{place} in the sorted order of torchvision's ImageFolder. Name the classes after their folders with "
+                f"--model.classifier.classes, or give a CSV file with columns 'path' and 'target'."
+            )
+        return (place,)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from fgvis_lightning.defense.audit import Findings, Found, Witness
@@ -118,3 +120,37 @@ def listed(found: Found) -> str:
     several = [f"{n} of {what}" + (f" in {place}" if place else "") for (what, place), n in found.most_common(3)]
     more = len(found) - len(several)
     return ", ".join(several) + (f", and in {more} more places" if more else "")
+
+
+class Layout(NamedTuple):
+    """How a tensor lies in memory and is computed with: kernels round differently for each."""
+
+    dtype: torch.dtype
+    device: torch.device
+    autocast: torch.dtype | None
+    channels_last: bool
+
+    @classmethod
+    def of(cls, x: Tensor) -> Layout:
+        """The layout of images (B,C,H,W)."""
+        kind = x.device.type
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        return cls(x.dtype, x.device, autocast, last)
+
+    def apply(self, e: Tensor) -> Tensor:
+        """``e`` in this memory format.
+
+        Raises:
+            InputError: if its type, device or autocast are not those of the reference pass.
+        """
+        own = Layout.of(e)
+        if own[:3] != self[:3]:
+            there, here = (f"{one.dtype} on {one.device}, autocast {one.autocast or 'off'}" for one in (self, own))
+            raise InputError(
+                f"Expected images as record(x) had them, {there}, but got {here}: rounding differs, and closes gates. "
+                f"Record and run in one type, on one device."
+            )
+        if e.ndim != 4:
+            return e
+        return e.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)

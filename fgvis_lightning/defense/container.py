@@ -27,13 +27,11 @@ from torch import Tensor, nn
 
 from fgvis_lightning.defense.audit import Modules, Witness, inspect
 from fgvis_lightning.defense.casts import Casts
-from fgvis_lightning.defense.checks import judge_calls, judge_graph, require_eval_mode, require_open
+from fgvis_lightning.defense.checks import Layout, judge_calls, judge_graph, require_eval_mode, require_open
 from fgvis_lightning.defense.coverage import Coverage, Layer
 from fgvis_lightning.defense.gates import LIMITS, Ceiling, GatedReLU, is_checkpointed
 from fgvis_lightning.defense.interception import Interceptor, Surveyor
-from fgvis_lightning.defense.nonlinearities import (
-    NORMALIZATION,
-)
+from fgvis_lightning.defense.nonlinearities import NORMALIZATION
 from fgvis_lightning.defense.reference import Reference, share_closed
 from fgvis_lightning.defense.selection import Selection
 from fgvis_lightning.errors import InputError, nearest
@@ -67,8 +65,8 @@ class DefendedCNN(nn.Module):
         fused: whether gates are fused with the activation that they follow, where they can be: the same gradients, bit
             for bit, in less time and memory.
 
-    Reference activations and gated pass must agree in batch size, precision and memory format:
-    rounding differs otherwise, and a difference in the last bit closes a gate.
+    Reference and gated pass must agree in batch size, type, device and autocast, else in rounding, whose last bit
+    closes gates: others are an error. Another memory format is converted.
     """
 
     def __init__(
@@ -83,9 +81,8 @@ class DefendedCNN(nn.Module):
     ) -> None:
         super().__init__()
         if gate not in RULES:
-            raise InputError(
-                f"Expected gate to be one of {', '.join(RULES)}, but got {gate!r}.{nearest(str(gate), RULES)}"
-            )
+            known = ", ".join(RULES)
+            raise InputError(f"Expected gate to be one of {known}, but got {gate!r}.{nearest(str(gate), RULES)}")
         self.gate = gate
         self.fused = fused
         self.selection = Selection(network, exempt, gated)
@@ -97,6 +94,7 @@ class DefendedCNN(nn.Module):
         self.coverage = Coverage()
         self._calls = self.selection.functions, self.selection.units
         self._references: list[Reference] | None = None
+        self._layout: Layout | None = None
         self._recorded = Coverage()
         self._surveyed: dict[tuple[Any, ...], Coverage] = {}
         self._casts = Casts()
@@ -141,6 +139,7 @@ class DefendedCNN(nn.Module):
         witness = Witness(modules, lambda: interceptor.depth > 0) if key not in self._surveyed else None
         # With a gradient, although none is needed: networks may take another path without.
         with _differentiable(x) as image, interceptor, witness or nullcontext():
+            self._layout = Layout.of(image)
             logits = self._run(image)
         coverage.layers = tuple(layers)
         if witness is not None:
@@ -165,6 +164,7 @@ class DefendedCNN(nn.Module):
 
         Raises:
             RuntimeError: no reference pass, or one with other calls or shapes.
+            InputError: a reference pass in another type, on another device, or under another autocast.
         """
         if not self.defended:
             self.coverage = coverage = Coverage()
@@ -214,8 +214,9 @@ class DefendedCNN(nn.Module):
     ) -> Tensor:
         """Run the network and call ``act(reference, h(e))`` at each gated call that is not fused."""
         references = self._references
-        if references is None:
-            raise RuntimeError("Expected record(x) before the gated pass, but there are no reference activations.")
+        if references is None or self._layout is None:
+            raise RuntimeError("Expected record(x) before the gated pass, but there are no references.")
+        e = self._layout.apply(e)
         self.coverage = coverage = replace(self._recorded, calls=Counter(), gated=Counter(), closed=None)
         done = 0
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,7 @@ from fgvis_lightning.method.games import Game, probability
 from fgvis_lightning.method.options import Options
 from fgvis_lightning.method.solver import Solver
 from fgvis_lightning.method.storage import give_back
+from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results.explanation import Explanation, rounded
 
 
@@ -41,6 +44,19 @@ class MaskModule(SweepModule):
     defended: bool
     coverage: Coverage
     _logits: Tensor | None = None
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__(classifier)
+        self._counting = ExitStack()
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [_Leaves()]
+
+    def on_train_start(self) -> None:
+        self._counting.enter_context(self.cost.of(self.network.network))
+
+    def on_train_end(self) -> None:
+        self._counting.close()
 
     @property
     def solver(self) -> Solver:
@@ -140,3 +156,11 @@ class MaskModule(SweepModule):
             assert self.batch is not None
             for name, value in zip(("score", "sparsity"), latest, strict=True):
                 self.log(name, value, batch_size=len(self.batch.used))
+
+
+class _Leaves(pl.Callback):
+    """Takes the hooks that count passes off the network also when a run fails."""
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        assert isinstance(pl_module, MaskModule)
+        pl_module.on_train_end()

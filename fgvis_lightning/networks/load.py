@@ -48,6 +48,7 @@ class ClassifierOptions:
         resize: length of an image's short side before the center crop; unless given, the network's own, or the short
             side of ``size``.
         interpolation: how images are resized, ``bilinear``, ``bicubic``, …, if not in the network's own way.
+        levels: values of gray that are black and white in files of more than 8 bits, e.g. ``[0, 4095]``.
         order: of the color channels that the network takes, e.g. ``BGR``; mean and std are always in the order RGB.
         output: which of the network's several outputs the logits are: a key, an attribute or an index; unless given,
             the one that is called ``logits``.
@@ -61,6 +62,7 @@ class ClassifierOptions:
     size: tuple[int, ...] | None = None
     resize: int | None = None
     interpolation: str | None = None
+    levels: tuple[float, ...] | None = None
     order: str = "RGB"
     output: int | str | None = None
 
@@ -115,6 +117,7 @@ def _preprocessing(own: Preprocessing, given: ClassifierOptions) -> Preprocessin
         "size": given.size and tuple(given.size),
         "resize": given.resize or (given.size and min(given.size)),
         "interpolation": given.interpolation,
+        "levels": given.levels and tuple(given.levels),
     }
     chosen = {key: value for key, value in chosen.items() if value is not None}
     return replace(own, **chosen, source=f"{', '.join(chosen)} as given, the rest {own.source}") if chosen else own

@@ -23,6 +23,8 @@ class Preprocessing:
         resize: length of the short side before the center crop, or (height, width).
         interpolation: ``bilinear``, ``bicubic``, …, as in torchvision's ``InterpolationMode``.
         mean, std: normalization of images in [0,1], by channel.
+        levels: values of a file's gray that are black and white; None for the rule of
+            `fgvis_lightning.data.levels`.
         source: where these values come from, for people.
     """
 
@@ -31,6 +33,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    levels: tuple[float, float] | None = None
     source: str = "ImageNet's usual values: the network does not bring its own"
 
     def __post_init__(self) -> None:
@@ -45,6 +48,8 @@ class Preprocessing:
         known = [mode.value for mode in InterpolationMode]
         if self.interpolation not in known:
             raise InputError(f"Expected interpolation among {', '.join(known)}, but got {self.interpolation!r}.")
+        if self.levels is not None and not (len(self.levels) == 2 and -1e9 < self.levels[0] < self.levels[1] < 1e9):
+            raise InputError(f"Expected levels to be black and a larger white, e.g. [0, 4095], but got {self.levels}.")
         short = self.resize if isinstance(self.resize, int) else min(self.resize)
         if len(self.size) != 2 or min(self.size) < 1 or short < min(self.size):
             raise InputError(

@@ -122,7 +122,7 @@ def _preprocessing(says: Mapping[str, Any], size: tuple[int, int]) -> Preprocess
     given: dict[str, Any]
     try:
         given = {name: tuple(says[name]) if isinstance(says[name], list) else says[name] for name in SETTINGS}
-        known = Preprocessing(**given)
+        known = Preprocessing(**given, levels=tuple(says["levels"]) if says.get("levels") else None)
         resize = known.resize if isinstance(known.resize, int) else max(known.resize)
         return known if resize <= LARGEST * max(size) else Preprocessing(size=size, resize=min(size))
     except (KeyError, ValueError, TypeError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,10 +35,16 @@ class Claim:
         self.rank = rank
         (output / LOCKS).mkdir(exist_ok=True)
         self._own: FileLock | None = FileLock(output / LOCKS / f"rank{rank}")
+        self._works = _works(output / LOCKS)
+        if not self._works:
+            print(
+                f"{output} is on a file system without locks: take care that no two sweeps fill it at once. Temporary "
+                f"files of runs that were killed stay there.",
+                file=sys.stderr,
+            )
+            return
         try:
             self._own.acquire(SECONDS)
-        except NotImplementedError:  # a file system without locks
-            pass
         except Timeout:
             raise InputError(
                 f"Expected no other sweep at work in {output}, but there is one. Wait for it to end, use more devices "
@@ -46,7 +54,9 @@ class Claim:
             self._sweep_up()
 
     def alone(self) -> bool:
-        """Whether no other rank is at work."""
+        """Whether no other rank is at work, as far as locks can tell."""
+        if not self._works:
+            return True
         with ExitStack() as locks:
             return self._lock_others(locks)
 
@@ -57,6 +67,9 @@ class Claim:
         """
         own, self._own = self._own, None
         if own is None:
+            return
+        if not self._works:
+            at_last()
             return
         # One after the other, so that of two that end together one is the last.
         with ExitStack() as locks:
@@ -85,12 +98,22 @@ class Claim:
                         (folder / name).unlink(missing_ok=True)
 
 
+def _works(folder: Path) -> bool:
+    """Whether a file that nobody else knows can be locked there."""
+    path = folder / f"probe{os.getpid()}.{threading.get_native_id()}"
+    try:
+        with FileLock(path).acquire(0):
+            return True
+    except (Timeout, NotImplementedError, OSError):
+        return False
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def _try(lock: FileLock, locks: ExitStack, timeout: float = 0) -> bool:
     """Lock a file until ``locks`` is closed; False where another process holds it."""
     try:
         locks.enter_context(lock.acquire(timeout))
     except Timeout:
         return False
-    except NotImplementedError:
-        pass
     return True

@@ -465,3 +465,27 @@ def test_an_unknown_command_is_told_those_there_are(capsys: pytest.CaptureFixtur
         "Expected a command, fit, report, compare, evaluate, bias, adversarial, sanity, but got "
         "'comparison'. Nearest: compare." in capsys.readouterr().err
     )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
+@pytest.mark.parametrize("command", [["--help"], ["fit", "--help"], ["report", "{done}"]])
+def test_a_full_disk_under_standard_output_is_not_the_results(command: list[str], folder: Path, output: Path) -> None:
+    fit(output, folder)
+    command = [word.format(done=output) for word in command]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "fgvis_lightning", *command], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("fgvis: Expected to write to standard output, but: No space left on device.")
+
+
+def test_a_pipe_that_closes() -> None:
+    command = [sys.executable, "-m", "fgvis_lightning", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read().startswith("fgvis: Standard output was closed.")
+    assert process.returncode == 141

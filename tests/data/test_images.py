@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from fgvis_lightning import InputError
 from fgvis_lightning.data.images import load_image
@@ -164,6 +164,53 @@ def test_gray_of_16_bits_in_either_order_of_bytes(order: str, tmp_path: Path) ->
     Image.fromarray(gray).save(tmp_path / "gray.tif")
     found = load_image(str(tmp_path / "gray.tif"), Preprocessing(size=(64, 64), resize=64))
     assert np.abs(found[0].numpy().astype(int) - (gray >> 8)).max() <= 1
+
+
+LEVELS = "values from 0 to 65535, not all below 4096, but it has"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "levels", "expected"),
+    [
+        ("float32", [0, 0.5, 1], None, [0, 128, 255]),
+        ("float32", [0, 0.5, 2], None, "values from 0 to 1, but it has 0 to 2. Say which are black and white, e.g. "),
+        ("float32", [0, 100, 200], (0, 200), [0, 128, 255]),
+        ("float32", [0, np.nan, 1], None, "Expected finite values"),
+        ("float32", [0, np.inf, 1], (0, 1), "Expected finite values"),
+        ("uint16", [0, 32768, 65535], None, [0, 128, 255]),
+        ("uint16", [0, 100, 4095], None, f"{LEVELS} 0 to 4095. Say which are black and white, e.g. --model.clas"),
+        ("uint16", [0, 2048, 4095], (0, 4095), [0, 128, 255]),
+        ("uint16", [0, 0, 0], None, [0, 0, 0]),
+        ("int16", [-1024, 0, 3071], None, f"{LEVELS} -1024 to 3071. Say .*levels \\[-1024, 3071\\]"),
+        ("int16", [-1024, 0, 1024], (-1000, 1000), [0, 128, 255]),
+        ("int32", [0, 40000, 65535], None, [0, 156, 255]),
+        ("int32", [0, 1, 2**20], None, f"{LEVELS} 0 to 1.04858e"),
+    ],
+)
+def test_levels(
+    kind: str, values: list[float], levels: tuple[float, float] | None, expected: list[int] | str, tmp_path: Path
+) -> None:
+    """Three gray stripes in a TIFF."""
+    path = str(tmp_path / "gray.tif")
+    array = np.array(values, dtype=kind).repeat(16)[:, None].repeat(48, 1)
+    if array.dtype == np.int16:  # which Pillow reads and does not write: 65536 more, and the tag of signed numbers
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[339] = 2
+        Image.fromarray(array.view(np.uint16)).save(path, tiffinfo=tags)
+    else:
+        Image.fromarray(array).save(path)
+    preprocessing = Preprocessing(size=(48, 48), resize=48, levels=levels)
+    if isinstance(expected, str):
+        with pytest.raises(InputError, match=expected):
+            load_image(path, preprocessing)
+    else:
+        assert load_image(path, preprocessing)[0, ::16, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("levels", [(1, 1), (5, 2), (0, 1, 2), (float("nan"), 1), (0, float("inf"))])
+def test_levels_that_cannot_be(levels: Any) -> None:
+    with pytest.raises(InputError, match="Expected levels to be black and a larger white"):
+        Preprocessing(levels=levels)
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's own, of metadata and of formats

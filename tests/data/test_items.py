@@ -476,3 +476,37 @@ def test_classes_that_are_called_by_numbers(photo: PhotoMaker, tmp_path: Path) -
     classifier = load_classifier(Tiny(classes=12), classes=names)
     for item in list_items(str(tmp_path / "in"), "label", classifier):
         assert names[item.target] == Path(item.path).parent.name
+
+
+def test_folders_have_one_rule(photo: PhotoMaker, tmp_path: Path) -> None:
+    """Five classes: a folder for each by ImageFolder's order, some by index, and none by two rules at once."""
+    for label in ("1", "2", "3", "4", "5"):
+        photo(f"five/{label}/x{label}.png")
+    found = ids(list_items(str(tmp_path / "five"), "label", CLASSIFIER))
+    assert found == [(f"x{k + 1}", k) for k in range(5)]
+    chosen = list_items(str(tmp_path / "five"), "label", CLASSIFIER, classes=["2"])
+    assert [(item.image_id, item.target) for item in chosen] == [("x2", 1)]
+    photo("some/3/a.png"), photo("some/1/b.png")
+    assert sorted(ids(list_items(str(tmp_path / "some"), "label", CLASSIFIER))) == [("a", 3), ("b", 1)]
+    twelve = load_classifier(Tiny(classes=12), classes=[f"class {k}" for k in range(12)])
+    for number in range(12):
+        photo(f"twelve/{number}/{number}.png")
+    with pytest.raises(InputError, match="10 is class 10 as an index and class 2 in the sorted order"):
+        list_items(str(tmp_path / "twelve"), "label", twelve)
+    photo("typo/dog/a.png")
+    for label in ("katt", "n1", "n2", "n3"):
+        photo(f"typo/{label}/{label}.png")
+    with pytest.raises(InputError, match="Expected the name of one of 5 classes, but got 'katt'"):
+        list_items(str(tmp_path / "typo"), "label", CLASSIFIER)
+
+
+def test_columns_that_are_not_read_are_named(
+    photo: PhotoMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo("a.png")
+    (tmp_path / "t.csv").write_text("Path,split,target,group\na.png,test,2,7\n")
+    list_items(str(tmp_path / "t.csv"), "auto", CLASSIFIER)
+    assert (
+        capsys.readouterr().err
+        == f"{tmp_path / 't.csv'}: only the columns path and target are read, not split, group.\n"
+    )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -369,3 +370,29 @@ def test_undefended_is_left_after_an_exception() -> None:
     with pytest.raises(KeyError), defended.undefended():
         raise KeyError
     assert defended.defended
+
+
+def test_another_memory_format_is_converted_and_another_type_refused() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ).eval()
+    defended = DefendedCNN(network)
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for before, after in itertools.product((torch.contiguous_format, torch.channels_last), repeat=2):
+        defended.record(x.contiguous(memory_format=before))
+        e = x.contiguous(memory_format=after).requires_grad_()
+        (gradient,) = torch.autograd.grad(defended(e)[:, 0].sum(), e)
+        (plain,) = torch.autograd.grad(network(e)[:, 0].sum(), e)
+        torch.testing.assert_close(gradient, plain)  # on the image itself all gates are open
+    with pytest.raises(InputError, match=r"torch\.float32 on cpu, autocast off, but got torch\.float64 on"):
+        defended(x.double())
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(InputError, match=r"autocast off, but got torch\.float32 on cpu, autocast torch\.bfloat16"),
+    ):
+        defended(x)

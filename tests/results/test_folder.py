@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -181,3 +183,24 @@ def test_a_killed_process_holds_nothing(output: Path) -> None:
     start = time.monotonic()
     Claim(output, 0).release(lambda: None)
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EIO])
+def test_where_locks_do_not_work_nothing_of_others_is_removed(
+    error: int, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (output / "explanations" / ".a@bus.safetensors.7.rank1.tmp").touch()
+    claim = Claim(output, 0)
+    assert f"{output} is on a file system without locks" in capsys.readouterr().err
+    assert claim.alone()
+    called: list[str] = []
+    claim.release(lambda: called.append("last"))
+    assert called == ["last"]
+    assert [path.name for path in (output / "explanations").iterdir()] == [".a@bus.safetensors.7.rank1.tmp"]
+    assert not list((output / ".locks").glob("probe*"))
