@@ -17,6 +17,7 @@ from fgvis_lightning.data.batches import Sweep, SweepData
 from fgvis_lightning.data.inputs import as_images, as_targets
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.engine.lightning_logs import quiet
+from fgvis_lightning.engine.strategy import trainer_options
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.results.explanation import Attribution, Explanation
@@ -127,15 +128,16 @@ def explain_with(
     stream = ((Item(str(number), "", target, number), image) for number, (target, image) in pairs)
     collector = _Collector()
     with _silence():
-        trained = pl.Trainer(
-            **{"devices": 1, **trainer},
-            max_epochs=1,
-            callbacks=[collector],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        with trainer_options():
+            trained = pl.Trainer(
+                **{"devices": 1, **trainer},
+                max_epochs=1,
+                callbacks=[collector],
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
         try:
             trained.fit(model, datamodule=SweepData(Sweep(stream, batch_size, len(images))))
         except SystemExit as stopped:  # Lightning makes an exit of Ctrl-C

@@ -34,7 +34,7 @@ from fgvis_lightning.engine.strategy import check_strategy
 from fgvis_lightning.engine.work import Work
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.method.convergence import EVERY, Plateau
-from fgvis_lightning.method.options import choose
+from fgvis_lightning.method.options import choose, within
 from fgvis_lightning.method.solver import Solver
 from fgvis_lightning.networks.load import DEFAULT, ClassifierOptions, load_classifier
 from fgvis_lightning.networks.logits import resolve
@@ -104,7 +104,7 @@ class FGVis(MaskModule):
         self.rows_per_item = options.seeds
         self.defended = defended
         self.fold = defense.fold
-        self.seed = seed
+        self.seed = within("seed", seed, 0, 2**62)
         self.mask = nn.Parameter(torch.empty(0))
         self.coverage = self.network.coverage
         self._logits: Tensor | None = None

@@ -228,7 +228,7 @@ def test_defaults_and_targets() -> None:
         ({"lam": -0.1}, "Expected lam to be 'auto' or a number from 0 to 1e30, but got -0.1"),
         ({"lam": "automatic"}, "Expected lam to be 'auto' or a number"),
         ({"lam": float("nan")}, "Expected lam to be 'auto' or a number"),
-        ({"iterations": 0}, "Expected iterations to be at least 1, but got 0"),
+        ({"iterations": 0}, "Expected iterations from 1 to 1000000, but got 0"),
         ({"noise": -1.0}, "Expected noise to be a number of at least 0"),
         ({"level": 0.0}, "Expected level to be more than 0"),
         ({"score": "logit"}, "Expected score to be one of probability, log_probability, but got 'logit'"),

@@ -15,7 +15,7 @@ from fgvis_lightning.callbacks.progress import SweepProgress
 from fgvis_lightning.callbacks.tensorboard import TensorBoardImages
 from fgvis_lightning.callbacks.writer import ExplanationWriter
 from fgvis_lightning.data.image_data import ImageData
-from fgvis_lightning.engine.strategy import check_processes, check_strategy, chosen_strategy
+from fgvis_lightning.engine.strategy import check_processes, check_strategy, chosen_strategy, trainer_options
 from fgvis_lightning.experiments.network_option import building, check_optimizers, complete_network
 from fgvis_lightning.experiments.parsing import Parser, asks_for_help
 from fgvis_lightning.experiments.run import Run
@@ -102,7 +102,8 @@ class FGVisCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
         if config.get("enable_progress_bar") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, SweepProgress)]
-        trainer: pl.Trainer = super()._instantiate_trainer(config, callbacks)
+        with trainer_options():
+            trainer: pl.Trainer = super()._instantiate_trainer(config, callbacks)
         check_processes(trainer)
         check_strategy(trainer.strategy, trainer.world_size)
         return trainer

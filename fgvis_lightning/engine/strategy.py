@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,6 +20,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 # Private: Lightning has no public launcher to derive from, and no public form of what its own does about threads.
 from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -155,7 +157,7 @@ def check_processes(trainer: pl.Trainer) -> None:
 
 def chosen_strategy(**trainer: Any) -> str:
     """Resolve ``strategy: auto`` for these Trainer arguments: ``independent`` for more than one device."""
-    with quiet():  # which devices there are is said once, by the Trainer that is used
+    with quiet(), trainer_options():  # which devices there are is said once, by the Trainer that is used
         probe = pl.Trainer(**trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     return "independent" if probe.world_size > 1 else "auto"
 
@@ -164,3 +166,19 @@ if "independent" not in StrategyRegistry:
     StrategyRegistry.register(
         "independent", IndependentStrategy, description="one process for each device, each with masks of its own"
     )
+
+
+@contextmanager
+def trainer_options() -> Iterator[None]:
+    """Turn what Lightning's Trainer says of its options into one line.
+
+    Raises:
+        InputError: that line.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(f"Expected options that Lightning's Trainer takes, but it says: {reason}.") from error

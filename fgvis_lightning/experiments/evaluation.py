@@ -77,6 +77,13 @@ def main(args: Sequence[str]) -> None:
     parser = make_parser()
     config = parser.parse_args(list(args))
     profile = find_profile(config.profile)
+    if not config.results:
+        raise InputError("Expected --results to name folders of fit or compare, but got an empty list.")
+    if config.batch_size < 1 or config.extremes < 0:
+        raise InputError(
+            f"Expected --batch_size of at least 1 and --extremes of at least 0, but got {config.batch_size} and "
+            f"{config.extremes}."
+        )
     methods = find_methods(config.results, config.maps)
     ids = sorted(set.intersection(*(set(found) for found in methods.values())))
     if not ids:

@@ -38,6 +38,7 @@ SHOWN = {
 """Options that ``--help`` shows beside a command's own."""
 
 HIDDEN = {"help", "help_all", "print_config", "seed_everything", "ckpt_path", "weights_only"}
+EMPTY = "an empty text"
 KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
 
 
@@ -79,7 +80,13 @@ class Parser(LightningArgumentParser):
             elif arg.startswith("--config="):
                 arg = "--config=" + shipped(arg.removeprefix("--config="))
             whole.append("--print_config=comments" if arg == "--print_config" else arg)
-        return super().parse_args(with_new_names(whole), *others, **options)
+        try:
+            parsed = super().parse_args(with_new_names(whole), *others, **options)
+        except (RecursionError, UnicodeDecodeError) as error:
+            raise InputError("Expected a configuration in YAML, but it is nested too deeply or no text.") from error
+        if getattr(getattr(parsed, "fit", parsed), "output", None) == "":
+            raise InputError("Expected --output to name a folder, but got an empty name.")
+        return parsed
 
     def find_needed(self, *command: str) -> Sequence[str]:
         """Must come before a help text: while a parser parses, nothing is required."""
@@ -137,13 +144,15 @@ def explained(message: str, known: Sequence[str]) -> str:
     text = re.sub(r"^Parser key \"([\w.]+)\":", r"--\1:", text)
     text = re.sub(r"a typing\.Literal\[([^]]*)\]", lambda found: f"one of {found[1]}".replace("'", ""), text)
     text = re.sub(r"an? <class '(\w+)'>", lambda found: KINDS.get(found[1], found[1]), text)
+    if foreign := re.match(r"(--[\w.]+: ).*- Expected a path but (\S+) either not accessible or invalid", text):
+        return f"{foreign[1]}Expected the class_path of something that the option takes, but got {foreign[2]}"
     if several := re.search(
-        r"Does not validate against any of the Union .* Errors: (.*) Given value type: .*: (.*)$", text
+        r"Does not validate against any of the Union .* Errors: (.*) Given value type: .*: ?(.*)$", text
     ):
         kinds = [kind.strip() for kind in several[1].split("- Expected") if kind.strip() not in ("", "NoneType")]
         kinds = [re.sub(r"^one of (\w+)$", r"\1", kind) for kind in kinds]
-        return f"{text[: several.start()]}Expected {' or '.join(kinds)}, but got {several[2]}"
-    return re.sub(r"\. Got value: (.*)", r", but got \1", text)
+        return f"{text[: several.start()]}Expected {' or '.join(kinds)}, but got {several[2] or EMPTY}"
+    return re.sub(r"\. Got value:(.*)", lambda found: f", but got {found[1].strip() or EMPTY}", text)
 
 
 def short_help(parser: argparse.ArgumentParser, width: int | None = None) -> str:

@@ -23,6 +23,7 @@ from fgvis_lightning.engine.strategy import (
     check_processes,
     check_strategy,
     chosen_strategy,
+    trainer_options,
 )
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import build, new_parser
@@ -131,7 +132,7 @@ class Trainers:
         """A trainer that fills a folder."""
         progress = SweepProgress()
         progress.label = f"{name}: "
-        with _silent():
+        with _silent(), trainer_options():
             trainer = pl.Trainer(
                 **self.hardware,
                 strategy=self.strategy,

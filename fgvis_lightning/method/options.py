@@ -108,16 +108,17 @@ def choose(
     _require_one_of(RULES, gate=gate)
     iterations = iterations if iterations is not None else 200 if auto else 500
     seeds = seeds if seeds is not None else 6 if auto else 1
-    for name, value, least in (("iterations", iterations, 1), ("seeds", seeds, 1), ("patience", patience, 0)):
-        if value < least:
-            raise InputError(f"Expected {name} to be at least {least}, but got {value}.")
+    within("iterations", iterations, 1, 10**6)
+    within("seeds", seeds, 1, 1000)
+    within("patience", patience, 0, 10**6)
     if tolerance is not None and not 0 <= tolerance < 1:
         raise InputError(f"Expected tolerance to be at least 0 and less than 1, but got {tolerance}.")
     noise = noise if noise is not None else NOISE if not auto and game == "deletion" else 0.0
     if not 0 <= noise < float("inf"):
         raise InputError(f"Expected noise to be a number of at least 0, but got {noise}.")
-    if level is not None and not level > 0:
-        raise InputError(f"Expected level to be more than 0, but got {level}.")
+    if level is not None and not 0 < level < (float("inf") if keeps else 1):
+        most = "" if keeps else f" and less than 1 where the class is to go ({game})"
+        raise InputError(f"Expected level to be more than 0{most}, but got {level}.")
     optimizer = optimizer if optimizer is not None else SOLVERS[game] if auto else sgd
     if isinstance(optimizer([nn.Parameter(torch.zeros(1))]), Solver) != auto:
         solvers = "fgvis_lightning.method.solvers.Pruning or Thresholding"
@@ -144,6 +145,17 @@ def choose(
         start=NEAR_ONE if undisturbed else GAMES[game].start,
         optimizer=optimizer,
     )
+
+
+def within(name: str, value: int, least: int, most: int) -> int:
+    """The value of an option.
+
+    Raises:
+        InputError: if it is not from ``least`` to ``most``.
+    """
+    if not least <= value <= most:
+        raise InputError(f"Expected {name} from {least} to {most}, but got {value}.")
+    return value
 
 
 def _require_one_of(known: Iterable[str], **options: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,7 +116,7 @@ def _preprocessing(own: Preprocessing, given: ClassifierOptions) -> Preprocessin
         "mean": given.mean and tuple(given.mean),
         "std": given.std and tuple(given.std),
         "size": given.size and tuple(given.size),
-        "resize": given.resize or (given.size and min(given.size)),
+        "resize": given.resize if given.resize is not None else given.size and min(given.size),
         "interpolation": given.interpolation,
         "levels": given.levels and tuple(given.levels),
     }
@@ -180,11 +181,13 @@ def _load_checkpoint(network: nn.Module, path: str | Path) -> None:
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"Expected a file with weights, but {path}: {error.strerror or error}.") from error
+        raise InputError(f"Expected a file with weights, but {str(path)!r}: {error.strerror or error}.") from error
     except Exception as error:  # unpickling raises many kinds
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it has objects of {foreign[1]}" if foreign else "torch did not save it, or it is damaged"
         raise InputError(
-            f"Expected a file with weights that torch.load(weights_only=True) reads, but {path} is not one: "
-            f"{str(error).strip().splitlines()[0]} Save the network's state_dict() alone."
+            f"Expected a file with weights that torch.load(weights_only=True) reads, but {path} is none: {reason}. "
+            f"Save the network's state_dict() alone."
         ) from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

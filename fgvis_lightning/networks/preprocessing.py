@@ -10,6 +10,9 @@ from torchvision.transforms import InterpolationMode
 
 from fgvis_lightning.errors import InputError
 
+LARGEST = 16384
+"""Pixels of an input's height or width, at most."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -51,9 +54,9 @@ class Preprocessing:
         if self.levels is not None and not (len(self.levels) == 2 and -1e9 < self.levels[0] < self.levels[1] < 1e9):
             raise InputError(f"Expected levels to be black and a larger white, e.g. [0, 4095], but got {self.levels}.")
         short = self.resize if isinstance(self.resize, int) else min(self.resize)
-        if len(self.size) != 2 or min(self.size) < 1 or short < min(self.size):
+        if len(self.size) != 2 or min(self.size) < 1 or short < min(self.size) or max(*self.size, short) > LARGEST:
             raise InputError(
-                f"Expected size to be a height and a width of at least 1 and resize at least as large, but got "
+                f"Expected size to be a height and a width from 1 to {LARGEST} and resize at least as large, but got "
                 f"{self.size} and {self.resize}."
             )
 

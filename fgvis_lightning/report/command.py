@@ -42,6 +42,8 @@ def main(args: Sequence[str]) -> None:
     output = Path(config.output) if config.output else Path(config.folder) / "report.html"
     if output.suffix != ".html":
         raise InputError(f"Expected --output to be a file FILE.html, but got {output}.")
+    if config.limit < 0:
+        raise InputError(f"Expected --limit of at least 0 megabytes, but got {config.limit}.")
     results = gather(Path(config.folder), config.images)
 
     def progress(done: int, total: int) -> None:

@@ -42,9 +42,11 @@ def prepare_folder(output: Path) -> None:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"Expected a folder that can be written to, but {output}: {error.strerror}. Choose another --output."
+            f"Expected a folder that can be written to, but {printable(str(output))}: {reason}. Choose another "
+            f"--output."
         ) from error
 
 
