@@ -115,7 +115,7 @@ class FGVisCLI(LightningCLI):
         self.run = Run(trainer, self.model, self.datamodule)
         self.run.prepare()
         if trainer.is_global_zero:
-            print(f"network: {self.model.classifier.name}; {self.model.classifier.preprocessing}", flush=True)
+            print(self.model.classifier.described, flush=True)
 
     def fit(self, model: Any, datamodule: Any = None, **kwargs: Any) -> None:
         self.run.fit(**kwargs)

@@ -93,7 +93,7 @@ def main(args: Sequence[str]) -> None:
     objects = build(parser, config, ["--results", "[]"])
     classifier = from_options(**vars(objects.model))
     left_out = {name: len(found) - len(ids) for name, found in methods.items() if len(found) > len(ids)}
-    print(f"network: {classifier.name}; {classifier.preprocessing}\n{len(ids):,} items by {', '.join(methods)}")
+    print(f"{classifier.described}\n{len(ids):,} items by {', '.join(methods)}")
     if left_out:
         print(f"left out, since not all methods have them: {left_out}")
     judgements = list(judge(methods, ids, classifier, config))

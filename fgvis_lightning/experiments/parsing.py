@@ -23,7 +23,7 @@ SHOWN = {
     "data.targets": "for which classes: predicted, label, top3, an index, a name, or a list of these",
     "data.batch_size": "items at a time, or auto for the most that fit the device",
     "model.network": "one of timm's by name; torchvision's or your own by class_path",
-    "model.classifier.checkpoint": "file with its weights (a state_dict)",
+    "model.classifier.checkpoint": "file with its weights: a state_dict, a .ckpt of Lightning's, or .safetensors",
     "model.classifier.classes": "file with its class names, one on each line",
     "model.game": "preservation, deletion, generation or repression",
     "model.lam": "auto for the smallest evidence that does, or a fixed weight of the mask's size",

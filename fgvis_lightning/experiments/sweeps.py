@@ -111,7 +111,7 @@ def sweep(
         runs[name].prepare()
     if trainers.is_global_zero:
         write_whole(Path(config.output) / "config.yaml", parser.dump(config, skip_none=False).encode(), "rank0")
-        print(f"network: {classifier.name}; {classifier.preprocessing}", flush=True)
+        print(classifier.described, flush=True)
     return runs, trainers.is_global_zero, _run_all(runs, trainers)
 
 

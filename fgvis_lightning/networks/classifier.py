@@ -27,6 +27,7 @@ class Classifier:
         classes: names of the K classes; empty where nobody knows them.
         name: for people and file metadata.
         order: of the color channels that the network was trained on; ``network`` itself always takes RGB.
+        note: what was left out of its weights' file.
     """
 
     network: nn.Module
@@ -34,6 +35,12 @@ class Classifier:
     classes: tuple[str, ...]
     name: str
     order: str = "RGB"
+    note: str = ""
+
+    @property
+    def described(self) -> str:
+        """Name, preprocessing and note, as the first lines of a run say them."""
+        return f"network: {self.name}; {self.preprocessing}" + (f"\n{self.note}" if self.note else "")
 
     def class_name(self, index: int) -> str:
         """The name of class ``index``, or ``class <index>`` where it has none."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.networks.checkpoint import load_weights
 from fgvis_lightning.networks.classifier import Classifier, Reordered, freeze
 from fgvis_lightning.networks.outputs import Selected
 from fgvis_lightning.networks.preprocessing import Preprocessing
@@ -39,7 +39,9 @@ class ClassifierOptions:
     """Weights, class names and preprocessing of a network.
 
     Args:
-        checkpoint: file with the network's weights (a ``state_dict``), read with ``weights_only=True``.
+        checkpoint: file with the network's weights: a ``state_dict``, a training's or Lightning's checkpoint, read with
+            ``weights_only=True``, or ``.safetensors``.
+        checkpoint_key: the checkpoint's entry that has them, where it has several or an unusual one.
         weights: torchvision's weights entry, e.g. ``ResNet18_Weights.IMAGENET1K_V1``, for its preprocessing and class
             names; the command line fills it in from ``network``.
         classes: names of the classes, or a text file with one on each line, where the network does not bring its own.
@@ -56,6 +58,7 @@ class ClassifierOptions:
     """
 
     checkpoint: str | Path | None = None
+    checkpoint_key: str | None = None
     weights: str | None = None
     classes: list[str] | str | Path | None = None
     mean: tuple[float, ...] | None = None
@@ -82,12 +85,13 @@ def load_classifier(network: nn.Module | str, **options: Any) -> Classifier:
     if isinstance(network, Classifier):
         return network
     given = ClassifierOptions(**options)
+    note = ""
     name = network if isinstance(network, str) else type(network).__name__
     if isinstance(network, str):
         network = _create(network, pretrained=given.checkpoint is None)
     if given.checkpoint is not None:
         network = copy.deepcopy(network)
-        _load_checkpoint(network, given.checkpoint)
+        note = load_weights(network, given.checkpoint, given.checkpoint_key)
         name = f"{name} ({Path(given.checkpoint).name})"
     preprocessing, classes = _own_entry(network, given.weights)
     if given.weights is not None:
@@ -97,7 +101,7 @@ def load_classifier(network: nn.Module | str, **options: Any) -> Classifier:
     network = network if given.order == "RGB" else Reordered(network, given.order)
     network = network if given.output is None else Selected(network, given.output)
     classes = tuple(_class_names(given.classes) or classes)
-    return Classifier(freeze(network), _preprocessing(preprocessing, given), classes, name, given.order)
+    return Classifier(freeze(network), _preprocessing(preprocessing, given), classes, name, given.order, note)
 
 
 def from_options(network: nn.Module | str, classifier: ClassifierOptions = ClassifierOptions()) -> Classifier:
@@ -175,44 +179,6 @@ def _load_by_position(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     for target, source in zip(own, given, strict=True):
         assert target.shape == source.shape, (target.shape, source.shape)
         target.copy_(source)
-
-
-def _load_checkpoint(network: nn.Module, path: str | Path) -> None:
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"Expected a file with weights, but {str(path)!r}: {error.strerror or error}.") from error
-    except Exception as error:  # unpickling raises many kinds
-        foreign = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it has objects of {foreign[1]}" if foreign else "torch did not save it, or it is damaged"
-        raise InputError(
-            f"Expected a file with weights that torch.load(weights_only=True) reads, but {path} is none: {reason}. "
-            f"Save the network's state_dict() alone."
-        ) from error
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"Expected a state_dict (names to tensors) in {path}, but got something else.")
-    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
-    own = network.state_dict()
-    problems = [
-        *(f"{name} is missing" for name in own if name not in state),
-        *(f"{name} is unknown" for name in state if name not in own),
-        *(
-            f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-            for name in own
-            if name in state and state[name].shape != own[name].shape
-        ),
-    ]
-    if problems:
-        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InputError(
-            f"Expected weights of {type(network).__name__} in {path}, but they do not fit: "
-            f"{', '.join(problems[:3])}{more}."
-        )
-    network.load_state_dict(state)
 
 
 def _own_entry(network: nn.Module, weights: str | None) -> tuple[Preprocessing, tuple[str, ...]]:
