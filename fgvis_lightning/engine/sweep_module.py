@@ -17,7 +17,7 @@ from fgvis_lightning.data.batches import Batch, Sweep
 from fgvis_lightning.engine.batch_size import is_out_of_memory
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
-from fgvis_lightning.networks.logits import checked
+from fgvis_lightning.networks.logits import checked, why_not
 from fgvis_lightning.results.cost import Cost
 from fgvis_lightning.results.explanation import Attribution, Explanation
 
@@ -84,20 +84,10 @@ class SweepModule(pl.LightningModule, ABC):
         """
         try:
             logits = self.plain(x)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             if is_out_of_memory(error):
                 raise
-            height, width = x.shape[-2:]
-            types = {tensor.dtype for tensor in self.network.buffers() if tensor.is_floating_point()}
-            if x.dtype not in types and types:
-                raise InputError(
-                    f"Expected {self.classifier.name} in {x.dtype}, but its weights are {types.pop()}. Give it as "
-                    f"network.float(), and speed up by precision, e.g. bf16-mixed."
-                ) from error
-            raise InputError(
-                f"Expected {self.classifier.name} to run on images of {height}×{width} pixels, but it does not "
-                f"({str(error).splitlines()[0]}). Give images of the size that it takes, or --model.classifier.size."
-            ) from error
+            raise InputError(why_not(self.network, self.classifier.name, x, error)) from error
         every = slice(None, None, copies)
         return checked(logits[every] if isinstance(logits, Tensor) else logits, x[every], self.classifier)
 

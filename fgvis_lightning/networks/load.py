@@ -75,8 +75,8 @@ def load_classifier(network: nn.Module | str, **options: Any) -> Classifier:
     """Load and freeze a classifier.
 
     Args:
-        network: a module, left as it is; or the name of a packaged network or of a timm model. A `Classifier`, which
-            is loaded already, is returned as it is.
+        network: a module, left as it is, compiled or DataParallel ones without that; or the name of a packaged network
+            or of a timm model. A `Classifier`, which is loaded already, is returned as it is.
         options: those of `ClassifierOptions`.
 
     Raises:
@@ -86,6 +86,8 @@ def load_classifier(network: nn.Module | str, **options: Any) -> Classifier:
         return network
     given = ClassifierOptions(**options)
     note = ""
+    while isinstance(network, nn.Module) and (inside := _wrapped(network)) is not None:
+        network = inside
     name = network if isinstance(network, str) else type(network).__name__
     if isinstance(network, str):
         network = _create(network, pretrained=given.checkpoint is None)
@@ -126,6 +128,13 @@ def _preprocessing(own: Preprocessing, given: ClassifierOptions) -> Preprocessin
     }
     chosen = {key: value for key, value in chosen.items() if value is not None}
     return replace(own, **chosen, source=f"{', '.join(chosen)} as given, the rest {own.source}") if chosen else own
+
+
+def _wrapped(network: nn.Module) -> nn.Module | None:
+    """The network in what ``torch.compile``, DataParallel or DistributedDataParallel makes of it; else None."""
+    wrappers = nn.DataParallel, nn.parallel.DistributedDataParallel
+    inside = network.module if isinstance(network, wrappers) else getattr(network, "_orig_mod", None)
+    return inside if isinstance(inside, nn.Module) else None
 
 
 def _class_names(classes: Sequence[str] | str | Path | None) -> Sequence[str] | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
@@ -56,3 +58,38 @@ def resolve(targets: Tensor, logits: Tensor, classifier: Classifier) -> Tensor:
     ranked = logits.argsort(dim=1, descending=True, stable=True)
     by_rank = ranked.gather(1, (-targets - 1).clamp(min=0)[:, None]).squeeze(1)
     return torch.where(targets < 0, by_rank, targets)
+
+
+SIZE = r"mat1 and mat2|kernel size|padded input|output size|size of tensor|shape|too small|expected input.*channels"
+"""What torch says where a network cannot take images of this size."""
+
+
+def why_not(network: nn.Module, name: str, x: Tensor, error: Exception) -> str:
+    """Why a network cannot run on its first images, and what to do, in a sentence or two.
+
+    Args:
+        network: it.
+        name: its name.
+        x: the images (B,3,H,W).
+        error: what it has raised.
+    """
+    says = (str(error).splitlines() or [type(error).__name__])[0]
+    types = {tensor.dtype for tensor in network.buffers() if tensor.is_floating_point()}
+    if types and x.dtype not in types:
+        return (
+            f"Expected {name} in {x.dtype}, but its weights are {types.pop()}. Give it as network.float(), and speed "
+            f"up by precision, e.g. bf16-mixed."
+        )
+    if isinstance(error, NotImplementedError) and "forward" in says:
+        return f"Expected {name} to have a forward method, but it has none. Give the module that has one."
+    if channels := re.search(r"to have (\d+) channels, but got 3 channels", says):
+        return f"Expected a network of RGB images, but {name} takes images of {channels[1]} channels."
+    if "required positional argument" in says:
+        return (
+            f"Expected {name} to take images alone, but it takes more ({says}). Give a module whose forward fills in "
+            f"the rest."
+        )
+    height, width = x.shape[-2:]
+    sized = re.search(SIZE, says, re.IGNORECASE)
+    remedy = " Give images of the size that it takes, or --model.classifier.size." if sized else ""
+    return f"Expected {name} to run on images of {height}×{width} pixels, but it does not ({says}).{remedy}"

@@ -327,7 +327,7 @@ def test_only_damaged_images(tmp_path: Path, output: Path, capsys: pytest.Captur
         (["--data.targets", "shool bus"], "Nearest: school bus"),
         (["--data.targets", "5"], "Expected a class index from 0 to 4, but got 5"),
         (["--model.lam", "-1"], "Expected lam to be 'auto' or a number from 0 to 1e30, but got -1"),
-        (["--model.iterations", "0"], "Expected iterations to be at least 1"),
+        (["--model.iterations", "0"], "Expected iterations from 1 to 1000000"),
         (["--model.network", "toy_networks.NotANumber"], "to return finite logits"),
         (["--model.network", "toy_networks.WrongShape"], "to return logits of shape"),
         (["--model.network", "toy_networks.Hidden"], "1 of sigmoid"),

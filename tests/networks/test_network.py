@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import nn
 from toy_networks import Tiny
 
-from fgvis_lightning import InputError
+from fgvis_lightning import InputError, explain
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.networks.classifier import Classifier, freeze
 from fgvis_lightning.networks.load import load_classifier
@@ -172,3 +173,52 @@ def test_checkpoint_with_code_is_refused(tmp_path: Path) -> None:
 def test_classifier_names_classes() -> None:
     classifier = Classifier(nn.Identity(), Preprocessing(), ("a", "b"), "net")
     assert [classifier.class_name(index) for index in (0, 1, 2)] == ["a", "b", "class 2"]
+
+
+def test_wrappers_are_taken_off() -> None:
+    network = Tiny(seed=1)
+    x = torch.rand(2, 3, 16, 16)
+    compiled: Any = torch.compile(network)
+    for wrapped in (compiled, nn.DataParallel(network), nn.DataParallel(compiled)):
+        classifier = load_classifier(wrapped)
+        assert type(classifier.network) is Tiny
+        assert classifier.name == "Tiny"
+        assert torch.equal(classifier.network(x), network.eval()(x))
+
+
+class NoForward(nn.Module):
+    """Has weights, and nothing to do with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+
+class TwoInputs(NoForward):
+    """Takes images and something else."""
+
+    def forward(self, x: torch.Tensor, age: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.mean((2, 3))) + age
+
+
+class Broken(NoForward):
+    """Fails for a reason of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("the moon is full")
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (NoForward(), "Expected NoForward to have a forward method"),
+        (TwoInputs(), "Expected TwoInputs to take images alone, but it takes more .*'age'"),
+        (Broken(), r"16×16 pixels, but it does not \(the moon is full\)\.$"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), "Sequential takes images of 1 channels"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), r"Give images of the size that it takes"),
+        (Tiny().double(), r"Expected Tiny in torch\.float32, but its weights are torch\.float64"),
+    ],
+)
+def test_networks_that_do_not_run_say_why(network: nn.Module, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        explain(network.eval(), torch.rand(1, 3, 16, 16), iterations=2, accelerator="cpu")
