@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fgvis_lightning.errors import InputError
 
+EMPTY = "an empty name"
 KEYS = ("state_dict", "model_state_dict", "model")
 """Where checkpoints have their state_dict, unless told."""
 
@@ -82,7 +83,9 @@ def _read(path: str | Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"Expected a file with weights, but {str(path)!r}: {error.strerror or error}.") from error
+        raise InputError(
+            f"Expected a file with weights, but {str(path) or EMPTY}: {error.strerror or error}."
+        ) from error
     except SafetensorError as error:
         raise InputError(f"Expected a file with weights, but {path} is no safetensors file: {error}.") from error
     except Exception as error:  # unpickling raises many kinds

@@ -160,13 +160,13 @@ OPTIONS: dict[str, dict[str, str]] = {
         "[nan,1]": "--model.classifier.levels: Expected a number. Got value: nan, but got ['nan', 1]",
     },
     "--model.classifier.checkpoint": {
-        "missing.pt": "Expected a file with weights, but 'missing.pt': No such file or directory.",
-        "in": "Expected a file with weights, but 'in': Is a directory.",
+        "missing.pt": "Expected a file with weights, but missing.pt: No such file or directory.",
+        "in": "Expected a file with weights, but in: Is a directory.",
         "in/p0.png": "Expected a file with weights that torch.load(weights_only=True) reads, but in/p0.png is",
         "pickle.pt": "Expected a file with weights that torch.load(weights_only=True) reads, but pickle.pt is",
         "notstate.pt": "Expected a state_dict (names to tensors) in notstate.pt, but got something else.",
         "other.pt": "Expected weights of Tiny in other.pt, but they do not fit: features.0.weight is",
-        "": "Expected a file with weights, but '': No such file or directory.",
+        "": "Expected a file with weights, but an empty name: No such file or directory.",
     },
     "--model.classifier.classes": {
         "missing.txt": "Expected a text file with the classes' names, but missing.txt: No such file or",

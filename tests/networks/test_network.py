@@ -111,7 +111,7 @@ def test_own_preprocessing_and_classes(tmp_path: Path) -> None:
         ({"interpolation": "cubic"}, "Expected interpolation among .* but got 'cubic'"),
         ({"size": (32, 32), "resize": 30}, r"resize at least as large, but got \(32, 32\) and 30"),
         ({"classes": "nowhere.txt"}, "nowhere.txt: No such file"),
-        ({"checkpoint": "nowhere.pth"}, "'nowhere.pth': No such file"),
+        ({"checkpoint": "nowhere.pth"}, "nowhere.pth: No such file"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:
