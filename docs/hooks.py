@@ -116,6 +116,7 @@ model:
 | of a user's mistake, or images that could not be read; the message says which | 2 |
 | of SIGTERM, a scheduler's preemption: run the same command again | 75 |
 | of Ctrl-C: run the same command again | 130 |
+| standard output was closed, as by `head`: run the same command again | 141 |
 """
 
 
