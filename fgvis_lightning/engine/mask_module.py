@@ -92,9 +92,11 @@ class MaskModule(SweepModule):
         closed = self.coverage.closed
         self.coverage = replace(self.coverage, closed=None if closed is None else closed[at].cpu())
         assert self.batch is not None
+        targets = self.work.targets[at].cpu()
         return Explanation(
             mask=mask[at].float().contiguous().cpu(),
-            targets=self.work.targets[at].cpu(),
+            targets=targets,
+            names=tuple(map(self.classifier.class_name, targets.tolist())),
             score_image=self.work.score_image[at].float().cpu(),
             score_explanation=probability(logits, self.work.targets)[at].float().cpu(),
             game=self.game,

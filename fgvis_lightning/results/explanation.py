@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.method.games import Game
 from fgvis_lightning.method.storage import STORAGE
 from fgvis_lightning.results.tensor_files import save_tensors
+
+LINES = 20
+"""Items that an explanation prints, at most."""
 
 _WORDS = {"true": True, "false": False}
 ROWS: dict[str, Callable[[str], float]] = {
@@ -61,6 +64,10 @@ class Explanation:
         agreement: mean correlation between the masks of each two of the runs (B,) in [-1,1]; None for a single run.
         seeds: how many runs with seeds of their own the masks are the mean of; None where that is not known.
         reached: after which iteration the level was first reached (B,), 0 at the start and -1 never; None without one.
+        names: names of the target classes, B of them; empty where they are not known.
+
+    It prints as a line for each item, ``espresso 0.951 → 0.952, 8.0 %, reached``: class, both scores, size of the
+    evidence, and whether the level was reached. An index or a slice gives one or some of the items.
     """
 
     mask: Tensor
@@ -77,9 +84,27 @@ class Explanation:
     agreement: Tensor | None = None
     seeds: int | None = None
     reached: Tensor | None = None
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.mask)
+
+    def __getitem__(self, index: int | slice) -> Explanation:
+        places = torch.arange(len(self))[index]
+        return self.select(places.reshape(-1))
+
+    def __iter__(self) -> Iterator[Explanation]:
+        return (self[place] for place in range(len(self)))
+
+    def __repr__(self) -> str:
+        lines = [self._line(place) for place in range(min(len(self), LINES))]
+        return "\n".join([*lines, f"… and {len(self) - LINES:,} more"] if len(self) > LINES else lines)
+
+    def _line(self, place: int) -> str:
+        name = self.names[place] if self.names else f"class {int(self.targets[place])}"
+        before, after = float(self.score_image[place]), float(self.score_explanation[place])
+        level = "" if self.feasible is None else ", reached" if self.feasible[place] else ", level missed"
+        return f"{name} {before:.3f} → {after:.3f}, {100 * (1 - float(self.sparsity[place])):.1f} %{level}"
 
     @property
     def evidence(self) -> Tensor:
@@ -107,6 +132,7 @@ class Explanation:
             game=parts[0].game,
             coverage=replace(coverage, closed=torch.cat(closed)) if coverage and closed else coverage,
             ids=tuple(id for part in parts for id in part.ids),
+            names=tuple(name for part in parts for name in part.names),
             seeds=parts[0].seeds,
             **known,
         )
@@ -126,6 +152,7 @@ class Explanation:
             score_explanation=self.score_explanation[order],
             coverage=self.coverage and replace(self.coverage, closed=rows(self.coverage.closed)),
             ids=tuple(self.ids[index] for index in order.tolist()) if self.ids else (),
+            names=tuple(self.names[index] for index in order.tolist()) if self.names else (),
             **known,
         )
 

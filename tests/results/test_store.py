@@ -235,3 +235,34 @@ def test_slug() -> None:
     assert slug("***") == "_"
     assert len(slug("語" * 100).encode()) == 60
     assert slug("語" * 100) == "語" * 20
+
+
+def test_an_explanation_prints_a_line_for_each_item_and_is_indexed() -> None:
+    mask = torch.zeros(3, 3, 10, 10)
+    mask[1, :, :1] = 0.5
+    found = Explanation(
+        mask=mask,
+        targets=torch.tensor([4, 7, 9]),
+        score_image=torch.tensor([0.951, 0.5, 0.25]),
+        score_explanation=torch.tensor([0.952, 0.4, 0.125]),
+        game=GAMES["preservation"],
+        feasible=torch.tensor([True, False, True]),
+        names=("espresso", "cup", "moped"),
+    )
+    lines = repr(found).splitlines()
+    assert lines == [
+        "espresso 0.951 → 0.952, 0.0 %, reached",
+        "cup 0.500 → 0.400, 5.0 %, level missed",
+        "moped 0.250 → 0.125, 0.0 %, reached",
+    ]
+    assert [repr(one) for one in found] == lines
+    assert repr(found[-1]) == lines[-1]
+    assert repr(found[1:]).splitlines() == lines[1:]
+    assert len(found[5:]) == 0
+    with pytest.raises(IndexError):
+        found[3]
+    many = Explanation.concatenate([found] * 8)
+    assert repr(many).splitlines()[-1] == "… and 4 more"
+    assert many[22].names == ("cup",)
+    plain = replace(found, feasible=None, names=())
+    assert repr(plain[0]) == "class 4 0.951 → 0.952, 0.0 %"
