@@ -89,7 +89,7 @@ def main(args: Sequence[str] | None = None) -> None:
             finally:
                 output.flush()
     except (OSError, SystemExit) as ended:
-        if ended is not output.error and getattr(ended, "code", True):
+        if output.error is None or (ended is not output.error and getattr(ended, "code", True)):
             raise
     if (error := output.error) is not None:  # argparse passes over errors of writing its help
         with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
