@@ -200,6 +200,7 @@ class FGVis(MaskModule):
 
     def _begin(self, batch: Batch) -> None:
         """Masks, targets, references and reference activations of a new batch."""
+        self._logits = None  # of other rows than those from now on; a signal may ask in the middle
         options, work = self.options, self._work(self.normalize(batch.images))
         self.work = work
         logits = self.first_pass(work.x, options.seeds)
@@ -226,6 +227,7 @@ class FGVis(MaskModule):
 
     def _narrow(self) -> None:
         """Go on with the first run of each image, now that the solver has joined them."""
+        self._logits = None
         self.work.use_first()
         with self.trainer.precision_plugin.forward_context():
             self.network.record(self.work.used(self.work.x))

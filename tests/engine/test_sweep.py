@@ -210,7 +210,7 @@ def test_stopping_rank_0_stops_the_others(
         process.send_signal(number)
         time.sleep(0.2)
     _, err = process.communicate(timeout=120)  # whose pipes the other rank has open, too
-    assert process.returncode == code
+    assert process.returncode == code, err
     assert f"fgvis: Stopped by {word}. What is finished is kept: the same command goes on from there.\n" in err
     assert "Traceback" not in err
     assert not leftovers(tmp_path)
