@@ -20,6 +20,11 @@ class Targets:
     def __init__(self, classifier: Classifier, photos: Iterable[Photo]) -> None:
         self.classifier = classifier
         self.folders = sorted({photo.label for photo in photos if photo.label is not None and not photo.listed})
+        self._names = {name.lower() for name in classifier.classes}
+        count = len(classifier.classes)
+        # The rule for all folders, found once: there may be a thousand of them, and of classes.
+        self._by_place = len(self.folders) == count and not any(map(self._is_name, self.folders))
+        self._are_indices = all(folder.isdecimal() and int(folder) < count for folder in self.folders)
         self._of_word = cache(self._word)  # looked up once for each word, not for each image
         self._of_label = cache(self._label)
         self._of_folder = cache(self._folder)
@@ -81,7 +86,7 @@ class Targets:
         return (self._index(label),)
 
     def _is_name(self, label: str) -> bool:
-        return label.lower() in (name.lower() for name in self.classifier.classes)
+        return label.lower() in self._names
 
     def _folder(self, label: str) -> Sequence[int]:
         """The class of a folder, by one rule for all of them.
@@ -92,11 +97,10 @@ class Targets:
         Raises:
             InputError: if a folder is no class, or a different one as an index than by its place.
         """
-        count = len(self.classifier.classes)
-        if len(self.folders) != count or any(map(self._is_name, self.folders)):
+        if not self._by_place:
             return self._label(label)
         place = self.folders.index(label)
-        if all(folder.isdecimal() and int(folder) < count for folder in self.folders) and int(label) != place:
+        if self._are_indices and int(label) != place:
             raise InputError(
                 f"Expected folders whose names tell their classes, but {label} is class {label} as an index and class "
                 f"{place} in the sorted order of torchvision's ImageFolder. Name the classes after their folders with "
