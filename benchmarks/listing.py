@@ -1,4 +1,5 @@
-"""How long a large sweep takes to begin: listing a folder and a CSV file, and finding what is already done.
+"""How long a large sweep takes to begin: listing a folder and a CSV file, finding what is already
+done, and that nothing has changed since.
 
     python benchmarks/listing.py --count 1000000
 
@@ -14,6 +15,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +24,9 @@ from torch import nn
 from fgvis_lightning.data.items import list_items, split_by_done
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.preprocessing import Preprocessing
+from fgvis_lightning.results.folder import finished
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
+from fgvis_lightning.results.unchanged import QuickCheck
 
 T = TypeVar("T")
 
@@ -47,6 +52,17 @@ def measure(name: str, count: int, step: Callable[[], T]) -> T:
     times = f"{seconds:6.2f} s, {busy:6.2f} s of them busy"
     print(f"{name:<33} {times}   peak {peak / 1e6:5.0f} MB, {peak / count:4.0f} B an item", flush=True)
     return result
+
+
+def check(tree: str, results: Path, classifier: Classifier) -> None:
+    """List, find all done, and compare sizes and times, as a run does where nothing changed."""
+    items = list_items(tree, "predicted", classifier)
+    _, present = split_by_done(items, classifier, finished(results))
+    images = [item.path for item, _ in present]
+    files = [f"{results}/{EXPLANATIONS}/{id}{SUFFIX}" for _, id in present]
+    quick = QuickCheck(results, "rank0of1", "")
+    if not quick.same([*images, *files]):  # the first time
+        quick.note([], [*images, *files])
 
 
 def main() -> None:
@@ -75,6 +91,12 @@ def main() -> None:
             "half are done, predicted classes", count, lambda: split_by_done(items, classifier, done)
         )
         print(f"{len(items)} items, {len(present)} of them done and {len(missing)} not")
+        results = Path(folder) / "results"
+        (results / EXPLANATIONS).mkdir(parents=True)
+        for item in items:
+            (results / EXPLANATIONS / (item.id(0, classifier) + SUFFIX)).touch()
+        check(str(tree), results, classifier)
+        measure("all are done, nothing changed", count, partial(check, str(tree), results, classifier))
 
 
 if __name__ == "__main__":

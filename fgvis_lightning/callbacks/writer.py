@@ -25,6 +25,7 @@ from fgvis_lightning.results import folder
 from fgvis_lightning.results.claim import Claim
 from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.figures import explanation_panel
+from fgvis_lightning.results.folder import Levels, write_summary
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
 
 
@@ -57,12 +58,14 @@ class ExplanationWriter(ExplanationCallback):
     Attributes:
         damaged: what is wrong with files that could not be read for the tables.
         listed: tells the ids of this run's items, for the table.
+        levels: what the tables say of the items' levels; None where another rank has made them.
     """
 
     def __init__(self, folder: str | Path, panels: bool = True) -> None:
         self.folder = Path(folder)
         self.panels = panels
         self.damaged: list[str] = []
+        self.levels: Levels | None = None
         self.listed: Callable[[], Collection[str]] | None = None
         self._claim: Claim | None = None
         self._threads: int | None = None  # as they were before
@@ -143,12 +146,14 @@ class ExplanationWriter(ExplanationCallback):
         with suppress(OSError):  # there are some, or never were any
             (self.folder / folder.FAILURES).rmdir()
         listed = None if self.listed is None else self.listed()
-        self.damaged = folder.write_summary(self.folder, self._owner, listed)
+        self.damaged, self.levels = write_summary(self.folder, self._owner, listed)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
         if trainer.is_global_zero and isinstance(data, ImageData) and not _started_all_ranks(trainer):
             self._await_ranks(data)
+        if isinstance(data, ImageData):
+            data.note_unchanged()
         self.close()
 
     def _await_ranks(self, data: ImageData) -> None:

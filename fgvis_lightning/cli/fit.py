@@ -125,7 +125,7 @@ class FGVisCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         output, data = self.run.output, self.datamodule
-        present = self.run.split()[1]
+        missing, present = self.run.split()
         written = len(present) - data.skipped + len(data.recomputed)
         already = f", {len(present) - written:,} were already there" if len(present) > written else ""
         if written and self.model.coverage.calls:
@@ -133,14 +133,14 @@ class FGVisCLI(LightningCLI):
         print(f"{written:,} of {data.total:,} items explained{already}.")
         if others := len(folder.finished(output)) - len({id for _, id in present}):
             print(f"{others:,} explanations in {output} are of other images; summary.csv says which (listed: no).")
-        if self.model.options.auto and (missed := self.run.what_missed(present)):
+        if self.model.options.auto and (missed := self.run.what_missed()):
             print(missed)
         panels = f"{output / 'panels'} and " if self.run.writer.panels else ""
         print(f"Look at {panels}{output / 'summary.csv'}")
         print(f"and at all of it as a page, with: python train.py report {output}")
         if isinstance(self.trainer.logger, TensorBoardLogger):
             print(f"and at masks and curves with: tensorboard --logdir {Path(self.trainer.logger.log_dir)}")
-        self.run.check()
+        self.run.check(missing)
 
 
 class _ParserAlone(FGVisCLI):

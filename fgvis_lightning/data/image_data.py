@@ -17,6 +17,7 @@ from fgvis_lightning.names import printable
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results import folder
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, change_metadata
+from fgvis_lightning.results.unchanged import QuickCheck
 
 
 class ImageData(SweepData):
@@ -63,6 +64,7 @@ class ImageData(SweepData):
         self.done = None if done is None else Path(done)
         self.items: list[Item] | None = None
         self.recomputed: list[str] = []
+        self._quick: QuickCheck | None = None
         self._unread: set[str] = set()
         self._failed = 0
 
@@ -87,12 +89,15 @@ class ImageData(SweepData):
         missing, present = split_by_done(items, self._model.classifier, done)
         self.total, self.skipped, self._files_before = len(items), len(present), len(done)
         # First sharded, then filtered, so that a run with other ranks, or after an interruption, misses nothing.
-        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        rank, ranks = self._rank = self.trainer.global_rank, self.trainer.world_size
         missing = [item for item in missing if item.number % ranks == rank]
         present = [(item, id) for item, id in present if item.number % ranks == rank]
         self._owner = f"rank{rank}"
-        known = None
+        known, count = None, len(missing) + len(present)
         if self.done is not None:
+            self._quick = QuickCheck(self.done, f"rank{rank}of{ranks}", self._model.fingerprint(), self._owner)
+            if not missing and self._quick.same([*_images(present), *self._files(present)]):
+                present, self._quick = [], None
             unread = folder.unreadable(self.done)
             for item in missing if unread else ():
                 if item.image_id in unread:
@@ -103,9 +108,22 @@ class ImageData(SweepData):
         size = self.batch_size if self.batch_size == "auto" else min(max(1, self.batch_size // runs), self.total)
         # What auto has found once is not outgrown, else it would round differently after an interruption.
         largest = known or -(-self.total // ranks)
-        self.sweep = Sweep(self._stream(missing, present), size, len(missing) + len(present), largest, known)
+        self.sweep = Sweep(self._stream(missing, present), size, count, largest, known)
         if self.sweep.peek() is None:  # nothing to do, and Lightning need not begin
             self.trainer.fit_loop.max_epochs = 0
+
+    def note_unchanged(self) -> None:
+        """Spare the next run the check of this rank's items, all of which have been read now."""
+        if self._quick is None or self.done is None:
+            return
+        classifier, (rank, ranks) = self._model.classifier, self._rank
+        shard = [item for item in self.list_items(classifier) if item.number % ranks == rank]
+        missing, present = split_by_done(shard, classifier, folder.finished(self.done))
+        if not missing:
+            self._quick.note(_images(present), self._files(present))
+
+    def _files(self, present: Sequence[tuple[Item, str]]) -> list[str]:
+        return [f"{self.done}/{EXPLANATIONS}/{id}{SUFFIX}" for _, id in present]
 
     def progress(self) -> tuple[int, int]:
         """Count the finished items of the whole sweep, and those that cannot be read, in the results folder."""
@@ -154,3 +172,7 @@ class ImageData(SweepData):
         # Away with it, else its class or its summary might still be taken for this configuration's.
         (self.done / EXPLANATIONS / (id + SUFFIX)).unlink(missing_ok=True)
         return self._read(item)
+
+
+def _images(present: Sequence[tuple[Item, str]]) -> list[str]:
+    return [item.path for item, _ in present]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from fgvis_lightning.engine.strategy import RankFailedError
 from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.results import folder
-from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_metadata
 
 GO_ON = "What is finished is kept: the same command goes on from there."
 
@@ -40,8 +38,11 @@ class Run:
         self.output: Path = data.done
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self.writer = next(callback for callback in callbacks if isinstance(callback, ExplanationWriter))
-        self.writer.listed = lambda: {id for _, id in self.split()[1]}
+        self.writer.listed = self._listed
         self._progress = [callback for callback in callbacks if isinstance(callback, SweepProgress)]
+
+    def _listed(self) -> Collection[str]:
+        return dict.fromkeys(id for _, id in self.split()[1])
 
     def prepare(self) -> None:
         """Raise errors that concern all ranks alike, before rank 0 starts the others."""
@@ -89,17 +90,15 @@ class Run:
             )
         return "\n".join(lines) or f"All {total} items are there."
 
-    def what_missed(self, present: Sequence[tuple[Item, str]]) -> str:
+    def what_missed(self) -> str:
         """Describe the items that did not reach their level in a line; empty where all did.
 
-        With a fixed λ there is no level. What cannot be read is left to `check`.
+        With a fixed λ there is no level.
         """
-        with_level, missed = 0, []
-        for _, id in present:
-            with suppress(InputError):
-                feasible = load_metadata(self.output / EXPLANATIONS / (id + SUFFIX)).get("feasible")
-                with_level += feasible is not None
-                missed += [id] if feasible == "false" else []
+        levels = self.writer.levels
+        if levels is None:  # another rank was the last
+            _, levels = folder.write_summary(self.output, "rank0", self._listed())
+        with_level, missed = levels
         if not missed:
             return ""
         more = f" and {len(missed) - 5:,} more" if len(missed) > 5 else ""
@@ -108,15 +107,17 @@ class Run:
             f"try more --model.iterations, or another --model.level."
         )
 
-    def check(self) -> None:
+    def check(self, missing: Sequence[Item]) -> None:
         """Make sure that every item has a file that can be used.
+
+        Args:
+            missing: the items without a file.
 
         Raises:
             InputError: if files are missing or damaged; the message says which, and why.
         """
         if self.writer.damaged:
             raise InputError("\n  ".join(["Some files in the results folder are not used:", *self.writer.damaged]))
-        missing, _ = self.split()
         if missing:
             raise InputError(self.what_is_missing(missing))
 

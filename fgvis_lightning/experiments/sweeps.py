@@ -210,7 +210,7 @@ def raise_problems(problems: dict[str, str], runs: dict[str, Run]) -> None:
     for name, run in runs.items():
         if name not in problems:
             try:
-                run.check()
+                run.check(run.split()[0])
             except InputError as error:
                 problems[name] = str(error)
     methods: dict[str, list[str]] = {}

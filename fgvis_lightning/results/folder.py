@@ -7,16 +7,18 @@ Many processes fill one folder, on one machine or several, and each may be kille
     sweep.json                           the configuration, and what later runs must repeat
     summary.csv, coverage.csv            tables, rebuilt from the files
     .locks/rank<number>                  locked by the processes at work, see `fgvis_lightning.results.claim`
+    .checked/                            what need not be read again, see `fgvis_lightning.results.unchanged`
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.errors import InputError
@@ -24,6 +26,7 @@ from fgvis_lightning.names import printable
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_metadata, write_whole
+from fgvis_lightning.results.unchanged import QuickCheck
 
 FAILURES = "failures"
 SWEEP = "sweep.json"
@@ -37,9 +40,12 @@ def prepare_folder(output: Path) -> None:
     Raises:
         InputError: if it cannot be written to.
     """
-    probe = output / EXPLANATIONS / f".writable{os.getpid()}.rank0.tmp"  # if killed now, the next sweep removes it
+    # If killed now, the next sweep removes it. Not among the explanations, where nothing has changed yet.
+    probe = output / f".writable{os.getpid()}.rank0.tmp"
     try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
+        (output / EXPLANATIONS).mkdir(parents=True, exist_ok=True)
+        if not os.access(output / EXPLANATIONS, os.W_OK):
+            raise PermissionError(errno.EACCES, "Permission denied")
         probe.touch()
         probe.unlink(missing_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
@@ -186,8 +192,17 @@ COLUMNS = (
 )
 
 
-def write_summary(output: Path, owner: str | None = None, listed: Collection[str] | None = None) -> list[str]:
-    """Rebuild two tables from the explanation files, and say which of those could not be read.
+class Levels(NamedTuple):
+    """How many items of a run have a level to reach, and the ids of those that missed it."""
+
+    with_level: int
+    missed: list[str]
+
+
+def write_summary(
+    output: Path, owner: str | None = None, listed: Collection[str] | None = None
+) -> tuple[list[str], Levels]:
+    """Rebuild two tables from the explanation files, unless nothing has changed since they were made.
 
     ``summary.csv`` has one row for each item, ``coverage.csv`` one for each gated layer, with the share of its gates
     that are closed at the explanations, as a mean over the items.
@@ -197,7 +212,15 @@ def write_summary(output: Path, owner: str | None = None, listed: Collection[str
         owner: see `fgvis_lightning.results.tensor_files.write_whole`.
         listed: ids of the items of this run; the column ``listed`` says of each item whether it is one. Others are of
             images that this run does not have, or that have another name now.
+
+    Returns:
+        Why files could not be read, and the levels of the listed items.
     """
+    tables = [str(output / name) for name in (EXPLANATIONS, "summary.csv", "coverage.csv")]
+    quick = QuickCheck(output, "tables", "\n".join(listed or ()), owner)
+    if quick.same(tables):
+        return [], Levels(*json.loads(quick.text))
+    with_level, missed = 0, []
     closed: dict[tuple[int, str, str], tuple[float, int]] = {}
     damaged = []
     summary = Table(COLUMNS)
@@ -211,6 +234,9 @@ def write_summary(output: Path, owner: str | None = None, listed: Collection[str
         if listed is not None:
             row["listed"] = "yes" if row["id"] in listed else "no"
         summary.add([row.get(column, "") for column in COLUMNS])
+        if "feasible" in row and row.get("listed") != "no":
+            with_level += 1
+            missed += [row["id"]] if row["feasible"] == "false" else []
         if coverage.closed is not None:
             for number, (layer, share) in enumerate(zip(coverage.layers, coverage.closed[0].tolist(), strict=True)):
                 key = (number, layer.module, layer.name)
@@ -221,4 +247,7 @@ def write_summary(output: Path, owner: str | None = None, listed: Collection[str
         layers.add([*key, f"{total / count:.6f}", count])
     write_whole(output / "summary.csv", summary.csv().encode(), owner)
     write_whole(output / "coverage.csv", layers.csv().encode(), owner)
-    return damaged
+    levels = Levels(with_level, missed)
+    if not damaged:
+        quick.note([], tables, json.dumps(levels))
+    return damaged, levels

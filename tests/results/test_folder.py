@@ -65,7 +65,7 @@ def test_summary_is_rebuilt_from_the_files(output: Path) -> None:
     damaged = save(output, "c@bus")
     damaged.write_bytes(damaged.read_bytes()[:100])
     (output / "summary.csv").write_text("nonsense")
-    (problem,) = write_summary(output)
+    (problem,), _ = write_summary(output)
     assert "c@bus.safetensors is damaged" in problem
     rows = list(csv.DictReader((output / "summary.csv").read_text().splitlines()))
     assert [(row["id"], row["name"], row["score_image"], row["feasible"]) for row in rows] == [

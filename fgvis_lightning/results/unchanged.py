@@ -1,0 +1,76 @@
+"""A quick check: are files as they were when they were last read as a whole?
+
+To read a million photos and explanations takes an hour. So who has read files, and found all well, notes their names,
+sizes and times in the results folder; where these are the same later, nothing is read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from fgvis_lightning.results.tensor_files import write_whole
+
+CHECKED = ".checked"
+SETTLED = 60
+"""Seconds that files must have been left alone before they were read: clocks of file servers differ."""
+
+
+class QuickCheck:
+    """Notes names, sizes and times of files.
+
+    Args:
+        output: the results folder.
+        name: of the note, e.g. ``rank0of1``.
+        what: anything else that must be the same, e.g. a configuration's fingerprint.
+        owner: see `fgvis_lightning.results.tensor_files.write_whole`.
+
+    Attributes:
+        text: what was noted beside the files, once `same` was true.
+    """
+
+    def __init__(self, output: Path, name: str, what: str, owner: str | None = None) -> None:
+        self.path = output / CHECKED / name
+        self.what = what
+        self.owner = owner
+        self.text = ""
+        self._begun = time.time()
+
+    def same(self, files: Iterable[str]) -> bool:
+        """Whether these paths' files are as they were when they were noted."""
+        try:
+            known, _, self.text = self.path.read_text(encoding="utf-8").partition("\n")
+        except (OSError, ValueError):
+            return False
+        return known == self._state(files)[0]
+
+    def note(self, read: Iterable[str], written: Iterable[str], text: str = "") -> None:
+        """Note files, unless one that was read has been changed since, or just before.
+
+        Args:
+            read: paths of files that have been read, all since this object was made.
+            written: of further ones, which this run may have written.
+            text: to keep beside them.
+        """
+        read = list(read)
+        if self._state(read)[1] > self._begun - SETTLED:
+            self.path.unlink(missing_ok=True)
+            return
+        self.path.parent.mkdir(exist_ok=True)
+        state = self._state([*read, *written])[0]
+        write_whole(self.path, f"{state}\n{text}".encode(), self.owner)
+
+    def _state(self, files: Iterable[str]) -> tuple[str, float]:
+        """SHA-256 of it all, and the latest change in seconds, now where a file is missing."""
+        digest, latest = hashlib.sha256(self.what.encode()), 0
+        for path in files:
+            try:
+                at = os.stat(path)  # noqa: PTH116, a million times
+            except OSError:
+                return "missing", time.time()
+            latest = max(latest, at.st_mtime_ns, at.st_ctime_ns)
+            digest.update(f"\n{path}\0{at.st_size} {at.st_mtime_ns} {at.st_ctime_ns}".encode(errors="surrogatepass"))
+        return digest.hexdigest(), latest / 1e9
