@@ -53,6 +53,7 @@ def explain(
     iterations: int | None = None,
     lam: float | Literal["auto"] = "auto",
     seeds: int | None = None,
+    task: Literal["multiclass", "multilabel", "binary"] = "multiclass",
     defended: bool = True,
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
     precision: Any = "32-true",
@@ -74,6 +75,9 @@ def explain(
         iterations: steps of the optimizer, at most; unless given, 200 for ``lam: auto`` and 500 for a fixed λ.
         lam: weight λ ≥ 0 of the mask's size, or ``auto`` for the smallest evidence that reaches a level.
         seeds: runs of each image whose mean the explanation is; unless given, 6 for ``lam: auto``, 1 for a fixed λ.
+        task: what the network's outputs say: ``multiclass`` (one class is there), ``multilabel`` (each label is there
+            or not) or ``binary`` (one output, whose sigmoid is class 1's score, or two). What has one output is binary,
+            and what ends in several sigmoids is multilabel, also where nobody says so.
         defended: whether the gradient is gated.
         normalize: mean and standard deviation by channel that the network expects; None for the
             network's own where it brings them (timm's do), else ImageNet's.
@@ -90,6 +94,8 @@ def explain(
         InputError: images, targets or options that cannot be used.
     """
     mean, std = map(tuple, normalize) if normalize is not None else (None, None)
+    if isinstance(images, Tensor) and images.ndim > 2 and "size" not in options:
+        options["size"] = tuple(images.shape[-2:])  # what the network is tried on
     # Callers may be in inference mode, as Lightning's validation loop is, whose tensors have no gradients.
     with torch.inference_mode(False), torch.enable_grad():
         with _silence():
@@ -101,6 +107,7 @@ def explain(
                 lam=lam,
                 iterations=iterations,
                 seeds=seeds,
+                task=task,
                 defended=defended,
                 **options,
             )

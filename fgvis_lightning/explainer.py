@@ -1,7 +1,7 @@
 """FGVis: a LightningModule whose only parameter is the mask.
 
 One epoch is one pass over the items; one training step is one iteration of the masks' optimizer on a batch, as
-`fgvis_lightning.method` defines it. Lightning's automatic optimization drives it:
+`fgvis_lightning.method` defines it, under Lightning's automatic optimization:
 
 1. ``training_step``: ``e = blend(x, mask)``, the network's logits with gates in their backward pass, the game's loss;
 2. ``on_before_optimizer_step``: a solver is told how far each mask reaches beyond its level; for any other optimizer
@@ -36,7 +36,7 @@ from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.method.convergence import EVERY, Plateau
 from fgvis_lightning.method.options import choose, within
 from fgvis_lightning.method.solver import Solver
-from fgvis_lightning.networks.load import DEFAULT, ClassifierOptions, load_classifier
+from fgvis_lightning.networks.load import DEFAULT, ClassifierOptions, from_options
 from fgvis_lightning.networks.logits import resolve
 
 
@@ -44,26 +44,27 @@ class FGVis(MaskModule):
     """Explains a batch of (image, target class) items at a time.
 
     Args:
-        network: a classifier of normalized images, left as it is; the name of a timm model; or a
-            packaged network, ``packaged_efficientnet_lite0``, the default where the demo's packages are installed; else
-            the default is timm's ``resnet50``, whose weights are downloaded once.
+        network: a classifier of normalized images, left as it is; the name of a timm model; or a packaged network,
+            ``packaged_efficientnet_lite0``, the default where the demo's packages are installed, else ``resnet50``.
         classifier: weights, class names and preprocessing of the network.
         defense: which gates the network gets, and where.
         defended: whether the gradient is gated; without, masks find adversarial patterns.
+        task: what the network's outputs say: ``multiclass``, ``multilabel`` or ``binary``, see `load_classifier`.
+        outputs: whether they are ``logits`` or ``probabilities``; unless given, found out.
+        threshold: probability above which a label is ``predicted``, in a multilabel task.
         game: what is looked for, see `fgvis_lightning.method.games`.
-        lam: weight λ ≥ 0 of the mask's size; ``auto`` finds for each image the smallest evidence that
-            reaches ``level``, see `fgvis_lightning.method.solvers`.
+        lam: weight λ ≥ 0 of the mask's size; ``auto`` finds for each image the smallest evidence that reaches
+            ``level``, see `fgvis_lightning.method.solvers`.
         level: for ``lam: auto``, the score to reach as a share of the image's own: at least, for
             preservation and generation (1.0 unless given); at most, for deletion and repression (0.1).
         iterations: steps of the optimizer for each image, at most; unless given, 200 for ``lam: auto`` and the
             literature's 500 for a fixed λ. Each passes the image through the network ``seeds`` times, until a solver
             has joined the runs, and once from then on: about 360 times by default.
-        seeds: runs of each image, in one batch, with small disturbances of their own, whose mean the explanation is;
-            unless given, 6 for ``lam: auto`` and 1 for a fixed λ. 1 is for speed.
-        patience: an image is finished earlier when this many iterations have brought no progress, see
-            `fgvis_lightning.method.convergence`; 0 for all iterations in any case, as with several ``seeds``.
-        tolerance: what is progress: for ``lam: auto`` evidence that is smaller by this share (0.02 unless given), for
-            a fixed λ a loss that is lower by this much, in units of the score (0.001).
+        seeds: runs of each image whose mean the explanation is: 6 for ``lam: auto`` and 1 for a fixed λ unless given.
+        patience: an image is finished earlier when this many iterations have brought no progress; 0 for all iterations
+            in any case, as with several ``seeds``.
+        tolerance: what is progress: for ``lam: auto`` evidence that is smaller by this share (0.02 unless given), for a
+            fixed λ a loss that is lower by this much (0.001).
         score: ``probability`` or ``log_probability`` of the target class, which matters for a fixed λ alone.
         reference: what the mask uncovers where it is 0: ``zero``, ``blurred``, ``noise`` or ``black``.
         noise: standard deviation of the Gaussian noise added to e in each iteration, in normalized space; unless given,
@@ -80,6 +81,9 @@ class FGVis(MaskModule):
         classifier: ClassifierOptions = ClassifierOptions(),  # noqa: B008, it is frozen
         defense: DefenseOptions = DefenseOptions(),  # noqa: B008
         defended: bool = True,
+        task: Literal["multiclass", "multilabel", "binary"] = "multiclass",
+        outputs: Literal["logits", "probabilities"] | None = None,
+        threshold: float = 0.5,
         game: Literal["preservation", "deletion", "generation", "repression"] = "deletion",
         lam: float | Literal["auto"] = "auto",
         level: float | None = None,
@@ -96,7 +100,7 @@ class FGVis(MaskModule):
         options = choose(
             game, lam, level, iterations, seeds, defense.gate, patience, tolerance, score, reference, noise, optimizer
         )
-        super().__init__(load_classifier(network, **vars(classifier)))
+        super().__init__(from_options(network, classifier, task, outputs, threshold))
         self.network = defend(self.classifier, defense, options.gate)
         self.options = options
         self.game = options.game
@@ -160,7 +164,8 @@ class FGVis(MaskModule):
         if options.auto:
             # The gradient may be a noisy one; what a mask is worth is not.
             self._lead = work.lead(self.game, self.plain(clean) if options.noise else self._logits)
-        loss = self.game.loss(options.score(logits, work.used_targets), work.used(self.mask), options.lam)
+        score = self.classifier.task.score(options.score)(logits, work.used_targets)
+        loss = self.game.loss(score, work.used(self.mask), options.lam)
         self._loss = loss.detach()
         return loss.sum()
 
@@ -196,7 +201,7 @@ class FGVis(MaskModule):
 
     def _work(self, x: Tensor) -> Work:
         black = self.normalize(torch.zeros(3, 1, 1))
-        return Work(x, self.options.seeds, self.options.reference, black, self.seed)
+        return Work(x, self.options.seeds, self.options.reference, black, self.seed, self.classifier.task)
 
     def _begin(self, batch: Batch) -> None:
         """Masks, targets, references and reference activations of a new batch."""

@@ -19,7 +19,7 @@ from fgvis_lightning.baselines.maps import MapModule
 from fgvis_lightning.baselines.progress import steps
 from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.method.games import probability
+from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.networks.classifier import Classifier
 
 __all__ = ["Method", "require", "scores", "steps"]
@@ -54,9 +54,9 @@ class Method(ABC):
 
 
 def scores(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """Softmax probability (B,) of the target classes, in float32 and without a gradient."""
+    """Probability (B,) of the target classes, in float32 and without a gradient."""
     with torch.no_grad():
-        return probability(network(images).float(), targets)
+        return task_of(network).probability(network(images).float(), targets)
 
 
 def require(method: Method, least: float, *names: str) -> None:

@@ -12,7 +12,6 @@ from fgvis_lightning.baselines.progress import reporting
 from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.method.games import probability
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.logits import resolve
 from fgvis_lightning.results.explanation import Attribution
@@ -68,7 +67,7 @@ class MapModule(SweepModule):
                 f"Expected {self.name} to return finite maps of shape {tuple(x[:, 0].shape)}, but got "
                 f"{tuple(maps.shape)}{wrong}. Look into its __call__."
             )
-        scores = probability(logits.float(), targets).cpu()
+        scores = self.classifier.task.probability(logits.float(), targets).cpu()
         self._found = Attribution(maps, targets.cpu(), scores, self.name)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import Method, require, steps
 from fgvis_lightning.baselines.rise import RISE
-from fgvis_lightning.method.games import blend, log_probability
+from fgvis_lightning.method.games import blend
+from fgvis_lightning.method.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class MaskedGradient(Method):
                 for image, target, total in zip(images, targets, maps, strict=True):
                     mask = masks.to(image.dtype).repeat(1, len(image), 1, 1).requires_grad_()
                     logits = network(blend(image, mask, None)).float()
-                    score = log_probability(logits, target.expand(len(mask)))
+                    score = task_of(network).log_probability(logits, target.expand(len(mask)))
                     (worth,) = torch.autograd.grad(score.sum(), mask)
                     total += worth.float().clamp(min=0).mean(1).sum(0)
                     advance()

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import Method, require, scores, steps
-from fgvis_lightning.method.games import blend, blurred, probability
+from fgvis_lightning.method.games import blend, blurred
+from fgvis_lightning.method.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class MeaningfulPerturbation(Method):
     def objective(self, network: nn.Module, images: Tensor, reference: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
         """The objective (B,), for images at their current position."""
         kept = self.upsampled(mask, images).to(images.dtype)
-        score = probability(network(blend(images, kept, reference)).float(), targets)
+        score = task_of(network).probability(network(blend(images, kept, reference)).float(), targets)
         return score + self.area * (1 - mask).flatten(1).sum(1) + self.variation * total_variation(mask, self.beta)
 
     def circles(self, images: Tensor) -> Tensor:

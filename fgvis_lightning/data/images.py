@@ -51,6 +51,11 @@ def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False
     return image
 
 
+def as_float(images: Tensor) -> Tensor:
+    """Images in [0,1], from 8-bit ones or such."""
+    return images if images.is_floating_point() else images / 255
+
+
 def content(path: str) -> str:
     """SHA-256 of a file's bytes, as hexadecimal digits: what tells one image from another.
 

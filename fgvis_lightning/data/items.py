@@ -90,6 +90,11 @@ def list_items(
     pairs = dict.fromkeys(
         (photo.path, target) for photo in photos for word in wanted for target in resolve(word, photo)
     )
+    if not pairs:
+        raise InputError(
+            f"Expected labels with a probability above {classifier.threshold}, but none of {len(photos)} images has "
+            f"one. Lower --model.threshold, or name the labels with --data.targets."
+        )
     return [Item(names[path], path, target, number) for number, (path, target) in enumerate(pairs)]
 
 

@@ -6,9 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 
+import torch
+
+from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.data.photos import Photo
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.logits import checked
 
 MOST = 10_000
 """Ranks of an image at most, where the number of classes is not known yet."""
@@ -37,6 +41,8 @@ class Targets:
         """The targets that ``word`` means for one image."""
         if word == "auto":
             word = "label" if photo.listed and photo.label is not None else "predicted"
+        if word == "predicted" and self.classifier.task.name == "multilabel":
+            return self._predicted(photo.path)
         if word != "label":
             return self._of_word(word)
         if photo.label is None:
@@ -45,6 +51,21 @@ class Targets:
                 f"CSV file with a column 'target', or --data.targets predicted."
             )
         return self._of_label(photo.label) if photo.listed else self._of_folder(photo.label)
+
+    @torch.no_grad()
+    def _predicted(self, path: str) -> Sequence[int]:
+        """All labels that the network finds in an image; for one that cannot be read, a rank, so that it is noticed."""
+        classifier = self.classifier
+        try:
+            image = load_image(path, classifier.preprocessing, upscale=True)
+        except InputError:
+            return (-1,)
+        network = classifier.network.to("cuda" if torch.cuda.is_available() else "cpu")
+        weight = next((tensor for tensor in network.buffers() if tensor.is_floating_point()), image)
+        x = classifier.preprocessing.normalize(as_float(image))[None].to(weight)
+        found = checked(network(x), x, classifier).float().sigmoid()[0] > classifier.threshold
+        labels: list[int] = found.nonzero().flatten().tolist()
+        return labels
 
     def _word(self, word: str | int) -> Sequence[int]:
         if word == "predicted":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ from fgvis_lightning.defense.container import DefendedCNN
 from fgvis_lightning.defense.nonlinearities import resolve
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.folding import folded
+from fgvis_lightning.networks.heads import Head, Inverse
 from fgvis_lightning.networks.outputs import Selected
 
 
@@ -43,10 +45,13 @@ def defend(classifier: Classifier, options: DefenseOptions, gate: str) -> Defend
         options: how its gradient is gated.
         gate: the gate, which ``options`` may leave open.
     """
-    frozen, exempt, gated = classifier.network, options.exempt or (), options.gated or ()
+    frozen, gated = classifier.network, options.gated or ()
+    exempt: Sequence[str | type] = options.exempt or ()
     output: str | int | None = None
     if isinstance(frozen, Selected):  # the container selects by itself, and names modules as the network does
         output, frozen = frozen.output, frozen.network
+    if isinstance(frozen, Head) and frozen.inverse is not None:
+        exempt = (*exempt, Inverse)
     if options.fold:
         listed = (*resolve(exempt, "exempt")[1], *resolve(gated, "gated")[1])
         frozen, _ = folded(frozen, classifier.preprocessing.size, keep=listed)

@@ -15,7 +15,7 @@ from fgvis_lightning.defense.container import DefendedCNN
 from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.engine.work import Work
-from fgvis_lightning.method.games import Game, probability
+from fgvis_lightning.method.games import Game
 from fgvis_lightning.method.options import Options
 from fgvis_lightning.method.solver import Solver
 from fgvis_lightning.method.storage import give_back
@@ -98,7 +98,7 @@ class MaskModule(SweepModule):
             targets=targets,
             names=tuple(map(self.classifier.class_name, targets.tolist())),
             score_image=self.work.score_image[at].float().cpu(),
-            score_explanation=probability(logits, self.work.targets)[at].float().cpu(),
+            score_explanation=self.classifier.task.probability(logits, self.work.targets)[at].float().cpu(),
             game=self.game,
             seeds=self.options.seeds,
             **more,
@@ -137,7 +137,8 @@ class MaskModule(SweepModule):
             return None
         with torch.no_grad():
             mask = self.work.used(self.mask)
-            each = probability(self._logits, self.work.used_targets), 1 - self.game.size(mask)
+            score = self.classifier.task.probability(self._logits, self.work.used_targets)
+            each = score, 1 - self.game.size(mask)
             score, sparsity = (values.unflatten(0, (len(self.targets), -1)).mean(1) for values in each)
             return score, sparsity
 

@@ -101,7 +101,13 @@ class SweepModule(pl.LightningModule, ABC):
         """The network's name and preprocessing, for `settings`."""
         preprocessing = asdict(self.classifier.preprocessing)
         del preprocessing["source"]
-        return {"network": self.classifier.name, **preprocessing, "precision": str(self.trainer.precision)}
+        task = self.classifier.task.name
+        return {
+            "network": self.classifier.name,
+            "task": task,
+            **preprocessing,
+            "precision": str(self.trainer.precision),
+        }
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

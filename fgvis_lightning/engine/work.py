@@ -7,8 +7,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fgvis_lightning.method.games import Game, Reference, blend, gaussian, probability
+from fgvis_lightning.method.games import Game, Reference, blend, gaussian
 from fgvis_lightning.method.level import bound, lead
+from fgvis_lightning.method.tasks import Task
 
 Rows = TypeVar("Rows", Tensor, list[torch.Generator])
 
@@ -22,18 +23,20 @@ class Work:
         reference: one of `fgvis_lightning.method.games.REFERENCES`.
         black: normalized black (3,1,1).
         seed: of the noise of each first run; the others count on from it.
+        task: what the network's logits say of a class.
 
     Attributes:
         x: the images of all rows (B·runs,3,H,W).
         all_used: whether all rows are in use, or the first of each image alone.
         targets: target classes (B,); they and what follows are set by `aim`.
-        score_image: softmax probability of the target on each image (B,).
+        score_image: probability of the target on each image (B,).
     """
 
     targets: Tensor
     score_image: Tensor
 
-    def __init__(self, images: Tensor, runs: int, reference: Reference, black: Tensor, seed: int) -> None:
+    def __init__(self, images: Tensor, runs: int, reference: Reference, black: Tensor, seed: int, task: Task) -> None:
+        self.task = task
         self.runs = runs
         self.all_used = True
         self._first = slice(None, None, runs)
@@ -49,9 +52,11 @@ class Work:
     def aim(self, targets: Tensor, logits: Tensor, level: float | None) -> None:
         """Set the target classes (B,), given the logits of the images (B,K), and the level, where there is one."""
         self.targets = targets
-        self.score_image = probability(logits, targets)
+        self.score_image = self.task.probability(logits, targets)
         self._targets = self.spread(targets)
-        self._bound = None if level is None else bound(level, self.spread(logits), self._targets).to(self.x)
+        self._bound = None
+        if level is not None:
+            self._bound = bound(level, self.spread(logits), self._targets, self.task).to(self.x)
 
     # --- rows ---
 
@@ -93,12 +98,12 @@ class Work:
     def lead(self, game: Game, logits: Tensor) -> Tensor:
         """Leads of the rows in use beyond the level, from their logits."""
         assert self._bound is not None
-        return lead(game, logits, self.used_targets, self.used(self._bound))
+        return lead(game, logits, self.used_targets, self.used(self._bound), self.task)
 
     def lead_of_images(self, game: Game, logits: Tensor) -> Tensor:
         """Leads of the images' masks beyond the level (B,), from their logits (B,K)."""
         assert self._bound is not None
-        return lead(game, logits, self.targets, self.first(self._bound))
+        return lead(game, logits, self.targets, self.first(self._bound), self.task)
 
     @property
     def used_targets(self) -> Tensor:

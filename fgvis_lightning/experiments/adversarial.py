@@ -30,7 +30,7 @@ from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
-from fgvis_lightning.method.games import blend, probability
+from fgvis_lightning.method.games import blend
 from fgvis_lightning.method.options import sgd
 from fgvis_lightning.results.load import load_explanation
 from fgvis_lightning.results.tables import Table
@@ -164,10 +164,10 @@ def count(runs: dict[str, Run], games: Sequence[str], optimizers: Sequence[str])
             found = load_explanation(run.output / EXPLANATIONS / (id + SUFFIX))
             image = load_image(item.path, model.classifier.preprocessing, upscale=run.data.upscale)
             evidence = blend(model.normalize(image[None]), found.evidence.to(model.device), None)
-            logits = model.plain(evidence).float()
-            on_top = int(logits.argmax()) == int(found.targets)
+            logits, targets = model.plain(evidence).float(), found.targets.to(model.device)
+            on_top = bool(model.classifier.task.present(logits, targets))
             tops += on_top
-            scores.append(float(probability(logits, found.targets.to(model.device))))
+            scores.append(float(model.classifier.task.probability(logits, targets)))
             name = model.classifier.class_name(int(found.targets))
             pairs.add((id, name, *row, float(found.score_image), scores[-1], on_top))
         if scores:

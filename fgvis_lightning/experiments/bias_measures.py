@@ -16,7 +16,6 @@ from fgvis_lightning.data.items import Item
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.statistics import bootstraps, interval, resampled, wilson
-from fgvis_lightning.method.games import probability
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results.load import load_explanation
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
@@ -139,7 +138,7 @@ def measure(run: Run, pairs: Mapping[str, Pair]) -> dict[str, Findings]:
         def judge(pictures: Tensor, targets: Tensor = targets) -> tuple[Tensor, Tensor]:
             """Whether the network says the classes (B,), and their probabilities (B,)."""
             logits = model.plain(model.normalize(pictures)).float().cpu()
-            return logits.argmax(1) == targets, probability(logits, targets)
+            return classifier.task.present(logits, targets), classifier.task.probability(logits, targets)
 
         right, score = judge(x)
         for name, pair in pairs.items():

@@ -14,12 +14,12 @@ from fgvis_lightning.data.images import load_image
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import chosen_device
 from fgvis_lightning.experiments.own_maps import read
-from fgvis_lightning.method.games import blend, probability
+from fgvis_lightning.method.games import blend
+from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.metrics import (
     auc,
     average_drop,
     average_increase,
-    class_kept,
     connectedness,
     curves,
     find_profile,
@@ -123,8 +123,8 @@ def explained_image(metadata: Mapping[str, str], classifier: Classifier) -> Tens
 @torch.no_grad()
 def _confidence(network: Any, x: Tensor, saliency: Tensor, targets: Tensor, clean: Tensor) -> dict[str, Tensor]:
     """Average drop and increase: what the map multiplied on the image does to the score."""
-    after = probability(network(highlight(x, saliency)).float(), targets)
-    before = probability(clean, targets)
+    score = task_of(network).probability
+    after, before = score(network(highlight(x, saliency)).float(), targets), score(clean, targets)
     return {"average drop": average_drop(after, before), "increase": average_increase(after, before)}
 
 
@@ -132,10 +132,10 @@ def _confidence(network: Any, x: Tensor, saliency: Tensor, targets: Tensor, clea
 def _of_masks(network: Any, x: Tensor, items: Sequence[Any], targets: Tensor, clean: Tensor) -> dict[str, Tensor]:
     """Metrics that only masks have, whose evidence is an image by itself."""
     evidence = torch.cat([item.evidence for item in items]).to(x)
-    logits = network(blend(x, evidence, None)).float()
+    logits, task = network(blend(x, evidence, None)).float(), task_of(network)
     return {
-        "score kept": score_preserved(probability(logits, targets), probability(clean, targets)),
-        "class kept": class_kept(logits, clean.argmax(1)),
+        "score kept": score_preserved(task.probability(logits, targets), task.probability(clean, targets)),
+        "class kept": task.same_decision(logits, clean, targets).float(),
         "sparsity": sparsity(evidence),
         "connectedness": connectedness(evidence),
     }

@@ -13,28 +13,30 @@ import math
 import torch
 from torch import Tensor
 
-from fgvis_lightning.method.games import Game, log_odds, log_probability
+from fgvis_lightning.method.games import Game
+from fgvis_lightning.method.tasks import MULTICLASS, Task
 
 
-def bound(level: float, logits: Tensor, targets: Tensor) -> Tensor:
+def bound(level: float, logits: Tensor, targets: Tensor, task: Task = MULTICLASS) -> Tensor:
     """The log-odds that the level stands for (B,).
 
     Args:
         level: share of the image's own score, more than 0.
         logits: of the images (B,K).
         targets: target classes (B,).
+        task: what the logits say of a class.
 
     Returns:
         Log-odds of ``level`` times the image's probability; infinite where that is 1 or more.
     """
     logits = exact(logits)
     if level == 1:  # from the same numbers as the log-odds that it is compared with
-        return log_odds(logits, targets)
-    log_p = math.log(level) + log_probability(logits, targets)
+        return task.log_odds(logits, targets)
+    log_p = math.log(level) + task.log_probability(logits, targets)
     return torch.where(log_p < 0, log_p - torch.log(-torch.expm1(log_p.clamp(max=-1e-30))), torch.inf)
 
 
-def lead(game: Game, logits: Tensor, targets: Tensor, bound: Tensor) -> Tensor:
+def lead(game: Game, logits: Tensor, targets: Tensor, bound: Tensor, task: Task = MULTICLASS) -> Tensor:
     """Log-odds minus the bound, or the negative where the class is to go (B,): at least 0 where the level is reached.
 
     Args:
@@ -42,8 +44,9 @@ def lead(game: Game, logits: Tensor, targets: Tensor, bound: Tensor) -> Tensor:
         logits: of the explanations (B,K).
         targets: target classes (B,).
         bound: as `bound` gives it (B,).
+        task: as there.
     """
-    ahead = log_odds(exact(logits), targets) - bound
+    ahead = task.log_odds(exact(logits), targets) - bound
     return ahead if game.keeps else -ahead
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.method.games import GAMES, REFERENCES, SCORES, Game, Reference, Score
+from fgvis_lightning.method.games import GAMES, REFERENCES, SCORES, Game, Reference
 from fgvis_lightning.method.gates import RULES
 from fgvis_lightning.method.solver import Solver
 from fgvis_lightning.method.solvers import SOLVERS
@@ -52,7 +52,7 @@ class Options:
     gate: str
     patience: int
     tolerance: float
-    score: Score
+    score: str
     reference: Reference
     noise: float
     start: float
@@ -71,7 +71,7 @@ class Options:
             "gate": self.gate,
             "patience": self.patience,
             **({"tolerance": self.tolerance} if self.patience else {}),
-            "score": self.score.__name__,
+            "score": self.score,
             "reference": self.reference.__name__,
             "noise": self.noise,
             "optimizer": f"{type(made).__name__} {rule}",
@@ -139,7 +139,7 @@ def choose(
         patience=patience if seeds == 1 else 0,
         tolerance=tolerance if tolerance is not None else 0.02 if auto else 0.001,
         # For λ = 0 both scores have gradients of one direction, but the logarithm's do not vanish where p is small.
-        score=SCORES["log_probability" if auto else score],
+        score="log_probability" if auto else score,
         reference=REFERENCES[reference],
         noise=noise,
         start=NEAR_ONE if undisturbed else GAMES[game].start,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.method.games import probability
+from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.metrics.checks import check_classes, check_maps, check_targets, shape
 from fgvis_lightning.metrics.profiles import AREAS, Profile, find_profile
 
@@ -117,7 +117,7 @@ def _scores(
         logits = network(pictures)
         if not parts:
             check_classes(logits, targets, len(pictures))
-        parts.append(probability(logits.float(), targets[torch.tensor(owners, device=x.device)]))
+        parts.append(task_of(network).probability(logits.float(), targets[torch.tensor(owners, device=x.device)]))
     scores = torch.cat(parts).view(len(x), -1)
     deletion, insertion = scores[:, : len(amounts[0])], scores[:, len(amounts[0]) :]
     if common:

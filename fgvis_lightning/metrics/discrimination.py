@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fgvis_lightning.method.tasks import task_of
+
 
 def delete_evidence(x: Tensor, saliency: Tensor, share: float) -> Tensor:
     """An image without the pixels that a map ranks highest.
@@ -46,9 +48,9 @@ def remaining_scores(
     Returns:
         (T,T): in row A and column B, p_B without the evidence of A, divided by p_B of x.
     """
-    scores = torch.stack(
-        [network(image[None])[0].float().log_softmax(0)[targets.to(x.device)] for image in (x, *without)]
-    )
+    task, targets = task_of(network), targets.to(x.device)
+    logits = [network(image[None]).float().expand(len(targets), -1) for image in (x, *without)]
+    scores = torch.stack([task.log_probability(each, targets) for each in logits])
     return (scores[1:] - scores[0]).exp().cpu()
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.method.tasks import Task, task_of
 from fgvis_lightning.names import slug
 from fgvis_lightning.networks.preprocessing import Preprocessing
 
@@ -28,6 +29,8 @@ class Classifier:
         name: for people and file metadata.
         order: of the color channels that the network was trained on; ``network`` itself always takes RGB.
         note: what was left out of its weights' file.
+        outputs: what they mean, for people; empty where that is not known yet.
+        threshold: probability above which a label is predicted, in a multilabel task.
     """
 
     network: nn.Module
@@ -36,11 +39,19 @@ class Classifier:
     name: str
     order: str = "RGB"
     note: str = ""
+    outputs: str = ""
+    threshold: float = 0.5
+
+    @property
+    def task(self) -> Task:
+        """What its logits say of a class."""
+        return task_of(self.network)
 
     @property
     def described(self) -> str:
-        """Name, preprocessing and note, as the first lines of a run say them."""
-        return f"network: {self.name}; {self.preprocessing}" + (f"\n{self.note}" if self.note else "")
+        """Name, preprocessing, outputs and note, as the first lines of a run say them."""
+        lines = f"network: {self.name}; {self.preprocessing}", self.outputs and f"task: {self.outputs}", self.note
+        return "\n".join(filter(None, lines))
 
     def class_name(self, index: int) -> str:
         """The name of class ``index``, or ``class <index>`` where it has none."""

@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import timm.data
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.method.tasks import ATTRIBUTE, Task
 from fgvis_lightning.networks.checkpoint import load_weights
 from fgvis_lightning.networks.classifier import Classifier, Reordered, freeze
+from fgvis_lightning.networks.heads import IMAGES, Head, with_head
 from fgvis_lightning.networks.outputs import Selected
 from fgvis_lightning.networks.preprocessing import Preprocessing
 from fgvis_lightning.texts import read_text
@@ -71,12 +73,23 @@ class ClassifierOptions:
     output: int | str | None = None
 
 
-def load_classifier(network: nn.Module | str, **options: Any) -> Classifier:
+def load_classifier(
+    network: nn.Module | str,
+    *,
+    task: str = "multiclass",
+    outputs: Literal["logits", "probabilities"] | None = None,
+    threshold: float = 0.5,
+    **options: Any,
+) -> Classifier:
     """Load and freeze a classifier.
 
     Args:
         network: a module, left as it is, compiled or DataParallel ones without that; or the name of a packaged network
             or of a timm model. A `Classifier`, which is loaded already, is returned as it is.
+        task: what its outputs say: ``multiclass``, ``multilabel`` or ``binary``; what has one output is binary, and
+            what ends in a sigmoid of several is multilabel, also where nobody says so.
+        outputs: whether they are ``logits`` or ``probabilities``; None to find out.
+        threshold: probability above which a label is predicted, in a multilabel task.
         options: those of `ClassifierOptions`.
 
     Raises:
@@ -85,6 +98,8 @@ def load_classifier(network: nn.Module | str, **options: Any) -> Classifier:
     if isinstance(network, Classifier):
         return network
     given = ClassifierOptions(**options)
+    if not 0 < threshold < 1:
+        raise InputError(f"Expected threshold between 0 and 1, but got {threshold}.")
     note = ""
     while isinstance(network, nn.Module) and (inside := _wrapped(network)) is not None:
         network = inside
@@ -101,19 +116,43 @@ def load_classifier(network: nn.Module | str, **options: Any) -> Classifier:
     if sorted(given.order) != sorted("RGB"):
         raise InputError(f"Expected order to be the letters R, G and B, e.g. BGR, but got {given.order!r}.")
     network = network if given.order == "RGB" else Reordered(network, given.order)
-    network = network if given.output is None else Selected(network, given.output)
+    preprocessing = _preprocessing(preprocessing, given)
+    known = getattr(network, ATTRIBUTE, None)
+    frozen = freeze(network)
+    frozen, found, says = with_head(frozen, given.output, task, outputs, _noise(frozen, preprocessing))
+    frozen = frozen if given.output is None or isinstance(frozen, Head) else Selected(frozen, given.output)
+    setattr(frozen, ATTRIBUTE, known if isinstance(known, Task) else found)
     classes = tuple(_class_names(given.classes) or classes)
-    return Classifier(freeze(network), _preprocessing(preprocessing, given), classes, name, given.order, note)
+    if found.name == "binary" and len(classes) == 1:
+        classes = (f"no {classes[0]}", classes[0])
+    return Classifier(frozen, preprocessing, classes, name, given.order, note, says, threshold)
 
 
-def from_options(network: nn.Module | str, classifier: ClassifierOptions = ClassifierOptions()) -> Classifier:
+def _noise(network: nn.Module, preprocessing: Preprocessing) -> Tensor:
+    """Normalized images of noise, as the network takes them."""
+    noise = torch.Generator().manual_seed(0)
+    x = torch.rand(IMAGES, len(preprocessing.mean), *preprocessing.size, generator=noise)
+    weight = next((tensor for tensor in network.buffers() if tensor.is_floating_point()), x)
+    return preprocessing.normalize(x).to(weight)
+
+
+def from_options(
+    network: nn.Module | str,
+    classifier: ClassifierOptions = ClassifierOptions(),
+    task: Literal["multiclass", "multilabel", "binary"] = "multiclass",
+    outputs: Literal["logits", "probabilities"] | None = None,
+    threshold: float = 0.5,
+) -> Classifier:
     """`load_classifier` with the arguments that the command line has.
 
     Args:
         network: the name of a timm model or of a packaged network, or a module of your own by class_path.
         classifier: weights, class names and preprocessing of the network.
+        task: what the network's outputs say.
+        outputs: whether they are ``logits`` or ``probabilities``; unless given, found out.
+        threshold: probability above which a label is ``predicted``, in a multilabel task.
     """
-    return load_classifier(network, **vars(classifier))
+    return load_classifier(network, task=task, outputs=outputs, threshold=threshold, **vars(classifier))
 
 
 def _preprocessing(own: Preprocessing, given: ClassifierOptions) -> Preprocessing:

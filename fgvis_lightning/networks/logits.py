@@ -21,10 +21,10 @@ def checked(logits: Tensor, x: Tensor, classifier: Classifier) -> Tensor:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"Expected {name} to return logits of shape ({len(x)}, classes), but got {shape}.")
-    if logits.shape[1] < 2:
+    if logits.shape[1] < 2 and classifier.task.name == "multiclass":
         raise InputError(
-            f"Expected {name} to return logits of at least two classes, but got one. A network with a sigmoid has two, "
-            f"0 and its output z: wrap it in a module that returns torch.cat([torch.zeros_like(z), z], dim=1)."
+            f"Expected {name} to return logits of at least two classes, but got one, on images of "
+            f"{x.shape[-2]}×{x.shape[-1]} pixels alone. Give that size with --model.classifier.size."
         )
     if not logits.isfinite().all():
         bad = int((~logits.isfinite()).any(1).sum())
@@ -34,8 +34,8 @@ def checked(logits: Tensor, x: Tensor, classifier: Classifier) -> Tensor:
         )
     if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
         raise InputError(
-            f"Expected {name} to return logits, but got probabilities: each image's are not negative and sum to 1. "
-            f"Take away the softmax at its end."
+            f"Expected {name} to return logits, but got probabilities: each image's are not negative and sum to 1. Say "
+            f"so with outputs, --model.outputs probabilities."
         )
     return logits
 

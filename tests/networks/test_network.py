@@ -114,7 +114,7 @@ def test_own_preprocessing_and_classes(tmp_path: Path) -> None:
         ({"checkpoint": "nowhere.pth"}, "nowhere.pth: No such file"),
     ],
 )
-def test_bad_options(options: dict[str, object], message: str) -> None:
+def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_classifier(Tiny(), **options)
 
