@@ -15,21 +15,21 @@ NAME = "fgvis_lightning"
 
 # Folder or module → column, columns that it takes, row, and what it is for. All may import `SHARED`.
 GROUPS: dict[str, tuple[int, int, int, str]] = {
-    "method": (0, 3, 0, "the method in plain torch, the paper beside it"),
-    "networks": (3, 1, 0, "classifiers, frozen"),
-    "defense": (0, 2, 1, "gates behind the network's nonlinearities"),
+    "method": (0, 4, 0, "the method in plain torch, the paper beside it"),
+    "networks": (2, 2, 1, "classifiers, frozen"),
+    "defense": (0, 2, 2, "gates behind the network's nonlinearities"),
     "metrics": (2, 1, 2, "what maps are worth"),
-    "results": (0, 2, 2, "explanations and results folders"),
-    "data": (0, 2, 3, "image files → items → batches"),
-    "engine": (0, 2, 4, "what runs a sweep"),
-    "explainer": (0, 2, 5, "FGVis, a LightningModule whose only parameter is the mask"),
-    "callbacks": (0, 1, 6, "what leaves a sweep"),
-    "api": (1, 1, 6, "explain()"),
-    "baselines": (1, 1, 7, "methods beside FGVis"),
-    "bias": (3, 1, 7, "does it go by color?"),
-    "experiments": (0, 4, 8, "the commands beside fit, and what they share"),
-    "report": (0, 2, 9, "a results folder as a page"),
-    "cli": (2, 2, 9, "the command line"),
+    "results": (0, 2, 3, "explanations and results folders"),
+    "data": (0, 2, 4, "image files → items → batches"),
+    "engine": (0, 2, 5, "what runs a sweep"),
+    "explainer": (0, 2, 6, "FGVis, a LightningModule whose only parameter is the mask"),
+    "callbacks": (0, 1, 7, "what leaves a sweep"),
+    "api": (1, 1, 7, "explain()"),
+    "baselines": (1, 1, 8, "methods beside FGVis"),
+    "bias": (3, 1, 8, "does it go by color?"),
+    "experiments": (0, 4, 9, "the commands beside fit, and what they share"),
+    "report": (0, 2, 10, "a results folder as a page"),
+    "cli": (2, 2, 10, "the command line"),
 }
 SHARED = ("errors", "names", "texts")
 
