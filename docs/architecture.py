@@ -16,7 +16,7 @@ NAME = "fgvis_lightning"
 # Folder or module → column, columns that it takes, row, and what it is for. All may import `SHARED`.
 GROUPS: dict[str, tuple[int, int, int, str]] = {
     "method": (0, 4, 0, "the method in plain torch, the paper beside it"),
-    "networks": (2, 2, 1, "classifiers, frozen"),
+    "networks": (0, 4, 1, "classifiers, frozen"),
     "defense": (0, 2, 2, "gates behind the network's nonlinearities"),
     "metrics": (2, 1, 2, "what maps are worth"),
     "results": (0, 2, 3, "explanations and results folders"),
