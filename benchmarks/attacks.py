@@ -38,7 +38,7 @@ def main() -> None:
 
     classifier = load_classifier(options.network)
     preprocessing = classifier.preprocessing
-    network = folded(classifier.network, preprocessing.size)[0].to(DEVICE).to(memory_format=torch.channels_last)
+    network = folded(classifier.network, (3, *preprocessing.size))[0].to(DEVICE).to(memory_format=torch.channels_last)
     items = list_items(options.photos, f"absent{options.classes}", classifier)
     images = torch.stack([load_image(item.path, preprocessing) for item in items]).to(DEVICE) / 255
     mean, std = (images.new_tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))

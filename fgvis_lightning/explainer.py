@@ -200,7 +200,7 @@ class FGVis(MaskModule):
         return self.options.optimizer([{"params": [self.mask], **own}])
 
     def _work(self, x: Tensor) -> Work:
-        black = self.normalize(torch.zeros(3, 1, 1))
+        black = self.normalize(torch.zeros(self.classifier.preprocessing.count, 1, 1))
         return Work(x, self.options.seeds, self.options.reference, black, self.seed, self.classifier.task)
 
     def _begin(self, batch: Batch) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import Method, require, scores, steps
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.results.figures import triple
 
 
 @dataclass
@@ -111,7 +112,7 @@ class LIME(Method):
         return coefficients.float().to(image.device)[where][None]
 
     def superpixels(self, image: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Number of the superpixel (H,W), from 0, of each pixel of a normalized image (3,H,W)."""
+        """Number of the superpixel (H,W), from 0, of each pixel of a normalized image (C,H,W)."""
         try:
             from skimage.segmentation import quickshift
         except ImportError as error:
@@ -119,6 +120,7 @@ class LIME(Method):
                 'Expected scikit-image for LIME, but it is missing. Run pip install "fgvis-lightning[baselines]".'
             ) from error
         seen = ((image - image.min()) / max(np.ptp(image), np.finfo(np.float64).tiny)).transpose(1, 2, 0)
+        seen = seen[..., triple(len(image))]
         return quickshift(seen, self.ratio, self.kernel_size, self.max_dist, rng=self.seed)
 
 

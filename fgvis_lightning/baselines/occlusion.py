@@ -55,14 +55,14 @@ class Occlusion(Method):
             maps = [
                 SlidingWindow(score).attribute(
                     images[i : i + 1].detach(),
-                    sliding_window_shapes=(3, window, window),
-                    strides=(3, stride, stride),
+                    sliding_window_shapes=(images.shape[1], window, window),
+                    strides=(images.shape[1], stride, stride),
                     additional_forward_args=(targets[i : i + 1],),
                     perturbations_per_eval=self.batch_size,
                 )
                 for i in range(len(images))
             ]
-        return torch.cat(maps)[:, 0].float()  # the three channels have the same
+        return torch.cat(maps)[:, 0].float()  # all channels have the same
 
 
 @dataclass(frozen=True)

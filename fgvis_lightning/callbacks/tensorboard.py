@@ -23,7 +23,7 @@ from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.results.explanation import Attribution, Explanation
-from fgvis_lightning.results.figures import explanation_image, pixels
+from fgvis_lightning.results.figures import as_rgb, explanation_image, pixels
 
 CLOSED = "closed gates by layer"
 GOLDEN = 0.6180339887  # its multiples are spread evenly between whole numbers
@@ -66,7 +66,7 @@ class TensorBoardImages(ExplanationCallback):
             evidence = pl_module.game.evidence(pl_module.masks[place]).float().cpu()
             image, background = image_in_work(pl_module, place)
             iteration, writer = batch.iterations + 1, self._writer(trainer)
-            writer.add_image(f"{name}/mask", evidence, iteration)
+            writer.add_image(f"{name}/mask", as_rgb(evidence), iteration)
             writer.add_image(f"{name}/explanation", explanation_image(image, evidence, background), iteration)
 
     def _log_curves(self, trainer: pl.Trainer, model: FGVis, batch: Batch) -> None:

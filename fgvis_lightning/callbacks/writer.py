@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.data.image_data import ImageData
+from fgvis_lightning.data.images import as_float
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.errors import InputError
@@ -36,10 +37,9 @@ def item_panel(model: SweepModule, place: int, explanation: Explanation, index: 
 
 
 def image_in_work(model: SweepModule, place: int) -> tuple[Tensor, Tensor]:
-    """An image in work (3,H,W) and the color that stands for nothing (3,1,1), in [0,1]."""
+    """An image in work (C,H,W) and the color that stands for nothing (C,1,1), in [0,1]."""
     assert model.batch is not None
-    image = model.batch.images[place].cpu()
-    image = image if image.is_floating_point() else image / 255
+    image = as_float(model.batch.images[place].cpu())
     return image, model.classifier.preprocessing.background().to(image)
 
 

@@ -6,6 +6,8 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -13,10 +15,13 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
+from fgvis_lightning.data.arrays import TIFF, as_channels, is_array, read_array
 from fgvis_lightning.data.levels import Levels, to_8_bits
 from fgvis_lightning.data.photos import FORMATS
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.preprocessing import Preprocessing
+
+Picture = TypeVar("Picture", Image.Image, Tensor)
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,10 @@ class Failure:
 
 
 def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False, sha256: str | None = None) -> Tensor:
-    """An image file as 8-bit RGB (3,H,W), resized and center-cropped to the network's input.
+    """An image file (C,H,W) with the network's channels, resized and center-cropped to its input.
 
-    Any format that Pillow opens; turned as its EXIF orientation says; transparent parts on white.
+    Any format that Pillow opens, turned as its EXIF orientation says, transparent parts on white: 8-bit gray or RGB.
+    Arrays of NumPy's, ``.npy`` and ``.npz``, and files of which all bands or pages are channels: in [0,1].
     Several threads may call it at once.
 
     Args:
@@ -42,7 +48,10 @@ def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False
     Raises:
         InputError: missing, unreadable, not an image, damaged, too large, too small, or not the one of ``sha256``.
     """
-    image = prepare(_decode(path, preprocessing.levels), preprocessing, path, upscale=upscale)
+    if is_array(path) or preprocessing.chosen_channels == "all":
+        image = _fitted(_all_channels(path, preprocessing), preprocessing, path, upscale)
+    else:
+        image = prepare(_decode(path, preprocessing.levels), preprocessing, path, upscale=upscale)
     if sha256 is not None and content(path) != sha256:
         raise InputError(
             f"Expected the image that was explained, but {path} is another one now. Put that one back, or explain "
@@ -66,14 +75,12 @@ def content(path: str) -> str:
         _check_regular(path)
         with open(path, "rb") as file:  # noqa: PTH123, a million times
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        raise InputError(f"Expected an image, but there is no file {path}.") from error
     except OSError as error:
         raise InputError(f"Expected an image, but {path} cannot be read: {error.strerror}.") from error
 
 
 def prepare(image: Image.Image, preprocessing: Preprocessing, name: str, *, upscale: bool = False) -> Tensor:
-    """A PIL image as 8-bit RGB (3,H,W), resized and center-cropped to the network's input.
+    """A PIL image with the network's channels (C,H,W), resized and center-cropped to its input.
 
     Args:
         image: of any mode.
@@ -82,27 +89,52 @@ def prepare(image: Image.Image, preprocessing: Preprocessing, name: str, *, upsc
         upscale: whether it may be smaller than half of the network's input.
 
     Raises:
-        InputError: if the image is too small.
+        InputError: if the image is too small, or has other channels.
     """
+    if preprocessing.chosen_channels == "all":
+        array = as_channels(np.asarray(image), preprocessing.count, preprocessing.levels, name)
+        return _fitted(array, preprocessing, name, upscale)
     image = _as_rgb(image, preprocessing.levels, name)
+    gray = preprocessing.chosen_channels == "gray"
+    fitted = tvf.pil_to_tensor(_fitted(image.convert("L") if gray else image, preprocessing, name, upscale))
+    return fitted.expand(preprocessing.count, -1, -1).contiguous()
+
+
+def _fitted(image: Picture, preprocessing: Preprocessing, name: str, upscale: bool) -> Picture:
+    """Resized and center-cropped."""
     height, width = preprocessing.size
-    if not upscale and (2 * image.height < height or 2 * image.width < width):
+    own_height, own_width = tvf.get_size(image)
+    if not upscale and (2 * own_height < height or 2 * own_width < width):
         raise InputError(
             f"Expected an image of at least half the network's input of {height}×{width} pixels, but {name} has "
-            f"{image.height}×{image.width}. Enlarge such images with --data.upscale true."
+            f"{own_height}×{own_width}. Enlarge such images with --data.upscale true."
         )
     resize = [preprocessing.resize] if isinstance(preprocessing.resize, int) else list(preprocessing.resize)
     mode = InterpolationMode(preprocessing.interpolation)
-    resized = tvf.resize(image, resize, mode, antialias=True)
-    if resized.height < height or resized.width < width:  # a crop of another aspect: large enough to cover it
-        scale = max(height / image.height, width / image.width)
-        covering = [max(height, round(scale * image.height)), max(width, round(scale * image.width))]
+    resized: Picture = tvf.resize(image, resize, mode, antialias=True)
+    new_height, new_width = tvf.get_size(resized)
+    if new_height < height or new_width < width:  # a crop of another aspect: large enough to cover it
+        scale = max(height / own_height, width / own_width)
+        covering = [max(height, round(scale * own_height)), max(width, round(scale * own_width))]
         resized = tvf.resize(image, covering, mode, antialias=True)
-    return tvf.pil_to_tensor(tvf.center_crop(resized, [height, width]))
+    cropped: Picture = tvf.center_crop(resized, [height, width])
+    return cropped.clamp(0, 1) if isinstance(cropped, Tensor) else cropped  # bicubic ones overshoot
 
 
-def _decode(path: str, levels: Levels) -> Image.Image:
-    """An upright RGB image, whatever the file is like."""
+def _all_channels(path: str, preprocessing: Preprocessing) -> Tensor:
+    """A file's bands, pages or array (C,H,W) in [0,1]."""
+    if is_array(path) or Path(path).suffix.lower() in TIFF:
+        _check_regular(path)
+        array = read_array(path)
+    else:
+        array = np.asarray(_decode(path, preprocessing.levels, as_it_is=True))
+    gray = preprocessing.chosen_channels == "gray" and array.ndim == 2
+    image = as_channels(array, 1 if gray else preprocessing.count, preprocessing.levels, path)
+    return image.expand(preprocessing.count, -1, -1)
+
+
+def _decode(path: str, levels: Levels, as_it_is: bool = False) -> Image.Image:
+    """An upright image, in RGB unless it is to stay as it is, whatever the file is like."""
     try:
         _check_regular(path)
         with Image.open(path, formats=FORMATS) as file:
@@ -111,11 +143,9 @@ def _decode(path: str, levels: Levels) -> Image.Image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and file.width * file.height > limit:
                 raise Image.DecompressionBombError(f"{file.height}×{file.width} pixels.")
-            return _as_rgb(file, levels, path)
+            return ImageOps.exif_transpose(file) if as_it_is else _as_rgb(file, levels, path)
     except InputError:
         raise
-    except FileNotFoundError as error:
-        raise InputError(f"Expected an image, but there is no file {path}.") from error
     except UnidentifiedImageError as error:
         raise InputError(f"Expected an image, but Pillow knows no format for {path}.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -131,7 +161,13 @@ def _decode(path: str, levels: Levels) -> Image.Image:
 
 
 def _check_regular(path: str) -> None:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116, a million times
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116, a million times
+    except FileNotFoundError as error:
+        raise InputError(f"Expected an image, but there is no file {path}.") from error
+    except OSError as error:
+        raise InputError(f"Expected an image, but {path} cannot be read: {error.strerror}.") from error
+    if not regular:
         raise InputError(f"Expected an image, but {path} is no regular file.")
 
 

@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fgvis_lightning.data.images import load_image, prepare
+from fgvis_lightning.data.images import as_float, load_image, prepare
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.preprocessing import Preprocessing
 
-KINDS = "a tensor (B,3,H,W) or (3,H,W), PIL images or paths"
+KINDS = "a tensor (B,C,H,W) or (C,H,W), PIL images or paths"
 
 
 def as_images(images: Any, preprocessing: Preprocessing) -> Tensor:
-    """Images in [0,1] (B,3,H,W), without a gradient.
+    """Images in [0,1] (B,C,H,W), without a gradient.
 
     Args:
-        images: a tensor (B,3,H,W) or (3,H,W), floating point in [0,1] or 8-bit; or a PIL image, a path, or a sequence
+        images: a tensor (B,C,H,W) or (C,H,W), floating point in [0,1] or 8-bit; or a PIL image, a path, or a sequence
             of these, which are resized and cropped to the network's input.
         preprocessing: of the network.
 
@@ -30,11 +30,11 @@ def as_images(images: Any, preprocessing: Preprocessing) -> Tensor:
         InputError: if the images are of another kind, shape or range, or cannot be read.
     """
     if isinstance(images, Tensor):
-        return _checked(images.detach()[None] if images.ndim == 3 else images.detach())
+        return _checked(images.detach()[None] if images.ndim == 3 else images.detach(), preprocessing.count)
     several = [images] if isinstance(images, str | Path | Image.Image) else images
     if not isinstance(several, Sequence) or not several:
         raise InputError(f"Expected images as {KINDS}, but got {_described(images)}.")
-    return torch.stack([_image(image, preprocessing) for image in several]) / 255
+    return torch.stack([as_float(_image(image, preprocessing)) for image in several])
 
 
 def _image(image: Any, preprocessing: Preprocessing) -> Tensor:
@@ -45,9 +45,12 @@ def _image(image: Any, preprocessing: Preprocessing) -> Tensor:
     raise InputError(f"Expected images as {KINDS}, but got a list with {_described(image)}.")
 
 
-def _checked(images: Tensor) -> Tensor:
-    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
-        raise InputError(f"Expected images of shape (B,3,H,W) or (3,H,W), but got {tuple(images.shape)}.")
+def _checked(images: Tensor, count: int) -> Tensor:
+    if images.ndim != 4 or images.shape[1] != count or not len(images):
+        raise InputError(
+            f"Expected images of shape (B,{count},H,W) or ({count},H,W), but got {tuple(images.shape)}. What mean and "
+            f"std have values for are the channels; unless given, those of the network's first convolution."
+        )
     if images.dtype == torch.uint8:
         return images / 255
     if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):

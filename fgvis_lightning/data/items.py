@@ -72,10 +72,14 @@ def list_items(
         InputError: if there are no images, a class is unknown, or labels are missing.
     """
     photos = [
-        photo for source in ([images] if isinstance(images, str) else images) for photo in find_photos(str(source))
+        photo
+        for source in ([images] if isinstance(images, str) else images)
+        for photo in find_photos(str(source), arrays=classifier.preprocessing.chosen_channels == "all")
     ]
     if not photos:
-        raise InputError(f"Expected images in {images}, but there are none.")
+        raise InputError(
+            f"Expected images in {images}, but there are none. Arrays in a folder are named by a glob: FOLDER/*.npy."
+        )
     wanted = [targets] if isinstance(targets, str | int) else list(targets)
     if not wanted:
         raise InputError("Expected targets, e.g. predicted, but got an empty list.")

@@ -10,12 +10,13 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
+from fgvis_lightning.data.arrays import ARRAYS
 from fgvis_lightning.data.package_files import shipped
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import slug
@@ -38,32 +39,39 @@ FORMATS = sorted(set(Image.registered_extensions().values()) & Image.OPEN.keys()
 IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
 
 
-def find_photos(source: str) -> list[Photo]:
-    """The image files that ``source`` names, sorted, or in the order of the CSV file."""
+def find_photos(source: str, arrays: bool = False) -> list[Photo]:
+    """The image files that ``source`` names, sorted, or in the order of the CSV file.
+
+    Args:
+        source: a file, a glob, a folder, a CSV file, or what an installed package carries.
+        arrays: whether arrays of NumPy's count as images in a folder; where they are named, they do.
+    """
     if not source.strip():
         raise InputError("Expected a file, a glob, a folder or a CSV file with images, but got an empty name.")
     if source.startswith(PACKAGE):
-        return find_photos(packaged(source.removeprefix(PACKAGE)))
+        return find_photos(packaged(source.removeprefix(PACKAGE)), arrays)
     path = Path(shipped(source))
     try:
         is_folder, exists = path.is_dir(), path.exists()
     except OSError as error:
         raise InputError(f"Expected images, but {source} cannot be read: {error.strerror}.") from error
     if is_folder:
-        return list(_walk("" if path == Path() else str(path)))
+        return list(_walk("" if path == Path() else str(path), IMAGE_SUFFIXES | ARRAYS if arrays else IMAGE_SUFFIXES))
     if path.suffix.lower() == ".csv":
         return _read_csv(path)
     if exists:
         return [Photo(source)]
     if matches := sorted(glob.glob(source, recursive=True)):  # noqa: PTH207 - pathlib takes no absolute patterns
-        return [Photo(file) for file in matches if _is_image(_name(file))]
+        return [Photo(file) for file in matches if _is_image(_name(file), IMAGE_SUFFIXES | ARRAYS)]
     raise InputError(f"Expected a file, a glob, a folder or a CSV file with images, but there is no {source}.")
 
 
 # A million paths take pathlib ten seconds. The next five do for strings what it does.
 
 
-def _walk(folder: str, label: str | None = None, above: tuple[str, ...] = ()) -> Iterator[Photo]:
+def _walk(
+    folder: str, suffixes: Collection[str], label: str | None = None, above: tuple[str, ...] = ()
+) -> Iterator[Photo]:
     """``sorted(Path(folder).rglob("*"))``, of that the images, labelled with the first folder below.
 
     Links are followed, but not into a folder ``above`` this one; folders that may not be read are passed over.
@@ -84,10 +92,10 @@ def _walk(folder: str, label: str | None = None, above: tuple[str, ...] = ()) ->
                 real = os.path.realpath(start + name)
                 if real in above or above[0].startswith(os.path.join(real, "")):  # noqa: PTH118
                     continue
-                yield from _walk(start + name, label or name, (*above, real))
+                yield from _walk(start + name, suffixes, label or name, (*above, real))
             else:
-                yield from _walk(start + name, label or name)
-        elif _is_image(name):
+                yield from _walk(start + name, suffixes, label or name)
+        elif _is_image(name, suffixes):
             yield Photo(start + name, label)
 
 
@@ -104,10 +112,10 @@ def _stem(path: str) -> str:
     return stem if stem and suffix else name
 
 
-def _is_image(name: str) -> bool:
-    """``Path(name).suffix.lower() in IMAGE_SUFFIXES``."""
+def _is_image(name: str, suffixes: Collection[str]) -> bool:
+    """``Path(name).suffix.lower() in suffixes``."""
     stem, _, suffix = name.rpartition(".")
-    return bool(stem) and f".{suffix.lower()}" in IMAGE_SUFFIXES
+    return bool(stem) and f".{suffix.lower()}" in suffixes
 
 
 def _is_tidy(path: str) -> bool:

@@ -54,5 +54,5 @@ def defend(classifier: Classifier, options: DefenseOptions, gate: str) -> Defend
         exempt = (*exempt, Inverse)
     if options.fold:
         listed = (*resolve(exempt, "exempt")[1], *resolve(gated, "gated")[1])
-        frozen, _ = folded(frozen, classifier.preprocessing.size, keep=listed)
+        frozen, _ = folded(frozen, (classifier.preprocessing.count, *classifier.preprocessing.size), keep=listed)
     return DefendedCNN(frozen, gate=gate, exempt=exempt, gated=gated, output=output, fused=options.fused).eval()

@@ -54,7 +54,7 @@ class SweepModule(pl.LightningModule, ABC):
         return sweep
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images (B,3,H,W), 8-bit or in [0,1], as the network takes them, on this module's device."""
+        """Images (B,C,H,W), 8-bit or in [0,1], as the network takes them, on this module's device."""
         scale = 1 if images.is_floating_point() else 255
         images = images.to(self.device, self.dtype)  # type: ignore[arg-type]
         x = self.classifier.preprocessing.normalize(images / scale)

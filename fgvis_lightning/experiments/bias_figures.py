@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.experiments.bias_measures import Findings, Measured
 from fgvis_lightning.experiments.bias_tables import Ranked, Tables
 from fgvis_lightning.experiments.output import save_figure
@@ -105,7 +105,7 @@ def _sheet(found: Findings, ranked: list[Ranked], run: Run, rows: int) -> Figure
     changes = found.pair.interventions(run.model.classifier)[:2]
 
     def pictures(item: Measured) -> list[tuple[Tensor | None, str]]:
-        image = load_image(item.image, preprocessing, upscale=run.data.upscale) / 255
+        image = as_float(load_image(item.image, preprocessing, upscale=run.data.upscale))
         evidence = load_explanation(run.output / EXPLANATIONS / (item.id + SUFFIX)).evidence[0].float()
         return [
             (image, f"p = {item.scores['']:.2f}"),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning.bias import Pair
-from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.run import Run
@@ -124,6 +124,8 @@ class Findings:
 def measure(run: Run, pairs: Mapping[str, Pair]) -> dict[str, Findings]:
     """Look at all explanations that there are, and at what the interventions do to their images, for each pair."""
     classifier, model = run.model.classifier, run.model
+    if classifier.preprocessing.count != 3:
+        raise InputError(f"Expected images of red, green and blue, but {classifier.name} takes other channels.")
     asked = set(_asked(run.data.classes or [], classifier))
     changes = {name: (pair.interventions(classifier), pair.controls(classifier)) for name, pair in pairs.items()}
     reference = classifier.preprocessing.background()
@@ -131,7 +133,7 @@ def measure(run: Run, pairs: Mapping[str, Pair]) -> dict[str, Findings]:
     for part in _parts(run.split()[1]):
         found = [load_explanation(run.output / EXPLANATIONS / (id + SUFFIX)) for _, id in part]
         images = [load_image(item.path, classifier.preprocessing, upscale=run.data.upscale) for item, _ in part]
-        x = torch.stack(images) / 255
+        x = as_float(torch.stack(images))
         targets = torch.cat([one.targets for one in found])
         evidence = torch.cat([one.evidence for one in found]).float()
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.experiments.output import save_figure, save_table
 from fgvis_lightning.experiments.run import Run
@@ -86,7 +86,7 @@ def _results(runs: dict[str, Run]) -> Iterator[Result]:
     run = next(iter(runs.values()))
     for item in sorted(files, key=lambda item: item.number):
         found = {name: load_item(path) for name, path in files[item].items()}
-        image = load_image(item.path, run.model.classifier.preprocessing, upscale=run.data.upscale) / 255
+        image = as_float(load_image(item.path, run.model.classifier.preprocessing, upscale=run.data.upscale))
         yield Result(item, int(next(iter(found.values())).targets), image, found)
 
 

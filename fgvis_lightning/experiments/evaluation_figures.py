@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.experiments.judging import Judgement
 from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.experiments.own_maps import read
@@ -57,7 +57,7 @@ def draw_extremes(
     for pair in zip(best, worst, strict=True):
         row = []
         for one in pair:
-            image = load_image(one.image, classifier.preprocessing, upscale=True) / 255
+            image = as_float(load_image(one.image, classifier.preprocessing, upscale=True))
             found = read(files[one.id])
             texts = [
                 f"{fill(classifier.class_name(one.target), 18)}",

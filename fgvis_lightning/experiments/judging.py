@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import chosen_device
 from fgvis_lightning.experiments.own_maps import read
@@ -117,7 +117,7 @@ def explained_image(metadata: Mapping[str, str], classifier: Classifier) -> Tens
         InputError: if it cannot be read, or is another one now.
     """
     path, sha256 = metadata["image"], metadata.get(IMAGE)
-    return load_image(path, classifier.preprocessing, upscale=True, sha256=sha256) / 255
+    return as_float(load_image(path, classifier.preprocessing, upscale=True, sha256=sha256))
 
 
 @torch.no_grad()

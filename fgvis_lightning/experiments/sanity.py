@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import Method
-from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.data.items import list_items
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import add_device, build, chosen_device, new_parser
@@ -78,7 +78,7 @@ def main(args: Sequence[str]) -> None:
             objects.model.network, replace(objects.model.classifier, checkpoint=config.random_labels)
         ).network.to(device)
     network = classifier.network.to(device)
-    images = torch.stack([load_image(item.path, classifier.preprocessing, upscale=True) for item in items]) / 255
+    images = as_float(torch.stack([load_image(item.path, classifier.preprocessing, upscale=True) for item in items]))
     x = classifier.preprocessing.normalize(images).to(device)
     with torch.no_grad():
         logits = checked(network(x), x, classifier)

@@ -32,7 +32,7 @@ def new_edges(images: Tensor, explanations: Tensor, threshold: float = 0.05) -> 
     An explanation that is too faint for any edge above the threshold has the score 0, so look at its size, too.
 
     Args:
-        images: (B,3,H,W) in [0,1], not normalized.
+        images: (B,C,H,W) in [0,1], not normalized; gray is the mean where there are not three channels.
         explanations: likewise, e as a picture.
         threshold: what the gradient of an edge is longer than, in [0,1].
 
@@ -54,8 +54,8 @@ def new_edges(images: Tensor, explanations: Tensor, threshold: float = 0.05) -> 
 
 def _gray(name: str, pictures: Tensor) -> Tensor:
     """Brightness (B,H,W) in [0,1]."""
-    if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.numel():
-        raise InputError(f"Expected {name} to be (B,3,H,W), but got {shape(pictures)}.")
+    if pictures.ndim != 4 or not pictures.numel():
+        raise InputError(f"Expected {name} to be (B,C,H,W), but got {shape(pictures)}.")
     low, high = pictures.min().item(), pictures.max().item()
     if not 0 <= low <= high <= 1:  # NaN included
         raise InputError(
@@ -63,6 +63,8 @@ def _gray(name: str, pictures: Tensor) -> Tensor:
             f"clamp them."
         )
     pictures = pictures.detach() if pictures.dtype == torch.float64 else pictures.detach().float()
+    if pictures.shape[1] != 3:
+        return pictures.mean(1)
     return (pictures * pictures.new_tensor(LUMA)[:, None, None]).sum(1)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import LightningModule
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -15,6 +18,9 @@ from torch import Tensor, nn
 from fgvis_lightning.errors import InputError
 
 EMPTY = "an empty name"
+LIGHTNING = "lightning:"
+"""Stands before the class_path of a LightningModule that its checkpoint is to build."""
+
 KEYS = ("state_dict", "model_state_dict", "model")
 """Where checkpoints have their state_dict, unless told."""
 
@@ -61,6 +67,45 @@ def load_weights(network: nn.Module, path: str | Path, key: str | None = None) -
         return ""
     rest = f", and {len(outside)} others passed over: {', '.join(outside[:5])}" if outside else ""
     return f"{Path(path).name}: the names of the weights without their prefix {prefix!r}{rest}"
+
+
+def from_hyper_parameters(name: str, path: str | Path | None) -> LightningModule:
+    """A LightningModule made with the hyperparameters of its checkpoint (``save_hyperparameters()``).
+
+    Args:
+        name: its class_path.
+        path: the checkpoint.
+
+    Raises:
+        InputError: if there is no such class, the file has no hyperparameters, or the class does not take them.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), attribute, None)
+    except (ImportError, ValueError):
+        kind = None
+    if not (isinstance(kind, type) and issubclass(kind, LightningModule)):
+        raise InputError(f"Expected {LIGHTNING} and the class_path of a LightningModule, but got {name!r}.")
+    if path is None:
+        raise InputError(
+            f"Expected the checkpoint of {name}, but got none. Give it with --model.classifier.checkpoint."
+        )
+    saved = _read(path)
+    known = saved.get("hyper_parameters") if isinstance(saved, Mapping) else None
+    if not isinstance(known, Mapping):
+        raise InputError(
+            f"Expected hyper_parameters in {path}, which build {kind.__name__}, but it has none: call "
+            f"save_hyperparameters() in its __init__, or give its arguments with --model.network.init_args."
+        )
+    takes = signature(kind.__init__).parameters
+    every = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values())
+    try:
+        return kind(**{str(name): value for name, value in known.items() if every or name in takes})
+    except Exception as error:  # it is anybody's constructor
+        raise InputError(
+            f"Expected the hyper_parameters in {path} to build {kind.__name__}, but its constructor raised {error!r}. "
+            f"Give its arguments with --model.network.init_args."
+        ) from error
 
 
 def plain_name(name: str) -> str:

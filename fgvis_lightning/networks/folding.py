@@ -26,19 +26,19 @@ CLOSE = 1e-3
 """Largest difference of logits, relative to the largest one, that rounding may make."""
 
 
-def folded(network: nn.Module, size: tuple[int, int], keep: tuple[type, ...] = ()) -> tuple[nn.Module, int]:
+def folded(network: nn.Module, size: tuple[int, ...], keep: tuple[type, ...] = ()) -> tuple[nn.Module, int]:
     """A copy of a network that `fgvis_lightning.networks.classifier.freeze` froze, its batch normalization folded away.
 
     Args:
-        network: in eval mode; takes images (B,3,H,W).
-        size: H and W of an image that it can be run on.
+        network: in eval mode; takes images (B,C,H,W).
+        size: C, H and W of an image that it can be run on.
         keep: classes of modules that are left as they are.
 
     Returns:
         The copy, which shares all other weights, and how many batch normalizations are gone; the network itself and 0
         where none can be, e.g. because the network cannot be run on such an image, or computes something else then.
     """
-    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    image = torch.rand(1, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     weight = next((tensor for tensor in network.buffers() if tensor.is_floating_point()), None)
     if weight is None:
         return network, 0

@@ -19,9 +19,11 @@ from torchvision.transforms import InterpolationMode
 
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.method.tasks import ATTRIBUTE, Task
-from fgvis_lightning.networks.checkpoint import load_weights
+from fgvis_lightning.networks.channels import channels_of, for_channels
+from fgvis_lightning.networks.checkpoint import LIGHTNING, from_hyper_parameters, load_weights
 from fgvis_lightning.networks.classifier import Classifier, Reordered, freeze
 from fgvis_lightning.networks.heads import IMAGES, Head, with_head
+from fgvis_lightning.networks.huggingface import PREFIX, class_names, load_huggingface
 from fgvis_lightning.networks.outputs import Selected
 from fgvis_lightning.networks.preprocessing import Preprocessing
 from fgvis_lightning.texts import read_text
@@ -53,6 +55,8 @@ class ClassifierOptions:
         resize: length of an image's short side before the center crop; unless given, the network's own, or the short
             side of ``size``.
         interpolation: how images are resized, ``bilinear``, ``bicubic``, …, if not in the network's own way.
+        channels: how a file becomes the network's channels: ``gray`` (by luma), ``rgb``, or ``all`` for its bands, its
+            pages or an array's; unless given, what the network's first convolution takes.
         levels: values of gray that are black and white in files of more than 8 bits, e.g. ``[0, 4095]``.
         order: of the color channels that the network takes, e.g. ``BGR``; mean and std are always in the order RGB.
         output: which of the network's several outputs the logits are: a key, an attribute or an index; unless given,
@@ -68,6 +72,7 @@ class ClassifierOptions:
     size: tuple[int, ...] | None = None
     resize: int | None = None
     interpolation: str | None = None
+    channels: Literal["gray", "rgb", "all"] | None = None
     levels: tuple[float, ...] | None = None
     order: str = "RGB"
     output: int | str | None = None
@@ -85,7 +90,9 @@ def load_classifier(
 
     Args:
         network: a module, left as it is, compiled or DataParallel ones without that; or the name of a packaged network
-            or of a timm model. A `Classifier`, which is loaded already, is returned as it is.
+            or of a timm model; or ``hf:`` and the name or the folder of one of HuggingFace's; or ``lightning:`` and the
+            class_path of a LightningModule that its checkpoint's ``hyper_parameters`` build. A `Classifier`, which is
+            loaded already, is returned as it is.
         task: what its outputs say: ``multiclass``, ``multilabel`` or ``binary``; what has one output is binary, and
             what ends in a sigmoid of several is multilabel, also where nobody says so.
         outputs: whether they are ``logits`` or ``probabilities``; None to find out.
@@ -100,38 +107,53 @@ def load_classifier(
     given = ClassifierOptions(**options)
     if not 0 < threshold < 1:
         raise InputError(f"Expected threshold between 0 and 1, but got {threshold}.")
-    note = ""
-    while isinstance(network, nn.Module) and (inside := _wrapped(network)) is not None:
-        network = inside
     name = network if isinstance(network, str) else type(network).__name__
-    if isinstance(network, str):
-        network = _create(network, pretrained=given.checkpoint is None)
+    network, preprocessing, own = _made(network, given.checkpoint)
+    task = own if task == "multiclass" else task
+    note = ""
     if given.checkpoint is not None:
         network = copy.deepcopy(network)
         note = load_weights(network, given.checkpoint, given.checkpoint_key)
         name = f"{name} ({Path(given.checkpoint).name})"
-    preprocessing, classes = _own_entry(network, given.weights)
+    known = preprocessing is not None or given.weights is not None or hasattr(network, "pretrained_cfg")
+    entry, classes = _own_entry(network, given.weights)
+    preprocessing, classes = preprocessing or entry, classes or class_names(network)
+    if given.mean is None:
+        preprocessing = for_channels(preprocessing, channels_of(network), known)
     if given.weights is not None:
         name = f"{name} ({given.weights})"
-    if sorted(given.order) != sorted("RGB"):
+    if sorted(given.order) != sorted("RGB") or (given.order != "RGB" and preprocessing.count != 3):
         raise InputError(f"Expected order to be the letters R, G and B, e.g. BGR, but got {given.order!r}.")
     network = network if given.order == "RGB" else Reordered(network, given.order)
     preprocessing = _preprocessing(preprocessing, given)
-    known = getattr(network, ATTRIBUTE, None)
+    own_task = getattr(network, ATTRIBUTE, None)
     frozen = freeze(network)
     frozen, found, says = with_head(frozen, given.output, task, outputs, _noise(frozen, preprocessing))
     frozen = frozen if given.output is None or isinstance(frozen, Head) else Selected(frozen, given.output)
-    setattr(frozen, ATTRIBUTE, known if isinstance(known, Task) else found)
+    setattr(frozen, ATTRIBUTE, own_task if isinstance(own_task, Task) else found)
     classes = tuple(_class_names(given.classes) or classes)
     if found.name == "binary" and len(classes) == 1:
         classes = (f"no {classes[0]}", classes[0])
     return Classifier(frozen, preprocessing, classes, name, given.order, note, says, threshold)
 
 
+def _made(network: nn.Module | str, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing | None, str]:
+    """The network that is meant, its preprocessing where it comes with one, and its task."""
+    while isinstance(network, nn.Module) and (inside := _wrapped(network)) is not None:
+        network = inside
+    if not isinstance(network, str):
+        return network, None, "multiclass"
+    if network.startswith(PREFIX):
+        return load_huggingface(network.removeprefix(PREFIX))
+    if network.startswith(LIGHTNING):
+        return from_hyper_parameters(network.removeprefix(LIGHTNING), checkpoint), None, "multiclass"
+    return _create(network, pretrained=checkpoint is None), None, "multiclass"
+
+
 def _noise(network: nn.Module, preprocessing: Preprocessing) -> Tensor:
     """Normalized images of noise, as the network takes them."""
     noise = torch.Generator().manual_seed(0)
-    x = torch.rand(IMAGES, len(preprocessing.mean), *preprocessing.size, generator=noise)
+    x = torch.rand(IMAGES, preprocessing.count, *preprocessing.size, generator=noise)
     weight = next((tensor for tensor in network.buffers() if tensor.is_floating_point()), x)
     return preprocessing.normalize(x).to(weight)
 
@@ -163,6 +185,7 @@ def _preprocessing(own: Preprocessing, given: ClassifierOptions) -> Preprocessin
         "size": given.size and tuple(given.size),
         "resize": given.resize if given.resize is not None else given.size and min(given.size),
         "interpolation": given.interpolation,
+        "channels": given.channels,
         "levels": given.levels and tuple(given.levels),
     }
     chosen = {key: value for key, value in chosen.items() if value is not None}
@@ -205,7 +228,7 @@ def _create(name: str, pretrained: bool) -> nn.Module:
                 ) from error
             _load_by_position(network, torch.load(files.get_model_file_path(), weights_only=True))
         return network
-    if not timm.is_model(name.split(".")[0]):
+    if not timm.is_model(name.split(".")[0]) and not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         known = [*PACKAGED, *timm.list_models()]
         raise InputError(
             f"Expected network to be a class_path, a packaged network or a timm model, but got {name!r}."

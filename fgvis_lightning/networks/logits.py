@@ -82,8 +82,11 @@ def why_not(network: nn.Module, name: str, x: Tensor, error: Exception) -> str:
         )
     if isinstance(error, NotImplementedError) and "forward" in says:
         return f"Expected {name} to have a forward method, but it has none. Give the module that has one."
-    if channels := re.search(r"to have (\d+) channels, but got 3 channels", says):
-        return f"Expected a network of RGB images, but {name} takes images of {channels[1]} channels."
+    if channels := re.search(r"to have (\d+) channels, but got (\d+) channels", says):
+        return (
+            f"Expected {name} to take images of {x.shape[1]} channels, as its mean and std have values, but it has a "
+            f"layer that takes {channels[1]} and got {channels[2]}. Give mean and std for its channels."
+        )
     if "required positional argument" in says:
         return (
             f"Expected {name} to take images alone, but it takes more ({says}). Give a module whose forward fills in "

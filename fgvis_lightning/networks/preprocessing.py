@@ -13,6 +13,7 @@ from fgvis_lightning.errors import InputError
 LARGEST = 16384
 """Pixels of an input's height or width, at most."""
 
+CHANNELS = ("gray", "rgb", "all")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -26,6 +27,8 @@ class Preprocessing:
         resize: length of the short side before the center crop, or (height, width).
         interpolation: ``bilinear``, ``bicubic``, …, as in torchvision's ``InterpolationMode``.
         mean, std: normalization of images in [0,1], by channel.
+        channels: how a file becomes as many channels as there are means: ``gray`` (by luma), ``rgb``, or ``all`` for
+            its bands or pages; None for ``gray`` where there is one, ``rgb`` where there are three, else ``all``.
         levels: values of a file's gray that are black and white; None for the rule of
             `fgvis_lightning.data.levels`.
         source: where these values come from, for people.
@@ -36,6 +39,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    channels: str | None = None
     levels: tuple[float, float] | None = None
     source: str = "ImageNet's usual values: the network does not bring its own"
 
@@ -46,8 +50,15 @@ class Preprocessing:
             InputError: a bad normalization, interpolation or size.
         """
         mean, std = self.mean, self.std
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise InputError(f"Expected mean and std with three values each and std > 0, but got {mean} and {std}.")
+        if not mean or len(mean) != len(std) or min(std) <= 0:
+            raise InputError(
+                f"Expected mean and std with a value for each channel and std > 0, but got {mean} and {std}."
+            )
+        if self.channels not in (None, *CHANNELS) or (self.channels == "rgb" and len(mean) != 3):
+            raise InputError(
+                f"Expected channels to be gray, rgb or all, rgb with three of them, but got {self.channels!r} with "
+                f"{len(mean)}."
+            )
         known = [mode.value for mode in InterpolationMode]
         if self.interpolation not in known:
             raise InputError(f"Expected interpolation among {', '.join(known)}, but got {self.interpolation!r}.")
@@ -60,13 +71,23 @@ class Preprocessing:
                 f"{self.size} and {self.resize}."
             )
 
+    @property
+    def count(self) -> int:
+        """Number of channels."""
+        return len(self.mean)
+
+    @property
+    def chosen_channels(self) -> str:
+        """How a file becomes these channels, ``gray``, ``rgb`` or ``all``."""
+        return self.channels or {1: "gray", 3: "rgb"}.get(self.count, "all")
+
     def normalize(self, images: Tensor) -> Tensor:
-        """Images (…,3,H,W) in [0,1] as the network takes them."""
+        """Images (…,C,H,W) in [0,1] as the network takes them."""
         mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (images - mean) / std
 
     def background(self) -> Tensor:
-        """The data set's mean color (3,1,1) in [0,1]: zero in normalized space, which the mask uncovers."""
+        """The data set's mean color (C,1,1) in [0,1]: zero in normalized space, which the mask uncovers."""
         return torch.tensor(self.mean)[:, None, None]
 
     def __str__(self) -> str:

@@ -222,16 +222,16 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
 
 
 def _load(path: Path) -> Explanation | Attribution:
-    """An item whose mask is (3,H,W), or map (H,W).
+    """An item whose mask is (C,H,W), or map (H,W).
 
     Raises:
         InputError: if the file is damaged or has another shape.
     """
     item = load_item(path)
     shape = tuple(item.map.shape if isinstance(item, Attribution) else item.mask.shape)[1:]
-    fits = len(shape) == 2 if isinstance(item, Attribution) else len(shape) == 3 and shape[0] == 3
+    fits = len(shape) == 2 if isinstance(item, Attribution) else len(shape) == 3
     if not fits or 0 in shape:
-        raise InputError(f"Expected a mask (3,H,W) or a map (H,W), but that of {path} is {shape}.")
+        raise InputError(f"Expected a mask (C,H,W) or a map (H,W), but that of {path} is {shape}.")
     return item
 
 

@@ -19,13 +19,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
 from fgvis_lightning.networks.preprocessing import Preprocessing
 from fgvis_lightning.report.gather import Entry
 from fgvis_lightning.results.explanation import Explanation
-from fgvis_lightning.results.figures import brightened, brightest, heat
+from fgvis_lightning.results.figures import as_rgb, brightened, brightest, heat
 from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tensor_files import SUFFIX
@@ -91,7 +91,7 @@ def make_pictures(entry: Entry) -> Pictures:
     panel = None if image is not None else _panel(entry.path.parent.parent / "panels" / f"{_stem(entry.path)}.png")
     photo = None if image is None else _jpeg(image, 92)
     if isinstance(item, Explanation):
-        evidence = item.evidence[0].nan_to_num()
+        evidence = as_rgb(item.evidence[0].nan_to_num())
         scale = float(evidence.max()) or 1.0
         bright = brightened(evidence)
         return Pictures(
@@ -102,7 +102,7 @@ def make_pictures(entry: Entry) -> Pictures:
             scale=scale,
             top=float(brightest(evidence)),
             means=tuple(evidence.mean((1, 2)).tolist()),
-            background=tuple(preprocessing.background().flatten().tolist()),
+            background=tuple(as_rgb(preprocessing.background()).flatten().tolist()),
             panel=panel,
         )
     saliency = item.saliency()[0].float().nan_to_num()
@@ -122,7 +122,8 @@ def _preprocessing(says: Mapping[str, Any], size: tuple[int, int]) -> Preprocess
     given: dict[str, Any]
     try:
         given = {name: tuple(says[name]) if isinstance(says[name], list) else says[name] for name in SETTINGS}
-        known = Preprocessing(**given, levels=tuple(says["levels"]) if says.get("levels") else None)
+        levels = tuple(says["levels"]) if says.get("levels") else None
+        known = Preprocessing(**given, levels=levels, channels=says.get("channels"))
         resize = known.resize if isinstance(known.resize, int) else max(known.resize)
         return known if resize <= LARGEST * max(size) else Preprocessing(size=size, resize=min(size))
     except (KeyError, ValueError, TypeError):
@@ -143,7 +144,8 @@ def _image(entry: Entry, preprocessing: Preprocessing) -> tuple[Tensor | None, s
     problem = ""
     for path in entry.elsewhere if sha256 is None else (entry.image, *entry.elsewhere):
         try:
-            return load_image(path, preprocessing, upscale=True, sha256=sha256) / 255, ""
+            image = as_float(load_image(path, preprocessing, upscale=True, sha256=sha256))
+            return as_rgb(image), ""
         except (InputError, ValueError) as error:
             problem = problem or printable(str(error))
     return None, problem

@@ -7,6 +7,9 @@ Three views of one item, each at the network's own resolution so that every pixe
 * the mask: the evidence by color channel on black, so white is evidence in all three channels, and
   yellow, say, evidence in red and green.
 
+Gray images have gray masks. Of more than three channels, three stand for red, green and blue (see `as_rgb`), and a
+picture beside them has the evidence of each.
+
 Where the evidence is faint, the latter two have a brightened picture beside them.
 """
 
@@ -18,6 +21,7 @@ from textwrap import wrap
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -40,14 +44,36 @@ def explanation_image(image: Tensor, evidence: Tensor, background: Tensor) -> Te
     """Picture of an explanation: the evidence on a plain background.
 
     Args:
-        image: (3,H,W) in [0,1].
-        evidence: (3,H,W) in [0,1], the mask or 1 - mask.
-        background: (3,1,1) in [0,1], e.g. the data set's mean color.
+        image: (C,H,W) in [0,1].
+        evidence: (C,H,W) in [0,1], the mask or 1 - mask.
+        background: (C,1,1) in [0,1], e.g. the data set's mean color.
 
     Returns:
         (3,H,W) in [0,1].
     """
-    return torch.lerp(background.expand_as(image), image, evidence)
+    return as_rgb(torch.lerp(background.expand_as(image), image, evidence))
+
+
+def triple(count: int) -> list[int]:
+    """Which of C channels stand for red, green and blue: the first, the middle and the last."""
+    return [0, (count - 1) // 2, count - 1]
+
+
+def as_rgb(picture: Tensor) -> Tensor:
+    """A picture of any number of channels (C,H,W) as one of red, green and blue (3,H,W)."""
+    return picture[triple(len(picture))]
+
+
+def each_channel(evidence: Tensor) -> Tensor:
+    """Evidence (C,H,W), smaller and side by side: each channel as a gray map, row by row (3,H,W)."""
+    count, height, width = evidence.shape
+    columns = math.ceil(math.sqrt(count))
+    tall, wide = height // columns, width // columns
+    picture = evidence.new_full((height, width), 0.5)
+    for number, small in enumerate(F.adaptive_avg_pool2d(evidence, (tall - 1, wide - 1))):
+        row, column = divmod(number, columns)
+        picture[row * tall : (row + 1) * tall - 1, column * wide : (column + 1) * wide - 1] = small
+    return picture.expand(3, -1, -1)
 
 
 def panel(views: Mapping[str, Tensor], title: str, note: str = "") -> Figure:
@@ -99,18 +125,24 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
     Args:
         explanation: of B items.
         index: which of them.
-        image: (3,H,W) in [0,1], before normalization.
-        background: (3,1,1) in [0,1], the color that stands for nothing.
+        image: (C,H,W) in [0,1], before normalization.
+        background: (C,1,1) in [0,1], the color that stands for nothing.
         name: of the target class.
     """
     game, evidence = explanation.game, explanation.evidence[index].float().cpu()
-    views = {"image": image, f"evidence ({game.name})": explanation_image(image, evidence, background)}
-    by_channel = {f"evidence by color channel, {_percent(evidence.mean())} of the image": evidence}
+    count = len(evidence)
+    channels = ", ".join(str(place + 1) for place in triple(count))
+    named = {1: "mask", 3: "evidence by color channel"}.get(count, f"evidence in channels {channels}")
+    views = {"image" if count <= 3 else f"image, channels {channels}": as_rgb(image)}
+    views[f"evidence ({game.name})"] = explanation_image(image, evidence, background)
+    by_channel = {f"{named}, {_percent(evidence.mean())} of the image": as_rgb(evidence)}
     top = float(brightest(evidence))
     if evidence.max() > 0 and top < FAINT:
         more, factor = brightened(evidence), f"brightened ×\N{NO-BREAK SPACE}{_factor(1 / top)}"
         views[f"evidence, {factor}"] = explanation_image(image, more, background)
-        by_channel[f"by color channel, {factor}"] = more
+        by_channel[f"{named.removeprefix('evidence ')}, {factor}"] = as_rgb(more)
+    if count > 3:
+        by_channel[f"evidence by channel, 1 to {count}, brightened"] = each_channel(brightened(evidence))
     scores = explanation.score_image[index], explanation.score_explanation[index]
     kind = "explanation" if game.keeps else "image without the evidence"
     title = f"{name}: {scores[0]:.3f} on the image, {scores[1]:.3f} on the {kind}"
@@ -143,16 +175,16 @@ def draw(
     images: Tensor,
     index: int = 0,
     name: str | None = None,
-    background: Sequence[float] = (0.5, 0.5, 0.5),
+    background: Sequence[float] = (0.5,),
 ) -> Image.Image:
     """One item's image, explanation and mask side by side, for a notebook.
 
     Args:
         explanation: as `fgvis_lightning.explain` returns it.
-        images: those that were explained (B,3,H,W) in [0,1].
+        images: those that were explained (B,C,H,W) in [0,1].
         index: which of them.
         name: of the target class; its index unless given.
-        background: the color in [0,1] that stands for nothing, the mean that images are normalized by.
+        background: the color in [0,1] that stands for nothing, the mean that images are normalized by, or one gray.
 
     Raises:
         InputError: the images are not those of the explanation, or there is none of that index.
@@ -165,7 +197,7 @@ def draw(
         raise InputError(f"Expected an index below {len(images)}, but got {index}.")
     label = name if name is not None else f"class {int(explanation.targets[index])}"
     image = images[index].detach().float().cpu()
-    color = image.new_tensor(background)[:, None, None]
+    color = image.new_tensor(background)[:, None, None].expand(len(image), 1, 1)
     return Image.fromarray(pixels(explanation_panel(explanation, index, image, color, label)))
 
 
@@ -204,7 +236,7 @@ def grid(
     """Rows of pictures under the names of their columns, for print.
 
     Args:
-        rows: in each, a picture (3,H,W) in [0,1] for each column with what is written below it; None where there is
+        rows: in each, a picture (C,H,W) in [0,1] for each column with what is written below it; None where there is
             none.
         columns: their names.
         names: of the rows, at their left.
@@ -231,7 +263,7 @@ def grid(
             axes = figure.add_axes((x / wide, bottom / high, inches / wide, tall / high))
             axes.set_axis_off()
             if picture is not None:
-                axes.imshow(picture.clamp(0, 1).permute(1, 2, 0).float().numpy(), interpolation="nearest")
+                axes.imshow(as_rgb(picture).clamp(0, 1).permute(1, 2, 0).float().numpy(), interpolation="nearest")
             if number == 0:
                 axes.set_title(columns[place], fontsize=9, pad=4)
             axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", fontsize=7.5)

@@ -102,7 +102,7 @@ def test_mean_over_images() -> None:
     ("image", "explanation", "message"),
     [
         (torch.ones(1, 3, 4, 4), torch.ones(1, 3, 4, 5), r"one shape, but got \(1,3,4,4\) and \(1,3,4,5\)"),
-        (torch.ones(1, 4, 4), torch.ones(1, 4, 4), r"images to be \(B,3,H,W\), but got \(1,4,4\)"),
+        (torch.ones(1, 4, 4), torch.ones(1, 4, 4), r"images to be \(B,C,H,W\), but got \(1,4,4\)"),
         (
             torch.ones(1, 3, 4, 4),
             torch.full((1, 3, 4, 4), -2.0),

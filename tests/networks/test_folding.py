@@ -49,7 +49,7 @@ def norms(network: nn.Module) -> int:
 def test_folded_networks_say_the_same(make: Callable[[], nn.Module], left: int) -> None:
     network = lively(make()).double()
     before = norms(network)
-    made, count = folded(network, (96, 96))
+    made, count = folded(network, (3, 96, 96))
     assert (norms(made), count) == (left, before - left)
     x = torch.randn(2, 3, 96, 96, dtype=torch.float64)
     results: list[list[Tensor]] = []
@@ -105,7 +105,7 @@ class Net(nn.Module):
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
 def test_only_where_it_changes_nothing(middle: str, count: int, bias: bool, padding_mode: str) -> None:
     network = lively(Net(middle, bias=bias, padding_mode=padding_mode))
-    made, found = folded(network, (8, 8))
+    made, found = folded(network, (3, 8, 8))
     assert found == count
     x = torch.randn(2, 3, 8, 8)
     assert torch.allclose(made(x), network(x), atol=1e-5)
@@ -114,20 +114,20 @@ def test_only_where_it_changes_nothing(middle: str, count: int, bias: bool, padd
 def test_a_function_leaves_its_module_alone() -> None:
     """The module that owns the statistics would be replaced, and nobody calls it."""
     network = lively(Net("function"))
-    assert folded(network, (8, 8)) == (network, 0)
+    assert folded(network, (3, 8, 8)) == (network, 0)
 
 
 def test_what_is_left_as_it_is() -> None:
     network = lively(Net("as usual"))
-    assert folded(network, (8, 8), keep=(nn.BatchNorm2d,)) == (network, 0)
-    assert folded(nn.Flatten(), (8, 8))[1] == 0  # nothing to fold
+    assert folded(network, (3, 8, 8), keep=(nn.BatchNorm2d,)) == (network, 0)
+    assert folded(nn.Flatten(), (3, 8, 8))[1] == 0  # nothing to fold
     stubborn = lively(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 2)))
-    assert folded(stubborn, (9, 9)) == (stubborn, 0)  # cannot be run on such an image
-    assert folded(stubborn, (8, 8))[1] == 1
+    assert folded(stubborn, (3, 9, 9)) == (stubborn, 0)  # cannot be run on such an image
+    assert folded(stubborn, (3, 8, 8))[1] == 1
     heard: list[int] = []
     hooked = Net("as usual")
     hooked.norm.register_forward_hook(lambda *call: heard.append(1))
-    assert folded(lively(hooked), (8, 8))[1] == 1
+    assert folded(lively(hooked), (3, 8, 8))[1] == 1
 
 
 def test_option() -> None:

@@ -1,0 +1,94 @@
+"""Images of any number of channels: arrays, and the bands or pages of TIFF files."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from fgvis_lightning.data.levels import Levels, to_unit
+from fgvis_lightning.errors import InputError
+
+ARRAYS = frozenset({".npy", ".npz"})
+TIFF = frozenset({".tif", ".tiff"})
+
+
+def is_array(path: str) -> bool:
+    """Whether a file holds an array of NumPy's, by its name."""
+    return Path(path).suffix.lower() in ARRAYS
+
+
+def read_array(path: str) -> NDArray[Any]:
+    """The one array of an ``.npy`` or ``.npz`` file, or a TIFF file's bands or pages.
+
+    Raises:
+        InputError: several arrays, one of objects, one that is too large, or a file that is damaged.
+    """
+    most = 16 * (Image.MAX_IMAGE_PIXELS or 1e9)
+    try:
+        if Path(path).suffix.lower() in TIFF:
+            array = _read_tiff(path, most)
+        else:
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(found, np.ndarray):
+                if len(found.files) != 1:
+                    raise InputError(f"Expected one array in {path}, but it has {', '.join(found.files) or 'none'}.")
+                found = found[found.files[0]]
+            array = found
+        if array.size > most:
+            raise InputError(f"Expected at most {most:.3g} values, but {path} has {array.size:.3g}. Scale it down.")
+        return np.array(array)
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"Expected an image, but there is no file {path}.") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise InputError(f"Expected an image, but {path} cannot be decoded: {error}") from error
+
+
+def _read_tiff(path: str, most: float) -> NDArray[Any]:
+    try:
+        import tifffile
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"Expected the package tifffile, which reads the bands of {path}, but it is not installed. Install it "
+            f'with: pip install "fgvis-lightning[bands]"'
+        ) from error
+    try:
+        with tifffile.TiffFile(path) as file:
+            first = file.series[0]
+            alike = [page for page in file.pages if page.shape == first.shape] if len(first.shape) == 2 else []
+            if math.prod(first.shape) * max(1, len(alike)) > most:
+                raise InputError(f"Expected at most {most:.3g} values, but {path} has more. Scale it down.")
+            return np.stack([page.asarray() for page in alike]) if len(alike) > 1 else np.asarray(first.asarray())
+    except (tifffile.TiffFileError, IndexError) as error:
+        raise InputError(f"Expected an image, but {path} cannot be decoded: {error}") from error
+
+
+def as_channels(array: NDArray[Any], count: int, levels: Levels, name: str) -> Tensor:
+    """An array (H,W), (C,H,W) or (H,W,C) as an image (C,H,W) in [0,1].
+
+    Args:
+        array: of numbers; 8-bit ones are black at 0 and white at 255, others as in `fgvis_lightning.data.levels`.
+        count: C.
+        levels: values that are black and white.
+        name: of the image, for messages.
+
+    Raises:
+        InputError: another shape, or values that need levels.
+    """
+    shape = "×".join(map(str, array.shape))
+    array = array[None] if array.ndim == 2 else array
+    first, last = array.ndim == 3 and array.shape[0] == count, array.ndim == 3 and array.shape[-1] == count
+    if first == last or not array.size:
+        both = " in its first and its last dimension. Make it (C,H,W) of another height" if first else ""
+        raise InputError(f"Expected an array (C,H,W) or (H,W,C) of {count} channels, but {name} has {shape}{both}.")
+    values = array if first else np.moveaxis(array, -1, 0)
+    return torch.from_numpy(np.ascontiguousarray(to_unit(values, levels, name), dtype=np.float32))
