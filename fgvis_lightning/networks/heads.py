@@ -131,12 +131,12 @@ def with_head(
         return network, TASKS[task], ""
     count = 1 if found.ndim == 1 else found.shape[1]
     number, final = _final(finals, found)
-    inverse = None
+    inverse, seen = None, True if kind else None if final else _are_probabilities(found)
     if task == "multilabel" and final == "softmax":
         number, inverse = None, Inverse("sigmoid")
     elif kind == "logits":
         number, final = None, ""
-    elif not final and (kind == "probabilities" or _are_probabilities(found, type(network).__name__)):
+    elif not final and (kind == "probabilities" or seen):
         total = torch.allclose(found.sum(-1), torch.ones_like(found.sum(-1)), atol=1e-3)
         final = "softmax" if count > 1 and total and task != "multilabel" else "sigmoid"
         inverse = Inverse(final)
@@ -149,6 +149,8 @@ def with_head(
     two = task == "binary" and count == 1
     says = f"{task}, {TASKS[task].says}" if task != "binary" or two else "binary, softmax over two outputs"
     says += f"; the network's outputs are probabilities ({final})" if final else ""
+    if not final and seen is None:
+        says += "; the outputs, all from 0 to 1, taken for logits: are they --model.outputs probabilities?"
     if number is None and inverse is None and not two:
         return network, TASKS[task], says
     return Head(network, output, number, inverse, two), TASKS[task], says
@@ -162,18 +164,10 @@ def _final(finals: _Finals, found: Tensor) -> tuple[int | None, str]:
     return None, ""
 
 
-def _are_probabilities(found: Tensor, name: str) -> bool:
-    """Whether outputs are from 0 to 1, and sum to 1 or are so many that they are no logits.
-
-    Raises:
-        InputError: if that is unclear.
-    """
+def _are_probabilities(found: Tensor) -> bool | None:
+    """Whether outputs are from 0 to 1, and sum to 1 or are so many that they are no logits; None if it is unclear."""
     if not ((found >= 0).all() and (found <= 1).all()):
         return False
     sums = found.sum(-1)
-    if found.ndim == 2 and (torch.allclose(sums, torch.ones_like(sums), atol=1e-4) or found.shape[1] >= MANY):
-        return True
-    raise InputError(
-        f"Expected to see whether {name} returns logits or probabilities, but its outputs are from 0 to 1, as both can "
-        f"be. Say it with outputs, --model.outputs logits or probabilities."
-    )
+    sure = found.ndim == 2 and (torch.allclose(sums, torch.ones_like(sums), atol=1e-4) or found.shape[1] >= MANY)
+    return sure or None

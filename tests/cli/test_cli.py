@@ -330,7 +330,7 @@ def test_only_damaged_images(tmp_path: Path, output: Path, capsys: pytest.Captur
         (["--model.iterations", "0"], "Expected iterations from 1 to 1000000"),
         (["--model.network", "toy_networks.NotANumber"], "to return finite logits"),
         (["--model.network", "toy_networks.WrongShape"], "to return logits of shape"),
-        (["--model.network", "toy_networks.Hidden", "--model.outputs", "logits"], "1 of sigmoid"),
+        (["--model.network", "toy_networks.Hidden"], "1 of sigmoid"),
         (["--model.defense.exempt", "[softmacks]"], "Expected exempt to name functions"),
         (["--model.network", "resnet19"], "Nearest: resnet"),
         (["--model.classifier.checkpoint", "nowhere.pth"], "nowhere.pth: No such file"),

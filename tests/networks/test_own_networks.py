@@ -73,7 +73,7 @@ def test_checkpoints_that_build_nothing(checkpoint: Path, tmp_path: Path) -> Non
         load_classifier("lightning:test_own_networks.Lit", checkpoint=tmp_path / "bare.ckpt")
     with pytest.raises(InputError, match=r"Expected the checkpoint of test_own_networks\.Lit, but got none"):
         load_classifier("lightning:test_own_networks.Lit")
-    with pytest.raises(InputError, match="class_path of a LightningModule, but got 'toy_networks.Tiny'"):
+    with pytest.raises(InputError, match="class_path of a LightningModule, but got"):
         load_classifier("lightning:toy_networks.Tiny", checkpoint=checkpoint)
     torch.save({"hyper_parameters": {"classes": 3}, "state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(InputError, match=r"to build Lit, but its constructor raised TypeError.*width"):

@@ -138,8 +138,7 @@ def test_the_user_has_the_last_word(images: Tensor) -> None:
     as_logits = run(network, images, 0, outputs="logits")
     assert torch.allclose(as_logits.score_image, network(images).softmax(1)[:, 0])
     tenth = nn.Sequential(Quadrants(2), nn.Hardtanh(0.2, 0.8))  # from 0 to 1, but few
-    with pytest.raises(InputError, match=r"but its outputs are from 0 to 1, as both can be\. Say it with outputs"):
-        load_classifier(tenth, size=(16, 16))
+    assert "all from 0 to 1, taken for logits: are they" in load_classifier(tenth, size=(16, 16)).described
     assert "probabilities" not in load_classifier(tenth, size=(16, 16), outputs="logits").described
     said = load_classifier(tenth, size=(16, 16), outputs="probabilities").described
     assert "multilabel, sigmoid of each label; the network's outputs are probabilities (sigmoid)" in said
