@@ -23,7 +23,7 @@ GROUPS: dict[str, tuple[int, int, int, str]] = {
     "data": (0, 2, 4, "image files → items → batches"),
     "engine": (0, 2, 5, "what runs a sweep"),
     "explainer": (0, 2, 6, "FGVis, a LightningModule whose only parameter is the mask"),
-    "callbacks": (0, 1, 7, "what leaves a sweep"),
+    "callbacks": (0, 1, 8, "what leaves a sweep"),
     "api": (1, 1, 7, "explain()"),
     "baselines": (1, 1, 8, "methods beside FGVis"),
     "bias": (3, 1, 8, "does it go by color?"),

@@ -12,8 +12,8 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. Folders and modules in th
     data         image files → items (image, target class) → the places of a batch
     engine       the LightningModule base of all sweeps, the strategy, batch size, signals
     explainer    FGVis, a LightningModule whose only parameter is the mask
-    callbacks    files and panels, TensorBoard, progress
     api          explain(), the same for tensors in memory
+    callbacks    files and panels, TensorBoard, progress; explanations in a training
     baselines    the methods beside FGVis, with one signature
     metrics      what maps and masks are worth, in numbers
     bias         statistics of explanations beside interventions on images
@@ -23,6 +23,7 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. Folders and modules in th
 """
 
 from fgvis_lightning.api import explain
+from fgvis_lightning.callbacks.training import ExplainCallback
 from fgvis_lightning.defense.container import DefendedCNN
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
@@ -34,6 +35,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "DefendedCNN",
+    "ExplainCallback",
     "Explanation",
     "FGVis",
     "InputError",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,9 +115,10 @@ def explain(
         pictures = as_images(images, model.classifier.preprocessing)
         pictures = pictures.clone() if pictures.is_inference() else pictures
         classes = as_targets(targets, len(pictures), model.classifier)
-        return explain_with(
+        found = explain_with(
             model, pictures, classes, batch_size or len(pictures), accelerator=accelerator, precision=precision
         )
+        return replace(found, images=pictures.cpu(), background=model.classifier.preprocessing.background())
 
 
 def explain_with(

@@ -1,7 +1,8 @@
-"""Callbacks of a sweep: files and panels, TensorBoard images, progress lines."""
+"""Callbacks: files and panels, TensorBoard images and progress lines of a sweep; explanations in a training."""
 
 from fgvis_lightning.callbacks.progress import SweepProgress
 from fgvis_lightning.callbacks.tensorboard import TensorBoardImages
+from fgvis_lightning.callbacks.training import ExplainCallback
 from fgvis_lightning.callbacks.writer import ExplanationWriter
 
-__all__ = ["ExplanationWriter", "SweepProgress", "TensorBoardImages"]
+__all__ = ["ExplainCallback", "ExplanationWriter", "SweepProgress", "TensorBoardImages"]

@@ -135,7 +135,9 @@ def freeze(network: nn.Module) -> nn.Module:
             f"Expected a network as Python runs it, but {getattr(network, 'original_name', type(network).__name__)} is "
             f"scripted or traced, and its activations cannot be gated. Give the module that it was made from."
         )
-    shared = {id(tensor): tensor.detach() for tensor in _tensors(network).values()}
+    shared: dict[int, Any] = {id(tensor): tensor.detach() for tensor in _tensors(network).values()}
+    # A LightningModule in training knows its trainer, which is not to be copied.
+    shared |= {id(part): None for module in network.modules() if (part := vars(module).get("_trainer")) is not None}
     try:
         frozen = copy.deepcopy(network, shared)
     except (TypeError, RuntimeError) as error:

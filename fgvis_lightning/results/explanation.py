@@ -65,6 +65,8 @@ class Explanation:
         seeds: how many runs with seeds of their own the masks are the mean of; None where that is not known.
         reached: after which iteration the level was first reached (B,), 0 at the start and -1 never; None without one.
         names: names of the target classes, B of them; empty where they are not known.
+        images: what was explained (B,C,H,W) in [0,1], before normalization; None where it is not in memory.
+        background: the color (C,1,1) in [0,1] that stands for nothing in pictures; None with the images.
 
     It prints as a line for each item, ``espresso 0.951 → 0.952, 8.0 %, reached``: class, both scores, size of the
     evidence, and whether the level was reached. An index or a slice gives one or some of the items.
@@ -85,6 +87,8 @@ class Explanation:
     seeds: int | None = None
     reached: Tensor | None = None
     names: tuple[str, ...] = ()
+    images: Tensor | None = None
+    background: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -153,6 +157,7 @@ class Explanation:
             coverage=self.coverage and replace(self.coverage, closed=rows(self.coverage.closed)),
             ids=tuple(self.ids[index] for index in order.tolist()) if self.ids else (),
             names=tuple(self.names[index] for index in order.tolist()) if self.names else (),
+            images=rows(self.images),
             **known,
         )
 

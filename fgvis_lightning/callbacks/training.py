@@ -1,0 +1,99 @@
+"""Explains a network while it is trained."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
+
+from fgvis_lightning.api import explain
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.names import slug
+from fgvis_lightning.results.explanation import Explanation
+from fgvis_lightning.results.figures import explanation_panel, pixels
+
+
+class ExplainCallback(pl.Callback):
+    """Every n epochs explains a few images by the module in training, and logs panels to its TensorBoard.
+
+    The training is, bit for bit, what it would be without: weights, random numbers and modes are left alone. It costs
+    ``len(images) · iterations · seeds`` passes of the network with a gradient each time, on rank 0, while other ranks
+    wait at their next step together.
+
+    Args:
+        images: the same ones each time: (B,C,H,W) in [0,1], PIL images or paths.
+        targets: class indices, or names among ``classes``, one for all or one for each; None for the predicted class.
+        every_n_epochs: how often; the first time after so many epochs.
+        network: name of the module's attribute that takes normalized images and returns logits, e.g. ``net``; None for
+            the module's own ``forward``.
+        iterations: as in `fgvis_lightning.explain`, whose default would take long in a training.
+        seeds: likewise.
+        options: further arguments of `fgvis_lightning.explain`: ``normalize``, ``game``, ``task``, ``classes``, ….
+
+    Attributes:
+        latest: the explanations of the last time; None before.
+    """
+
+    def __init__(
+        self,
+        images: Tensor | Sequence[Image.Image | str | Path],
+        targets: Any = None,
+        *,
+        every_n_epochs: int = 1,
+        network: str | None = None,
+        iterations: int = 60,
+        seeds: int = 1,
+        **options: Any,
+    ) -> None:
+        if every_n_epochs < 1:
+            raise InputError(f"Expected every_n_epochs to be at least 1, but got {every_n_epochs}.")
+        self.images = images
+        self.targets = targets
+        self.every_n_epochs = every_n_epochs
+        self.network = network
+        self.options = {"iterations": iterations, "seeds": seeds, **options}
+        self.latest: Explanation | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse what would fail after the first epoch.
+
+        Raises:
+            InputError: if there is no such attribute.
+        """
+        if self.network is not None and not isinstance(getattr(pl_module, self.network, None), torch.nn.Module):
+            names = ", ".join(name for name, _ in pl_module.named_children())
+            raise InputError(
+                f"Expected network to be a module of {type(pl_module).__name__} ({names}), but got {self.network!r}."
+            )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:
+            return
+        network = pl_module if self.network is None else getattr(pl_module, self.network)
+        device = pl_module.device
+        where: dict[str, Any] = {"accelerator": "cpu"} if device.type == "cpu" else {"accelerator": device.type}
+        with isolate_rng():
+            self.latest = explain(network, self.images, self.targets, **where, **self.options)
+            self._log(trainer, self.latest)
+
+    def _log(self, trainer: pl.Trainer, found: Explanation) -> None:
+        writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not writers:
+            warnings.warn(
+                "ExplainCallback logs to TensorBoard, but the trainer has no TensorBoardLogger.", stacklevel=2
+            )
+            return
+        assert found.images is not None
+        assert found.background is not None
+        for index, name in enumerate(found.names):
+            picture = pixels(explanation_panel(found, index, found.images[index], found.background, name))
+            for writer in writers:
+                writer.add_image(f"explanations/{index}_{slug(name)}", picture, trainer.global_step, dataformats="HWC")
