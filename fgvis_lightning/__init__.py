@@ -23,6 +23,7 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. Folders and modules in th
 """
 
 from fgvis_lightning.api import explain
+from fgvis_lightning.baselines.captum import FGVisAttribution
 from fgvis_lightning.callbacks.training import ExplainCallback
 from fgvis_lightning.defense.container import DefendedCNN
 from fgvis_lightning.errors import InputError
@@ -38,6 +39,7 @@ __all__ = [
     "ExplainCallback",
     "Explanation",
     "FGVis",
+    "FGVisAttribution",
     "InputError",
     "draw",
     "explain",

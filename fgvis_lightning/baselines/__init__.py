@@ -4,6 +4,7 @@ Defaults are those of the papers; of those that are slow there are presets that 
 """
 
 from fgvis_lightning.baselines.base import Method
+from fgvis_lightning.baselines.captum import Captum, FGVisAttribution
 from fgvis_lightning.baselines.excitation_backprop import ExcitationBackprop
 from fgvis_lightning.baselines.fgvis import FGVisMethod
 from fgvis_lightning.baselines.grad_cam import GradCAM
@@ -18,11 +19,13 @@ from fgvis_lightning.baselines.rise import RISE, CheapRISE
 __all__ = [
     "LIME",
     "RISE",
+    "Captum",
     "CheapLIME",
     "CheapMeaningfulPerturbation",
     "CheapOcclusion",
     "CheapRISE",
     "ExcitationBackprop",
+    "FGVisAttribution",
     "FGVisMethod",
     "GradCAM",
     "Gradient",

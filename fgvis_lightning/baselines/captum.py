@@ -1,0 +1,123 @@
+"""Captum's interface, both ways: FGVis called as its attribution classes are, and those as methods beside FGVis."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from captum.attr import Attribution, LayerAttribution
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from fgvis_lightning.api import explain_with
+from fgvis_lightning.baselines.base import Method, steps
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.explainer import FGVis
+
+Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...])
+
+
+class FGVisAttribution(Attribution):
+    """FGVis, called as Captum's attribution classes are, so that what evaluates those evaluates it.
+
+    Args:
+        forward_func: a network of normalized images (B,C,H,W), an ``nn.Module``, since its activations are gated.
+        options: of every explanation, those of `fgvis_lightning.FGVis`: ``game``, ``iterations``, ``seeds``, ….
+            There is no normalization: ``inputs`` are what the network takes.
+    """
+
+    def __init__(self, forward_func: nn.Module, **options: Any) -> None:
+        if not isinstance(forward_func, nn.Module):
+            raise InputError(f"Expected forward_func to be an nn.Module, but got {type(forward_func).__name__}.")
+        super().__init__(forward_func)
+        self.options = options
+
+    def attribute(self, inputs: Inputs, target: Any = None, **options: Any) -> Inputs:
+        """The evidence of each entry of the inputs.
+
+        Args:
+            inputs: what the network takes (B,C,H,W), or a tuple with that alone.
+            target: class indices, one for all or (B,); None for the predicted class.
+            options: further ones, of this call.
+
+        Returns:
+            (B,C,H,W) in [0,1], on the device of ``inputs``, high = evidence; a tuple for a tuple.
+
+        Raises:
+            InputError: inputs or targets of another kind.
+        """
+        if isinstance(inputs, tuple) and len(inputs) == 1:
+            return (self.attribute(inputs[0], target, **options),)
+        if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
+            raise InputError("Expected inputs to be one tensor (B,C,H,W) of floating-point numbers.")
+        return evidence(self.forward_func, inputs, target, **{**self.options, **options})
+
+
+def evidence(network: nn.Module, inputs: Tensor, target: Any, **options: Any) -> Tensor:
+    """The evidence (B,C,H,W) in [0,1] of normalized inputs (B,C,H,W), by `FGVis` with these options."""
+    count, device = inputs.shape[1], inputs.device
+    with torch.inference_mode(False), torch.enable_grad():
+        inputs = inputs.detach().clone().float()
+        model = FGVis.of(network, mean=(0.0,) * count, std=(1.0,) * count, size=tuple(inputs.shape[-2:]), **options)
+        targets = torch.as_tensor(-1 if target is None else target).flatten().expand(len(inputs)).tolist()
+        where = {"accelerator": device.type} | ({} if device.type == "cpu" else {"devices": [device.index or 0]})
+        return explain_with(model, inputs, targets, len(inputs), **where).evidence.to(device)
+
+
+@dataclass(frozen=True)
+class Captum(Method):
+    """Any of Captum's attribution classes as a method: its attributions, summed over the channels.
+
+    Args:
+        attribution: class_path of the class, e.g. ``captum.attr.IntegratedGradients``.
+        init: arguments of its constructor beside the network.
+        arguments: of its ``attribute`` beside inputs and target.
+        layer: name of a module of the network, for classes that explain a layer; its maps are enlarged.
+        seed: of its random numbers, if it draws any.
+    """
+
+    attribution: str
+    init: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    layer: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Find the class.
+
+        Raises:
+            InputError: if there is none.
+        """
+        module, _, name = self.attribution.rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except (ImportError, ValueError):
+            found = None
+        if not (isinstance(found, type) and issubclass(found, Attribution)):
+            raise InputError(
+                f"Expected attribution to be the class_path of one of Captum's classes, e.g. "
+                f"captum.attr.IntegratedGradients, but got {self.attribution!r}."
+            )
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        module, _, name = self.attribution.rpartition(".")
+        made: Any = getattr(importlib.import_module(module), name)
+        try:
+            layer = () if self.layer is None else (network.get_submodule(self.layer),)
+            attribution = made(network, *layer, **self.init)
+            with isolate_rng(), steps(len(images), name) as advance:
+                maps = []
+                for image, target in zip(images.detach().split(1), targets.split(1), strict=True):
+                    torch.manual_seed(self.seed)
+                    np.random.seed(self.seed)  # noqa: NPY002, Captum draws from it
+                    found = attribution.attribute(image.clone().requires_grad_(), target=target, **self.arguments)
+                    maps.append(LayerAttribution.interpolate(found.detach().sum(1, keepdim=True), images.shape[-2:]))
+                    advance()
+        except (AttributeError, TypeError, ValueError, AssertionError) as error:
+            raise InputError(
+                f"Expected {self.attribution} to attribute with {self.init} and {self.arguments}, but it raised {error}"
+            ) from error
+        return torch.cat(maps)[:, 0].float()
