@@ -107,6 +107,8 @@ def load_classifier(
     given = ClassifierOptions(**options)
     if not 0 < threshold < 1:
         raise InputError(f"Expected threshold between 0 and 1, but got {threshold}.")
+    while isinstance(network, nn.Module) and (inside := _wrapped(network)) is not None:
+        network = inside
     name = network if isinstance(network, str) else type(network).__name__
     network, preprocessing, own = _made(network, given.checkpoint)
     task = own if task == "multiclass" else task
@@ -139,8 +141,6 @@ def load_classifier(
 
 def _made(network: nn.Module | str, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing | None, str]:
     """The network that is meant, its preprocessing where it comes with one, and its task."""
-    while isinstance(network, nn.Module) and (inside := _wrapped(network)) is not None:
-        network = inside
     if not isinstance(network, str):
         return network, None, "multiclass"
     if network.startswith(PREFIX):

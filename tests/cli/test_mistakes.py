@@ -117,7 +117,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "toy_networks.Missing": "Expected network to be a class_path, a packaged network or a timm model, but got",
         "os.system": "Expected network to be a class_path, a packaged network or a timm model, but got",
         "missing_module.X": "Expected network to be a class_path, a packaged network or a timm model, but got",
-        "hf:foo": "Expected network to be a class_path, a packaged network or a timm model, but got",
+        "hf:foo": "Expected transformers to load an image classifier from foo, but it could not",
         "resnet19": "Expected network to be a class_path, a packaged network or a timm model, but got",
     },
     "--model.classifier.size": {
@@ -135,15 +135,29 @@ OPTIONS: dict[str, dict[str, str]] = {
         "x": "--model.classifier.resize: Expected a whole number, but got x",
     },
     "--model.classifier.mean": {
-        "[1,2]": "Expected mean and std with three values each and std > 0, but got (1.0, 2.0) and",
+        "[1,2]": "Expected mean and std with a value for each channel and std > 0, but got (1.0, 2.0) and",
         "x": "--model.classifier.mean: Expected tuple, but got x",
         "[nan,0,0]": "--model.classifier.mean: Expected a number. Got value: nan, but got ['nan', 0, 0]",
     },
     "--model.classifier.std": {
-        "[0,0,0]": "Expected mean and std with three values each and std > 0, but got (0.485, 0.456, 0.406)",
-        "[1,1]": "Expected mean and std with three values each and std > 0, but got (0.485, 0.456, 0.406)",
-        "[-1,1,1]": "Expected mean and std with three values each and std > 0, but got (0.485, 0.456, 0.406)",
+        "[0,0,0]": "Expected mean and std with a value for each channel and std > 0, but got (0.485, 0.456, 0.406)",
+        "[1,1]": "Expected mean and std with a value for each channel and std > 0, but got (0.485, 0.456, 0.406)",
+        "[-1,1,1]": "Expected mean and std with a value for each channel and std > 0, but got (0.485, 0.456, 0.406)",
         "[nan,1,1]": "--model.classifier.std: Expected a number. Got value: nan, but got ['nan', 1, 1]",
+    },
+    "--model.task": {
+        "foo": "--model.task: Expected one of multiclass, multilabel, binary, but got foo",
+        "regression": "--model.task: Expected one of multiclass, multilabel, binary, but got regression",
+        "binary": "Expected one output, or two, for task binary, but got 5: multiclass or multilabel?",
+    },
+    "--model.outputs": {"foo": "--model.outputs: Expected one of logits, probabilities"},
+    "--model.threshold": {
+        "0": "Expected threshold between 0 and 1, but got 0.0.",
+        "2": "Expected threshold between 0 and 1, but got 2.0.",
+        "x": "--model.threshold: Expected a number, but got x",
+    },
+    "--model.classifier.channels": {
+        "foo": "--model.classifier.channels: Expected one of gray, rgb, all",
     },
     "--model.classifier.interpolation": {
         "foo": "Expected interpolation among nearest, nearest-exact, bilinear, bicubic, box, hamming,",
@@ -283,7 +297,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "maybe": "--writer.panels: Expected true or false, but got maybe",
     },
     "--ouput": {
-        "x": "Expected an option of this command, but got --ouput. Nearest: --output. --help_all",
+        "x": "Expected an option of this command, but got --ouput. Nearest: --output",
     },
 }
 """Options of ``fit``, their bad values, and how the line begins that is printed then."""

@@ -107,7 +107,7 @@ def test_own_preprocessing_and_classes(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"std": (1.0, 0.0, 1.0)}, "std > 0, but got"),
-        ({"mean": (0.5,)}, "three values each"),
+        ({"mean": (0.5,)}, "a value for each channel"),
         ({"interpolation": "cubic"}, "Expected interpolation among .* but got 'cubic'"),
         ({"size": (32, 32), "resize": 30}, r"resize at least as large, but got \(32, 32\) and 30"),
         ({"classes": "nowhere.txt"}, "nowhere.txt: No such file"),
@@ -214,7 +214,7 @@ class Broken(NoForward):
         (NoForward(), "Expected NoForward to have a forward method"),
         (TwoInputs(), "Expected TwoInputs to take images alone, but it takes more .*'age'"),
         (Broken(), r"16×16 pixels, but it does not \(the moon is full\)\.$"),
-        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), "Sequential takes images of 1 channels"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), r"Expected images of shape \(B,1,H,W\)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), r"Give images of the size that it takes"),
         (Tiny().double(), r"Expected Tiny in torch\.float32, but its weights are torch\.float64"),
     ],
