@@ -29,8 +29,8 @@ from fgvis_lightning.defense.container import DefendedCNN
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.results.explanation import Explanation
-from fgvis_lightning.results.figures import draw
 from fgvis_lightning.results.load import load_explanation, load_explanations
+from fgvis_lightning.results.notebook import draw
 
 __version__ = "0.1.0.dev0"
 

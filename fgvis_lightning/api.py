@@ -50,7 +50,7 @@ def explain(
     images: Tensor | Image.Image | str | Path | Sequence[Image.Image | str | Path],
     targets: Tensor | int | str | Sequence[int | str] | None = None,
     *,
-    game: Literal["preservation", "deletion", "generation", "repression"] = "deletion",
+    game: Literal["preservation", "deletion", "generation", "repression"] = "preservation",
     iterations: int | None = None,
     lam: float | Literal["auto"] = "auto",
     seeds: int | None = None,

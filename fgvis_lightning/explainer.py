@@ -84,7 +84,7 @@ class FGVis(MaskModule):
         task: Literal["multiclass", "multilabel", "binary"] = "multiclass",
         outputs: Literal["logits", "probabilities"] | None = None,
         threshold: float = 0.5,
-        game: Literal["preservation", "deletion", "generation", "repression"] = "deletion",
+        game: Literal["preservation", "deletion", "generation", "repression"] = "preservation",
         lam: float | Literal["auto"] = "auto",
         level: float | None = None,
         iterations: int | None = None,

@@ -13,6 +13,7 @@ from torch import Tensor
 from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.method.games import Game
 from fgvis_lightning.method.storage import STORAGE
+from fgvis_lightning.results.notebook import png
 from fgvis_lightning.results.tensor_files import save_tensors
 
 LINES = 20
@@ -69,7 +70,8 @@ class Explanation:
         background: the color (C,1,1) in [0,1] that stands for nothing in pictures; None with the images.
 
     It prints as a line for each item, ``espresso 0.951 → 0.952, 8.0 %, reached``: class, both scores, size of the
-    evidence, and whether the level was reached. An index or a slice gives one or some of the items.
+    evidence, and whether the level was reached. A notebook shows the panels of the first items. An index or a slice
+    gives one or some of the items.
     """
 
     mask: Tensor
@@ -109,6 +111,9 @@ class Explanation:
         before, after = float(self.score_image[place]), float(self.score_explanation[place])
         level = "" if self.feasible is None else ", reached" if self.feasible[place] else ", level missed"
         return f"{name} {before:.3f} → {after:.3f}, {100 * (1 - float(self.sparsity[place])):.1f} %{level}"
+
+    def _repr_png_(self) -> bytes | None:
+        return png(self)
 
     @property
     def evidence(self) -> Tensor:

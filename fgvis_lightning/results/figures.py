@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,11 +27,11 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from fgvis_lightning.errors import InputError
-from fgvis_lightning.results.explanation import Explanation
+if TYPE_CHECKING:
+    from fgvis_lightning.results.explanation import Explanation
+
 
 FAINT = 0.5
 """Evidence whose brightest part (see `brightest`) is below this is shown brightened as well."""
@@ -170,35 +171,15 @@ def _factor(value: float) -> str:
     return f"{value:.1f}" if value < 9.95 else f"{float(f'{value:.2g}'):,.0f}"
 
 
-def draw(
-    explanation: Explanation,
-    images: Tensor,
-    index: int = 0,
-    name: str | None = None,
-    background: Sequence[float] = (0.5,),
-) -> Image.Image:
-    """One item's image, explanation and mask side by side, for a notebook.
+def overlay(image: Tensor, evidence: Tensor) -> Tensor:
+    """The evidence, brightened, on the image in dim gray (3,H,W).
 
     Args:
-        explanation: as `fgvis_lightning.explain` returns it.
-        images: those that were explained (B,C,H,W) in [0,1].
-        index: which of them.
-        name: of the target class; its index unless given.
-        background: the color in [0,1] that stands for nothing, the mean that images are normalized by, or one gray.
-
-    Raises:
-        InputError: the images are not those of the explanation, or there is none of that index.
+        image: (C,H,W) in [0,1].
+        evidence: (C,H,W) in [0,1].
     """
-    if images.shape != explanation.mask.shape:
-        raise InputError(
-            f"Expected the images of the explanation, {tuple(explanation.mask.shape)}, but got {tuple(images.shape)}."
-        )
-    if not -len(images) <= index < len(images):
-        raise InputError(f"Expected an index below {len(images)}, but got {index}.")
-    label = name if name is not None else f"class {int(explanation.targets[index])}"
-    image = images[index].detach().float().cpu()
-    color = image.new_tensor(background)[:, None, None].expand(len(image), 1, 1)
-    return Image.fromarray(pixels(explanation_panel(explanation, index, image, color, label)))
+    dim = 0.35 * as_rgb(image).mean(0).expand(3, -1, -1)
+    return torch.lerp(dim, as_rgb(image), as_rgb(brightened(evidence)))
 
 
 def heat(saliency: Tensor) -> Tensor:

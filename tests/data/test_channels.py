@@ -20,7 +20,8 @@ from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.networks.preprocessing import Preprocessing
-from fgvis_lightning.results.figures import draw, each_channel
+from fgvis_lightning.results.figures import each_channel
+from fgvis_lightning.results.notebook import draw
 
 SIDE = 12
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -7,10 +9,13 @@ import pytest
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from PIL import Image
 
+from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import GAMES
 from fgvis_lightning.results.explanation import Explanation
-from fgvis_lightning.results.figures import brightened, brightest, draw, explanation_panel, grid, heat, pixels
+from fgvis_lightning.results.figures import brightened, brightest, explanation_panel, grid, heat, overlay, pixels
+from fgvis_lightning.results.notebook import draw
 
 
 def test_brightness_ends_at_a_quantile_that_a_single_pixel_does_not_move() -> None:
@@ -152,3 +157,28 @@ def test_a_notebook_gets_the_same_panel() -> None:
     explanation = Explanation(1 - evidence[None], torch.tensor([3]), score, score / 8, GAMES["deletion"])
     drawn = torch.from_numpy(np.asarray(draw(explanation, image[None], name="cat")).copy())
     assert torch.equal(drawn, torch.from_numpy(pixels(shown(image, evidence))))
+
+
+def test_an_explanation_shows_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.rand(3, 3, 8, 8)
+    score = torch.full((3,), 0.75)
+    known: dict[str, Any] = {"images": images, "background": torch.full((3, 1, 1), 0.5), "names": ("cat", "dog", "fox")}
+    explanation = Explanation(torch.rand(3, 3, 8, 8), torch.arange(3), score, score, GAMES["preservation"], **known)
+    alone = np.asarray(draw(explanation, index=1))
+    assert np.array_equal(alone, np.asarray(draw(explanation, images, 1, "dog", (0.5, 0.5, 0.5))))
+    assert np.array_equal(alone, np.asarray(draw(explanation[1])))
+    shown = explanation._repr_png_()
+    assert shown is not None
+    assert Image.open(BytesIO(shown)).height == sum(draw(explanation, index=index).height for index in range(3))
+    without = replace(explanation, images=None)
+    assert without._repr_png_() is None
+    with pytest.raises(InputError, match="Expected the images that were explained, which an explanation from a file"):
+        draw(without)
+
+
+def test_overlay_dims_what_is_no_evidence() -> None:
+    image, evidence = torch.full((3, 8, 8), 0.8), torch.zeros(3, 8, 8)
+    evidence[:, 2] = 0.3
+    picture = overlay(image, evidence)
+    assert torch.allclose(picture[:, 2], image[:, 2]), "brightened"
+    assert torch.allclose(picture[:, 3], 0.35 * image[:, 3])
