@@ -72,6 +72,15 @@ class GrayDetector(Detector):
     channels = 1
 
 
+class SixBands(Detector):
+    channels = 6
+
+
+class OneOutput(Detector):
+    def __init__(self):
+        super().__init__(classes=1)
+
+
 class TwoHeads(Detector):
     def forward(self, x):
         logits = super().forward(x)
@@ -87,6 +96,16 @@ class ByHand(Detector):
     def __init__(self):
         super().__init__()
         self.features[2] = Swish()
+
+
+class LitWidth(pl.LightningModule):
+    def __init__(self, width):
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = Detector(width)
+
+    def forward(self, x):
+        return self.network(x)
 
 
 class LitDetector(pl.LightningModule):
