@@ -166,8 +166,8 @@ def test_another_configuration_is_refused_and_nothing_is_touched(
 ) -> None:
     fit(output, folder)
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file() and "tfevents" not in path.name}
-    error = fails(capsys, output, folder, "--model.game", "preservation")
-    assert "game deletion there and preservation now" in error
+    error = fails(capsys, output, folder, "--model.game", "deletion")
+    assert "game preservation there and deletion now" in error
     assert "Choose another --output" in error
     assert before == {path: path.read_bytes() for path in before}
 
@@ -196,7 +196,7 @@ def test_corrupt_and_foreign_explanations_are_computed_again(
     data[-20] ^= 1  # within the mask
     corrupt.write_bytes(data)
     other = output.parent / "other"
-    fit(other, folder, "--model.game", "preservation")
+    fit(other, folder, "--model.game", "deletion")
     foreign.write_bytes((other / "explanations" / foreign.name).read_bytes())
     capsys.readouterr()
     fit(output, folder)
