@@ -139,7 +139,7 @@ def test_option() -> None:
 
 @pytest.mark.slow
 def test_explanations_of_a_folded_network_are_as_good() -> None:
-    """A hundred steps with gates amplify the last bit, so they are not the same (README); size and score are."""
+    """A hundred steps with gates amplify the last bit, so they are not the same; size and score are."""
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     network = lively(torchvision.models.resnet18(), seed=1)
     options: dict[str, Any] = {"game": "preservation", "iterations": 40, "normalize": ((0.5,) * 3, (0.25,) * 3)}
