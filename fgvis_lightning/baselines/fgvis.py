@@ -41,7 +41,7 @@ class FGVisMethod(Method):
         fused: whether gates are fused with their activations.
     """
 
-    game: Literal["preservation", "deletion", "generation", "repression"] = "deletion"
+    game: Literal["preservation", "deletion", "generation", "repression"] = "preservation"
     lam: float | Literal["auto"] = "auto"
     level: float | None = None
     iterations: int | None = None
@@ -61,7 +61,8 @@ class FGVisMethod(Method):
     fused: bool = True
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        model = FGVis.of(network, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), **self._options())
+        count, size = images.shape[1], tuple(images.shape[-2:])
+        model = FGVis.of(network, mean=(0.0,) * count, std=(1.0,) * count, size=size, **self._options())
         device = images.device
         where = (
             {"accelerator": "cpu"} if device.type == "cpu" else {"accelerator": device.type, "devices": [device.index]}
