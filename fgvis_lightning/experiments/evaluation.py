@@ -33,7 +33,7 @@ from fgvis_lightning.metrics import (
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.explanation import Attribution
 from fgvis_lightning.results.folder import files
-from fgvis_lightning.results.load import load_item
+from fgvis_lightning.results.load import check_links, load_item
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import SUFFIX, save_tensors, write_whole
 
@@ -136,6 +136,7 @@ def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict
 
     for source in results:
         folder, before = Path(source), len(found)
+        check_links(folder)
         for each in [folder] if any(files(folder)) else sorted(sub for sub in folder.glob("*") if sub.is_dir()):
             paths = list(files(each))
             if paths:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from fgvis_lightning.names import printable, slug
 from fgvis_lightning.report.sections import Section, coverage_section, find_sections
 from fgvis_lightning.results import folder as results
 from fgvis_lightning.results.explanation import Attribution, Explanation
-from fgvis_lightning.results.load import load_item
+from fgvis_lightning.results.load import check_links, load_item
 from fgvis_lightning.results.tensor_files import SUFFIX, UNREADABLE
 
 Curves = tuple[list[float], list[float]]
@@ -114,7 +114,7 @@ def gather(folder: Path, images: str | None = None) -> Results:
     """
     if not folder.is_dir():
         raise InputError(f"Expected a results folder, but there is none at {folder}.")
-    _check_links(folder)
+    check_links(folder)
     elsewhere: dict[str, tuple[str, ...]] = {}
     for photo in find_photos(images) if images else ():
         name = Path(photo.path).name
@@ -122,6 +122,14 @@ def gather(folder: Path, images: str | None = None) -> Results:
     places = _places(folder)
     judged = _Judged(places)
     sources = _sources(places) or judged.sources
+    if judged.outside and not sources:
+        named = printable(str(judged.outside[0]))
+        print(
+            f"{folder} has judged items that lie elsewhere, which a page does not show. For a page with both: "
+            f'python train.py evaluate --results "[{named}]" --output {named}/evaluation, then '
+            f"python train.py report {named}",
+            file=sys.stderr,
+        )
     read = (entry for source in sources for entry in _entries(source, judged, alone=len(sources) == 1))
     entries = tuple(replace(entry, elsewhere=elsewhere.get(Path(entry.image).name, ())) for entry in read)
     sections = list(find_sections(places))
@@ -135,19 +143,6 @@ def gather(folder: Path, images: str | None = None) -> Results:
             f"python train.py fit --config configs/quickstart.yaml --output {folder}"
         )
     return Results(folder, printable(folder.resolve().name), entries, tuple(sections))
-
-
-def _check_links(folder: Path) -> None:
-    """A stranger's link could put any file of this machine into the page."""
-    real = folder.resolve()
-    for place, folders, names in os.walk(folder):
-        for name in (*folders, *names):
-            path = Path(place, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(real):
-                raise InputError(
-                    f"Expected results that lie in {folder}, but {printable(str(path))} is a link to elsewhere. "
-                    f"Remove it, or put what it stands for in its place."
-                )
 
 
 def _places(folder: Path) -> list[Path]:
@@ -246,6 +241,8 @@ class _Judged:
         self.values: dict[str, dict[str, dict[str, float]]] = {}
         self.curves: dict[tuple[str, str], Curves] = {}
         self.sources: list[Path] = []
+        self.outside: list[Path] = []
+        self.folder = places[0].resolve()
         for place in places:
             if (place / JUDGED).is_file():
                 self._read(place)
@@ -258,10 +255,13 @@ class _Judged:
                 numbers = {name: _number(text) for name, text in row.items()}
                 known = {name: value for name, value in numbers.items() if value is not None and name != "target"}
                 self.values.setdefault(method, {})[id] = known
-        # Of an evaluation without items of its own: where those that it has judged are.
+        # Of an evaluation without items of its own: where those that it has judged are. A stranger's could name any.
         judged = _config(place).get("results")
-        for name in judged if isinstance(judged, list) else []:
-            self.sources += _sources(_places(Path(str(name))))
+        for source in map(Path, map(str, judged if isinstance(judged, list) else [])):
+            if source.resolve().is_relative_to(self.folder):
+                self.sources += _sources(_places(source))
+            else:
+                self.outside.append(source)
         with suppress(*UNREADABLE), safe_open(place / "curves.safetensors", framework="pt") as file:
             rows = json.loads((file.metadata() or {})["items"])
             for (id, method), (deletion, insertion) in zip(rows, file.get_tensor("curves").tolist(), strict=True):

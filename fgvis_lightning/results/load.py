@@ -6,6 +6,7 @@ One explanation is one ``.safetensors`` file: the tensor ``mask``, with ``rankin
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -16,8 +17,26 @@ from safetensors import safe_open
 from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import GAMES
+from fgvis_lightning.names import printable
 from fgvis_lightning.results.explanation import ROWS, Attribution, Explanation
 from fgvis_lightning.results.tensor_files import CHECKSUM, EXPLANATIONS, SUFFIX, UNREADABLE, checksum, damaged
+
+
+def check_links(output: Path) -> None:
+    """Refuse a folder with links to elsewhere: a stranger's could lead to any file of this machine.
+
+    Raises:
+        InputError: it names one.
+    """
+    real = output.resolve()
+    for place, folders, names in os.walk(output):
+        for name in (*folders, *names):
+            path = os.path.join(place, name)  # noqa: PTH118, a million times
+            if os.path.islink(path) and not Path(path).resolve().is_relative_to(real):  # noqa: PTH114
+                raise InputError(
+                    f"Expected results that lie in {output}, but {printable(path)} is a link to elsewhere. Remove it, "
+                    f"or put what it stands for in its place."
+                )
 
 
 def load_item(path: str | Path) -> Explanation | Attribution:
@@ -99,8 +118,9 @@ def load_explanations(folder: str | Path) -> Explanations:
     """The explanations in a results folder or in its ``explanations`` folder.
 
     Raises:
-        InputError: if there are none.
+        InputError: if there are none, or if one of them is a link to elsewhere.
     """
+    check_links(Path(folder))
     folders = Path(folder) / EXPLANATIONS, Path(folder)
     paths = next((found for found in (sorted(f.glob(f"[!.]*{SUFFIX}")) for f in folders) if found), None)
     if not paths:

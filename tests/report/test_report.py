@@ -283,10 +283,17 @@ def test_folders_without_results_say_what_to_run(tmp_path: Path, capsys: pytest.
     assert "FILE.html" in fails(capsys, str(tmp_path / "run"), "--output", str(tmp_path / "page.pdf"))
 
 
-def test_an_evaluation_shows_the_items_that_it_has_judged(tmp_path: Path) -> None:
+def test_an_evaluation_shows_the_items_that_it_has_judged_and_that_lie_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(tmp_path / "run", 2)
     evaluation(tmp_path / "evaluation", "run", {"0000@cat": 0.1})
     (tmp_path / "evaluation" / "config.yaml").write_text(f"results: ['{tmp_path / 'run'}']\n")
+    with pytest.raises(InputError, match="has no explanations"):  # a stranger's could name any folder
+        gather(tmp_path / "evaluation")
+    assert f"--output {tmp_path / 'run' / 'evaluation'}, then python train.py report" in capsys.readouterr().err
+    (tmp_path / "run").rename(tmp_path / "evaluation" / "run")
+    (tmp_path / "evaluation" / "config.yaml").write_text(f"results: ['{tmp_path / 'evaluation' / 'run'}']\n")
     found = gather(tmp_path / "evaluation")
     assert [(entry.id, entry.values.get("deletion")) for entry in found.entries] == [
         ("0000@cat", 0.1),

@@ -266,3 +266,20 @@ def test_an_explanation_prints_a_line_for_each_item_and_is_indexed() -> None:
     assert many[22].names == ("cup",)
     plain = replace(found, feasible=None, names=())
     assert repr(plain[0]) == "class 4 0.951 → 0.952, 0.0 %"
+
+
+def test_links_to_elsewhere_are_not_followed(tmp_path: Path) -> None:
+    score = torch.tensor([0.5])
+    one = Explanation(torch.rand(1, 3, 4, 5), torch.tensor([1]), score, score, GAMES["preservation"])
+    for place in ("theirs", "mine"):
+        (tmp_path / place / "explanations").mkdir(parents=True)
+        one.save(tmp_path / place / "explanations" / "a@bus.safetensors", 0, {})
+    (tmp_path / "theirs" / "explanations" / "b@bus.safetensors").symlink_to(
+        tmp_path / "mine" / "explanations" / "a@bus.safetensors"
+    )
+    with pytest.raises(
+        InputError, match=r"Expected results that lie in .*, but .*b@bus\.safetensors is a link to else"
+    ):
+        load_explanations(tmp_path / "theirs")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    assert len(load_explanations(tmp_path / "link")) == 1, "the folder itself may be one"
