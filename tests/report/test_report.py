@@ -15,7 +15,7 @@ from command_line import NETWORK
 from made_results import EVIL, attribution, evaluation, explanation, photo, run
 from PIL import Image
 
-from fgvis_lightning import load_explanation
+from fgvis_lightning import InputError, load_explanation
 from fgvis_lightning.cli import main
 from fgvis_lightning.report.gather import gather
 from fgvis_lightning.report.sections import read_markdown
