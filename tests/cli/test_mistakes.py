@@ -49,12 +49,11 @@ OPTIONS: dict[str, dict[str, str]] = {
         "[1]": "--model.lam: Expected a number or auto, but got [1]",
     },
     "--model.level": {
-        "0": "Expected level to be more than 0 and less than 1 where the class is to go (deletion),",
-        "-0.1": "Expected level to be more than 0 and less than 1 where the class is to go (deletion),",
+        "0": "Expected level to be more than 0, but got",
+        "-0.1": "Expected level to be more than 0, but got",
         "nan": "--model.level: Expected a number, but got nan",
         "inf": "--model.level: Expected a number, but got inf",
         "x": "--model.level: Expected a number, but got x",
-        "2": "Expected level to be more than 0 and less than 1 where the class is to go (deletion),",
     },
     "--model.iterations": {
         "0": "Expected iterations from 1 to 1000000, but got 0.",
@@ -336,6 +335,10 @@ IMAGES = {
 COMMANDS: list[tuple[list[str], str]] = [
     (["fitt"], "Expected a command, fit, report, compare, evaluate, bias, adversarial, sanity, but got"),
     (["fit"], "Expected --data.images, but got nothing."),
+    (
+        ["fit", *FIT, "--data.images", "in", "--model.game", "deletion", "--model.level", "2"],
+        "Expected level to be more than 0 and less than 1 where the class is to go (deletion), but got 2.0.",
+    ),
     (["fit", "--data.images"], "argument --data.images/--data.images+: expected one argument"),
     ([""], "Expected a command, fit, report, compare, evaluate, bias, adversarial, sanity, but got"),
     (["completion", "foo"], "Expected a shell, bash, zsh, tcsh"),  # and those that this shtab knows
