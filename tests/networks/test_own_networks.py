@@ -162,8 +162,9 @@ def test_networks_of_huggingface_that_are_none(tmp_path: Path, monkeypatch: pyte
 
 
 def test_folders_of_timm(tmp_path: Path) -> None:
-    from timm.models import save_for_hf
-
+    save_for_hf = getattr(timm.models, "save_for_hf", None)
+    if save_for_hf is None:
+        pytest.skip("this timm reads no folders")
     network = timm.create_model("resnet10t", num_classes=3)
     save_for_hf(network, tmp_path)
     loaded = load_classifier(f"local-dir:{tmp_path}").network
