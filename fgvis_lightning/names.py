@@ -1,9 +1,12 @@
-"""Converts names to parts of file names."""
+"""Names: as parts of file names, for people, and of classes."""
 
 from __future__ import annotations
 
+import importlib
 import re
+from typing import TypeVar
 
+T = TypeVar("T")
 _OTHERS = re.compile(r"[^\w.]+")
 
 
@@ -11,6 +14,16 @@ def slug(text: str) -> str:
     """``text`` as a part of a file name: letters, digits, ``.`` and ``_``, at most 60 bytes of UTF-8."""
     short = _OTHERS.sub("_", text).strip("_.").encode()[:60].decode(errors="ignore")
     return short.strip("_.") or "_"
+
+
+def class_at(path: str, base: type[T]) -> type[T] | None:
+    """The class of a class_path, ``package.module.Class``; None where there is none, or one without this base."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
+    return found if isinstance(found, type) and issubclass(found, base) else None
 
 
 def printable(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -12,10 +11,10 @@ from captum.attr import Attribution, LayerAttribution
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from fgvis_lightning.api import explain_with
 from fgvis_lightning.baselines.base import Method, steps
+from fgvis_lightning.baselines.fgvis import explain_normalized
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.names import class_at
 
 Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...])
 
@@ -53,18 +52,9 @@ class FGVisAttribution(Attribution):
             return (self.attribute(inputs[0], target, **options),)
         if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
             raise InputError("Expected inputs to be one tensor (B,C,H,W) of floating-point numbers.")
-        return evidence(self.forward_func, inputs, target, **{**self.options, **options})
-
-
-def evidence(network: nn.Module, inputs: Tensor, target: Any, **options: Any) -> Tensor:
-    """The evidence (B,C,H,W) in [0,1] of normalized inputs (B,C,H,W), by `FGVis` with these options."""
-    count, device = inputs.shape[1], inputs.device
-    with torch.inference_mode(False), torch.enable_grad():
-        inputs = inputs.detach().clone().float()
-        model = FGVis.of(network, mean=(0.0,) * count, std=(1.0,) * count, size=tuple(inputs.shape[-2:]), **options)
         targets = torch.as_tensor(-1 if target is None else target).flatten().expand(len(inputs)).tolist()
-        where = {"accelerator": device.type} | ({} if device.type == "cpu" else {"devices": [device.index or 0]})
-        return explain_with(model, inputs, targets, len(inputs), **where).evidence.to(device)
+        found = explain_normalized(self.forward_func, inputs, targets, **{**self.options, **options})
+        return found.evidence.to(inputs.device)
 
 
 @dataclass(frozen=True)
@@ -91,24 +81,18 @@ class Captum(Method):
         Raises:
             InputError: if there is none.
         """
-        module, _, name = self.attribution.rpartition(".")
-        try:
-            found = getattr(importlib.import_module(module), name, None)
-        except (ImportError, ValueError):
-            found = None
-        if not (isinstance(found, type) and issubclass(found, Attribution)):
+        if class_at(self.attribution, Attribution) is None:
             raise InputError(
                 f"Expected attribution to be the class_path of one of Captum's classes, e.g. "
                 f"captum.attr.IntegratedGradients, but got {self.attribution!r}."
             )
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        module, _, name = self.attribution.rpartition(".")
-        made: Any = getattr(importlib.import_module(module), name)
+        made: Any = class_at(self.attribution, Attribution)
         try:
             layer = () if self.layer is None else (network.get_submodule(self.layer),)
             attribution = made(network, *layer, **self.init)
-            with isolate_rng(), steps(len(images), name) as advance:
+            with isolate_rng(), steps(len(images), made.__name__) as advance:
                 maps = []
                 for image, target in zip(images.detach().split(1), targets.split(1), strict=True):
                     torch.manual_seed(self.seed)

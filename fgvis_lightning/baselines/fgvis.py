@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -13,6 +14,16 @@ from fgvis_lightning.api import explain_with
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.results.explanation import Explanation
+
+
+def explain_normalized(network: nn.Module, images: Tensor, targets: Sequence[int], **options: Any) -> Explanation:
+    """Explain normalized images (B,C,H,W) for classes (B,), -1 for the predicted one, by `FGVis` on their device."""
+    count, size, device = images.shape[1], tuple(images.shape[-2:]), images.device
+    where = {"accelerator": device.type} | ({} if device.type == "cpu" else {"devices": [device.index or 0]})
+    with torch.inference_mode(False), torch.enable_grad():
+        model = FGVis.of(network, mean=(0.0,) * count, std=(1.0,) * count, size=size, **options)
+        return explain_with(model, images.detach().clone().float(), targets, len(images), **where)
 
 
 @dataclass(frozen=True)
@@ -61,14 +72,7 @@ class FGVisMethod(Method):
     fused: bool = True
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        count, size = images.shape[1], tuple(images.shape[-2:])
-        model = FGVis.of(network, mean=(0.0,) * count, std=(1.0,) * count, size=size, **self._options())
-        device = images.device
-        where = (
-            {"accelerator": "cpu"} if device.type == "cpu" else {"accelerator": device.type, "devices": [device.index]}
-        )
-        found = explain_with(model, images.detach().float(), targets.tolist(), len(images), **where)
-        return found.saliency().to(device)
+        return explain_normalized(network, images, targets.tolist(), **self._options()).saliency().to(images.device)
 
     def module(self, classifier: Classifier, name: str, parameters: dict[str, Any]) -> FGVis:
         loaded: Any = classifier  # which FGVis takes, although its command line does not

@@ -78,10 +78,8 @@ class ExplainCallback(pl.Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:
             return
         network = pl_module if self.network is None else getattr(pl_module, self.network)
-        device = pl_module.device
-        where: dict[str, Any] = {"accelerator": "cpu"} if device.type == "cpu" else {"accelerator": device.type}
         with isolate_rng():
-            self.latest = explain(network, self.images, self.targets, **where, **self.options)
+            self.latest = explain(network, self.images, self.targets, accelerator=pl_module.device.type, **self.options)
             self._log(trainer, self.latest)
 
     def _log(self, trainer: pl.Trainer, found: Explanation) -> None:

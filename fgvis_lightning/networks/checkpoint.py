@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
 from inspect import Parameter, signature
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.names import class_at
 
 EMPTY = "an empty name"
 LIGHTNING = "lightning:"
@@ -79,12 +79,8 @@ def from_hyper_parameters(name: str, path: str | Path | None) -> LightningModule
     Raises:
         InputError: if there is no such class, the file has no hyperparameters, or the class does not take them.
     """
-    module, _, attribute = name.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), attribute, None)
-    except (ImportError, ValueError):
-        kind = None
-    if not (isinstance(kind, type) and issubclass(kind, LightningModule)):
+    kind = class_at(name, LightningModule)
+    if kind is None:
         raise InputError(f"Expected {LIGHTNING} and the class_path of a LightningModule, but got {name!r}.")
     if path is None:
         raise InputError(
