@@ -142,7 +142,7 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
         more, factor = brightened(evidence), f"brightened ×\N{NO-BREAK SPACE}{_factor(1 / top)}"
         views[f"evidence, {factor}"] = explanation_image(image, more, background)
         by_channel[f"{named.removeprefix('evidence ')}, {factor}"] = as_rgb(more)
-    if count > 3:
+    if count > 3 and min(evidence.shape[1:]) >= 2 * math.ceil(math.sqrt(count)):  # room for a pixel and a line each
         by_channel[f"evidence by channel, 1 to {count}, brightened"] = each_channel(brightened(evidence))
     scores = explanation.score_image[index], explanation.score_explanation[index]
     kind = "explanation" if game.keeps else "image without the evidence"

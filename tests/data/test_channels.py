@@ -179,6 +179,11 @@ def test_every_channel_is_drawn_for_itself() -> None:
     )
 
 
+def test_more_bands_than_a_picture_has_room_for_are_drawn_without_it() -> None:
+    found = explain(Bands(200), torch.rand(1, 200, SIDE, SIDE), iterations=1, seeds=1)
+    assert draw(found).height > 100
+
+
 def test_a_sweep_over_arrays(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for strong in range(3):
