@@ -33,7 +33,8 @@ from fgvis_lightning import FGVis
 from fgvis_lightning.data.batches import Sweep, SweepData
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.method.games import log_probability
-from fgvis_lightning.networks.load import PACKAGED, load_classifier
+from fgvis_lightning.networks.load import load_classifier
+from fgvis_lightning.networks.zoo import PACKAGED
 
 WARM = 3  # steps that are not counted
 STATUS = Path("/proc/self/status")

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from fgvis_lightning.engine.lightning_logs import quiet
 from fgvis_lightning.engine.strategy import trainer_options
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.networks.channels import dimensions_of
 from fgvis_lightning.results.explanation import Attribution, Explanation
 
 
@@ -46,7 +48,7 @@ class _Collector(ExplanationCallback):
 
 
 def explain(
-    network: nn.Module | str,
+    network: nn.Module | str | partial[Any],
     images: Tensor | Image.Image | str | Path | Sequence[Image.Image | str | Path],
     targets: Tensor | int | str | Sequence[int | str] | None = None,
     *,
@@ -68,9 +70,11 @@ def explain(
     It is explained in eval mode.
 
     Args:
-        network: a classifier of normalized images, or the name of one as in `FGVis`.
-        images: (B,3,H,W) in [0,1], or 8-bit; one image (3,H,W); or PIL images or paths, which are resized and cropped
-            to the network's input.
+        network: a classifier of normalized images, or the name of one as in `FGVis`; or ``functools.partial`` of one
+            that takes more than images.
+        images: (B,C,H,W) in [0,1], or 8-bit; one image (C,H,W); or PIL images or paths, which are resized and cropped
+            to the network's input; or signals (B,C,T) or volumes (B,C,D,H,W) of any numbers, as ``normalize`` takes
+            them, where the network's first convolution is one of these.
         targets: class indices or names, one for all images or one for each; None for the predicted class.
         game: ``preservation``, ``deletion``, ``generation`` or ``repression``.
         iterations: steps of the optimizer, at most; unless given, 200 for ``lam: auto`` and 500 for a fixed λ.
@@ -95,8 +99,9 @@ def explain(
         InputError: images, targets or options that cannot be used.
     """
     mean, std = map(tuple, normalize) if normalize is not None else (None, None)
-    if isinstance(images, Tensor) and images.ndim > 2 and "size" not in options:
-        options["size"] = tuple(images.shape[-2:])  # what the network is tried on
+    dimensions = dimensions_of(network)
+    if isinstance(images, Tensor) and images.ndim > dimensions and "size" not in options:
+        options["size"] = tuple(images.shape[-dimensions:])  # what the network is tried on
     # Callers may be in inference mode, as Lightning's validation loop is, whose tensors have no gradients.
     with torch.inference_mode(False), torch.enable_grad():
         with _silence():

@@ -34,10 +34,12 @@ from fgvis_lightning.engine.strategy import check_strategy
 from fgvis_lightning.engine.work import Work
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.method.convergence import EVERY, Plateau
+from fgvis_lightning.method.games import divide_by_largest
 from fgvis_lightning.method.options import choose, within
 from fgvis_lightning.method.solver import Solver
-from fgvis_lightning.networks.load import DEFAULT, ClassifierOptions, from_options
+from fgvis_lightning.networks.load import ClassifierOptions, from_options
 from fgvis_lightning.networks.logits import resolve
+from fgvis_lightning.networks.zoo import DEFAULT
 
 
 class FGVis(MaskModule):
@@ -57,9 +59,8 @@ class FGVis(MaskModule):
             ``level``, see `fgvis_lightning.method.solvers`.
         level: for ``lam: auto``, the score to reach as a share of the image's own: at least, for
             preservation and generation (1.0 unless given); at most, for deletion and repression (0.1).
-        iterations: steps of the optimizer for each image, at most; unless given, 200 for ``lam: auto`` and the
-            literature's 500 for a fixed λ. Each passes the image through the network ``seeds`` times, until a solver
-            has joined the runs, and once from then on: about 360 times by default.
+        iterations: steps of the optimizer for each image, at most: 200 for ``lam: auto``, 500 for a fixed λ unless
+            given. Each is ``seeds`` passes, until a solver has joined the runs, then one: about 360 by default.
         seeds: runs of each image whose mean the explanation is: 6 for ``lam: auto`` and 1 for a fixed λ unless given.
         patience: an image is finished earlier when this many iterations have brought no progress; 0 for all iterations
             in any case, as with several ``seeds``.
@@ -107,15 +108,14 @@ class FGVis(MaskModule):
         self.iterations = options.iterations
         self.rows_per_item = options.seeds
         self.defended = defended
-        self.fold = defense.fold
-        self.seed = within("seed", seed, 0, 2**62)
+        self._fold, self.seed = defense.fold, within("seed", seed, 0, 2**62)
         self.mask = nn.Parameter(torch.empty(0))
         self.coverage = self.network.coverage
         self._logits: Tensor | None = None
         self._warned = False
 
     @classmethod
-    def of(cls, network: nn.Module | str, **options: Any) -> FGVis:
+    def of(cls, network: Any, **options: Any) -> FGVis:
         """Make a module from options of ``classifier`` and ``defense`` side by side with the others.
 
         Raises:
@@ -136,7 +136,8 @@ class FGVis(MaskModule):
 
     def setup(self, stage: str) -> None:
         check_strategy(self.trainer.strategy, self.trainer.world_size)
-        self.network.to(memory_format=torch.channels_last)
+        if len(self.classifier.preprocessing.size) == 2:
+            self.network.to(memory_format=torch.channels_last)
 
     def configure_optimizers(self) -> Optimizer:
         image = self.sweep.peek()
@@ -175,8 +176,7 @@ class FGVis(MaskModule):
         if isinstance(optimizer, Solver):
             optimizer.tell(self._lead)
         else:
-            largest = self.mask.grad.abs().amax((1, 2, 3), keepdim=True)
-            self.mask.grad /= torch.where(largest > 0, largest, 1)
+            divide_by_largest(self.mask.grad)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         with torch.no_grad():
@@ -200,8 +200,8 @@ class FGVis(MaskModule):
         return self.options.optimizer([{"params": [self.mask], **own}])
 
     def _work(self, x: Tensor) -> Work:
-        black = self.normalize(torch.zeros(self.classifier.preprocessing.count, 1, 1))
-        return Work(x, self.options.seeds, self.options.reference, black, self.seed, self.classifier.task)
+        options, black = self.options, self.normalize(torch.zeros_like(x[0]))
+        return Work(x, options.seeds, options.reference, black, self.seed, self.classifier.task)
 
     def _begin(self, batch: Batch) -> None:
         """Masks, targets, references and reference activations of a new batch."""
@@ -295,6 +295,6 @@ class FGVis(MaskModule):
             "defended": self.defended,
             **self.network.selection.listed,
             "output": self.network.output,
-            "fold": self.fold,
+            "fold": self._fold,
             "seed": self.seed,
         }

@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from PIL import Image
 
 import fgvis_lightning
 from fgvis_lightning.cli import COMMANDS, main
+from fgvis_lightning.experiments.renamed import SHORT
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -79,6 +81,18 @@ class SixBands(Detector):
 class OneOutput(Detector):
     def __init__(self):
         super().__init__(classes=1)
+
+
+class Heartbeats(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Conv1d(12, 8, 9), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 3)
+        )
+
+
+class WithAge(Detector):
+    def forward(self, x, age):
+        return super().forward(x) + age / 100
 
 
 class TwoHeads(Detector):
@@ -194,6 +208,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project.mkdir()
     (project / "__init__.py").touch()
     (project / "networks.py").write_text(NETWORKS)
+    (folder / "xrays").mkdir()
+    gray = np.random.default_rng(0).integers(0, 4096, (96, 96), dtype=np.uint16)
+    Image.fromarray(gray).save(folder / "xrays" / "chest.png")
+    (folder / "fields").mkdir()
+    np.save(folder / "fields" / "wheat.npy", np.random.default_rng(0).random((6, 96, 96), dtype=np.float32))
     examples = [block.code for block in blocks(ROOT / "CONTRIBUTING.md") if block.language == "python"]
     (project / "methods.py").write_text(examples[0])
     (project / "bias.py").write_text("import torch\n" + examples[-1])
@@ -213,6 +232,9 @@ def there(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             {"state_dict": module.state_dict(), "pytorch-lightning_version": "2.5.0", "epoch": 9, "global_step": 1},
             "epoch=9.ckpt",
         )
+        whole = pl.Trainer(accelerator="cpu", logger=False, max_epochs=0)
+        whole.strategy.connect(networks.LitWidth(4))
+        whole.save_checkpoint("width.ckpt")
         quick = ["--model.iterations", "2", "--trainer.accelerator", "cpu"]
         main(["fit", "--output", "results/mine", "--data.images", "photos", *TINY, *quick])
     return world
@@ -259,6 +281,22 @@ def test_configurations_are_read(block: Block, parsers: ModuleType, there: Path)
     assert _holds(read.as_dict(), config)
 
 
+KINDS = [b for b in ALL if b.language == "yaml" and b.where.startswith("docs/kinds/")]
+
+
+@pytest.mark.parametrize("block", [pytest.param(b, id=b.where) for b in KINDS])
+def test_every_kind_of_network_is_explained(block: Block, there: Path, tmp_path: Path) -> None:
+    if "hf:" in block.code and not (there / "models").exists():
+        transformers = pytest.importorskip("transformers")
+        config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
+        transformers.ResNetForImageClassification(config).save_pretrained(there / "models" / "flowers")
+        transformers.ConvNextImageProcessor(size={"shortest_edge": 64}).save_pretrained(there / "models" / "flowers")
+    (there / "example.yaml").write_text(block.code)
+    quick = ["--model.iterations", "2", "--model.seeds", "1", "--trainer.accelerator", "cpu"]
+    main(["fit", "--config", "example.yaml", *quick, "--output", str(tmp_path)])
+    assert list((tmp_path / "explanations").iterdir())
+
+
 def _holds(whole: Any, part: Any) -> bool:
     """Whether what was written is what was read."""
     if isinstance(part, dict) and isinstance(whole, dict):
@@ -298,7 +336,7 @@ def test_the_citation_is_of_this_package() -> None:
 
 def test_pages_name_options_that_exist(parsers: ModuleType) -> None:
     """``--model.lam`` in a sentence is as easily outdated as in an example."""
-    known: set[str] = set()
+    known = {f"--{place}.{name}" for place, names in SHORT.items() for name in names}
     for command in COMMANDS:
         known |= set(parsers.options_of(command)._option_string_actions)
     foreign = {

@@ -66,8 +66,10 @@ class TensorBoardImages(ExplanationCallback):
             evidence = pl_module.game.evidence(pl_module.masks[place]).float().cpu()
             image, background = image_in_work(pl_module, place)
             iteration, writer = batch.iterations + 1, self._writer(trainer)
-            writer.add_image(f"{name}/mask", as_rgb(evidence), iteration)
-            writer.add_image(f"{name}/explanation", explanation_image(image, evidence, background), iteration)
+            bands = pl_module.classifier.preprocessing.bands
+            shown = explanation_image(image, evidence, background, bands)
+            writer.add_image(f"{name}/mask", as_rgb(evidence, bands), iteration)
+            writer.add_image(f"{name}/explanation", shown, iteration)
 
     def _log_curves(self, trainer: pl.Trainer, model: FGVis, batch: Batch) -> None:
         shown = list(self._shown(trainer, model, batch.used))

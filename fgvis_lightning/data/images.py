@@ -102,6 +102,8 @@ def prepare(image: Image.Image, preprocessing: Preprocessing, name: str, *, upsc
 
 def _fitted(image: Picture, preprocessing: Preprocessing, name: str, upscale: bool) -> Picture:
     """Resized and center-cropped."""
+    if len(preprocessing.size) != 2:
+        raise InputError(f"Expected a size of height and width for {name}, but got {preprocessing.size}.")
     height, width = preprocessing.size
     own_height, own_width = tvf.get_size(image)
     if not upscale and (2 * own_height < height or 2 * own_width < width):

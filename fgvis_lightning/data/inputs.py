@@ -15,11 +15,12 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.preprocessing import Preprocessing
 
+SHAPES = {1: "T", 2: "H,W", 3: "D,H,W"}
 KINDS = "a tensor (B,C,H,W) or (C,H,W), PIL images or paths"
 
 
 def as_images(images: Any, preprocessing: Preprocessing) -> Tensor:
-    """Images in [0,1] (B,C,H,W), without a gradient.
+    """Images in [0,1] (B,C,H,W), without a gradient; of signals (B,C,T) and volumes (B,C,D,H,W) any numbers will do.
 
     Args:
         images: a tensor (B,C,H,W) or (C,H,W), floating point in [0,1] or 8-bit; or a PIL image, a path, or a sequence
@@ -30,7 +31,8 @@ def as_images(images: Any, preprocessing: Preprocessing) -> Tensor:
         InputError: if the images are of another kind, shape or range, or cannot be read.
     """
     if isinstance(images, Tensor):
-        return _checked(images.detach()[None] if images.ndim == 3 else images.detach(), preprocessing.count)
+        one = images.ndim == 1 + len(preprocessing.size)
+        return _checked(images.detach()[None] if one else images.detach(), preprocessing)
     several = [images] if isinstance(images, str | Path | Image.Image) else images
     if not isinstance(several, Sequence) or not several:
         raise InputError(f"Expected images as {KINDS}, but got {_described(images)}.")
@@ -45,14 +47,18 @@ def _image(image: Any, preprocessing: Preprocessing) -> Tensor:
     raise InputError(f"Expected images as {KINDS}, but got a list with {_described(image)}.")
 
 
-def _checked(images: Tensor, count: int) -> Tensor:
-    if images.ndim != 4 or images.shape[1] != count or not len(images):
+def _checked(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    count, dimensions = preprocessing.count, len(preprocessing.size)
+    if images.ndim != 2 + dimensions or images.shape[1] != count or not len(images):
+        shape = f"{count},{SHAPES[dimensions]}"
         raise InputError(
-            f"Expected images of shape (B,{count},H,W) or ({count},H,W), but got {tuple(images.shape)}. What mean and "
-            f"std have values for are the channels; unless given, those of the network's first convolution."
+            f"Expected images of shape (B,{shape}) or ({shape}), but got {tuple(images.shape)}. What mean and std have "
+            f"values for are the channels; unless given, those of the network's first convolution."
         )
     if images.dtype == torch.uint8:
         return images / 255
+    if dimensions != 2 and images.is_floating_point() and images.isfinite().all():
+        return images  # signals and volumes have no black and white
     if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
         low, high = images.min().item(), images.max().item()
         remedy = "Give mean and std with normalize=(mean, std), not normalized images."

@@ -24,7 +24,7 @@ from torch.nn.modules._functions import BackwardHookFunction
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointFunction
 
-from fgvis_lightning.defense.nonlinearities import EXEMPT, LINEAR, OPERATORS, PRODUCTS, STEPS
+from fgvis_lightning.defense.nonlinearities import EXEMPT, LINEAR, LINEAR_FUNCTIONS, OPERATORS, PRODUCTS, STEPS
 
 Edge = tuple[Node, int]
 Found = Counter[tuple[str, str]]
@@ -137,7 +137,7 @@ class Findings:
 
 
 def edges_of(values: Iterable[Any]) -> list[Edge]:
-    """Positions in autograd's graph of the tensors among ``values``, also in lists."""
+    """Positions in autograd's graph of the tensors among ``values``, also in lists and mappings."""
     edges: list[Edge] = []
     if not torch.is_grad_enabled():  # tensors that custom autograd functions make in their own forward
         return edges
@@ -146,8 +146,8 @@ def edges_of(values: Iterable[Any]) -> list[Edge]:
             if value.requires_grad:
                 edge = get_gradient_edge(value)
                 edges.append((edge.node, edge.output_nr))
-        elif isinstance(value, list | tuple):
-            edges += edges_of(value)
+        elif isinstance(value, list | tuple | Mapping):
+            edges += edges_of(value.values() if isinstance(value, Mapping) else value)
     return edges
 
 
@@ -243,6 +243,8 @@ def _judge(
         # Before all names: a custom function may have any.
         if issubclass(function, functions):
             found.exempt["exempt"] += 1
+            return None
+        if function.__module__ == "torch._library.autograd" and function.__name__ in LINEAR_FUNCTIONS:
             return None
         if function is CheckpointFunction:
             return "a reentrant checkpoint (give checkpoint use_reentrant=False)"

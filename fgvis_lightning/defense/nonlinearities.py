@@ -79,8 +79,15 @@ LINEAR = frozenset(
     | {"ReflectionPad1D", "ReflectionPad2D", "ReplicationPad1D", "ReplicationPad2D", "PixelShuffle", "PixelUnshuffle"}
     | {"NativeChannelShuffle", "Im2Col", "Col2Im", "Unfold", "UpsampleNearest2D", "UpsampleNearestExact2D"}
     | {"UpsampleBilinear2D", "UpsampleBilinear2DAa", "UpsampleBicubic2D", "UpsampleBicubic2DAa", "FftR2C", "FftC2R"}
-    | {"FftC2C", "BackwardHookFunction"}
+    | {"ReflectionPad3D", "ReplicationPad3D", "UpsampleNearest1D", "UpsampleNearest3D", "UpsampleNearestExact1D"}
+    | {"UpsampleNearestExact3D", "UpsampleLinear1D", "UpsampleTrilinear3D", "IndexPut", "FftC2C"}
+    | {"BackwardHookFunction"}
 )
+
+LINEAR_FUNCTIONS = frozenset(
+    f"GeneratedBackwardFor_torchvision_{name}_default" for name in ("roi_align", "ps_roi_align")
+)
+"""Autograd functions that torch makes for torchvision's operators: linear, for boxes that are given."""
 
 PRODUCTS = {
     **dict.fromkeys(("Mul", "Mm", "Bmm", "Mv", "Dot", "Convolution", "Linear"), 0),
@@ -91,7 +98,9 @@ PRODUCTS = {
 EXEMPT = {
     **dict.fromkeys(("MaxPool1D", "MaxPool2D", "MaxPool2DWithIndices", "MaxPool3DWithIndices"), "pooling"),
     **dict.fromkeys(("AdaptiveMaxPool2D", "FractionalMaxPool2D", "MkldnnMaxPool2D", "MpsMaxPool2D"), "pooling"),
-    **dict.fromkeys(("AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "MkldnnAdaptiveAvgPool2D"), "pooling"),
+    **dict.fromkeys(("AdaptiveMaxPool3D", "FractionalMaxPool3D"), "pooling"),
+    **dict.fromkeys(("AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D"), "pooling"),
+    **dict.fromkeys(("MkldnnAdaptiveAvgPool2D",), "pooling"),
     **dict.fromkeys(("Amax", "Amin", "Max"), "pooling"),
     **dict.fromkeys(("NativeBatchNorm", "NativeBatchNormLegit", "BatchNormWithUpdate"), "normalization"),
     **dict.fromkeys(("CudnnBatchNorm", "MiopenBatchNorm"), "normalization"),

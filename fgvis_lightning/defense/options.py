@@ -12,6 +12,7 @@ from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.folding import folded
 from fgvis_lightning.networks.heads import Head, Inverse
 from fgvis_lightning.networks.outputs import Selected
+from fgvis_lightning.networks.reduce import Reduction
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def defend(classifier: Classifier, options: DefenseOptions, gate: str) -> Defend
         output, frozen = frozen.output, frozen.network
     if isinstance(frozen, Head) and frozen.inverse is not None:
         exempt = (*exempt, Inverse)
+    if any(isinstance(module, Reduction) for module in frozen.modules()):
+        exempt = (*exempt, Reduction)
     if options.fold:
         listed = (*resolve(exempt, "exempt")[1], *resolve(gated, "gated")[1])
         frozen, _ = folded(frozen, (classifier.preprocessing.count, *classifier.preprocessing.size), keep=listed)

@@ -20,6 +20,7 @@ from fgvis_lightning.method.options import Options
 from fgvis_lightning.method.solver import Solver
 from fgvis_lightning.method.storage import give_back
 from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.reduce import looking
 from fgvis_lightning.results.explanation import Explanation, rounded
 
 
@@ -65,6 +66,10 @@ class MaskModule(SweepModule):
         assert isinstance(solver, Solver)
         return solver
 
+    def first_pass(self, x: Tensor, copies: int = 1) -> Tensor:
+        with looking(self.network):
+            return super().first_pass(x, copies)
+
     def plain(self, x: Tensor) -> Tensor:
         with self.network.undefended():
             return super().plain(x)
@@ -101,6 +106,7 @@ class MaskModule(SweepModule):
             score_explanation=self.classifier.task.probability(logits, self.work.targets)[at].float().cpu(),
             game=self.game,
             seeds=self.options.seeds,
+            bands=self.classifier.preprocessing.bands,
             **more,
             coverage=self.coverage,
             iterations=torch.full((len(places),), self.batch.iterations),

@@ -100,7 +100,7 @@ class SweepModule(pl.LightningModule, ABC):
     def input_settings(self) -> dict[str, Any]:
         """The network's name and preprocessing, for `settings`."""
         preprocessing = asdict(self.classifier.preprocessing)
-        del preprocessing["source"]
+        del preprocessing["source"], preprocessing["bands"]  # no mask depends on them
         task = self.classifier.task.name
         return {
             "network": self.classifier.name,

@@ -7,7 +7,8 @@ from jsonargparse import Namespace
 
 from fgvis_lightning.experiments.network_option import building, check_optimizers, complete_network
 from fgvis_lightning.experiments.parsing import Parser
-from fgvis_lightning.networks.load import DEFAULT, from_options
+from fgvis_lightning.networks.load import from_options
+from fgvis_lightning.networks.zoo import DEFAULT
 
 
 def new_parser(command: str, description: str, output: str) -> Parser:

@@ -17,6 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from fgvis_lightning.data.package_files import shipped
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.experiments.renamed import with_new_names
+from fgvis_lightning.networks.heads import NO_REGRESSION
 
 SHOWN = {
     "data.images": "what to explain: a file, a glob, a folder, or a CSV file with columns path and target",
@@ -141,6 +142,8 @@ def explained(message: str, known: Sequence[str]) -> str:
         if not option.startswith("--"):
             return f"Expected options that begin with --, but got {match[1]!r}."
         return f"Expected an option of this command, but got {option}.{nearest(option, known)} --help_all shows all."
+    if re.search(r"multilabel.*'?regression'?$", text):
+        return f"--model.task: Expected multiclass, multilabel or binary, but got regression. {NO_REGRESSION}"
     text = re.sub(r"^Parser key \"([\w.]+)\":", r"--\1:", text)
     text = re.sub(r"a typing\.Literal\[([^]]*)\]", lambda found: f"one of {found[1]}".replace("'", ""), text)
     text = re.sub(r"an? <class '(\w+)'>", lambda found: KINDS.get(found[1], found[1]), text)

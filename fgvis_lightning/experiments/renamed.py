@@ -1,4 +1,4 @@
-"""Options by their former names, which work until version 0.2: those of ``model`` that are in groups now."""
+"""Options by other names: short ones, and former ones of ``model``'s, which work until version 0.2."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ from fgvis_lightning.networks.load import ClassifierOptions
 GROUPS: dict[str, Any] = {"classifier": ClassifierOptions, "defense": DefenseOptions}
 GROUP_OF = {field.name: group for group, kind in GROUPS.items() for field in fields(kind)}
 OPTION = re.compile(rf"--model\.({'|'.join(GROUP_OF)})(?![\w])")
+SHORT = {"model": ("reduce", "inputs"), "data": ("channels",)}
+"""Options of ``model.classifier`` that stand elsewhere, too."""
+SHORT_OPTION = re.compile(r"--(?:model\.(?=reduce|inputs)|data\.(?=channels))(\w+)(?!\w)")
 
 
 def with_new_names(args: Sequence[str]) -> list[str]:
     """The arguments, and the files of ``--config`` among them, with each former name replaced and pointed out."""
     found: list[str] = []
     for arg in args:
-        if match := OPTION.match(arg):
+        if match := SHORT_OPTION.match(arg):
+            arg = f"--model.classifier.{match[1]}" + arg[match.end() :]
+        elif match := OPTION.match(arg):
             new = f"--model.{GROUP_OF[match[1]]}.{match[1]}"
             _say(match[0], new)
             arg = new + arg[match.end() :]
@@ -41,15 +46,19 @@ def _config(path: str) -> str:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return path  # the parser says what is wrong
-    model = content.get("model") if isinstance(content, dict) else None
+    parts = {name: content.get(name) for name in SHORT} if isinstance(content, dict) else {}
+    moved = [(place, name) for place, names in SHORT.items() for name in names if name in (parts.get(place) or ())]
+    model = content.setdefault("model", {}) if moved else parts.get("model")
     if not isinstance(model, dict):
         return path
+    for place, name in moved:
+        model["classifier"] = {**(model.get("classifier") or {}), name: content[place].pop(name)}
     old = [name for name in model if name in GROUP_OF]
     for name in old:
         group = GROUP_OF[name]
         _say(f"model.{name} in {path}", f"model.{group}.{name}")
         model[group] = {**(model.get(group) or {}), name: model.pop(name)}
-    return yaml.safe_dump(content, allow_unicode=True) if old else path
+    return yaml.safe_dump(content, allow_unicode=True) if old or moved else path
 
 
 def _say(old: str, new: str) -> None:

@@ -77,6 +77,17 @@ def blend(x: Tensor, mask: Tensor, reference: Tensor | None) -> Tensor:
     return mask * x if reference is None else torch.lerp(reference, x, mask)
 
 
+def of_rows(values: Tensor, like: Tensor) -> Tensor:
+    """A value for each row (B,) as (B,1,…,1), with as many dimensions as another tensor."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def divide_by_largest(gradient: Tensor) -> None:
+    """Divide the gradient of each mask (B,…) by its largest absolute value, where that is not 0, in place."""
+    largest = of_rows(gradient.abs().flatten(1).amax(1), gradient)
+    gradient /= torch.where(largest > 0, largest, 1)
+
+
 def gaussian(e: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Standard normal noise like ``e`` (B,3,H,W), each image's from the generator of its own."""
     draw = torch.empty_like(e)
@@ -93,7 +104,18 @@ def zero(x: Tensor, black: Tensor, generator: torch.Generator) -> None:
 
 
 def blurred(x: Tensor, black: Tensor, generator: torch.Generator) -> Tensor:
-    """The image under a Gaussian blur, σ = 10 pixels of 224 (Fong and Vedaldi, ICCV 2017, section 4.1)."""
+    """The image under a Gaussian blur, σ = 10 pixels of 224 (Fong and Vedaldi, ICCV 2017, section 4.1).
+
+    Signals and volumes are blurred along each of their dimensions by the same share of its length.
+    """
+    if x.ndim != 4:
+        for dim in range(2, x.ndim):
+            rows = x.movedim(dim, -1)
+            sigma = 10 * rows.shape[-1] / 224
+            kernel = 2 * min(int(3 * sigma), (rows.shape[-1] - 1) // 2) + 1
+            smooth = tvf.gaussian_blur(rows.reshape(1, -1, 1, rows.shape[-1]), [kernel, 1], [max(sigma, 0.1)] * 2)
+            x = smooth.view(rows.shape).movedim(-1, dim)
+        return x
     sigma = 10 * min(x.shape[-2:]) / 224
     kernel = 2 * min(int(3 * sigma), (min(x.shape[-2:]) - 1) // 2) + 1
     return tvf.gaussian_blur(x, [kernel, kernel], [max(sigma, 0.1)] * 2)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fgvis_lightning.method.games import Game, blend, log_probability
+from fgvis_lightning.method.games import Game, blend, divide_by_largest, log_probability
 from fgvis_lightning.method.level import bound, lead
 from fgvis_lightning.method.solver import Solver
 
@@ -66,8 +66,7 @@ def solve(
             steps.tell(lead(game, logits.detach(), targets[every], goal[every]))
         else:
             assert mask.grad is not None
-            largest = mask.grad.abs().amax((1, 2, 3), keepdim=True)
-            mask.grad /= torch.where(largest > 0, largest, 1)
+            divide_by_largest(mask.grad)
         steps.step()
         steps.zero_grad()
         with torch.no_grad():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fgvis_lightning.method.games import Game
+from fgvis_lightning.method.games import Game, of_rows
 
 STORAGE = torch.float16
 """Type of evidence as files hold it: what is tried is what is stored.
@@ -38,16 +38,16 @@ def give_back(best: Tensor, game: Game, judge: Judge) -> tuple[Tensor, Tensor, T
     logits, leads = judge(masks)
     nearest = masks, logits, leads
     for back in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
-        short = (leads < 0)[:, None, None, None]
+        short = leads < 0
         if not short.any():
             break
         more = game.evidence((evidence + back * (1 - evidence)).to(STORAGE).to(best.dtype))
-        masks = torch.where(short, more, masks)
+        masks = torch.where(of_rows(short, masks), more, masks)
         logits, leads = judge(masks)
     # Where even all of the image does not, what was found stays.
     missed = leads < 0
     return (
-        torch.where(missed[:, None, None, None], nearest[0], masks),
+        torch.where(of_rows(missed, masks), nearest[0], masks),
         torch.where(missed[:, None], nearest[1], logits),
         torch.where(missed, nearest[2], leads),
     )

@@ -25,6 +25,11 @@ FINAL: dict[Any, str] = {
 IMAGES = 2
 """Images of noise that a network is tried on."""
 
+NO_REGRESSION = (
+    "An amount has no probability of which evidence could keep a share. Ask a yes-or-no question of it: a module that "
+    "returns (amount - threshold) / scale, as binary."
+)
+
 MANY = 8
 """Outputs that are hardly all from 0 to 1 if they are logits."""
 
@@ -113,14 +118,8 @@ def with_head(
         InputError: a task that the outputs cannot have.
     """
     if task not in TASKS:
-        known = ", ".join(TASKS)
-        more = (
-            " An amount has no probability of which evidence could keep a share. Ask a yes-or-no question of it: a "
-            "module that returns (amount - threshold) / scale, as binary."
-            if task == "regression"
-            else ""
-        )
-        raise InputError(f"Expected task to be one of {known}, but got {task!r}.{more}")
+        more = f" {NO_REGRESSION}" if task == "regression" else ""
+        raise InputError(f"Expected task to be one of {', '.join(TASKS)}, but got {task!r}.{more}")
     finals = _Finals()
     try:
         with torch.no_grad(), finals:

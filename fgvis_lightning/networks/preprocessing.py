@@ -23,7 +23,7 @@ class Preprocessing:
     """Size, cropping and normalization of a network's input.
 
     Attributes:
-        size: height and width of the network's input, in pixels.
+        size: height and width of the network's input, in pixels; or the length of a signal, or three of a volume.
         resize: length of the short side before the center crop, or (height, width).
         interpolation: ``bilinear``, ``bicubic``, …, as in torchvision's ``InterpolationMode``.
         mean, std: normalization of images in [0,1], by channel.
@@ -31,16 +31,18 @@ class Preprocessing:
             its bands or pages; None for ``gray`` where there is one, ``rgb`` where there are three, else ``all``.
         levels: values of a file's gray that are black and white; None for the rule of
             `fgvis_lightning.data.levels`.
+        bands: which channels stand for red, green and blue in pictures, from 1; None for the first, middle and last.
         source: where these values come from, for people.
     """
 
-    size: tuple[int, int] = (224, 224)
+    size: tuple[int, ...] = (224, 224)
     resize: int | tuple[int, int] = 256
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     channels: str | None = None
     levels: tuple[float, float] | None = None
+    bands: tuple[int, ...] | None = None
     source: str = "ImageNet's usual values: the network does not bring its own"
 
     def __post_init__(self) -> None:
@@ -65,7 +67,14 @@ class Preprocessing:
         if self.levels is not None and not (len(self.levels) == 2 and -1e9 < self.levels[0] < self.levels[1] < 1e9):
             raise InputError(f"Expected levels to be black and a larger white, e.g. [0, 4095], but got {self.levels}.")
         short = self.resize if isinstance(self.resize, int) else min(self.resize)
-        if len(self.size) != 2 or min(self.size) < 1 or short < min(self.size) or max(*self.size, short) > LARGEST:
+        if self.bands is not None and not (len(self.bands) == 3 and all(1 <= band <= len(mean) for band in self.bands)):
+            raise InputError(f"Expected bands to be three from 1 to {len(mean)}, but got {self.bands}.")
+        if (
+            not 1 <= len(self.size) <= 3
+            or min(self.size) < 1
+            or short < min(self.size)
+            or max(*self.size, short) > LARGEST
+        ):
             raise InputError(
                 f"Expected size to be a height and a width from 1 to {LARGEST} and resize at least as large, but got "
                 f"{self.size} and {self.resize}."
@@ -82,8 +91,9 @@ class Preprocessing:
         return self.channels or {1: "gray", 3: "rgb"}.get(self.count, "all")
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images (…,C,H,W) in [0,1] as the network takes them."""
-        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        """Images (…,C,H,W) in [0,1] as the network takes them; signals (…,C,T) and volumes (…,C,D,H,W) likewise."""
+        shape = self.count, *[1] * len(self.size)
+        mean, std = (images.new_tensor(values).view(shape) for values in (self.mean, self.std))
         return (images - mean) / std
 
     def background(self) -> Tensor:

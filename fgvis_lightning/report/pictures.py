@@ -88,10 +88,12 @@ def make_pictures(entry: Entry) -> Pictures:
     image, problem = None, f"{entry.image} does not come out in the size of the explanation."
     if preprocessing.size == tuple(size):  # else what a stranger's file says could take all memory
         image, problem = _image(entry, preprocessing)
+    bands = item.bands if isinstance(item, Explanation) else None
+    image = None if image is None else as_rgb(image, bands)
     panel = None if image is not None else _panel(entry.path.parent.parent / "panels" / f"{_stem(entry.path)}.png")
     photo = None if image is None else _jpeg(image, 92)
     if isinstance(item, Explanation):
-        evidence = as_rgb(item.evidence[0].nan_to_num())
+        evidence = as_rgb(item.evidence[0].nan_to_num(), bands)
         scale = float(evidence.max()) or 1.0
         bright = brightened(evidence)
         return Pictures(
@@ -102,7 +104,7 @@ def make_pictures(entry: Entry) -> Pictures:
             scale=scale,
             top=float(brightest(evidence)),
             means=tuple(evidence.mean((1, 2)).tolist()),
-            background=tuple(as_rgb(preprocessing.background()).flatten().tolist()),
+            background=tuple(as_rgb(preprocessing.background(), bands).flatten().tolist()),
             panel=panel,
         )
     saliency = item.saliency()[0].float().nan_to_num()
@@ -131,7 +133,7 @@ def _preprocessing(says: Mapping[str, Any], size: tuple[int, int]) -> Preprocess
 
 
 def _image(entry: Entry, preprocessing: Preprocessing) -> tuple[Tensor | None, str]:
-    """The network's input (3,H,W) in [0,1], or the reason why it cannot be read any more.
+    """The network's input (C,H,W) in [0,1], or the reason why it cannot be read any more.
 
     The file may be a stranger's, who could name any file of this machine: what is read must have the content that was
     explained, or lie where the user has said.
@@ -144,8 +146,7 @@ def _image(entry: Entry, preprocessing: Preprocessing) -> tuple[Tensor | None, s
     problem = ""
     for path in entry.elsewhere if sha256 is None else (entry.image, *entry.elsewhere):
         try:
-            image = as_float(load_image(path, preprocessing, upscale=True, sha256=sha256))
-            return as_rgb(image), ""
+            return as_float(load_image(path, preprocessing, upscale=True, sha256=sha256)), ""
         except (InputError, ValueError) as error:
             problem = problem or printable(str(error))
     return None, problem

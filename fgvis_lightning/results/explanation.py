@@ -68,6 +68,7 @@ class Explanation:
         names: names of the target classes, B of them; empty where they are not known.
         images: what was explained (B,C,H,W) in [0,1], before normalization; None where it is not in memory.
         background: the color (C,1,1) in [0,1] that stands for nothing in pictures; None with the images.
+        bands: which channels stand for red, green and blue in pictures, from 1; None for the first, middle and last.
 
     It prints as a line for each item, ``espresso 0.951 → 0.952, 8.0 %, reached``: class, both scores, size of the
     evidence, and whether the level was reached. A notebook shows the panels of the first items. An index or a slice
@@ -91,6 +92,7 @@ class Explanation:
     names: tuple[str, ...] = ()
     images: Tensor | None = None
     background: Tensor | None = None
+    bands: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -143,6 +145,7 @@ class Explanation:
             ids=tuple(id for part in parts for id in part.ids),
             names=tuple(name for part in parts for name in part.names),
             seeds=parts[0].seeds,
+            bands=parts[0].bands,
             **known,
         )
 
@@ -187,6 +190,8 @@ class Explanation:
             own["coverage"] = self.coverage.to_json(index)
         if self.seeds is not None:
             own["seeds"] = str(self.seeds)
+        if self.bands is not None:
+            own["bands"] = " ".join(map(str, self.bands))
         for name in ROWS:
             rows = getattr(self, name)
             if rows is not None:

@@ -10,7 +10,8 @@ Three views of one item, each at the network's own resolution so that every pixe
 Gray images have gray masks. Of more than three channels, three stand for red, green and blue (see `as_rgb`), and a
 picture beside them has the evidence of each.
 
-Where the evidence is faint, the latter two have a brightened picture beside them.
+Where the evidence is faint, the latter two have a brightened picture beside them. Of a volume its three middle slices
+are shown, and of a signal each channel's line (see `fgvis_lightning.results.shapes`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fgvis_lightning.results.shapes import middle_slices, signal_figure
+
 if TYPE_CHECKING:
     from fgvis_lightning.results.explanation import Explanation
 
@@ -41,28 +44,33 @@ DPI = 100
 LINE, LETTER = 1.4, 0.6  # height of a line, and about the width of a letter, in sizes of the font
 
 
-def explanation_image(image: Tensor, evidence: Tensor, background: Tensor) -> Tensor:
+Bands = Sequence[int] | None
+"""Which three of C channels stand for red, green and blue, counted from 1; None for the first, middle and last."""
+
+
+def explanation_image(image: Tensor, evidence: Tensor, background: Tensor, bands: Bands = None) -> Tensor:
     """Picture of an explanation: the evidence on a plain background.
 
     Args:
         image: (C,H,W) in [0,1].
         evidence: (C,H,W) in [0,1], the mask or 1 - mask.
         background: (C,1,1) in [0,1], e.g. the data set's mean color.
+        bands: which channels are shown.
 
     Returns:
         (3,H,W) in [0,1].
     """
-    return as_rgb(torch.lerp(background.expand_as(image), image, evidence))
+    return as_rgb(torch.lerp(background.expand_as(image), image, evidence), bands)
 
 
-def triple(count: int) -> list[int]:
-    """Which of C channels stand for red, green and blue: the first, the middle and the last."""
-    return [0, (count - 1) // 2, count - 1]
+def triple(count: int, bands: Bands = None) -> list[int]:
+    """Which of C channels stand for red, green and blue: those chosen, or the first, the middle and the last."""
+    return [band - 1 for band in bands] if bands else [0, (count - 1) // 2, count - 1]
 
 
-def as_rgb(picture: Tensor) -> Tensor:
+def as_rgb(picture: Tensor, bands: Bands = None) -> Tensor:
     """A picture of any number of channels (C,H,W) as one of red, green and blue (3,H,W)."""
-    return picture[triple(len(picture))]
+    return picture[triple(len(picture), bands)]
 
 
 def each_channel(evidence: Tensor) -> Tensor:
@@ -126,30 +134,41 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
     Args:
         explanation: of B items.
         index: which of them.
-        image: (C,H,W) in [0,1], before normalization.
+        image: (C,H,W) in [0,1], before normalization; or a signal (C,T), or a volume (C,D,H,W).
         background: (C,1,1) in [0,1], the color that stands for nothing.
         name: of the target class.
     """
     game, evidence = explanation.game, explanation.evidence[index].float().cpu()
-    count = len(evidence)
-    channels = ", ".join(str(place + 1) for place in triple(count))
+    count, bands, what = len(evidence), explanation.bands, {2: "signal", 4: "volume"}.get(image.ndim, "image")
+    size = f"{_percent(evidence.mean())} of the {what}"
+    title, agreement = _title(explanation, index, name, what), _agreement(explanation, index)
+    if image.ndim == 2:
+        note = f"evidence ({game.name}) is dark on the line, {size}"
+        return signal_figure(image, brightened(evidence), title, f"{note}; {agreement}" if agreement else note)
+    if image.ndim == 4:
+        image, evidence = middle_slices(image, background), middle_slices(evidence, torch.zeros_like(background))
+    channels = ", ".join(str(place + 1) for place in triple(count, bands))
     named = {1: "mask", 3: "evidence by color channel"}.get(count, f"evidence in channels {channels}")
-    views = {"image" if count <= 3 else f"image, channels {channels}": as_rgb(image)}
-    views[f"evidence ({game.name})"] = explanation_image(image, evidence, background)
-    by_channel = {f"{named}, {_percent(evidence.mean())} of the image": as_rgb(evidence)}
+    views = {what if count <= 3 else f"{what}, channels {channels}": as_rgb(image, bands)}
+    views[f"evidence ({game.name})"] = explanation_image(image, evidence, background, bands)
+    by_channel = {f"{named}, {size}": as_rgb(evidence, bands)}
     top = float(brightest(evidence))
     if evidence.max() > 0 and top < FAINT:
         more, factor = brightened(evidence), f"brightened ×\N{NO-BREAK SPACE}{_factor(1 / top)}"
-        views[f"evidence, {factor}"] = explanation_image(image, more, background)
-        by_channel[f"{named.removeprefix('evidence ')}, {factor}"] = as_rgb(more)
+        views[f"evidence, {factor}"] = explanation_image(image, more, background, bands)
+        by_channel[f"{named.removeprefix('evidence ')}, {factor}"] = as_rgb(more, bands)
     if count > 3 and min(evidence.shape[1:]) >= 2 * math.ceil(math.sqrt(count)):  # room for a pixel and a line each
         by_channel[f"evidence by channel, 1 to {count}, brightened"] = each_channel(brightened(evidence))
+    return panel(views | by_channel, title, agreement)
+
+
+def _title(explanation: Explanation, index: int, name: str, what: str) -> str:
+    """Class and both scores, and whether the level was missed."""
     scores = explanation.score_image[index], explanation.score_explanation[index]
-    kind = "explanation" if game.keeps else "image without the evidence"
-    title = f"{name}: {scores[0]:.3f} on the image, {scores[1]:.3f} on the {kind}"
-    if explanation.feasible is not None and not explanation.feasible[index]:
-        title += " (level missed)"
-    return panel(views | by_channel, title, _agreement(explanation, index))
+    kind = "explanation" if explanation.game.keeps else f"{what} without the evidence"
+    missed = explanation.feasible is not None and not explanation.feasible[index]
+    level = " (level missed)" if missed else ""
+    return f"{name}: {scores[0]:.3f} on the {what}, {scores[1]:.3f} on the {kind}{level}"
 
 
 def _agreement(explanation: Explanation, index: int) -> str:

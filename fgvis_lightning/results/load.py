@@ -71,6 +71,7 @@ def load_item(path: str | Path) -> Explanation | Attribution:
             coverage=Coverage.from_json(metadata["coverage"]) if "coverage" in metadata else None,
             ranking=tensors["ranking"][None] if "ranking" in tensors else None,
             seeds=int(metadata["seeds"]) if "seeds" in metadata else None,
+            bands=tuple(map(int, metadata["bands"].split())) if "bands" in metadata else None,
             names=(metadata["name"],) if "name" in metadata else (),
             **own,
         )

@@ -121,10 +121,10 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
     "--model.classifier.size": {
         "[0,16]": "Expected size to be a height and a width from 1 to 16384 and resize at least as large,",
-        "[16]": "Expected size to be a height and a width from 1 to 16384 and resize at least as large,",
+        "[16]": "Expected a size of 2 for Tiny, whose first convolution takes images (B,C,H,W), but got one of 1.",
         "x": "--model.classifier.size: Expected tuple, but got x",
         "[16,-1]": "Expected size to be a height and a width from 1 to 16384 and resize at least as large,",
-        "[16,16,16]": "Expected size to be a height and a width from 1 to 16384 and resize at least as large,",
+        "[16,16,16]": "Expected a size of 2 for Tiny, whose first convolution takes images (B,C,H,W), but got one of",
         "[1000000000,1000000000]": "Expected size to be a height and a width from 1 to 16384",
     },
     "--model.classifier.resize": {
@@ -146,7 +146,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
     "--model.task": {
         "foo": "--model.task: Expected one of multiclass, multilabel, binary, but got foo",
-        "regression": "--model.task: Expected one of multiclass, multilabel, binary, but got regression",
+        "regression": "--model.task: Expected multiclass, multilabel or binary, but got regression. An amount has",
         "binary": "Expected one output, or two, for task binary, but got 5: multiclass or multilabel?",
     },
     "--model.outputs": {"foo": "--model.outputs: Expected one of logits, probabilities"},
@@ -154,6 +154,20 @@ OPTIONS: dict[str, dict[str, str]] = {
         "0": "Expected threshold between 0 and 1, but got 0.0.",
         "2": "Expected threshold between 0 and 1, but got 2.0.",
         "x": "--model.threshold: Expected a number, but got x",
+    },
+    "--model.classifier.bands": {
+        "[1,2]": "Expected bands to be three from 1 to 3, but got (1, 2).",
+        "[0,1,2]": "Expected bands to be three from 1 to 3, but got (0, 1, 2).",
+        "[1,2,4]": "Expected bands to be three from 1 to 3, but got (1, 2, 4).",
+    },
+    "--model.inputs": {
+        "{age: }": "Expected the input age as numbers or an .npy file, but got None",
+        "{age: missing.npy}": "Expected the input age as numbers or an .npy file, but got 'missing.npy'",
+        "3": "--model.classifier.inputs: Expected",
+    },
+    "--model.reduce": {
+        "missing": "--model.classifier.reduce: Expected",
+        "fgvis_lightning.networks.reduce.SegmentationLogits": "Expected dense logits (B,K,H,W), but got (1, 5).",
     },
     "--model.classifier.channels": {
         "foo": "--model.classifier.channels: Expected one of gray, rgb, all",

@@ -22,6 +22,29 @@ def test_options_are_replaced_and_pointed_out(form: str, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ("--model.reduce", "reduce"),
+        ("--model.reduce.region", "reduce.region"),
+        ("--model.inputs", "inputs"),
+        ("--data.channels", "channels"),
+    ],
+)
+def test_short_names_need_no_group(given: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = f"--model.classifier.{option}"
+    assert with_new_names([given, "x", f"{given}=y"]) == [expected, "x", f"{expected}=y"]
+    assert capsys.readouterr().err == ""
+
+
+def test_short_names_work_in_files(folder: Path, output: Path, tmp_path: Path) -> None:
+    config = tmp_path / "short.yaml"
+    config.write_text("data: {channels: rgb}\nmodel: {inputs: {}}\n")
+    fit(output, folder, "--config", str(config), *CPU)
+    model = yaml.safe_load((output / "config.yaml").read_text())["model"]
+    assert (model["classifier"]["channels"], model["classifier"]["inputs"]) == ("rgb", {})
+
+
+@pytest.mark.parametrize(
     "option", ["--model.classifier.size", "--model.gates", "--model.network.gate", "--data.classes"]
 )
 def test_other_options_are_left_alone(option: str, capsys: pytest.CaptureFixture[str]) -> None:

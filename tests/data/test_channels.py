@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.networks.preprocessing import Preprocessing
-from fgvis_lightning.results.figures import each_channel
+from fgvis_lightning.results.figures import as_rgb, each_channel
 from fgvis_lightning.results.notebook import draw
 
 SIDE = 12
@@ -182,6 +183,22 @@ def test_every_channel_is_drawn_for_itself() -> None:
 def test_more_bands_than_a_picture_has_room_for_are_drawn_without_it() -> None:
     found = explain(Bands(200), torch.rand(1, 200, SIDE, SIDE), iterations=1, seeds=1)
     assert draw(found).height > 100
+
+
+def test_chosen_bands_stand_for_red_green_and_blue(tmp_path: Path) -> None:
+    np.save(tmp_path / "field.npy", bands(6, 4).numpy())
+    network = ["--model.network", "test_channels.Bands", "--model.classifier.size", f"[{SIDE}, {SIDE}]"]
+    run = ["fit", *network, "--data.images", str(tmp_path / "field.npy"), "--trainer.accelerator=cpu"]
+    run += ["--model.iterations=3", "--model.seeds=1"]
+    main([*run, "--output", str(tmp_path / "out"), "--model.classifier.bands=[5,1,2]"])
+    (found,) = load_explanations(tmp_path / "out")
+    assert found.bands == (5, 1, 2)
+    main(["report", str(tmp_path / "out")])
+    main([*run, "--output", str(tmp_path / "out")])  # the masks do not depend on it
+    image = bands(6, 4)
+    torch.testing.assert_close(as_rgb(image, found.bands), image[[4, 0, 1]])
+    remembered = explain(Bands(6), image, bands=(5, 1, 2), iterations=2, seeds=1)
+    assert draw(remembered).tobytes() != draw(replace(remembered, bands=None)).tobytes()
 
 
 def test_a_sweep_over_arrays(tmp_path: Path) -> None:

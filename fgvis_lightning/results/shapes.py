@@ -1,0 +1,68 @@
+"""Pictures of inputs that are no images: signals as lines, volumes by their middle slices."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from torch import Tensor
+
+LINES = 12
+"""Channels of a signal that are drawn, at most."""
+
+WIDE, TALL = 9.0, 1.1  # inches of a signal's channel
+INK, PALE = "#0b6e69", "#c9c9c9"
+
+
+def middle_slices(volume: Tensor, fill: Tensor) -> Tensor:
+    """The middle slices of a volume across its depth, height and width, side by side.
+
+    Args:
+        volume: (C,D,H,W).
+        fill: what stands where there is no slice (C,1,1).
+
+    Returns:
+        (C,max(H,D),W+W+H), one slice after the other: (H,W), (D,W) and (D,H).
+    """
+    depth, height, width = (side // 2 for side in volume.shape[1:])
+    slices = volume[:, depth], volume[:, :, height], volume[..., width]
+    tall = max(one.shape[1] for one in slices)
+    columns = [torch.cat([one, fill.expand(-1, tall - one.shape[1], one.shape[2])], 1) for one in slices]
+    return torch.cat(columns, 2)
+
+
+def signal_figure(signal: Tensor, evidence: Tensor, title: str, note: str) -> Figure:
+    """A signal as a pale line for each channel, dark where it is evidence.
+
+    Args:
+        signal: (C,T).
+        evidence: (C,T) in [0,1], as dark as it is to be.
+        title: above.
+        note: below the title, in smaller letters.
+    """
+    count = min(len(signal), LINES)
+    head = 0.55 if note else 0.35
+    high = count * TALL + head + 0.45
+    figure = Figure(figsize=(WIDE, high), dpi=100)
+    FigureCanvasAgg(figure)
+    figure.text(0.5, 1 - 0.18 / high, title, ha="center", va="center", fontsize=12, parse_math=False)
+    figure.text(0.5, 1 - 0.42 / high, note, ha="center", va="center", fontsize=10, parse_math=False)
+    axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    figure.subplots_adjust(left=0.09, right=0.985, top=1 - head / high, bottom=0.35 / high, hspace=0.12)
+    steps = np.arange(signal.shape[1])
+    for place, (ax, line, dark) in enumerate(zip(axes, signal.float().numpy(), evidence.float().numpy(), strict=False)):
+        ax.plot(steps, line, color=PALE, linewidth=1)
+        points = np.stack([steps, line], 1)
+        between = LineCollection(list(np.stack([points[:-1], points[1:]], 1)), color=INK, linewidth=2, capstyle="round")
+        between.set_alpha(np.clip((dark[:-1] + dark[1:]) / 2, 0, 1).tolist())
+        ax.add_collection(between)
+        ax.set_xlim(0, max(1, len(steps) - 1))
+        ax.set_ylabel(f"channel {place + 1}", fontsize=9)
+        ax.tick_params(labelsize=8)
+        for side in ("top", "right"):
+            ax.spines[side].set_visible(False)
+    if len(signal) > count:
+        axes[-1].set_xlabel(f"the first {count} of {len(signal)} channels", fontsize=9)
+    return figure
