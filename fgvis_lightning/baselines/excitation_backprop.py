@@ -36,7 +36,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.baselines.layers import module_called
 from fgvis_lightning.baselines.winning_probability import COPIES, Linear, Pass, Rules, Sum, rule_of
-from fgvis_lightning.defense.audit import kind
+from fgvis_lightning.defense.graph import kind
 from fgvis_lightning.errors import InputError
 
 

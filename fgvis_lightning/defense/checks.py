@@ -9,11 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fgvis_lightning.defense.audit import Findings, Found, Witness
+from fgvis_lightning.defense.audit import Found, Witness
 from fgvis_lightning.defense.coverage import Layer
+from fgvis_lightning.defense.graph import Findings
 from fgvis_lightning.errors import InputError
-
-ATTENTION = frozenset({"softmax", "scaled_dot_product_attention"})
 
 
 class UngatedActivationError(InputError):
@@ -82,7 +81,7 @@ def judge_graph(name: str, found: Findings, exempt: Collection[str]) -> None:
     """Refuse what autograd's graph holds between image and logits that gates do not cover.
 
     Raises:
-        InputError: no path leads from one to the other, or it is a vision transformer's.
+        InputError: no path leads from one to the other.
         UngatedActivationError: a nonlinearity on the way has no gate.
     """
     if not found.reached:
@@ -91,13 +90,6 @@ def judge_graph(name: str, found: Findings, exempt: Collection[str]) -> None:
             f"gradient, but they do not: the network detaches them, or runs under no_grad."
         )
     refuse(name, found.problems)
-    attention = found.exempt["attention"] + found.exempt["softmax"]
-    if found.gate_free and attention and found.convolutions <= 1 and not ATTENTION.intersection(exempt):
-        raise InputError(
-            f"Expected a convolutional network, but {name} is a vision transformer: "
-            f"image and logits are joined by {attention} calls of attention and by residual connections, where "
-            f"there is no gate, so the defense does not hold. List softmax as exempt to explain it all the same."
-        )
 
 
 def refuse(name: str, problems: Found) -> None:

@@ -11,7 +11,8 @@ network's own, bit for bit. There is nothing to tune.
 Activation calls are intercepted while the network runs, so it does not matter whether they are
 modules, functions or methods, in place or not, or one module that is used several times: each
 *call* has its own reference activation, found again by its place in the order of calls. What cannot
-be intercepted is found by two checks (`fgvis_lightning.defense.audit`), and refused by name.
+be intercepted is found by two checks, `audit` and `graph`, and refused by name. Where a layer would
+touch no gate, as on the residual stream of a transformer, sums and normalizations are gated as well.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fgvis_lightning.defense.audit import Modules, Witness, inspect
+from fgvis_lightning.defense.audit import Modules, Witness
 from fgvis_lightning.defense.casts import Casts
 from fgvis_lightning.defense.checks import Layout, judge_calls, judge_graph, require_eval_mode, require_open
 from fgvis_lightning.defense.coverage import Coverage, Layer
-from fgvis_lightning.defense.gates import LIMITS, Ceiling, GatedReLU, is_checkpointed
+from fgvis_lightning.defense.gates import LIMITS, GatedReLU, is_checkpointed
+from fgvis_lightning.defense.graph import inspect
 from fgvis_lightning.defense.interception import Interceptor, Surveyor
-from fgvis_lightning.defense.nonlinearities import NORMALIZATION
-from fgvis_lightning.defense.reference import Reference, share_closed
+from fgvis_lightning.defense.reference import Reference, bounds, differentiable, share_closed
 from fgvis_lightning.defense.selection import Selection
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.method.gates import RULES
@@ -92,7 +93,6 @@ class DefendedCNN(nn.Module):
         self.output = output
         self.defended = True
         self.coverage = Coverage()
-        self._calls = self.selection.functions, self.selection.units
         self._references: list[Reference] | None = None
         self._layout: Layout | None = None
         self._recorded = Coverage()
@@ -103,11 +103,19 @@ class DefendedCNN(nn.Module):
         """Run the reference pass on ``x`` (B,3,H,W), keep h(x), and return the logits (B,K).
 
         The first time for each shape and type of input the network is checked as well, with one more forward pass.
+        Where a layer would touch no gate, the residual stream and normalizations are gated from then on, too.
 
         Raises:
             UngatedActivationError: a nonlinearity ran that the container cannot gate.
             InputError: the network is not deterministic, or its logits cannot be found among its outputs.
         """
+        logits = self._record(x)
+        if self.coverage.gate_free and self.selection.widen():
+            self._surveyed.clear()
+            logits = self._record(x)
+        return logits
+
+    def _record(self, x: Tensor) -> Tensor:
         require_eval_mode(self.network)
         self._references = None
         self._casts.clear()  # somebody may have changed the weights
@@ -118,16 +126,13 @@ class DefendedCNN(nn.Module):
         modules = Modules(self.network)
 
         def visit(name: str, h: Tensor) -> None:
-            if name == NORMALIZATION:
+            if self.selection.passes(name):
                 return
             coverage.calls[name] += 1
             if name in self.exempt:
                 return
-            known: Tensor | Ceiling | None = None
             fused = self.fused and name in LIMITS
-            if h.requires_grad:
-                # A copy: the network may change its activation in place after the call.
-                known = Ceiling(h, LIMITS[name]) if fused else h.detach().clone()
+            known = bounds(h, name, fused) if h.requires_grad else None
             references.append(Reference(name, known, fused and not is_checkpointed()))
             outputs.append((h, h._version))
             coverage.gated[name] += h.requires_grad
@@ -135,10 +140,10 @@ class DefendedCNN(nn.Module):
                 layers.append(Layer(name, modules.running()))
 
         key = (x.shape, x.stride(), x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
-        interceptor = Interceptor(*self._calls, visit, cast=self._casts.caster(self.network, x))
+        interceptor = Interceptor(*self.selection.calls, visit, cast=self._casts.caster(self.network, x))
         witness = Witness(modules, lambda: interceptor.depth > 0) if key not in self._surveyed else None
         # With a gradient, although none is needed: networks may take another path without.
-        with _differentiable(x) as image, interceptor, witness or nullcontext():
+        with differentiable(x) as image, interceptor, witness or nullcontext():
             self._layout = Layout.of(image)
             logits = self._run(image)
         coverage.layers = tuple(layers)
@@ -166,21 +171,21 @@ class DefendedCNN(nn.Module):
             RuntimeError: no reference pass, or one with other calls or shapes.
             InputError: a reference pass in another type, on another device, or under another autocast.
         """
-        if not self.defended:
+        if not self.defended or (self.selection.stream and not (e.requires_grad and torch.is_grad_enabled())):
             self.coverage = coverage = Coverage()
 
             def count(name: str, h: Tensor) -> None:
-                if name != NORMALIZATION:
+                if not self.selection.passes(name):
                     coverage.calls[name] += 1
 
-            with Interceptor(*self._calls, count, cast=self._casts.caster(self.network, e)):
+            with Interceptor(*self.selection.calls, count, cast=self._casts.caster(self.network, e)):
                 return self._run(e)
         return self._replay(e, lambda reference, h: reference.gate(h, self.gate), fuse=torch.is_grad_enabled())
 
     def closed(self, e: Tensor) -> Tensor:
         """Share of closed gates at ``e`` (B,L) in [0,1], for each image and each layer of ``coverage.layers``."""
         shares: list[Tensor] = []
-        with _differentiable(e) as image:
+        with differentiable(e) as image:
             self._replay(image, lambda *call: shares.append(share_closed(len(e), *call)))
         self.coverage.closed = torch.stack(shares, 1) if shares else e.new_zeros(len(e), 0)
         return self.coverage.closed
@@ -235,7 +240,7 @@ class DefendedCNN(nn.Module):
             return reference
 
         def visit(name: str, h: Tensor) -> None:
-            if name == NORMALIZATION:
+            if self.selection.passes(name):
                 return
             if name in self.exempt:
                 coverage.calls[name] += 1
@@ -251,7 +256,7 @@ class DefendedCNN(nn.Module):
                 return None
             return GatedReLU.apply(x, reference_of(name, x).h, in_place, self.gate)
 
-        with make(*self._calls, visit, fused if fuse else None, self._casts.caster(self.network, e)):
+        with make(*self.selection.calls, visit, fused if fuse else None, self._casts.caster(self.network, e)):
             logits = self._run(e)
         if done < len(references):
             raise RuntimeError(
@@ -267,17 +272,16 @@ class DefendedCNN(nn.Module):
         shares: list[Tensor] = []
 
         def why_not(name: str) -> str | None:
-            return NORMALIZATION if name == NORMALIZATION else "exempt" if name in self.exempt else None
+            return name if self.selection.passes(name) else "exempt" if name in self.exempt else None
 
         def make(*args: Any) -> Surveyor:
-            activations = {name for names in self._calls for name in names.values()} - {NORMALIZATION}
-            surveyors.append(Surveyor(*args, modules=modules, why_not=why_not, elementwise=activations))
+            surveyors.append(Surveyor(*args, modules=modules, why_not=why_not))
             return surveyors[-1]
 
         def act(reference: Reference, h: Tensor) -> None:
             shares.append(share_closed(len(x), reference, h))
 
-        with _differentiable(x) as image:
+        with differentiable(x) as image:
             logits = self._replay(image, act, make)
             if shares:
                 require_open(self._name, self.coverage.layers, torch.stack(shares, 1))
@@ -291,10 +295,3 @@ class DefendedCNN(nn.Module):
         self._casts.clear()
         super()._apply(fn, recurse)
         return self
-
-
-@contextmanager
-def _differentiable(x: Tensor) -> Iterator[Tensor]:
-    """A copy of ``x`` that requires a gradient and may be changed in place."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield x.detach().clone().requires_grad_().clone()

@@ -35,7 +35,8 @@ class Coverage:
         operators: activations by operator, as the dispatcher saw them when the network was checked.
         exempt: what is without a gate by design or because the user lists it as exempt, by kind, e.g.
             ``{"pooling": 1, "exempt": 2}``, as found when the network was checked.
-        gate_free: whether a path from the image to the logits meets no gate.
+        gate_free: whether a path from the image to the logits meets no gate, or several layers in a row meet none (see
+            `fgvis_lightning.defense.graph`).
         closed: share of closed gates (B,L) in [0,1] for each image and layer, where it has been measured.
     """
 
@@ -96,8 +97,8 @@ class Coverage:
 
 
 GATE_FREE = (
-    "A path from the image to the logits meets no gate, as where residual connections are never followed by an "
-    "activation: along it the gradient is the ordinary one, and adversarial evidence can arise."
+    "A path from the image to the logits meets no gate, or several layers in a row meet none: along them the gradient is "
+    "the ordinary one, and adversarial evidence can arise."
 )
 
 

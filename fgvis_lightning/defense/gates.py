@@ -14,8 +14,6 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from fgvis_lightning.method.gates import excess
-
 LIMITS = {"relu": torch.inf, "relu6": 6.0}
 """Activations that can be had together with their gate: what their output is at most. Its derivative is 0 there."""
 
@@ -23,7 +21,24 @@ CHUNK = 2**18
 """Numbers worked on at a time, so that what is between stays in a core's own memory."""
 
 
-def gate(h: Tensor, reference: Tensor, rule: str = "strict", *, nonnegative: bool = False) -> None:
+class Range:
+    """h(x) of neurons of either sign, prepared for asking whether h(e) lies between 0 and h(x).
+
+    Args:
+        h: activations h(x), any shape.
+    """
+
+    def __init__(self, h: Tensor) -> None:
+        self.shape = h.shape
+        known, zero = h.detach(), h.new_zeros(())
+        self.low, self.high = torch.minimum(known, zero), torch.maximum(known, zero)
+
+    def excess(self, h: Tensor) -> Tensor:
+        """As `fgvis_lightning.method.gates.excess`, but NaN where h(e) and its limit are infinite."""
+        return h - h.clamp(self.low, self.high)
+
+
+def gate(h: Tensor, reference: Tensor | Range, rule: str = "strict", *, nonnegative: bool = False) -> None:
     """Put a gate on the gradient that arrives at ``h``, see `fgvis_lightning.method.gates`.
 
     A hook on the tensor, not a new tensor: code that ignores the result of an in-place activation
@@ -33,7 +48,7 @@ def gate(h: Tensor, reference: Tensor, rule: str = "strict", *, nonnegative: boo
     Args:
         h: activations h(e), any shape.
         reference: reference activations h(x), same shape.
-        rule: ``strict`` or ``restoring``.
+        rule: ``strict`` or ``restoring``; what is not a number passes either.
         nonnegative: whether neither can be negative, which saves two thirds of the work.
     """
     known = h.detach()
@@ -42,8 +57,11 @@ def gate(h: Tensor, reference: Tensor, rule: str = "strict", *, nonnegative: boo
     # Both ways below select, where a product would make NaN of 0 * inf. On CPUs the first, which takes the gradient
     # where room > below_zero, is faster than a mask of booleans; but not where numbers that small count as zero.
     by_threshold = known.is_cpu and torch.tensor(below_zero, dtype=known.dtype).item() < 0
+    if isinstance(reference, Tensor) and not nonnegative:
+        reference = Range(reference)
     if rule == "restoring":
-        side = ((known - reference).clamp_(min=0) if nonnegative else excess(known, reference)).sign_()
+        excess = reference.excess(known) if isinstance(reference, Range) else (known - reference).clamp_(min=0)
+        side = excess.sign_()
 
         def restore(gradient: Tensor) -> Tensor:
             room = side * gradient
@@ -53,7 +71,7 @@ def gate(h: Tensor, reference: Tensor, rule: str = "strict", *, nonnegative: boo
 
         h.register_hook(restore)
         return
-    room = reference - known if nonnegative else excess(known, reference).abs_().neg_()
+    room = reference.excess(known).abs_().neg_() if isinstance(reference, Range) else reference - known
     if by_threshold:
         h.register_hook(lambda gradient: torch.ops.aten.threshold_backward(gradient, room, below_zero))
     else:

@@ -5,7 +5,7 @@ A ``TorchFunctionMode`` sees each call of a function of torch and of a tensor's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-from fgvis_lightning.defense.audit import Boundary, Edge, Modules, edges_of
-from fgvis_lightning.defense.nonlinearities import Functions
+from fgvis_lightning.defense.audit import Modules
+from fgvis_lightning.defense.graph import Boundary, Edge, edges_of
+from fgvis_lightning.defense.nonlinearities import NORMALIZATION, RESIDUAL, Functions
 from fgvis_lightning.errors import InputError
 
 WEIGHTED = frozenset({torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d, F.linear})
@@ -66,7 +67,7 @@ class Interceptor(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = None if self.depth else self.functions.get(func)
-        if name is None:
+        if name is None or (name == RESIDUAL and not _joins(args)):
             return self.other(func, args, kwargs)
         if name == "hardtanh" and (kwargs.get("min_val"), kwargs.get("max_val")) == (0.0, 6.0):
             name = "relu6"  # nn.ReLU6 calls hardtanh
@@ -75,7 +76,8 @@ class Interceptor(TorchFunctionMode):
             if output is not None:
                 return output
         self.before((*args, *kwargs.values()))
-        view = args[0] if args and isinstance(args[0], Tensor) and args[0]._is_view() else None
+        in_place = name != RESIDUAL or func.__name__ in ("add_", "__iadd__")
+        view = args[0] if in_place and args and isinstance(args[0], Tensor) and args[0]._is_view() else None
         if view is not None:
             # An in-place activation of a view changes its base, whose gradient would never meet a gate on the view.
             args = (view.clone(), *args[1:])
@@ -126,16 +128,20 @@ class Interceptor(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _joins(args: tuple[Any, ...]) -> bool:
+    """Whether two tensors that depend on the image are added: all else is frozen, and requires no gradient."""
+    return sum(isinstance(arg, Tensor) and arg.requires_grad for arg in args[:2]) == 2
+
+
 class Surveyor(Interceptor):
     """Also notes where each call hangs in autograd's graph, and which module was running."""
 
-    def __init__(
-        self, *args: Any, modules: Modules, why_not: Callable[[str], str | None], elementwise: Collection[str]
-    ) -> None:
+    def __init__(self, *args: Any, modules: Modules, why_not: Callable[[str], str | None]) -> None:
         super().__init__(*args)
         self.modules = modules
         self.why_not = why_not
-        self.elementwise = elementwise
+        names = {*self.functions.values(), *self.units.values()}
+        self.elementwise = names - {NORMALIZATION, RESIDUAL}
         self.boundaries: dict[Edge, Boundary] = {}
         self.places: dict[Node, str] = {}
         self._inputs: list[Edge] = []

@@ -14,7 +14,9 @@ Not gated, by design:
   itself is an activation written by hand, and refused.
 
 Everything else between image and logits must be linear, or it is refused by name (see
-`fgvis_lightning.defense.audit`).
+`fgvis_lightning.defense.graph`).
+
+Where a layer would touch no gate otherwise, the sums of a residual stream and the normalizations are gated as well.
 """
 
 from __future__ import annotations
@@ -131,6 +133,15 @@ ACTIVATIONS[torch.special.expit] = "sigmoid"
 
 NORMALIZATIONS: Functions = dict.fromkeys(table(NORMALIZATION_FUNCTIONS), NORMALIZATION)
 
+RESIDUAL = "residual"
+"""Stands for each sum of two tensors that both depend on the image."""
+
+STREAM: Functions = {
+    **dict.fromkeys(table(["add"]), RESIDUAL),
+    **dict.fromkeys(table(["layer_norm", "group_norm", "instance_norm"]), NORMALIZATION),
+}
+"""What is gated beside activations where a layer would touch no gate otherwise, with `NORMALIZATIONS`."""
+
 
 def resolve(entries: Iterable[str | type], option: str) -> tuple[frozenset[str], tuple[type, ...]]:
     """Functions' names and classes that a user lists.
@@ -141,7 +152,7 @@ def resolve(entries: Iterable[str | type], option: str) -> tuple[frozenset[str],
         option: who asks, for errors.
 
     Returns:
-        Names, and classes.
+        Names, and classes. ``residual`` and ``normalization`` are names, too.
 
     Raises:
         InputError: an entry is none of these.
@@ -158,7 +169,9 @@ def resolve(entries: Iterable[str | type], option: str) -> tuple[frozenset[str],
                 ) from error
         if isinstance(entry, type) and issubclass(entry, nn.Module | Function):
             classes.append(entry)
-        elif isinstance(entry, str) and (any(spellings(entry)) or hasattr(torch.ops.aten, entry)):
+        elif entry in (RESIDUAL, NORMALIZATION) or (
+            isinstance(entry, str) and (any(spellings(entry)) or hasattr(torch.ops.aten, entry))
+        ):
             names.add(entry)
         else:
             hint = nearest(str(entry), sorted(set(ACTIVATIONS.values())))

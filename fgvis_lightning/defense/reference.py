@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from fgvis_lightning.defense.gates import Ceiling, gate
+from fgvis_lightning.defense.gates import LIMITS, Ceiling, Range, gate
 from fgvis_lightning.defense.nonlinearities import NONNEGATIVE
-from fgvis_lightning.method.gates import excess
+
+
+def bounds(h: Tensor, name: str, fused: bool) -> Tensor | Ceiling | Range:
+    """What a gate has to know of h(x), in copies, since the network may change its activation in place later.
+
+    Args:
+        h: h(x).
+        name: of the activation.
+        fused: whether the gate is fused with it.
+    """
+    if fused:
+        return Ceiling(h, LIMITS[name])
+    return h.detach().clone() if name in NONNEGATIVE else Range(h)
 
 
 @dataclass
@@ -23,7 +38,7 @@ class Reference:
     """
 
     name: str
-    h: Tensor | Ceiling | None
+    h: Tensor | Ceiling | Range | None
     fused: bool = False
 
     def closed(self, h: Tensor) -> Tensor:
@@ -31,7 +46,9 @@ class Reference:
         assert self.h is not None
         if isinstance(self.h, Ceiling):
             return self.h.closed(h)
-        return excess(h, self.h) != 0
+        if isinstance(self.h, Range):
+            return self.h.excess(h).nan_to_num_(0) != 0
+        return h > self.h
 
     def gate(self, h: Tensor, rule: str) -> None:
         """Put the gate on the gradient that arrives at h(e), if one does."""
@@ -50,3 +67,10 @@ def share_closed(batch: int, reference: Reference, h: Tensor) -> Tensor:
     # Some networks fold parts of an image into the batch; where that cannot be told apart, all images together.
     closed = closed.reshape(batch, -1) if len(h) % batch == 0 else closed.reshape(1, -1).expand(batch, -1)
     return closed.float().mean(1)
+
+
+@contextmanager
+def differentiable(x: Tensor) -> Iterator[Tensor]:
+    """A copy of ``x`` that requires a gradient and may be changed in place."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield x.detach().clone().requires_grad_().clone()

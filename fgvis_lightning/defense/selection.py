@@ -13,6 +13,9 @@ from fgvis_lightning.defense.nonlinearities import (
     NORMALIZATION,
     NORMALIZATION_MODULES,
     NORMALIZATIONS,
+    RESIDUAL,
+    STREAM,
+    Functions,
     resolve,
     table,
 )
@@ -30,7 +33,7 @@ class Selection:
     Attributes:
         exempt: names of what is left without a gate.
         exempt_functions: autograd functions among it.
-        functions: function → the name of its activation.
+        stream: which of ``residual`` and ``normalization`` are gated.
         units: modules whose output is gated, or exempt, as a whole → the name of their class.
         listed: ``exempt`` and ``gated`` as they were given, spelled out.
 
@@ -49,7 +52,8 @@ class Selection:
                 f"module that applies it."
             )
         self.exempt_functions = tuple(c for c in exempt_classes if issubclass(c, Function))
-        self.functions = {**ACTIVATIONS, **NORMALIZATIONS, **table(names)}
+        self.stream = frozenset({RESIDUAL, NORMALIZATION} & names)
+        self._named = {**ACTIVATIONS, **NORMALIZATIONS, **table(names - self.stream)}
         self.listed = {"exempt": sorted(map(_spelled, exempt)), "gated": sorted(map(_spelled, gated))}
         self.units: dict[nn.Module, str] = {}
         exempt_modules = tuple(c for c in exempt_classes if issubclass(c, nn.Module))
@@ -61,6 +65,20 @@ class Selection:
                 self.units[module] = name
             elif isinstance(module, NORMALIZATION_MODULES):
                 self.units[module] = NORMALIZATION
+
+    @property
+    def calls(self) -> tuple[Functions, dict[nn.Module, str]]:
+        """What is intercepted: function → the name of its activation, and `units`."""
+        return {**STREAM, **self._named} if self.stream else self._named, self.units
+
+    def passes(self, name: str) -> bool:
+        """Whether calls of this name are intercepted as one, and nothing else."""
+        return name in (RESIDUAL, NORMALIZATION) and name not in self.stream
+
+    def widen(self) -> bool:
+        """Gate the residual stream and normalizations, too, unless they are exempt; whether that changes anything."""
+        before, self.stream = self.stream, frozenset({RESIDUAL, NORMALIZATION} - self.exempt)
+        return self.stream != before
 
 
 def _spelled(entry: str | type) -> str:

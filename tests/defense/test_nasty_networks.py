@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -342,33 +341,6 @@ def test_logits_among_several_outputs(wrap: Callable[[Tensor], Any], output: str
         DefendedCNN(several, output="nowhere").record(x)
     with pytest.raises(InputError, match="but it has one tensor"):
         DefendedCNN(plain, output=0).record(x)
-
-
-def test_paths_without_gates_are_told() -> None:
-    torch.manual_seed(0)
-    for make, gate_free in (
-        (lambda: timm.create_model("convnext_atto"), True),
-        (lambda: timm.create_model("tf_efficientnet_lite0"), False),
-        (lambda: timm.create_model("resnetv2_50"), False),
-    ):
-        defended = DefendedCNN(make().eval())
-        defended.record(torch.randn(1, 3, 64, 64))
-        assert defended.coverage.gate_free == gate_free
-        assert ("meets no gate" in str(defended.coverage)) == gate_free
-
-
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_vision_transformers_are_refused(name: str) -> None:
-    torch.manual_seed(0)
-    network = (
-        timm.create_model(name, depths=(1, 1), num_classes=5) if "swin" in name else timm.create_model(name, depth=2)
-    )
-    x = torch.randn(1, 3, 224, 224)
-    with pytest.raises(InputError, match=r"is a vision transformer.*the defense does not hold"):
-        DefendedCNN(network.eval()).record(x)
-    defended = DefendedCNN(network.eval(), exempt=["softmax"])
-    defended.record(x)
-    assert defended.coverage.gate_free
 
 
 def test_coverage_names_layers_and_measures_closed_gates() -> None:

@@ -1,0 +1,168 @@
+"""Residual streams: where a layer would touch no gate, sums and normalizations are gated, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from references import RULES, gated
+from torch import Tensor, nn
+
+from fgvis_lightning import DefendedCNN, explain
+from fgvis_lightning.defense.graph import BARE
+
+Point = Callable[[str, Tensor], Tensor]
+
+
+def as_it_is(name: str, h: Tensor) -> Tensor:
+    return h
+
+
+class Stream(nn.Module):
+    """Stem, two residual blocks with a layer norm and a GELU, layer norm, head: a path of sums leads past the GELUs.
+
+    ``point`` is called with each tensor that a gate belongs to, written out by hand.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 2, stride=2)
+        self.norms = nn.ModuleList(nn.LayerNorm(6) for _ in range(3))
+        self.into = nn.ModuleList(nn.Linear(6, 12) for _ in range(2))
+        self.out_of = nn.ModuleList(nn.Linear(12, 6) for _ in range(2))
+        self.scale = nn.Parameter(torch.randn(6))
+        self.head = nn.Linear(6, 4)
+        self.point: Point = as_it_is
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        for norm, into, out_of in zip(self.norms, self.into, self.out_of, strict=False):
+            h = self.point("gelu", F.gelu(into(self.point("normalization", norm(x)))))
+            x = self.point("residual", x + self.scale * out_of(h))
+        return self.head(self.point("normalization", self.norms[-1](x)).mean(1))
+
+
+def twin_gradient(network: Stream, x: Tensor, e: Tensor, rule: str, ungated: frozenset[str]) -> Tensor:
+    """The gated gradient by the definition, neuron by neuron, at the points that are written out in the network."""
+    references: list[Tensor] = []
+    network.point = lambda name, h: references.append(h.detach()) or h  # type: ignore[func-returns-value]
+    network(x)
+    left = iter(references)
+
+    def gate(name: str, h: Tensor) -> Tensor:
+        reference, known = next(left), h.detach()
+        if name not in ungated:
+            h.register_hook(lambda gradient: gated(gradient, known, reference, rule))
+        return h
+
+    network.point = gate
+    e = e.detach().requires_grad_()
+    (found,) = torch.autograd.grad(network(e)[:, 1].sum(), e)
+    network.point = as_it_is
+    return found
+
+
+@pytest.mark.parametrize("ungated", [frozenset(), frozenset({"residual"}), frozenset({"normalization"})], ids=str)
+@pytest.mark.parametrize("rule", RULES)
+def test_gradient_equals_slow_twin(rule: str, ungated: frozenset[str]) -> None:
+    torch.manual_seed(0)
+    network = Stream().double().eval()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    e = (x * torch.rand_like(x)).requires_grad_()
+    defended = DefendedCNN(network, gate=rule, exempt=ungated)
+    assert torch.equal(defended.record(x), network(x))
+    (ours,) = torch.autograd.grad(defended(e)[:, 1].sum(), e)
+    torch.testing.assert_close(ours, twin_gradient(network, x, e, rule, ungated), rtol=1e-9, atol=1e-12)
+    assert not torch.equal(ours, torch.autograd.grad(network(e)[:, 1].sum(), e)[0])
+    expected = {"gelu": 2, "residual": 2, "normalization": 3}
+    assert defended.coverage.gated == {name: n for name, n in expected.items() if name not in ungated}
+    assert torch.equal(defended(e), network(e))
+    with torch.no_grad():
+        assert torch.equal(defended(e), network(e))
+
+
+def test_relu_networks_keep_the_gates_of_the_paper() -> None:
+    for name in ("resnet18", "vgg11", "densenet121", "mobilenetv2_050", "tf_efficientnet_lite0", "inception_v3"):
+        torch.manual_seed(0)
+        defended = DefendedCNN(timm.create_model(name, num_classes=5).eval())
+        defended.record(torch.randn(1, 3, 96, 96))
+        assert set(defended.coverage.gated) <= {"relu", "relu6"}
+        assert not defended.coverage.gate_free
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "convnext_atto": {"depths": (1, 1, 2, 1)},
+    "convnextv2_atto": {"depths": (1, 1, 2, 1)},
+    "vit_tiny_patch16_224": {"depth": 2, "img_size": 64},
+    "deit_tiny_distilled_patch16_224": {"depth": 2, "img_size": 64},
+    "swin_tiny_patch4_window7_224": {"depths": (1, 1, 1, 1), "img_size": 64},
+    "poolformer_s12": {},
+    "efficientformer_l1": {"img_size": 224},
+    "coatnet_0_224": {"img_size": 224},
+    "edgenext_xx_small": {},
+    "mobilevit_xxs": {},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_layer_of_these_networks_is_without_a_gate(name: str) -> None:
+    torch.manual_seed(0)
+    options = FAMILIES[name]
+    network = timm.create_model(name, num_classes=5, **{k: v for k, v in options.items() if v != 224}).eval()
+    side = options.get("img_size", 64)
+    x = torch.randn(1, 3, side, side)
+    defended = DefendedCNN(network, gate="restoring")
+    assert torch.equal(defended.record(x), network(x))  # with gradients, as attention takes other kernels without
+    assert not defended.coverage.gate_free
+    assert defended.coverage.gated["residual"] > 1
+    assert "residual" in str(defended.coverage)
+    defended.verify(x)
+
+
+def test_streams_can_be_left_out_and_asked_for() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 8, 8)
+    defended = DefendedCNN(Stream().eval(), exempt=["residual", "normalization"])
+    defended.record(x)
+    assert defended.coverage.gated == {"gelu": 2}
+    assert defended.coverage.gate_free
+    assert "meets no gate" in str(defended.coverage)
+    network = timm.create_model("resnet18", num_classes=5).eval()
+    x = torch.randn(1, 3, 64, 64)
+    assert DefendedCNN(network).record(x).equal(network(x))
+    asked = DefendedCNN(network, gated=["residual"])
+    asked.record(x)
+    assert asked.coverage.gated == {"relu": 17, "residual": 8}
+
+
+@pytest.mark.parametrize("count", [BARE, BARE + 1])
+def test_layers_in_a_row_are_counted(count: int) -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 3, 1)
+            self.layers = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(count))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x).relu()
+            for layer in self.layers:
+                x = layer(x)
+            return x.relu().mean((2, 3))
+
+    defended = DefendedCNN(Rows().eval())
+    defended.record(torch.randn(1, 3, 8, 8))
+    assert defended.coverage.gate_free == (count > BARE)
+
+
+@pytest.mark.parametrize("game", ["preservation", "deletion", "generation", "repression"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto"])
+def test_every_game_is_played_on_them(name: str, game: str) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=5, **FAMILIES[name]).eval()
+    found = explain(network, torch.rand(2, 3, 64, 64), game=game, iterations=4, seeds=2)  # type: ignore[arg-type]
+    assert found.coverage is not None
+    assert not found.coverage.gate_free
