@@ -97,7 +97,7 @@ class Coverage:
 
 
 GATE_FREE = (
-    "A path from the image to the logits meets no gate, or several layers in a row meet none: along them the gradient is "
+    "A path from the image to the logits meets no gate, or several layers in a row meet none: there the gradient is "
     "the ordinary one, and adversarial evidence can arise."
 )
 

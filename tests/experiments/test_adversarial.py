@@ -14,9 +14,10 @@ from fgvis_lightning import InputError, load_explanation
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.data.items import list_items
-from fgvis_lightning.experiments.adversarial import SignSGD
+from fgvis_lightning.experiments.adversarial import SignSGD, strongest
 from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.networks.load import load_classifier
+from fgvis_lightning.results.tables import Table
 
 PhotoMaker = Callable[..., Path]
 
@@ -101,6 +102,31 @@ def test_sign_steps() -> None:
     assert loss == 5
     assert a.tolist() == [0.5, 2, 3.5]
     assert b.tolist() == [1], "without a gradient"
+
+
+def test_momentum_adds_former_gradients_up() -> None:
+    a = torch.nn.Parameter(torch.zeros(2))
+    optimizer = SignSGD([a], lr=0.5, momentum=0.5)
+    for gradient in ([4.0, -4.0], [-1.0, 3.0], [-1.0, 3.0]):  # sums: 4, -4; 1, 1; -0.5, 3.5
+        a.grad = torch.tensor(gradient)
+        optimizer.step()
+    assert a.tolist() == [-0.5, -0.5]
+
+
+def test_the_strongest_attack_is_named() -> None:
+    columns = "game", "optimizer", "defense", "pairs", "false class on top", "highest"
+    table = Table(columns)
+    assert strongest(table) == ""
+    for row in (
+        ("generation", "sgd", "off", 8, 1.0, 0.99),
+        ("generation", "sgd", "on", 8, 0.125, 0.6),
+        ("deletion", "adam", "on", 8, 0.125, 0.7),
+        ("deletion", "sign", "on", 8, 0.0, 0.9),
+    ):
+        table.add(row)
+    assert strongest(table) == (
+        "Strongest against the defense: deletion by adam, 1 of 8 false classes on top, highest score 0.7."
+    )
 
 
 def test_interval_of_a_rate() -> None:

@@ -1,0 +1,176 @@
+"""Does the defense hold on residual streams, and what does it leave of the evidence?
+
+Trains small networks of several families to say which of some photos a 48-pixel crop comes from, and attacks them::
+
+    python benchmarks/residual_streams.py PHOTO … --networks resnet convnext vit --seeds 0 1 --weights trained/
+
+For how many of the crops the least likely class, which is not there, reaches p > 0.5 at some time: without gates, with
+gates behind activations alone, and with those that the container puts (`fgvis_lightning.defense.graph`), strict and
+restoring. The last two counts are those of the strongest attack, over all optimizers and starts of
+``tests/attacking.py``; for the others Adam from 0 is enough. Then the evidence that preservation needs for the class
+that is there, by its default settings, and for how many crops it reaches the full score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from timm.models.convnext import ConvNeXt
+from timm.models.metaformer import GroupNorm1, MetaFormer, Pooling
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import pil_to_tensor, resize
+
+from fgvis_lightning import DefendedCNN, explain
+from fgvis_lightning.networks.classifier import freeze
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from attacking import OPTIMIZERS, STARTS, attack, uniform
+
+SIZE = 48
+MEAN, STD = 0.45, 0.25
+NETWORKS = {
+    "resnet": partial(timm.create_model, "test_resnet"),
+    "mobilenet": partial(timm.create_model, "mobilenetv2_035"),
+    "efficientnet": partial(timm.create_model, "test_efficientnet"),
+    "mobilenetv4": partial(timm.create_model, "mobilenetv4_conv_small_050"),
+    "convnext": partial(ConvNeXt, depths=(1, 1, 2, 1), dims=(16, 32, 64, 96), patch_size=2, ls_init_value=None),
+    "convnextv2": partial(
+        ConvNeXt, depths=(1, 1, 2, 1), dims=(16, 32, 64, 96), patch_size=2, ls_init_value=None, use_grn=True
+    ),
+    "edgenext": partial(timm.create_model, "edgenext_xx_small"),
+    "poolformer": partial(
+        MetaFormer,
+        depths=(1, 1, 2, 1),
+        dims=(24, 48, 96, 128),
+        token_mixers=Pooling,
+        norm_layers=GroupNorm1,
+        use_mlp_head=False,
+    ),
+    "swin": partial(
+        SwinTransformer,
+        img_size=SIZE,
+        patch_size=2,
+        window_size=6,
+        embed_dim=24,
+        depths=(1, 1, 2),
+        num_heads=(2, 4, 8),
+    ),
+    "vit": partial(VisionTransformer, SIZE, patch_size=6, embed_dim=96, depth=4, num_heads=4, mlp_ratio=3),
+}
+"""Networks of 0.1 to 1.2 million weights."""
+
+GATES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "activations": {"gate": "restoring", "exempt": ["residual", "normalization"]},
+    "strict": {"gate": "strict"},
+    "restoring": {"gate": "restoring"},
+}
+
+
+def crops(photos: list[Tensor], labels: Tensor, generator: torch.Generator) -> Tensor:
+    """A random crop (3,48,48) of each labelled photo, mirrored half of the time, of random brightness, in [0,1]."""
+    images = []
+    for label in labels.tolist():
+        photo = photos[label]
+        top, left = (int(torch.randint(side - SIZE + 1, (), generator=generator)) for side in photo.shape[1:])
+        crop = photo[:, top : top + SIZE, left : left + SIZE]
+        images.append(crop.flip(2) if torch.rand((), generator=generator) < 0.5 else crop)
+    brightness = 0.7 + 0.6 * torch.rand(len(labels), 1, 1, 1, generator=generator)
+    return (torch.stack(images) * brightness).clamp(0, 1)
+
+
+def train(network: nn.Module, photos: list[Tensor], seconds: float, generator: torch.Generator) -> None:
+    """AdamW with a cosine schedule by the clock."""
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
+    start, step = time.monotonic(), 0
+    network.train()
+    while (past := (time.monotonic() - start) / seconds) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min(1, (step + 1) / 60) * (0.002 + 0.998 * (1 - past))
+        labels = torch.randint(len(photos), (64,), generator=generator)
+        logits = network((crops(photos, labels, generator) - MEAN) / STD)
+        optimizer.zero_grad()
+        F.cross_entropy(logits, labels).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+
+
+def trained(name: str, seed: int, photos: list[Tensor], seconds: float, weights: Path | None) -> nn.Module:
+    """A network in eval mode, from its weights' file where there is one."""
+    torch.manual_seed(seed)
+    network = NETWORKS[name](num_classes=len(photos))
+    file = None if weights is None else weights / f"{name}_{seed}.pt"
+    if file is not None and file.exists():
+        network.load_state_dict(torch.load(file, weights_only=True))
+    else:
+        train(network, photos, seconds, torch.Generator().manual_seed(seed))
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(network.state_dict(), file)
+    return network.eval()
+
+
+def strongest(network: nn.Module, gates: str, x: Tensor, iterations: int) -> int:
+    """For how many images (B,3,H,W) the least likely class reaches p > 0.5, by the strongest attack."""
+    with torch.no_grad():
+        least = network(x).argmin(1)
+    attacked = network
+    if gates != "none":
+        attacked = DefendedCNN(network, **GATES[gates])
+        attacked.record(x)
+    thorough = gates in ("strict", "restoring")
+    optimizers = OPTIMIZERS.values() if thorough else [OPTIMIZERS["Adam 0.05"]]
+    starts = [*STARTS.values(), partial(uniform, seed=1)] if thorough else [STARTS["0"]]
+    found = [attack(attacked, x, least, one, start, iterations) for one in optimizers for start in starts]
+    return max(int((one.highest > 0.5).sum()) for one in found)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", nargs="+", type=Path)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--seconds", type=float, default=150, help="of training, for each network")
+    parser.add_argument("--iterations", type=int, default=100, help="of each attack")
+    parser.add_argument("--weights", type=Path, help="folder that keeps the trained networks")
+    options = parser.parse_args()
+    photos = [
+        resize(pil_to_tensor(Image.open(path).convert("RGB")), [128], antialias=True) / 255
+        for path in options.photos[:32]
+    ]
+    print(f"of {len(photos)} crops, {options.iterations} iterations\n")
+    print(f"| network | seed | accuracy | {' | '.join(GATES)} | evidence | full score |")
+    print("|" + "---|" * (5 + len(GATES)))
+    for name in options.networks:
+        for seed in options.seeds:
+            network = trained(name, seed, photos, options.seconds, options.weights)
+            frozen, generator = freeze(network), torch.Generator().manual_seed(1000 + seed)
+            labels = torch.arange(len(photos))
+            many = labels.repeat(10)
+            with torch.no_grad():
+                held_out = frozen((crops(photos, many, generator) - MEAN) / STD).argmax(1)
+            images = crops(photos, labels, generator)
+            counts = [strongest(frozen, gates, (images - MEAN) / STD, options.iterations) for gates in GATES]
+            found = explain(network, images, labels, normalize=((MEAN,) * 3, (STD,) * 3))
+            assert found.feasible is not None
+            evidence = f"{1 - found.sparsity.mean():.3f} | {int(found.feasible.sum())}"
+            accuracy = (held_out == many).float().mean()
+            print(f"| {name} | {seed} | {accuracy:.3f} | {' | '.join(map(str, counts))} | {evidence} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
