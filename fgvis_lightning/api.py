@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from fgvis_lightning.data.batches import Sweep, SweepData
 from fgvis_lightning.data.inputs import as_images, as_targets
@@ -47,6 +48,30 @@ class _Collector(ExplanationCallback):
         return Explanation.concatenate(self.parts).select(torch.tensor(self.numbers).argsort())
 
 
+class _Bar(ExplanationCallback):
+    """A bar of the finished images, with the iteration of those in work.
+
+    Args:
+        count: of all images.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._bar = tqdm(total=count, unit="image")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._bar.set_postfix(iteration=batch.iterations, refresh=batch.iterations % 10 == 0)
+
+    def on_explained(
+        self, trainer: pl.Trainer, pl_module: SweepModule, places: Sequence[int], found: Explanation | Attribution
+    ) -> None:
+        self._bar.update(len(places))
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._bar.close()
+
+
 def explain(
     network: nn.Module | str | partial[Any],
     images: Tensor | Image.Image | str | Path | Sequence[Image.Image | str | Path],
@@ -62,6 +87,7 @@ def explain(
     precision: Any = "32-true",
     accelerator: str = "auto",
     batch_size: int | Literal["auto"] | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> Explanation:
     """Explain images in memory; the same ``training_step`` as the command line runs.
@@ -89,6 +115,7 @@ def explain(
         precision: as in Lightning's Trainer, e.g. ``bf16-mixed``.
         accelerator: Lightning's, e.g. ``cpu`` or ``gpu``; one device of it.
         batch_size: how many images at a time; None for all, ``auto`` for the most that fit the device.
+        progress: whether to show a bar of the finished images.
         options: further arguments of `FGVis`, and of its ``classifier`` and ``defense``: ``level``, ``score``,
             ``reference``, ``noise``, ``seed``, ``optimizer``, ``gate``, ``exempt``, ``classes``, ….
 
@@ -120,14 +147,18 @@ def explain(
         pictures = as_images(images, model.classifier.preprocessing)
         pictures = pictures.clone() if pictures.is_inference() else pictures
         classes = as_targets(targets, len(pictures), model.classifier)
-        found = explain_with(
-            model, pictures, classes, batch_size or len(pictures), accelerator=accelerator, precision=precision
-        )
+        trainer = {"accelerator": accelerator, "precision": precision}
+        found = explain_with(model, pictures, classes, batch_size or len(pictures), progress, **trainer)
         return replace(found, images=pictures.cpu(), background=model.classifier.preprocessing.background())
 
 
 def explain_with(
-    model: FGVis, images: Tensor, targets: Sequence[int], batch_size: int | Literal["auto"], **trainer: Any
+    model: FGVis,
+    images: Tensor,
+    targets: Sequence[int],
+    batch_size: int | Literal["auto"],
+    progress: bool = False,
+    **trainer: Any,
 ) -> Explanation:
     """Explain images in memory by a module.
 
@@ -136,6 +167,7 @@ def explain_with(
         images: (B,3,H,W), as ``model.normalize`` takes them.
         targets: class indices (B,); -1 for the predicted class.
         batch_size: how many images at a time, or ``auto``.
+        progress: whether to show a bar.
         trainer: ``accelerator``, ``precision`` and ``devices`` as in Lightning's Trainer; one device.
     """
     pairs = enumerate(zip(targets, images, strict=True))
@@ -146,7 +178,7 @@ def explain_with(
             trained = pl.Trainer(
                 **{"devices": 1, **trainer},
                 max_epochs=1,
-                callbacks=[collector],
+                callbacks=[collector, *([_Bar(len(images))] if progress else [])],
                 logger=False,
                 enable_checkpointing=False,
                 enable_progress_bar=False,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub, which takes half a minute where there is none
 
 
 @pytest.fixture(autouse=True)

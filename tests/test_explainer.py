@@ -393,3 +393,12 @@ def test_a_run_that_fails_leaves_no_hooks() -> None:
             explain(network, torch.rand(1, 3, size, size), iterations=2)
         for module in network.modules():
             assert not any(getattr(module, name) for name in vars(module) if "_hooks" in name)
+
+
+def test_a_bar_counts_finished_images(capsys: pytest.CaptureFixture[str]) -> None:
+    explain(Tiny(), images(), iterations=3, progress=True)
+    shown = capsys.readouterr().err
+    assert "3/3" in shown
+    assert "image" in shown
+    explain(Tiny(), images(), iterations=3)
+    assert "image" not in capsys.readouterr().err

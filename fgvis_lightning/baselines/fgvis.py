@@ -20,7 +20,7 @@ from fgvis_lightning.results.explanation import Explanation
 def explain_normalized(network: nn.Module, images: Tensor, targets: Sequence[int], **options: Any) -> Explanation:
     """Explain normalized images (B,C,H,W) for classes (B,), -1 for the predicted one, by `FGVis` on their device."""
     count, size, device = images.shape[1], tuple(images.shape[-2:]), images.device
-    where = {"accelerator": device.type} | ({} if device.type == "cpu" else {"devices": [device.index or 0]})
+    where: Any = {"accelerator": device.type} | ({} if device.type == "cpu" else {"devices": [device.index or 0]})
     with torch.inference_mode(False), torch.enable_grad():
         model = FGVis.of(network, mean=(0.0,) * count, std=(1.0,) * count, size=size, **options)
         return explain_with(model, images.detach().clone().float(), targets, len(images), **where)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.method.games import Game
 from fgvis_lightning.method.storage import STORAGE
-from fgvis_lightning.results.notebook import png
+from fgvis_lightning.results.notebook import evidence_picture, overlay_picture, png
 from fgvis_lightning.results.tensor_files import save_tensors
 
 LINES = 20
@@ -116,6 +117,14 @@ class Explanation:
 
     def _repr_png_(self) -> bytes | None:
         return png(self)
+
+    def to_pil(self, index: int = 0) -> Image:
+        """One item's evidence on a plain background, see `fgvis_lightning.results.notebook.evidence_picture`."""
+        return evidence_picture(self, index)
+
+    def overlay(self, index: int = 0) -> Image:
+        """One item's evidence on its dimmed image, see `fgvis_lightning.results.notebook.overlay_picture`."""
+        return overlay_picture(self, index)
 
     @property
     def evidence(self) -> Tensor:

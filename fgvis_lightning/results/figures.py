@@ -157,6 +157,7 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
         more, factor = brightened(evidence), f"brightened ×\N{NO-BREAK SPACE}{_factor(1 / top)}"
         views[f"evidence, {factor}"] = explanation_image(image, more, background, bands)
         by_channel[f"{named.removeprefix('evidence ')}, {factor}"] = as_rgb(more, bands)
+    by_channel["on the dimmed " + what] = overlay(image, evidence, bands)
     if count > 3 and min(evidence.shape[1:]) >= 2 * math.ceil(math.sqrt(count)):  # room for a pixel and a line each
         by_channel[f"evidence by channel, 1 to {count}, brightened"] = each_channel(brightened(evidence))
     return panel(views | by_channel, title, agreement)
@@ -190,15 +191,17 @@ def _factor(value: float) -> str:
     return f"{value:.1f}" if value < 9.95 else f"{float(f'{value:.2g}'):,.0f}"
 
 
-def overlay(image: Tensor, evidence: Tensor) -> Tensor:
+def overlay(image: Tensor, evidence: Tensor, bands: Bands = None) -> Tensor:
     """The evidence, brightened, on the image in dim gray (3,H,W).
 
     Args:
         image: (C,H,W) in [0,1].
         evidence: (C,H,W) in [0,1].
+        bands: which channels are shown.
     """
-    dim = 0.35 * as_rgb(image).mean(0).expand(3, -1, -1)
-    return torch.lerp(dim, as_rgb(image), as_rgb(brightened(evidence)))
+    image = as_rgb(image, bands)
+    dim = 0.35 * image.mean(0).expand(3, -1, -1)
+    return torch.lerp(dim, image, as_rgb(brightened(evidence), bands))
 
 
 def heat(saliency: Tensor) -> Tensor:

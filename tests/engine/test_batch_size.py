@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -15,6 +16,14 @@ FULL = [
     lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory"),
     lambda: MemoryError(),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _only_garbage_of_their_own() -> Iterator[None]:
+    """Collecting the garbage of all tests before, again and again, would take minutes."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("error", FULL)

@@ -10,6 +10,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import GAMES
@@ -101,9 +102,11 @@ def test_a_panel_shows_every_pixel() -> None:
         "image",
         "evidence (deletion)",
         f"evidence by color channel, {100 * evidence.mean():.1f} % of the image",
+        "on the dimmed image",
     ]
     assert title(figure) == ["cat: 0.750 on the image, 0.094 on the image without the evidence"]
-    for place, view in enumerate((image, torch.lerp(torch.full_like(image, 0.5), image, evidence), evidence)):
+    on_gray = torch.lerp(torch.full_like(image, 0.5), image, evidence)
+    for place, view in enumerate((image, on_gray, evidence, overlay(image, evidence))):
         assert_large(picture(figure, place), view)
 
 
@@ -117,6 +120,7 @@ def test_faint_evidence_is_shown_brightened_beside_what_it_is(top: float, factor
         f"evidence, brightened ×\N{NO-BREAK SPACE}{factor}",
         names(figure)[3],
         f"by color channel, brightened ×\N{NO-BREAK SPACE}{factor}",
+        "on the dimmed image",
     ]
     assert "0.0 %" not in names(figure)[3]
     assert picture(figure, 3).max() == pytest.approx(float(evidence.max()), abs=0.005)
@@ -125,7 +129,7 @@ def test_faint_evidence_is_shown_brightened_beside_what_it_is(top: float, factor
 
 
 def test_no_evidence_is_not_brightened() -> None:
-    assert len(names(shown(torch.rand(3, 8, 8), torch.zeros(3, 8, 8)))) == 3
+    assert len(names(shown(torch.rand(3, 8, 8), torch.zeros(3, 8, 8)))) == 4
 
 
 def test_a_panel_says_what_was_missed_and_how_well_runs_agree() -> None:
@@ -143,12 +147,38 @@ def test_nothing_in_a_panel_overlaps_or_is_cut_off(shape: tuple[int, int]) -> No
     drawn = pixels(figure)
     boxes = [text.get_window_extent() for text in (*figure.texts, *(axes.title for axes in figure.axes))]
     boxes += [axes.get_window_extent() for axes in figure.axes]
-    assert len(boxes) == 2 + 2 * 5
+    assert len(boxes) == 2 + 2 * 6
     for number, box in enumerate(boxes):
         assert box.x0 >= 0 <= box.y0
         assert box.x1 <= drawn.shape[1]
         assert box.y1 <= drawn.shape[0]
         assert not any(box.overlaps(other) for other in boxes[:number])
+
+
+def test_an_overlay_is_the_image_where_evidence_is_and_dim_gray_elsewhere() -> None:
+    image, evidence = torch.rand(3, 4, 4), torch.zeros(3, 4, 4)
+    evidence[:, 1, 2] = 0.01
+    drawn = overlay(image, evidence)
+    torch.testing.assert_close(drawn[:, 1, 2], image[:, 1, 2])
+    torch.testing.assert_close(drawn[:, 0, 0], 0.35 * image[:, 0, 0].mean().expand(3))
+
+
+def test_an_explanation_gives_pictures_of_its_own_size() -> None:
+    image, evidence = torch.rand(2, 3, 6, 8)
+    score = torch.tensor([0.75])
+    known: dict[str, Any] = {"images": image[None], "background": torch.full((3, 1, 1), 0.5)}
+    found = Explanation(1 - evidence[None], torch.tensor([3]), score, score / 8, GAMES["deletion"], **known)
+    for made, expected in (
+        (found.to_pil(), torch.lerp(torch.full_like(image, 0.5), image, evidence)),
+        (found.overlay(), overlay(image, evidence)),
+    ):
+        assert made.size == (8, 6)
+        torch.testing.assert_close(pil_to_tensor(made) / 255, expected, atol=0.003, rtol=0)
+    faint = replace(found, mask=1 - 0.1 * evidence[None]).to_pil()
+    bright = torch.lerp(torch.full_like(image, 0.5), image, brightened(evidence))
+    torch.testing.assert_close(pil_to_tensor(faint) / 255, bright, atol=0.003, rtol=0)
+    with pytest.raises(InputError, match="an explanation from a file does not have"):
+        replace(found, images=None).overlay()
 
 
 def test_a_notebook_gets_the_same_panel() -> None:
