@@ -34,8 +34,9 @@ class Range:
         self.low, self.high = torch.minimum(known, zero), torch.maximum(known, zero)
 
     def excess(self, h: Tensor) -> Tensor:
-        """As `fgvis_lightning.method.gates.excess`, but NaN where h(e) and its limit are infinite."""
-        return h - h.clamp(self.low, self.high)
+        """As `fgvis_lightning.method.gates.excess`, but NaN where both are infinite; ``h`` is detached."""
+        outside = h.clamp(self.low, self.high)
+        return torch.sub(h, outside, out=outside)  # memory that is new costs more than arithmetic
 
 
 def gate(h: Tensor, reference: Tensor | Range, rule: str = "strict", *, nonnegative: bool = False) -> None:

@@ -192,7 +192,7 @@ def _factor(value: float) -> str:
 
 
 def overlay(image: Tensor, evidence: Tensor, bands: Bands = None) -> Tensor:
-    """The evidence, brightened, on the image in dim gray (3,H,W).
+    """The image where the evidence is, in dim gray elsewhere (3,H,W); the evidence is the channels' mean, brightened.
 
     Args:
         image: (C,H,W) in [0,1].
@@ -201,7 +201,7 @@ def overlay(image: Tensor, evidence: Tensor, bands: Bands = None) -> Tensor:
     """
     image = as_rgb(image, bands)
     dim = 0.35 * image.mean(0).expand(3, -1, -1)
-    return torch.lerp(dim, image, as_rgb(brightened(evidence), bands))
+    return torch.lerp(dim, image, brightened(evidence.mean(0)).expand(3, -1, -1))
 
 
 def heat(saliency: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ def test_nothing_in_a_panel_overlaps_or_is_cut_off(shape: tuple[int, int]) -> No
 
 def test_an_overlay_is_the_image_where_evidence_is_and_dim_gray_elsewhere() -> None:
     image, evidence = torch.rand(3, 4, 4), torch.zeros(3, 4, 4)
-    evidence[:, 1, 2] = 0.01
+    evidence[1, 1, 2] = 0.01  # in one channel: the mask by channel tells which
     drawn = overlay(image, evidence)
     torch.testing.assert_close(drawn[:, 1, 2], image[:, 1, 2])
     torch.testing.assert_close(drawn[:, 0, 0], 0.35 * image[:, 0, 0].mean().expand(3))
