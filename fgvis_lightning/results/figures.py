@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 FAINT = 0.5
 """Evidence whose brightest part (see `brightest`) is below this is shown brightened as well."""
 
+IN_A_ROW = 4
+"""Pictures of a panel that stand side by side, at most; more stand in two rows."""
+
+KEY = "by color channel, white is evidence in all three, and green, say, in green alone"
 GAP_INCHES = 0.12
 DPI = 100
 LINE, LETTER = 1.4, 0.6  # height of a line, and about the width of a letter, in sizes of the font
@@ -86,7 +90,9 @@ def each_channel(evidence: Tensor) -> Tensor:
 
 
 def panel(views: Mapping[str, Tensor], title: str, note: str = "") -> Figure:
-    """Pictures (3,H,W) in [0,1] side by side, each under its name; pixels are whole screen pixels.
+    """Pictures (3,H,W) in [0,1], each under its name, in one row or, more than four, in two.
+
+    Pixels are whole screen pixels.
 
     Args:
         views: name → picture, all of one size.
@@ -96,11 +102,13 @@ def panel(views: Mapping[str, Tensor], title: str, note: str = "") -> Figure:
     height, width = next(iter(views.values())).shape[-2:]
     zoom = max(1, round(448 / max(height, width)))
     tall, wide = height * zoom / DPI, width * zoom / DPI
-    total_wide = len(views) * (wide + GAP_INCHES) + GAP_INCHES
+    columns = len(views) if len(views) <= IN_A_ROW else math.ceil(len(views) / 2)
+    total_wide = columns * (wide + GAP_INCHES) + GAP_INCHES
     heads = [_fitted(text, size, total_wide) for text, size in ((title, 12), (note, 10)) if text]
     names = [_fitted(name, 10, wide) for name in views]
-    names_tall = max(name_tall for _, _, name_tall in names)
-    total_tall = GAP_INCHES + tall + names_tall + sum(head_tall for *_, head_tall in heads) + 1.5 * GAP_INCHES
+    row_tall = GAP_INCHES + tall + max(name_tall for _, _, name_tall in names)
+    rows = math.ceil(len(views) / columns)
+    total_tall = rows * row_tall + sum(head_tall for *_, head_tall in heads) + 1.5 * GAP_INCHES
     figure = Figure(figsize=(total_wide, total_tall), dpi=DPI)
     FigureCanvasAgg(figure)
     top = total_tall - GAP_INCHES / 2
@@ -109,10 +117,10 @@ def panel(views: Mapping[str, Tensor], title: str, note: str = "") -> Figure:
         figure.text(0.5, middle, text, ha="center", va="center", fontsize=size, parse_math=False)
         top -= head_tall
     for index, ((name, size, _), view) in enumerate(zip(names, views.values(), strict=True)):
-        left = GAP_INCHES + index * (wide + GAP_INCHES)
-        axes = figure.add_axes(
-            (left / total_wide, GAP_INCHES / total_tall, wide / total_wide, tall / total_tall), frameon=False
-        )
+        row, column = divmod(index, columns)
+        left, bottom = GAP_INCHES + column * (wide + GAP_INCHES), GAP_INCHES + (rows - 1 - row) * row_tall
+        place = left / total_wide, bottom / total_tall, wide / total_wide, tall / total_tall
+        axes = figure.add_axes(place, frameon=False)
         axes.imshow(view.clamp(0, 1).permute(1, 2, 0).float().numpy(), interpolation="nearest")
         axes.set_axis_off()
         axes.set_title(name, fontsize=size, pad=4)
@@ -151,16 +159,16 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
     named = {1: "mask", 3: "evidence by color channel"}.get(count, f"evidence in channels {channels}")
     views = {what if count <= 3 else f"{what}, channels {channels}": as_rgb(image, bands)}
     views[f"evidence ({game.name})"] = explanation_image(image, evidence, background, bands)
-    by_channel = {f"{named}, {size}": as_rgb(evidence, bands)}
+    by_channel = {f"on the dimmed {what}": overlay(image, evidence, bands)}
+    by_channel[f"{named}, {size}"] = as_rgb(evidence, bands)
     top = float(brightest(evidence))
     if evidence.max() > 0 and top < FAINT:
         more, factor = brightened(evidence), f"brightened ×\N{NO-BREAK SPACE}{_factor(1 / top)}"
         views[f"evidence, {factor}"] = explanation_image(image, more, background, bands)
         by_channel[f"{named.removeprefix('evidence ')}, {factor}"] = as_rgb(more, bands)
-    by_channel["on the dimmed " + what] = overlay(image, evidence, bands)
     if count > 3 and min(evidence.shape[1:]) >= 2 * math.ceil(math.sqrt(count)):  # room for a pixel and a line each
         by_channel[f"evidence by channel, 1 to {count}, brightened"] = each_channel(brightened(evidence))
-    return panel(views | by_channel, title, agreement)
+    return panel(views | by_channel, title, "; ".join(filter(None, (agreement, KEY if count == 3 else ""))))
 
 
 def _title(explanation: Explanation, index: int, name: str, what: str) -> str:

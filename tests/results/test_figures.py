@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import GAMES
 from fgvis_lightning.results.explanation import Explanation
-from fgvis_lightning.results.figures import brightened, brightest, explanation_panel, grid, heat, overlay, pixels
+from fgvis_lightning.results.figures import KEY, brightened, brightest, explanation_panel, grid, heat, overlay, pixels
 from fgvis_lightning.results.notebook import draw
 
 
@@ -83,10 +83,12 @@ def title(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.texts]
 
 
-def picture(figure: Figure, place: int, side: int = 448, gap: int = 12) -> torch.Tensor:
-    """What is drawn at a place (3,side,side)."""
-    left = gap + place * (side + gap)
-    return torch.from_numpy(pixels(figure)[-gap - side : -gap, left : left + side] / 255).permute(2, 0, 1).float()
+def picture(figure: Figure, place: int) -> torch.Tensor:
+    """What is drawn at a place (3,448,448)."""
+    drawn, box = pixels(figure), figure.axes[place].get_window_extent()
+    left, top = round(box.x0), round(len(drawn) - box.y1)
+    assert (round(box.width), round(box.height)) == (448, 448)
+    return torch.from_numpy(drawn[top : top + 448, left : left + 448] / 255).permute(2, 0, 1).float()
 
 
 def assert_large(drawn: torch.Tensor, view: torch.Tensor, side: int = 56) -> None:
@@ -101,12 +103,12 @@ def test_a_panel_shows_every_pixel() -> None:
     assert names(figure) == [
         "image",
         "evidence (deletion)",
-        f"evidence by color channel, {100 * evidence.mean():.1f} % of the image",
         "on the dimmed image",
+        f"evidence by color channel, {100 * evidence.mean():.1f} % of the image",
     ]
-    assert title(figure) == ["cat: 0.750 on the image, 0.094 on the image without the evidence"]
+    assert title(figure) == ["cat: 0.750 on the image, 0.094 on the image without the evidence", KEY]
     on_gray = torch.lerp(torch.full_like(image, 0.5), image, evidence)
-    for place, view in enumerate((image, on_gray, evidence, overlay(image, evidence))):
+    for place, view in enumerate((image, on_gray, overlay(image, evidence), evidence)):
         assert_large(picture(figure, place), view)
 
 
@@ -118,14 +120,14 @@ def test_faint_evidence_is_shown_brightened_beside_what_it_is(top: float, factor
     assert names(figure)[1:] == [
         "evidence (deletion)",
         f"evidence, brightened ×\N{NO-BREAK SPACE}{factor}",
-        names(figure)[3],
-        f"by color channel, brightened ×\N{NO-BREAK SPACE}{factor}",
         "on the dimmed image",
+        names(figure)[4],
+        f"by color channel, brightened ×\N{NO-BREAK SPACE}{factor}",
     ]
-    assert "0.0 %" not in names(figure)[3]
-    assert picture(figure, 3).max() == pytest.approx(float(evidence.max()), abs=0.005)
-    assert picture(figure, 4).max() == 1
-    assert_large(picture(figure, 4), (evidence / top).clamp(max=1))
+    assert "0.0 %" not in names(figure)[4]
+    assert picture(figure, 4).max() == pytest.approx(float(evidence.max()), abs=0.005)
+    assert picture(figure, 5).max() == 1
+    assert_large(picture(figure, 5), (evidence / top).clamp(max=1))
 
 
 def test_no_evidence_is_not_brightened() -> None:
@@ -136,8 +138,8 @@ def test_a_panel_says_what_was_missed_and_how_well_runs_agree() -> None:
     pair = torch.rand(2, 3, 8, 8)
     assert title(shown(*pair, feasible=torch.tensor([False])))[0].endswith("without the evidence (level missed)")
     assert title(shown(*pair, feasible=torch.tensor([True])))[0].endswith("without the evidence")
-    assert title(shown(*pair, agreement=torch.tensor([0.928]), seeds=6))[1:] == ["6 runs agree by r = 0.93"]
-    assert title(shown(*pair, agreement=torch.tensor([torch.nan]), seeds=6))[1:] == []
+    assert title(shown(*pair, agreement=torch.tensor([0.928]), seeds=6))[1:] == [f"6 runs agree by r = 0.93; {KEY}"]
+    assert title(shown(*pair, agreement=torch.tensor([torch.nan]), seeds=6))[1:] == [KEY]
 
 
 @pytest.mark.parametrize("shape", [(224, 224), (8, 8), (224, 72), (72, 224), (600, 500)])
