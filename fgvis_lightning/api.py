@@ -126,7 +126,7 @@ def explain(
         InputError: images, targets or options that cannot be used.
     """
     mean, std = map(tuple, normalize) if normalize is not None else (None, None)
-    dimensions = dimensions_of(network)
+    dimensions = dimensions_of(network.func if isinstance(network, partial) else network)
     if isinstance(images, Tensor) and images.ndim > dimensions and "size" not in options:
         options["size"] = tuple(images.shape[-dimensions:])  # what the network is tried on
     # Callers may be in inference mode, as Lightning's validation loop is, whose tensors have no gradients.

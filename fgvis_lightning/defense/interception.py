@@ -5,7 +5,7 @@ A ``TorchFunctionMode`` sees each call of a function of torch and of a tensor's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -117,15 +117,26 @@ class Interceptor(TorchFunctionMode):
         self.depth += 1
 
     def after(self, name: str, output: Any) -> None:
-        if not isinstance(output, Tensor):
-            raise InputError(f"Expected {name} to return one tensor, but got {type(output).__name__}.")
-        self.visit(name, output)  # still within, so that what it computes is not intercepted
+        tensors = list(tensors_in(output))
+        if not tensors:
+            raise InputError(f"Expected {name} to return tensors, but got {type(output).__name__}.")
+        for tensor in tensors:  # still within, so that what is computed is not intercepted
+            self.visit(name, tensor)
         self.depth -= 1
 
     def other(self, func: Any, args: Any, kwargs: Any) -> Any:
         if self.cast is not None and func in WEIGHTED and len(args) > 1 and isinstance(args[1], Tensor):
             args = (args[0], self.cast(args[1]), *args[2:])
         return func(*args, **kwargs)
+
+
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """The tensors that a call has returned, those in tuples, as recurrent layers have them, included."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, tuple | list):
+        for one in output:
+            yield from tensors_in(one)
 
 
 def _joins(args: tuple[Any, ...]) -> bool:

@@ -128,13 +128,19 @@ def freeze(network: nn.Module) -> nn.Module:
     weights to train, and moving the copy leaves the caller's network where it is.
 
     Raises:
-        InputError: the network cannot be copied.
+        InputError: the network cannot be copied, is scripted, or has quantized layers.
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise InputError(
             f"Expected a network as Python runs it, but {getattr(network, 'original_name', type(network).__name__)} is "
             f"scripted or traced, and its activations cannot be gated. Give the module that it was made from."
         )
+    for path, module in network.named_modules():
+        if ".quantized" in type(module).__module__:
+            raise InputError(
+                f"Expected a network whose layers have gradients, but {path or 'it'} ({type(module).__name__}) is "
+                f"quantized. Give the network as it was before."
+            )
     shared: dict[int, Any] = {id(tensor): tensor.detach() for tensor in _tensors(network).values()}
     # A LightningModule in training knows its trainer, which is not to be copied.
     shared |= {id(part): None for module in network.modules() if (part := vars(module).get("_trainer")) is not None}

@@ -174,3 +174,38 @@ def test_folders_of_timm(tmp_path: Path) -> None:
 
 def test_tiny_needs_nothing() -> None:
     assert load_classifier(Tiny(), size=(16, 16)).task.name == "multiclass"
+
+
+class Recurrent(nn.Module):
+    """Convolution, recurrent layer over the rows, linear."""
+
+    def __init__(self, layer: type[nn.LSTM] | type[nn.GRU]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2)
+        self.layer = layer(8, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(self.conv(x).relu().mean(3).transpose(1, 2))[0][:, -1])
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_are_left_out_or_gated_as_a_whole(layer: type[nn.LSTM] | type[nn.GRU]) -> None:
+    torch.manual_seed(0)
+    network, images = Recurrent(layer).eval(), torch.rand(1, 3, 12, 12)
+    quick: dict[str, Any] = {"iterations": 3, "seeds": 1}
+    with pytest.raises(InputError, match="or in exempt"):
+        explain(network, images, 0, **quick)
+    for option, gated in (("exempt", {"relu"}), ("gated", {"relu", layer.__name__})):
+        given: dict[str, Any] = {option: [f"torch.nn.{layer.__name__}"]}
+        found = explain(network, images, 0, **quick, **given)
+        assert found.coverage is not None
+        assert {name for name, count in found.coverage.gated.items() if count} == gated
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantized_layers_are_refused_by_name() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    quantized = torch.ao.quantization.quantize_dynamic(network, {nn.Linear})
+    with pytest.raises(InputError, match=r"layers have gradients, but 4 \(Linear\) is quantized"):
+        explain(quantized, torch.rand(1, 3, 12, 12), 0)

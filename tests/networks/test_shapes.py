@@ -88,7 +88,7 @@ def test_the_evidence_of_signals_and_volumes_is_where_it_must_be(
     assert (share >= 0.95).all()
     torch.testing.assert_close(found.score_image, seen_by(network, x, 1))
     torch.testing.assert_close(found.score_explanation, seen_by(network, x * found.mask, 1))
-    one = explain(network, x[0], 1, game=game, **QUICK)
+    one = explain(partial(network), x[0], 1, game=game, **QUICK)
     assert one.mask.shape == (1, 1, *shape)
 
 
