@@ -21,6 +21,7 @@ from fgvis_lightning.experiments.parsing import Parser, asks_for_help
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.results import folder
+from fgvis_lightning.results.lines import item_lines
 from fgvis_lightning.results.tensor_files import write_whole
 
 FIT = (
@@ -131,6 +132,8 @@ class FGVisCLI(LightningCLI):
         if written and self.model.coverage.calls:
             print(f"\n{self.model.coverage}")
         print(f"{written:,} of {data.total:,} items explained{already}.")
+        if lines := item_lines(output, [id for _, id in present]):
+            print("\n" + "\n".join(lines) + "\n")
         if others := len(folder.finished(output)) - len({id for _, id in present}):
             print(f"{others:,} explanations in {output} are of other images; summary.csv says which (listed: no).")
         if self.model.options.auto and (missed := self.run.what_missed()):

@@ -1,0 +1,49 @@
+"""What a run has found, as a few lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_metadata
+
+MOST = 20
+"""Items that are listed, at most."""
+
+LEVELS = {"true": "reached", "false": "missed"}
+
+
+def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
+    """A line for each item: class, both scores, size of the evidence, and whether the level was reached.
+
+    Args:
+        output: the results folder.
+        ids: of its items; those whose file cannot be read are left out.
+
+    Returns:
+        Lines of columns with a heading; none for more items than `MOST`.
+    """
+    if not 0 < len(ids) <= MOST:
+        return []
+    rows = []
+    for id in ids:
+        try:
+            item = load_metadata(output / EXPLANATIONS / (id + SUFFIX))
+            numbers = [float(item[name]) for name in ("score_image", "score_explanation", "sparsity")]
+        except (InputError, KeyError, ValueError):
+            continue
+        before, after, sparsity = numbers
+        size = f"{100 * (1 - sparsity):.1f} %"
+        level = LEVELS.get(item.get("feasible", ""), "")
+        name = item.get("name", f"class {item.get('target', '?')}")
+        name = "".join(letter if letter.isprintable() else "?" for letter in name)
+        rows.append((id, name, f"{before:.3f}", f"{after:.3f}", size, level))
+    head = "item", "class", "image", "explanation", "evidence", "level"
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    left = (True, True, False, False, False, True)
+    lines = []
+    for row in (head, *rows):
+        cells = zip(row, widths, left, strict=True)
+        lines.append("  ".join(text.ljust(w) if at_left else text.rjust(w) for text, w, at_left in cells).rstrip())
+    return lines
