@@ -21,7 +21,7 @@ from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.networks.preprocessing import Preprocessing
-from fgvis_lightning.results.figures import as_rgb, each_channel
+from fgvis_lightning.results.figures import as_rgb, each_channel, explanation_panel
 from fgvis_lightning.results.notebook import draw
 
 SIDE = 12
@@ -64,8 +64,8 @@ def test_evidence_is_in_the_band_that_decides(count: int) -> None:
     assert found.feasible.all()
     for strong, evidence in enumerate(found.evidence):
         assert evidence[strong, :, : SIDE // 2].sum() > 0.95 * evidence.sum()
-    picture = draw(found, images, index=1)
-    assert picture.width > 3 * picture.height if count > 3 else picture.width > picture.height
+    panel = explanation_panel(found, 1, images[1], torch.zeros(count, 1, 1), "a class")
+    assert f"evidence by channel, 1 to {count}, brightened" in [axes.get_title() for axes in panel.axes]
 
 
 def test_gray_networks_have_gray_masks() -> None:
