@@ -108,7 +108,7 @@ class FGVis(MaskModule):
         self.iterations = options.iterations
         self.rows_per_item = options.seeds
         self.defended = defended
-        self._fold, self.seed = defense.fold, within("seed", seed, 0, 2**62)
+        self.fold, self.seed = defense.fold, within("seed", seed, 0, 2**62)
         self.mask = nn.Parameter(torch.empty(0))
         self.coverage = self.network.coverage
         self._logits: Tensor | None = None
@@ -200,8 +200,8 @@ class FGVis(MaskModule):
         return self.options.optimizer([{"params": [self.mask], **own}])
 
     def _work(self, x: Tensor) -> Work:
-        options, black = self.options, self.normalize(torch.zeros_like(x[0]))
-        return Work(x, options.seeds, options.reference, black, self.seed, self.classifier.task)
+        black = self.normalize(torch.zeros_like(x[0]))
+        return Work(x, self.options.seeds, self.options.reference, black, self.seed, self.classifier.task)
 
     def _begin(self, batch: Batch) -> None:
         """Masks, targets, references and reference activations of a new batch."""
@@ -295,6 +295,6 @@ class FGVis(MaskModule):
             "defended": self.defended,
             **self.network.selection.listed,
             "output": self.network.output,
-            "fold": self._fold,
+            "fold": self.fold,
             "seed": self.seed,
         }

@@ -77,7 +77,7 @@ def judge_calls(name: str, witness: Witness, exempt: Collection[str]) -> None:
     refuse(name, Counter({call: n for call, n in escaped.items() if call[0] not in exempt}))
 
 
-def judge_graph(name: str, found: Findings, exempt: Collection[str]) -> None:
+def judge_graph(name: str, found: Findings) -> None:
     """Refuse what autograd's graph holds between image and logits that gates do not cover.
 
     Raises:

@@ -287,7 +287,7 @@ class DefendedCNN(nn.Module):
                 require_open(self._name, self.coverage.layers, torch.stack(shares, 1))
             exempt = self.exempt, self.selection.exempt_functions
             found = inspect(logits, image, surveyors[0].boundaries, surveyors[0].places, *exempt)
-        judge_graph(self._name, found, self.exempt)
+        judge_graph(self._name, found)
         return Coverage(exempt=found.exempt, gate_free=found.gate_free)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DefendedCNN:

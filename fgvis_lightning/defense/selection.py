@@ -33,6 +33,7 @@ class Selection:
     Attributes:
         exempt: names of what is left without a gate.
         exempt_functions: autograd functions among it.
+        calls: what is intercepted: function → the name of its activation, and ``units``.
         stream: which of ``residual`` and ``normalization`` are gated.
         units: modules whose output is gated, or exempt, as a whole → the name of their class.
         listed: ``exempt`` and ``gated`` as they were given, spelled out.
@@ -53,7 +54,7 @@ class Selection:
             )
         self.exempt_functions = tuple(c for c in exempt_classes if issubclass(c, Function))
         self.stream = frozenset({RESIDUAL, NORMALIZATION} & names)
-        self._named = {**ACTIVATIONS, **NORMALIZATIONS, **table(names - self.stream)}
+        named = {**ACTIVATIONS, **NORMALIZATIONS, **table(names - self.stream)}
         self.listed = {"exempt": sorted(map(_spelled, exempt)), "gated": sorted(map(_spelled, gated))}
         self.units: dict[nn.Module, str] = {}
         exempt_modules = tuple(c for c in exempt_classes if issubclass(c, nn.Module))
@@ -65,11 +66,9 @@ class Selection:
                 self.units[module] = name
             elif isinstance(module, NORMALIZATION_MODULES):
                 self.units[module] = NORMALIZATION
-
-    @property
-    def calls(self) -> tuple[Functions, dict[nn.Module, str]]:
-        """What is intercepted: function → the name of its activation, and `units`."""
-        return {**STREAM, **self._named} if self.stream else self._named, self.units
+        self.calls: tuple[Functions, dict[nn.Module, str]] = named, self.units
+        if self.stream:
+            self._intercept_stream()
 
     def passes(self, name: str) -> bool:
         """Whether calls of this name are intercepted as one, and nothing else."""
@@ -78,7 +77,12 @@ class Selection:
     def widen(self) -> bool:
         """Gate the residual stream and normalizations, too, unless they are exempt; whether that changes anything."""
         before, self.stream = self.stream, frozenset({RESIDUAL, NORMALIZATION} - self.exempt)
+        if self.stream:
+            self._intercept_stream()
         return self.stream != before
+
+    def _intercept_stream(self) -> None:
+        self.calls = {**STREAM, **self.calls[0]}, self.units
 
 
 def _spelled(entry: str | type) -> str:

@@ -19,7 +19,7 @@ GROUP_OF = {field.name: group for group, kind in GROUPS.items() for field in fie
 OPTION = re.compile(rf"--model\.({'|'.join(GROUP_OF)})(?![\w])")
 SHORT = {"model": ("reduce", "inputs"), "data": ("channels",)}
 """Options of ``model.classifier`` that stand elsewhere, too."""
-SHORT_OPTION = re.compile(r"--(?:model\.(?=reduce|inputs)|data\.(?=channels))(\w+)(?!\w)")
+SHORT_OPTION = re.compile("|".join(rf"--{place}\.({'|'.join(names)})(?!\w)" for place, names in SHORT.items()))
 
 
 def with_new_names(args: Sequence[str]) -> list[str]:
@@ -27,7 +27,7 @@ def with_new_names(args: Sequence[str]) -> list[str]:
     found: list[str] = []
     for arg in args:
         if match := SHORT_OPTION.match(arg):
-            arg = f"--model.classifier.{match[1]}" + arg[match.end() :]
+            arg = f"--model.classifier.{match[match.lastindex or 0]}" + arg[match.end() :]
         elif match := OPTION.match(arg):
             new = f"--model.{GROUP_OF[match[1]]}.{match[1]}"
             _say(match[0], new)

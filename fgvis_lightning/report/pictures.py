@@ -28,6 +28,7 @@ from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import as_rgb, brightened, brightest, heat
 from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.load import load_item
+from fgvis_lightning.results.notebook import as_pil
 from fgvis_lightning.results.tensor_files import SUFFIX
 
 THUMBNAIL = 112
@@ -159,21 +160,15 @@ def _thumbnail(image: Tensor | None, evidence: Tensor) -> bytes:
     return _jpeg(torch.cat(both, 2), 82)
 
 
-def _pil(picture: Tensor) -> Image.Image:
-    """A picture (3,H,W) in [0,1]."""
-    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-
-
 def _png(picture: Tensor) -> bytes:
     file = BytesIO()
-    _pil(picture).save(file, "PNG", optimize=True)
+    as_pil(picture).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
 def _jpeg(picture: Tensor | Image.Image, quality: int) -> bytes:
     file = BytesIO()
-    pil = _pil(picture) if isinstance(picture, Tensor) else picture
+    pil = as_pil(picture) if isinstance(picture, Tensor) else picture
     pil.save(file, "JPEG", quality=quality, subsampling=0 if quality > 90 else 2)
     return file.getvalue()
 

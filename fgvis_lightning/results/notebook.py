@@ -60,13 +60,13 @@ def evidence_picture(explanation: Explanation, index: int = 0) -> Image.Image:
     image, color = _of(explanation, None, index, None, flat=True)
     evidence = explanation.evidence[index].float().cpu()
     faint = float(brightest(evidence)) < FAINT
-    return _pil(explanation_image(image, brightened(evidence) if faint else evidence, color, explanation.bands))
+    return as_pil(explanation_image(image, brightened(evidence) if faint else evidence, color, explanation.bands))
 
 
 def overlay_picture(explanation: Explanation, index: int = 0) -> Image.Image:
     """One item's evidence, brightened, on the image in dim gray; errors as in `evidence_picture`."""
     image, _ = _of(explanation, None, index, None, flat=True)
-    return _pil(overlay(image, explanation.evidence[index].float().cpu(), explanation.bands))
+    return as_pil(overlay(image, explanation.evidence[index].float().cpu(), explanation.bands))
 
 
 def _of(
@@ -90,7 +90,7 @@ def _of(
     return image, color.to(image).expand(len(image), 1, 1)
 
 
-def _pil(picture: Tensor) -> Image.Image:
+def as_pil(picture: Tensor) -> Image.Image:
     """A picture (3,H,W) in [0,1]."""
     return Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
