@@ -12,6 +12,9 @@ import torch
 from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub, which takes half a minute where there is none
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # they, and the processes that they start, share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)
