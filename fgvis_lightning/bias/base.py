@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,8 +19,8 @@ class Statistic(ABC):
         parts: those of them that are shares of one whole → the color in which a figure draws them.
     """
 
-    names: ClassVar[tuple[str, ...]]
-    parts: ClassVar[Mapping[str, str]]
+    names: tuple[str, ...]
+    parts: Mapping[str, str]
 
     @abstractmethod
     def __call__(self, images: Tensor, weights: Tensor, reference: Tensor) -> Tensor:
@@ -31,9 +30,9 @@ class Statistic(ABC):
         all that there is to be used.
 
         Args:
-            images: (B,3,H,W) in [0,1].
-            weights: (B,3,H,W) in [0,1], how much each pixel and channel counts.
-            reference: the color (3,1,1) in [0,1] that the mask uncovers.
+            images: (B,C,H,W) in [0,1].
+            weights: (B,C,H,W) in [0,1], how much each pixel and channel counts.
+            reference: the color (C,1,1) in [0,1] that the mask uncovers.
 
         Returns:
             (B,K), a column for each name; NaN where a number is undefined, e.g. without any evidence.
@@ -62,7 +61,7 @@ class Intervention(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
-        """Changed copies of images (B,3,H,W) in [0,1]."""
+        """Changed copies of images (B,C,H,W) in [0,1]."""
 
 
 class Pair(ABC):
@@ -73,6 +72,10 @@ class Pair(ABC):
     """
 
     statistic: Statistic
+
+    def suited(self, classifier: Classifier) -> Pair:
+        """The pair for the network's channels: unless overridden, this one."""
+        return self
 
     @abstractmethod
     def interventions(self, classifier: Classifier) -> Sequence[Intervention]:
@@ -104,3 +107,10 @@ def imbalance(parts: Tensor) -> Tensor:
 def total(weights: Tensor) -> Tensor:
     """Sums (B,C) over the pixels of (B,C,H,W), in float64 where there is float64."""
     return weights.to(torch.float32 if weights.device.type == "mps" else torch.float64).sum((2, 3))
+
+
+def opponent(images: Tensor, weights: Tensor, reference: Tensor) -> Tensor:
+    """Share of evidence (B,1) for which channels brighter and darker than the reference stand together in a pixel."""
+    signed = weights * (images - reference).sign()
+    sides = torch.stack([signed.clamp(min=0).sum(1), (-signed).clamp(min=0).sum(1)], 1)  # (B,2,H,W)
+    return 2 * total(sides.amin(1, keepdim=True)) / total(sides).sum(1, keepdim=True)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import permutations
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torchvision.transforms import functional
 
-from fgvis_lightning.bias.base import Intervention, Pair, Statistic, shares, total
+from fgvis_lightning.bias.bands import Bands, Tone
+from fgvis_lightning.bias.base import Intervention, Pair, Statistic, opponent, shares, total
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
 
@@ -43,16 +43,13 @@ class ColorStatistic(Statistic):
         "gray",
         "opponent",
     )
-    parts: ClassVar[Mapping[str, str]] = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4"}
+    parts: Mapping[str, str] = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4"}
 
     def __call__(self, images: Tensor, weights: Tensor, reference: Tensor) -> Tensor:
         channels = shares(total(weights))
         pixels = total(weights.sum(1, keepdim=True) * hues(images))
-        signed = weights * (images - reference).sign()
-        sides = torch.stack([signed.clamp(min=0).sum(1), (-signed).clamp(min=0).sum(1)], 1)  # (B,2,H,W)
-        opponent = 2 * total(sides.amin(1, keepdim=True)) / total(sides).sum(1, keepdim=True)
         mean = total(weights) / weights[0, 0].numel()
-        return torch.cat([mean, channels, shares(pixels), opponent], 1).float()
+        return torch.cat([mean, channels, shares(pixels), opponent(images, weights, reference)], 1).float()
 
     def dependence(self, means: Tensor) -> Tensor:
         """Imbalance of the channels times ``opponent``.
@@ -128,6 +125,8 @@ class HueRotation(Intervention):
 class Color(Pair):
     """Evidence by channel, and the five swaps of channels; gray and turned hues as controls.
 
+    Of a network with one channel it is `Tone`, with other channels than red, green and blue `Bands`.
+
     Args:
         turns: of the hues, in degrees.
     """
@@ -135,6 +134,12 @@ class Color(Pair):
     def __init__(self, turns: Sequence[float] = (90, 180, -90)) -> None:
         self.statistic = ColorStatistic()
         self.turns = tuple(turns)
+
+    def suited(self, classifier: Classifier) -> Pair:
+        preprocessing = classifier.preprocessing
+        if preprocessing.chosen_channels == "rgb":
+            return self
+        return Tone() if preprocessing.count == 1 else Bands(preprocessing.count)
 
     def interventions(self, classifier: Classifier) -> Sequence[Intervention]:
         order = classifier.order

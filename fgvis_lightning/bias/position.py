@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ class PositionStatistic(Statistic):
     """``left`` and ``right``: shares of the evidence in each half."""
 
     names = ("left", "right")
-    parts: ClassVar[Mapping[str, str]] = {"left": "#7f7f7f", "right": "#c7c7c7"}
+    parts: Mapping[str, str] = {"left": "#7f7f7f", "right": "#c7c7c7"}
 
     def __call__(self, images: Tensor, weights: Tensor, reference: Tensor) -> Tensor:
         half = weights.shape[-1] // 2  # a middle column belongs to neither

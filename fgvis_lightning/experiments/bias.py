@@ -81,7 +81,10 @@ def main(args: Sequence[str]) -> None:
 def _sum_up(output: Path, run: Run, pairs: dict[str, Pair], config: Namespace) -> None:
     """Tables and figures of what there is."""
     classifier = run.model.classifier
-    print(f"The network takes channels in the order {classifier.order}; images it gets wrong are left out.")
+    preprocessing = classifier.preprocessing
+    rgb = preprocessing.chosen_channels == "rgb"
+    takes = f"channels in the order {classifier.order}" if rgb else f"channels of its own, {preprocessing.count}"
+    print(f"The network takes {takes}; images it gets wrong are left out.")
     for name, found in measure(run, pairs).items():
         tables = Tables(found, config.published)
         stem = output / slug(name)

@@ -16,7 +16,7 @@ from fgvis_lightning.experiments.bias_measures import Findings, Measured
 from fgvis_lightning.experiments.bias_tables import Ranked, Tables
 from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.experiments.run import Run
-from fgvis_lightning.results.figures import brightened, explanation_image, grid
+from fgvis_lightning.results.figures import as_rgb, brightened, each_channel, explanation_image, grid
 from fgvis_lightning.results.load import load_explanation
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
 
@@ -104,20 +104,23 @@ def _sheet(found: Findings, ranked: list[Ranked], run: Run, rows: int) -> Figure
     preprocessing = run.model.classifier.preprocessing
     changes = found.pair.interventions(run.model.classifier)[:2]
 
+    def shown(picture: Tensor) -> Tensor:
+        return as_rgb(picture, preprocessing.bands)
+
     def pictures(item: Measured) -> list[tuple[Tensor | None, str]]:
         image = as_float(load_image(item.image, preprocessing, upscale=run.data.upscale))
         evidence = load_explanation(run.output / EXPLANATIONS / (item.id + SUFFIX)).evidence[0].float()
         return [
-            (image, f"p = {item.scores['']:.2f}"),
-            (explanation_image(image, brightened(evidence), preprocessing.background()), ""),
-            (brightened(evidence), ""),
-            *((change(image[None])[0], f"p = {item.scores[change.name]:.2f}") for change in changes),
+            (shown(image), f"p = {item.scores['']:.2f}"),
+            (shown(explanation_image(image, brightened(evidence), preprocessing.background())), ""),
+            (each_channel(brightened(evidence)) if len(evidence) > 3 else shown(brightened(evidence)), ""),
+            *((shown(change(image[None])[0]), f"p = {item.scores[change.name]:.2f}") for change in changes),
         ]
 
-    shown: list[list[tuple[Tensor | None, str]]] = []
+    sheet: list[list[tuple[Tensor | None, str]]] = []
     names: list[str] = []
     for row in (ranked[0], ranked[-1]) if len(ranked) > 1 else (ranked[0],):
         for item in found.right(row.target)[:rows]:
-            shown.append(pictures(item))
+            sheet.append(pictures(item))
             names.append(fill(found.classes[row.target], 14))
-    return grid(shown, ["image", "evidence", "mask", *(change.name for change in changes)], names, 1.3)
+    return grid(sheet, ["image", "evidence", "mask", *(change.name for change in changes)], names, 1.3)

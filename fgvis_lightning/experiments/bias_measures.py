@@ -124,8 +124,7 @@ class Findings:
 def measure(run: Run, pairs: Mapping[str, Pair]) -> dict[str, Findings]:
     """Look at all explanations that there are, and at what the interventions do to their images, for each pair."""
     classifier, model = run.model.classifier, run.model
-    if classifier.preprocessing.count != 3:
-        raise InputError(f"Expected images of red, green and blue, but {classifier.name} takes other channels.")
+    pairs = {name: pair.suited(classifier) for name, pair in pairs.items()}
     asked = set(_asked(run.data.classes or [], classifier))
     changes = {name: (pair.interventions(classifier), pair.controls(classifier)) for name, pair in pairs.items()}
     reference = classifier.preprocessing.background()

@@ -188,7 +188,7 @@ def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
         "scale": pictures.scale,
         "top": pictures.top,
         "agreement": _rounded(entry.agreement),
-        "means": [_rounded(mean) for mean in pictures.means],
+        "means": {name: _rounded(mean) for name, mean in pictures.means.items()},
         "background": pictures.background,
         "values": {name: _rounded(value) for name, value in entry.values.items()},
         "curves": entry.curves and [[_rounded(value) for value in curve] for curve in entry.curves],

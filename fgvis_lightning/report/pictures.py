@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ WIDEST = 2400
 SMALL = 300_000
 """Bytes up to which a figure stays as it is."""
 
+COLORS = ("red", "green", "blue")
+
 SETTINGS = ("size", "resize", "interpolation", "mean", "std")
 
 LARGEST = 16
@@ -56,7 +58,7 @@ class Pictures:
         evidence: of a mask, its evidence divided by ``scale``, as PNG, by color channel.
         scale: largest evidence.
         top: the evidence from which on a brightened mask is white.
-        means: of the evidence in the channels red, green and blue.
+        means: of the evidence in each channel, by name; none where there is one channel, whose mean is the sparsity.
         background: what the explanation has where there is no evidence, red, green and blue in [0,1].
         heat: of a map, its colors from black to bright, as PNG.
         shown: of a map, the image multiplied by it, as JPEG.
@@ -70,7 +72,7 @@ class Pictures:
     evidence: bytes | None = None
     scale: float = 1.0
     top: float = 1.0
-    means: tuple[float, ...] = ()
+    means: Mapping[str, float] = field(default_factory=dict)
     background: tuple[float, ...] = ()
     heat: bytes | None = None
     shown: bytes | None = None
@@ -104,7 +106,7 @@ def make_pictures(entry: Entry) -> Pictures:
             evidence=_png(evidence / scale),
             scale=scale,
             top=float(brightest(evidence)),
-            means=tuple(evidence.mean((1, 2)).tolist()),
+            means=evidence_by_channel(item.evidence[0].nan_to_num(), preprocessing.chosen_channels),
             background=tuple(as_rgb(preprocessing.background(), bands).flatten().tolist()),
             panel=panel,
         )
@@ -118,6 +120,12 @@ def make_pictures(entry: Entry) -> Pictures:
         shown=None if image is None else _jpeg(image * brightened(saliency), 92),
         panel=panel,
     )
+
+
+def evidence_by_channel(evidence: Tensor, channels: str) -> dict[str, float]:
+    """Evidence (C,H,W) by channel; none where there is one."""
+    names = COLORS if channels == "rgb" else [f"band {number}" for number in range(1, len(evidence) + 1)]
+    return dict(zip(names, evidence.flatten(1).mean(1).tolist(), strict=True)) if len(evidence) > 1 else {}
 
 
 def _preprocessing(says: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing:

@@ -101,7 +101,7 @@ def test_the_mask_is_there_pixel_by_pixel(tmp_path: Path) -> None:
     shown = torch.from_numpy(picture(view["evidence"]) / 255 * view["scale"]).permute(2, 0, 1).float()
     torch.testing.assert_close(shown, evidence, atol=1 / 500, rtol=0)
     assert view["top"] == pytest.approx(float(brightest(evidence)))
-    assert view["means"] == pytest.approx([0.5, 0.25, 0])
+    assert view["means"] == pytest.approx({"red": 0.5, "green": 0.25, "blue": 0})
     with Image.open(tmp_path / "a.png") as image:
         assert np.abs(picture(view["image"]) - np.asarray(image)).mean() < 6
 

@@ -34,11 +34,11 @@ const percent = (share) => (share > 0 && share < 0.001 ? (100 * share).toPrecisi
 
 function drawMeans(means) {
   const box = element("div", { className: "means" });
-  const most = Math.max(...means, 1e-9);
-  ["red", "green", "blue"].forEach((name, channel) => {
+  const most = Math.max(...Object.values(means), 1e-9);
+  for (const [name, mean] of Object.entries(means)) {
     const bar = drawn("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" });
-    bar.append(drawn("rect", { x: 0, y: 0, width: (100 * means[channel]) / most, height: 6, class: "bar" }));
-    box.append(element("span", {}, name), bar, element("span", {}, `${percent(means[channel])} %`));
-  });
+    bar.append(drawn("rect", { x: 0, y: 0, width: (100 * mean) / most, height: 6, class: "bar" }));
+    box.append(element("span", {}, name), bar, element("span", {}, `${percent(mean)} %`));
+  }
   return box;
 }

@@ -96,7 +96,7 @@ function fillScores(row, view) {
   const list = Object.entries(facts).map(([name, value]) => [name, number(value)]);
   if (states[row.state]) list.push(["level", states[row.state]]);
   for (const [name, value] of list) box.append(element("div", {}, element("dt", {}, name), element("dd", {}, value)));
-  const means = view.means.length ? [element("h3", {}, "Evidence by channel"), drawMeans(view.means)] : [];
+  const means = Object.keys(view.means ?? {}).length ? [element("h3", {}, "Evidence by channel"), drawMeans(view.means)] : [];
   byId("channel-means").replaceChildren(...means);
 }
 
