@@ -139,7 +139,10 @@ def test_command(channels: int, tmp_path: Path, capsys: pytest.CaptureFixture[st
             pixels[..., 0] = level + generator.integers(0, 40, (16, 16))
             path = tmp_path / "images" / name / f"{number}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, pixels)
+            if channels == 1:
+                Image.fromarray(pixels[..., 0]).save(path.with_suffix(".png"))
+            else:
+                np.save(path, pixels)
     many = [f"--model.classifier.{name}={[value] * channels}" for name, value in (("mean", 0.5), ("std", 1.0))]
     network_options = ["--model.network", "test_bands.network", f"--model.network.channels={channels}", *many]
     options = ["--data.images", str(tmp_path / "images"), "--model.classifier.size", "[16, 16]"]
