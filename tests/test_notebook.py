@@ -34,6 +34,7 @@ def test_the_notebook_runs() -> None:
     assert not said
     picture, scores = [output for output in outputs if output.output_type != "stream"]
     with Image.open(io.BytesIO(base64.b64decode(picture.data["image/png"]))) as image:
-        assert image.width > image.height  # one row of pictures, or two where the evidence is faint
+        ratio = image.width / image.height  # one row of pictures, or two where the evidence is faint
+        assert ratio > 2.5 or 1.2 < ratio < 1.6
         assert np.asarray(image).std() > 30
     assert "tensor([0.9" in scores.data["text/plain"]

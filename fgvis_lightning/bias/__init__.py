@@ -16,13 +16,14 @@ from fgvis_lightning.bias.bands import (
     Tone,
     ToneStatistic,
 )
-from fgvis_lightning.bias.base import Intervention, Pair, Statistic, imbalance, shares
+from fgvis_lightning.bias.base import ChannelStatistic, Intervention, Pair, Statistic, imbalance, shares
 from fgvis_lightning.bias.color import ChannelSwap, Color, ColorStatistic, Desaturation, HueRotation
 from fgvis_lightning.bias.position import Mirror, Position, PositionStatistic
 
 __all__ = [
     "BandStatistic",
     "Bands",
+    "ChannelStatistic",
     "ChannelSwap",
     "Color",
     "ColorStatistic",

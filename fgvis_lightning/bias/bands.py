@@ -8,20 +8,21 @@ from colorsys import hsv_to_rgb
 import torch
 from torch import Tensor
 
-from fgvis_lightning.bias.base import Intervention, Pair, Statistic, opponent, shares, total
+from fgvis_lightning.bias.base import ChannelStatistic, Intervention, Pair, Statistic, shares, total
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.preprocessing import channel_names
 
 ROTATIONS = 5
 """Interventions on bands at most: as many as there are swaps of red, green and blue."""
 
 
-class BandStatistic(Statistic):
+class BandStatistic(ChannelStatistic):
     """Evidence by band.
 
     * ``mask band 1`` …: mean mask of the band, in [0,1];
     * ``band 1`` …: its share of all evidence;
-    * ``opponent``: as in `fgvis_lightning.bias.ColorStatistic`.
+    * ``opponent``: as in `ChannelStatistic`.
 
     Args:
         count: of the bands, two or more.
@@ -30,18 +31,9 @@ class BandStatistic(Statistic):
     def __init__(self, count: int) -> None:
         if count < 2:
             raise InputError(f"Expected two bands or more, but got {count}.")
-        bands = [f"band {number}" for number in range(1, count + 1)]
+        bands = channel_names(count, "all")
         self.names = (*(f"mask {band}" for band in bands), *bands, "opponent")
         self.parts = {band: _color(0.8 * k / (count - 1)) for k, band in enumerate(bands)}
-
-    def __call__(self, images: Tensor, weights: Tensor, reference: Tensor) -> Tensor:
-        sums = total(weights)
-        mean = sums / weights[0, 0].numel()
-        return torch.cat([mean, shares(sums), opponent(images, weights, reference)], 1).float()
-
-    def dependence(self, means: Tensor) -> Tensor:
-        """Imbalance of the bands times ``opponent``, for the reason that ColorStatistic gives."""
-        return super().dependence(means) * means[..., -1]
 
 
 def _color(hue: float) -> str:
@@ -106,9 +98,9 @@ class ToneStatistic(Statistic):
     parts: Mapping[str, str] = {"brighter": "#c7c7c7", "darker": "#3f3f3f"}
 
     def __call__(self, images: Tensor, weights: Tensor, reference: Tensor) -> Tensor:
-        signed = total(weights * (images >= reference)).sum(1), total(weights * (images < reference)).sum(1)
-        mean = total(weights).sum(1, keepdim=True) / weights[0].numel()
-        return torch.cat([mean, shares(torch.stack(signed, 1))], 1).float()
+        brighter = images >= reference
+        sums = torch.cat([total(weights * brighter), total(weights * ~brighter)], 1)
+        return torch.cat([sums.sum(1, keepdim=True) / weights[0].numel(), shares(sums)], 1).float()
 
 
 class Inversion(Intervention):

@@ -50,6 +50,31 @@ class Statistic(ABC):
         return imbalance(means[..., [self.names.index(name) for name in self.parts]])
 
 
+class ChannelStatistic(Statistic):
+    """Evidence by channel: a statistic whose names are those of the columns below, with ``opponent`` the last.
+
+    * the mean mask of each channel, in [0,1];
+    * each channel's share of all evidence;
+    * ``opponent``: share of evidence for which, in one pixel, channels brighter than the reference and channels darker
+      than it stand together. Brightness alone cannot ask for both; an object's color does.
+    """
+
+    def __call__(self, images: Tensor, weights: Tensor, reference: Tensor) -> Tensor:
+        sums = total(weights)
+        signed = weights * (images - reference).sign()
+        sides = torch.stack([signed.clamp(min=0).sum(1), (-signed).clamp(min=0).sum(1)], 1)  # (B,2,H,W)
+        opponent = 2 * total(sides.amin(1, keepdim=True)) / total(sides).sum(1, keepdim=True)
+        return torch.cat([sums / weights[0, 0].numel(), shares(sums), opponent], 1).float()
+
+    def dependence(self, means: Tensor) -> Tensor:
+        """Imbalance of the channels times ``opponent``.
+
+        A network that sees gray alone takes what is brighter, or what is darker, and that can be a single channel of a
+        colored object: the imbalance alone would call that color, but opponent evidence it has none.
+        """
+        return super().dependence(means) * means[..., self.names.index("opponent")]
+
+
 class Intervention(ABC):
     """A change of images that takes away what is suspected, and leaves the rest.
 
@@ -107,10 +132,3 @@ def imbalance(parts: Tensor) -> Tensor:
 def total(weights: Tensor) -> Tensor:
     """Sums (B,C) over the pixels of (B,C,H,W), in float64 where there is float64."""
     return weights.to(torch.float32 if weights.device.type == "mps" else torch.float64).sum((2, 3))
-
-
-def opponent(images: Tensor, weights: Tensor, reference: Tensor) -> Tensor:
-    """Share of evidence (B,1) for which channels brighter and darker than the reference stand together in a pixel."""
-    signed = weights * (images - reference).sign()
-    sides = torch.stack([signed.clamp(min=0).sum(1), (-signed).clamp(min=0).sum(1)], 1)  # (B,2,H,W)
-    return 2 * total(sides.amin(1, keepdim=True)) / total(sides).sum(1, keepdim=True)

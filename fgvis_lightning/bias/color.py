@@ -14,31 +14,30 @@ from torch import Tensor
 from torchvision.transforms import functional
 
 from fgvis_lightning.bias.bands import Bands, Tone
-from fgvis_lightning.bias.base import Intervention, Pair, Statistic, opponent, shares, total
+from fgvis_lightning.bias.base import ChannelStatistic, Intervention, Pair, shares, total
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.preprocessing import COLORS
 
-CHANNELS = ("red", "green", "blue")
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")
 GRAY = 0.15  # saturation below which a pixel has no hue
 SWAPPED = "BGR", "BRG"
 """The channels that stand for red, green and blue in the two swaps of Wagner et al.: RGB and GRB for BGR."""
 
 
-class ColorStatistic(Statistic):
+class ColorStatistic(ChannelStatistic):
     """Evidence by channel and by hue.
 
     * ``mask red`` …: mean mask of the channel, in [0,1];
     * ``red`` …: its share of all evidence;
     * ``red hues`` … and ``gray``: share of evidence in pixels that have this hue in the image, within 30 degrees; gray
       is a saturation below 0.15;
-    * ``opponent``: share of evidence for which, in one pixel, channels brighter than the reference and channels darker
-      than it stand together. Brightness alone cannot ask for both; an object's color does.
+    * ``opponent``: as in `ChannelStatistic`.
     """
 
     names = (
-        *(f"mask {name}" for name in CHANNELS),
-        *CHANNELS,
+        *(f"mask {name}" for name in COLORS),
+        *COLORS,
         *(f"{name} hues" for name in HUES),
         "gray",
         "opponent",
@@ -46,18 +45,9 @@ class ColorStatistic(Statistic):
     parts: Mapping[str, str] = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4"}
 
     def __call__(self, images: Tensor, weights: Tensor, reference: Tensor) -> Tensor:
-        channels = shares(total(weights))
-        pixels = total(weights.sum(1, keepdim=True) * hues(images))
-        mean = total(weights) / weights[0, 0].numel()
-        return torch.cat([mean, channels, shares(pixels), opponent(images, weights, reference)], 1).float()
-
-    def dependence(self, means: Tensor) -> Tensor:
-        """Imbalance of the channels times ``opponent``.
-
-        A network that sees gray alone takes what is brighter, or what is darker, and that can be a single channel of a
-        colored object: the imbalance alone would call that color, but opponent evidence it has none.
-        """
-        return super().dependence(means) * means[..., self.names.index("opponent")]
+        channels = super().__call__(images, weights, reference)
+        by_hue = shares(total(weights.sum(1, keepdim=True) * hues(images))).float()
+        return torch.cat([channels[:, :-1], by_hue, channels[:, -1:]], 1)
 
 
 def hues(images: Tensor) -> Tensor:
@@ -136,10 +126,10 @@ class Color(Pair):
         self.turns = tuple(turns)
 
     def suited(self, classifier: Classifier) -> Pair:
-        preprocessing = classifier.preprocessing
-        if preprocessing.chosen_channels == "rgb":
+        names = classifier.preprocessing.names
+        if names == COLORS:
             return self
-        return Tone() if preprocessing.count == 1 else Bands(preprocessing.count)
+        return Tone() if len(names) == 1 else Bands(len(names))
 
     def interventions(self, classifier: Classifier) -> Sequence[Intervention]:
         order = classifier.order

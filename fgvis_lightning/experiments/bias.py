@@ -29,6 +29,7 @@ from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
 from fgvis_lightning.names import slug
+from fgvis_lightning.networks.preprocessing import COLORS
 
 METHOD = "FGVis"
 
@@ -81,9 +82,8 @@ def main(args: Sequence[str]) -> None:
 def _sum_up(output: Path, run: Run, pairs: dict[str, Pair], config: Namespace) -> None:
     """Tables and figures of what there is."""
     classifier = run.model.classifier
-    preprocessing = classifier.preprocessing
-    rgb = preprocessing.chosen_channels == "rgb"
-    takes = f"channels in the order {classifier.order}" if rgb else f"channels of its own, {preprocessing.count}"
+    names = classifier.preprocessing.names
+    takes = f"channels in the order {classifier.order}" if names == COLORS else f"{len(names)} channel(s)"
     print(f"The network takes {takes}; images it gets wrong are left out.")
     for name, found in measure(run, pairs).items():
         tables = Tables(found, config.published)

@@ -14,6 +14,7 @@ LARGEST = 16384
 """Pixels of an input's height or width, at most."""
 
 CHANNELS = ("gray", "rgb", "all")
+COLORS = ("red", "green", "blue")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -90,6 +91,11 @@ class Preprocessing:
         """How a file becomes these channels, ``gray``, ``rgb`` or ``all``."""
         return self.channels or {1: "gray", 3: "rgb"}.get(self.count, "all")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The channels' names."""
+        return channel_names(self.count, self.channels)
+
     def normalize(self, images: Tensor) -> Tensor:
         """Images (…,C,H,W) in [0,1] as the network takes them; signals (…,C,T) and volumes (…,C,D,H,W) likewise."""
         shape = self.count, *[1] * len(self.size)
@@ -105,3 +111,15 @@ class Preprocessing:
         mean, std = ("(" + ", ".join(f"{v:g}" for v in values) + ")" for values in (self.mean, self.std))
         size = "×".join(map(str, self.size))
         return f"{size} pixels from {short} ({self.interpolation}), mean {mean}, std {std}; {self.source}"
+
+
+def channel_names(count: int, channels: str | None) -> tuple[str, ...]:
+    """Names of the channels of masks and images: colors where there are three that are not bands or pages of a file.
+
+    Args:
+        count: how many there are.
+        channels: as in `Preprocessing`.
+    """
+    if count == 3 and channels != "all":
+        return COLORS
+    return ("gray",) if count == 1 else tuple(f"band {number}" for number in range(1, count + 1))

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as tvf
 from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
-from fgvis_lightning.networks.preprocessing import Preprocessing
+from fgvis_lightning.networks.preprocessing import Preprocessing, channel_names
 from fgvis_lightning.report.gather import Entry
 from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import as_rgb, brightened, brightest, heat
@@ -39,8 +39,6 @@ WIDEST = 2400
 
 SMALL = 300_000
 """Bytes up to which a figure stays as it is."""
-
-COLORS = ("red", "green", "blue")
 
 SETTINGS = ("size", "resize", "interpolation", "mean", "std")
 
@@ -106,7 +104,7 @@ def make_pictures(entry: Entry) -> Pictures:
             evidence=_png(evidence / scale),
             scale=scale,
             top=float(brightest(evidence)),
-            means=evidence_by_channel(item.evidence[0].nan_to_num(), preprocessing.chosen_channels),
+            means=evidence_by_channel(item.evidence[0].nan_to_num(), preprocessing.channels),
             background=tuple(as_rgb(preprocessing.background(), bands).flatten().tolist()),
             panel=panel,
         )
@@ -122,9 +120,9 @@ def make_pictures(entry: Entry) -> Pictures:
     )
 
 
-def evidence_by_channel(evidence: Tensor, channels: str) -> dict[str, float]:
-    """Evidence (C,H,W) by channel; none where there is one."""
-    names = COLORS if channels == "rgb" else [f"band {number}" for number in range(1, len(evidence) + 1)]
+def evidence_by_channel(evidence: Tensor, channels: str | None) -> dict[str, float]:
+    """Mean evidence of each channel of (C,H,W), by name; nothing where there is one channel."""
+    names = channel_names(len(evidence), channels)  # of the mask: a file that says little is taken for one of RGB
     return dict(zip(names, evidence.flatten(1).mean(1).tolist(), strict=True)) if len(evidence) > 1 else {}
 
 
