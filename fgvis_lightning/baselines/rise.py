@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import ceil
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import Method, require, scores, steps
@@ -22,7 +21,7 @@ class RISE(Method):
     image, and cropped at a random place (section 3.2). What is not kept becomes zero in normalized space, the data
     set's mean color. The values are the paper's for a ResNet50; for VGG16 it takes 4000 masks. As in the authors' code
     (github.com/eclique/RISE, ``explanations.py``), a cell is rounded up to whole pixels where the image cannot be
-    divided evenly.
+    divided evenly, and beyond the outermost cells' centers the grid is reflected at them.
 
     All images get the same masks, and each call does.
 
@@ -62,16 +61,24 @@ class RISE(Method):
         kept = torch.rand(self.masks, 1, self.cells, self.cells, generator=generator) < self.p
         cell = ceil(height / self.cells), ceil(width / self.cells)
         down, right = (torch.randint(side, (self.masks,), generator=generator).tolist() for side in cell)
-        size = [(self.cells + 1) * side for side in cell]
+        rows, columns = (upsampling(self.cells, (self.cells + 1) * side).to(device) for side in cell)
         for start in range(0, self.masks, self.batch_size):
             grids = kept[start : start + self.batch_size].float().to(device)
-            large = F.interpolate(grids, size, mode="bilinear", align_corners=False)
+            with torch.autocast(device.type, enabled=False):
+                large = rows @ grids @ columns.T
             yield torch.stack(
                 [
                     mask[:, y : y + height, x : x + width]
                     for mask, y, x in zip(large, down[start:], right[start:], strict=False)
                 ]
             )
+
+
+def upsampling(cells: int, pixels: int) -> Tensor:
+    """What each of ``pixels`` takes of each cell (pixels,cells), linearly; reflected at the outer cells' centers."""
+    place = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5
+    place = (cells - 1 - (cells - 1 - place.abs()).abs()).clamp(min=0)
+    return (1 - (place[:, None] - torch.arange(cells)).abs()).clamp(min=0).float()
 
 
 @dataclass(frozen=True)

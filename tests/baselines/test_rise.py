@@ -8,7 +8,7 @@ import torch
 from test_occlusion import linear, random
 from torch import Tensor, nn
 
-from fgvis_lightning.baselines.rise import RISE, CheapRISE
+from fgvis_lightning.baselines.rise import RISE, CheapRISE, upsampling
 
 CPU = torch.device("cpu")
 
@@ -17,9 +17,11 @@ def kernel(cells: int, pixels: int) -> Tensor:
     """What a pixel (pixels,) takes of each cell (pixels,cells) when cells are upsampled linearly."""
     taken = torch.zeros(pixels, cells, dtype=torch.float64)
     for i in range(pixels):
-        at = min(max((i + 0.5) * cells / pixels - 0.5, 0), cells - 1)
-        taken[i, int(at)] += 1 - at % 1
-        taken[i, min(int(at) + 1, cells - 1)] += at % 1
+        at = (i + 0.5) * cells / pixels - 0.5
+        below = math.floor(at)
+        for cell, weight in ((below, below + 1 - at), (below + 1, at - below)):
+            inside = -cell if cell < 0 else 2 * (cells - 1) - cell if cell >= cells else cell  # reflected
+            taken[i, max(inside, 0)] += weight
     return taken
 
 
@@ -86,6 +88,15 @@ def test_a_mask_is_a_crop_of_an_upsampled_grid() -> None:
         assert fits
         used.update(fits[:1] if len(fits) == 1 else [])
     assert len(used) > len(ways) / 2, "randomly shifted along both axes"
+
+
+@pytest.mark.parametrize(("cells", "pixels"), [(7, 256), (3, 10), (1, 4)])
+def test_borders_are_the_authors(cells: int, pixels: int) -> None:
+    resize = pytest.importorskip("skimage.transform").resize
+    grid = random(cells, cells).numpy()
+    theirs = resize(grid, (pixels, pixels), order=1, mode="reflect", anti_aliasing=False)
+    ours = upsampling(cells, pixels).double()
+    torch.testing.assert_close(ours @ torch.from_numpy(grid) @ ours.T, torch.from_numpy(theirs), rtol=0, atol=1e-5)
 
 
 def test_finds_the_patch_that_decides() -> None:
