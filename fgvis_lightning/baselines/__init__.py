@@ -4,13 +4,24 @@ Defaults are those of the papers; of those that are slow there are presets that 
 """
 
 from fgvis_lightning.baselines.base import Method
+from fgvis_lightning.baselines.cam import GradCAMPlusPlus, LayerCAM, ScoreCAM
 from fgvis_lightning.baselines.captum import Captum, FGVisAttribution
+from fgvis_lightning.baselines.controls import Edges, OtherClass, Random
+from fgvis_lightning.baselines.deep_lift import DeepLIFT
 from fgvis_lightning.baselines.excitation_backprop import ExcitationBackprop
 from fgvis_lightning.baselines.fgvis import FGVisMethod
 from fgvis_lightning.baselines.grad_cam import GradCAM
 from fgvis_lightning.baselines.gradient import Gradient
+from fgvis_lightning.baselines.gradients import (
+    GradientSHAP,
+    GradientXInput,
+    GuidedGradCAM,
+    IntegratedGradients,
+    SmoothGrad,
+)
 from fgvis_lightning.baselines.guided_backprop import GuidedBackprop
 from fgvis_lightning.baselines.lime import LIME, CheapLIME
+from fgvis_lightning.baselines.lrp import LRP
 from fgvis_lightning.baselines.masked_gradient import MaskedGradient
 from fgvis_lightning.baselines.meaningful_perturbation import CheapMeaningfulPerturbation, MeaningfulPerturbation
 from fgvis_lightning.baselines.occlusion import CheapOcclusion, Occlusion
@@ -18,20 +29,33 @@ from fgvis_lightning.baselines.rise import RISE, CheapRISE
 
 __all__ = [
     "LIME",
+    "LRP",
     "RISE",
     "Captum",
     "CheapLIME",
     "CheapMeaningfulPerturbation",
     "CheapOcclusion",
     "CheapRISE",
+    "DeepLIFT",
+    "Edges",
     "ExcitationBackprop",
     "FGVisAttribution",
     "FGVisMethod",
     "GradCAM",
+    "GradCAMPlusPlus",
     "Gradient",
+    "GradientSHAP",
+    "GradientXInput",
     "GuidedBackprop",
+    "GuidedGradCAM",
+    "IntegratedGradients",
+    "LayerCAM",
     "MaskedGradient",
     "MeaningfulPerturbation",
     "Method",
     "Occlusion",
+    "OtherClass",
+    "Random",
+    "ScoreCAM",
+    "SmoothGrad",
 ]

@@ -10,7 +10,7 @@ A class of your own needs `Method` as its base and ``__call__``, and can then be
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,18 @@ __all__ = ["Method", "require", "scores", "steps"]
 
 
 class Method(ABC):
-    """An attribution method with its parameters."""
+    """An attribution method with its parameters.
+
+    Attributes:
+        effort: parameters that buy precision with passes, and the least that the method's authors take.
+    """
+
+    effort: ClassVar[tuple[tuple[str, float], ...]] = ()
+
+    @property
+    def cheap(self) -> bool:
+        """Whether it is run at less than its authors' effort; a comparison then says so wherever it names it."""
+        return any(getattr(self, name) < least for name, least in self.effort)
 
     @abstractmethod
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -89,19 +90,38 @@ class Captum(Method):
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         made: Any = class_at(self.attribution, Attribution)
+
+        def attribute(image: Tensor, target: Tensor) -> Tensor:
+            found = attribution.attribute(image, target=target, **self.arguments)
+            return LayerAttribution.interpolate(found.detach().sum(1, keepdim=True), images.shape[-2:])
+
         try:
             layer = () if self.layer is None else (network.get_submodule(self.layer),)
             attribution = made(network, *layer, **self.init)
-            with isolate_rng(), steps(len(images), made.__name__) as advance:
-                maps = []
-                for image, target in zip(images.detach().split(1), targets.split(1), strict=True):
-                    torch.manual_seed(self.seed)
-                    np.random.seed(self.seed)  # noqa: NPY002, Captum draws from it
-                    found = attribution.attribute(image.clone().requires_grad_(), target=target, **self.arguments)
-                    maps.append(LayerAttribution.interpolate(found.detach().sum(1, keepdim=True), images.shape[-2:]))
-                    advance()
+            return one_by_one(attribute, images, targets, self.seed, made.__name__)[:, 0]
         except (AttributeError, TypeError, ValueError, AssertionError) as error:
             raise InputError(
                 f"Expected {self.attribution} to attribute with {self.init} and {self.arguments}, but it raised {error}"
             ) from error
-        return torch.cat(maps)[:, 0].float()
+
+
+def one_by_one(
+    attribute: Callable[[Tensor, Tensor], Tensor], images: Tensor, targets: Tensor, seed: int, name: str
+) -> Tensor:
+    """What Captum attributes to each image (B,C,H,W) in float32, by random numbers of its own.
+
+    Args:
+        attribute: takes an image (1,C,H,W) that requires a gradient, and its target (1,).
+        images: normalized (B,C,H,W).
+        targets: class indices (B,).
+        seed: of the random numbers, the same for each image; the global generators stay as they are.
+        name: of the method, for the progress bar.
+    """
+    with isolate_rng(), steps(len(images), name) as advance:
+        maps = []
+        for image, target in zip(images.detach().split(1), targets.split(1), strict=True):
+            torch.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002, Captum draws from it
+            maps.append(attribute(image.clone().requires_grad_(), target).detach().float())
+            advance()
+    return torch.cat(maps)

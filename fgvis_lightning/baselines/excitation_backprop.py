@@ -23,8 +23,8 @@ is refused.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.baselines.layers import module_called
+from fgvis_lightning.baselines.propagation import differentiable
 from fgvis_lightning.baselines.winning_probability import COPIES, Linear, Pass, Rules, Sum, rule_of
 from fgvis_lightning.defense.graph import kind
 from fgvis_lightning.errors import InputError
@@ -57,19 +58,6 @@ def _reached(root: Node, stop: Callable[[Any], bool]) -> set[Any]:
     return found
 
 
-@contextmanager
-def _constant(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Parameters do not require a gradient, so that only what depends on the image does."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
 class _Pathways:
     """One pass of a network, and where in autograd's graph its modules' outputs are.
 
@@ -81,7 +69,7 @@ class _Pathways:
     def __init__(self, network: nn.Module, images: Tensor) -> None:
         self.name = type(network).__name__
         self.ends: dict[str, tuple[GradientEdge, torch.Size]] = {}
-        with ExitStack() as stack, _constant(network.parameters()), Rules():
+        with ExitStack() as stack, Rules():
             for name, module in network.named_modules():
                 stack.callback(module.register_forward_hook(self._note(name)).remove)
             leaf = images.detach().clone().requires_grad_()
@@ -148,13 +136,6 @@ class _Pathways:
         }
 
 
-@contextmanager
-def _differentiable(images: Tensor) -> Iterator[None]:
-    """Whatever the caller's modes are. Without autocast, which would round P at every layer."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-        yield
-
-
 def marginal_winning_probability(
     network: nn.Module, images: Tensor, targets: Tensor, modules: Iterable[str], contrastive: bool = False
 ) -> dict[str, Tensor]:
@@ -177,7 +158,7 @@ def marginal_winning_probability(
     names = list(modules)
     for name in names:
         module_called(network, name)
-    with _differentiable(images):
+    with differentiable(network, images):
         return _Pathways(network, images).probability(targets, names, contrastive)
 
 
@@ -203,7 +184,7 @@ class ExcitationBackprop(Method):
         height, width = images.shape[-2:]
         if self.layer is not None:
             module_called(network, self.layer)
-        with _differentiable(images):
+        with differentiable(network, images):
             pathways = _Pathways(network, images)
             layer = self.layer or pathways.last_of_size(-(-height // 16), -(-width // 16))
             p = pathways.probability(targets, [layer], self.contrastive)[layer]

@@ -41,6 +41,7 @@ class MeaningfulPerturbation(Method):
         seed: of the shifts.
     """
 
+    effort = (("iterations", 300),)
     iterations: int = 300
     lr: float = 0.1
     area: float = 1e-4

@@ -41,6 +41,11 @@ class Occlusion(Method):
                     f"Expected {name} to be at most {most} ({why}), but got {getattr(self, name)}. Give a smaller one."
                 )
 
+    @property
+    def cheap(self) -> bool:
+        """Whether the stride is larger than that of RISE's authors."""
+        return self.stride > 8
+
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         sides = images.shape[-2:]
         window, stride = (max(1, round(size * min(sides) / 224)) for size in (self.window, self.stride))

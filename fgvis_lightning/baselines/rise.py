@@ -33,6 +33,7 @@ class RISE(Method):
         batch_size: masked images in one network pass; they are of one image, so that others do not matter.
     """
 
+    effort = (("masks", 4000),)
     masks: int = 8000
     cells: int = 7
     p: float = 0.5

@@ -68,6 +68,7 @@ class Linear(Function):
     ) -> Tensor:
         ctx.linear, ctx.weight, ctx.excited = linear, weight, x.clamp(min=0)  # a copy: x may be changed in place later
         ctx.sign = ctx.contrast = None
+        ctx.mixes = True
         return call()
 
     @staticmethod
@@ -101,6 +102,7 @@ class Sum(Function):
         total = parts[0] + parts[1]
         ctx.shares = [torch.where(total > 0, part / total, 0) for part in parts]
         ctx.shapes = a.shape, b.shape
+        ctx.mixes = True
         y = call()
         ctx.mark_dirty(*[x for x in (a, b) if x is y])
         return y
@@ -134,14 +136,15 @@ def rule_of(node: Any) -> type | None:
 def _gate(x: Tensor) -> int:
     """How likely this factor is a gate, see `GATES`; what only reshapes or scales it does not matter."""
     node: Any = x.grad_fn
-    while node is not None and rule_of(node) not in (Linear, Sum):
-        if rule_of(node) is Pass and node.gate is not None:
-            return int(node.gate)
+    while node is not None and not getattr(node, "mixes", False):
+        gate = getattr(node, "gate", None)
+        if gate is not None:
+            return int(gate)
         node = node.next_functions[0][0] if node.next_functions else None
     return 0
 
 
-def _signal(a: Tensor, b: Tensor) -> Tensor | None:
+def signal_of(a: Tensor, b: Tensor) -> Tensor | None:
     """The factor that takes all, if that can be told."""
     shape = torch.broadcast_shapes(a.shape, b.shape)
     full = [x for x in (a, b) if (1,) * (len(shape) - x.ndim) + x.shape == shape]
@@ -198,7 +201,7 @@ class Rules(TorchFunctionMode):
         if name in SUMS and len(depending) == 2:
             return Sum.apply(call, kwargs.get("alpha", 1), *depending)
         if name in PRODUCTS and len(depending) == 2:
-            factor = _signal(*depending)
+            factor = signal_of(*depending)
             if factor is None:
                 return call()
             signal = factor

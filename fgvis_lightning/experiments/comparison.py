@@ -13,7 +13,9 @@ stopped and gone on with, and runs on many devices::
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 
@@ -23,6 +25,9 @@ from fgvis_lightning.experiments.comparison_figures import sum_up
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
 
+AGAIN = " (another seed)"
+"""After the name of a method that is run once more: how much two runs of one method differ."""
+
 
 def make_parser() -> Parser:
     """The options of ``compare``."""
@@ -31,6 +36,9 @@ def make_parser() -> Parser:
         "--methods", type=dict[str, Method], required=True, help="Name → class_path and init_args, in columns' order."
     )
     parser.add_argument("--rows", type=int, default=12, help="Most items in a figure.")
+    parser.add_argument(
+        "--seeds", type=bool, default=False, help="Also run those that draw random numbers with the next seed."
+    )
     parser.add_argument("--crop", type=int, default=56, help="Side of the crop at pixel resolution; 0 for none.")
     return parser
 
@@ -48,9 +56,22 @@ def main(args: Sequence[str]) -> None:
         raise InputError("Expected methods to compare, but got none: give each a name, and its class_path.")
 
     def methods(objects: Namespace) -> Methods:
-        return {name: (method, config.methods[name].as_dict()) for name, method in objects.methods.items()}
+        chosen: dict[str, tuple[Method, dict[str, Any]]] = {}
+        for name, method in objects.methods.items():
+            parameters = config.methods[name].as_dict()
+            chosen[shown(name, method)] = method, parameters
+            if config.seeds and (seed := getattr(method, "seed", None)) is not None:
+                other = {**parameters, "init_args": {**(parameters.get("init_args") or {}), "seed": seed + 1}}
+                chosen[shown(name, method) + AGAIN] = replace(method, seed=seed + 1), other  # type: ignore[type-var]
+        return chosen
 
     runs, sums_up, problems = sweep(parser, config, methods, ["--data.images", "", "--methods", "{}"])
     if sums_up:
-        sum_up(Path(config.output), runs, config.rows, config.crop)
+        once = {name: run for name, run in runs.items() if not name.endswith(AGAIN)}
+        sum_up(Path(config.output), once, config.rows, config.crop)
         raise_problems(problems, runs)
+
+
+def shown(name: str, method: Method) -> str:
+    """What a method is called in every table, figure and file: one at less than its authors' effort is called cheap."""
+    return f"{name} (cheap)" if method.cheap and "cheap" not in name.lower() else name

@@ -8,29 +8,56 @@ from toy_networks import Tiny
 
 from fgvis_lightning import explain
 from fgvis_lightning.baselines import (
+    LRP,
     RISE,
+    DeepLIFT,
+    Edges,
     ExcitationBackprop,
     FGVisMethod,
     GradCAM,
+    GradCAMPlusPlus,
     Gradient,
+    GradientSHAP,
+    GradientXInput,
     GuidedBackprop,
+    GuidedGradCAM,
+    IntegratedGradients,
+    LayerCAM,
     MaskedGradient,
     MeaningfulPerturbation,
     Method,
     Occlusion,
+    OtherClass,
+    Random,
+    ScoreCAM,
+    SmoothGrad,
 )
 
 METHODS = [
     Gradient(),
+    GradientXInput(),
+    IntegratedGradients(iterations=5),
+    SmoothGrad(samples=4),
+    SmoothGrad(samples=4, squared=True),
+    GradientSHAP(samples=4),
+    DeepLIFT(),
+    LRP(),
     GuidedBackprop(),
     ExcitationBackprop(),
     GradCAM(),
+    GuidedGradCAM(),
+    GradCAMPlusPlus(),
+    LayerCAM(),
+    ScoreCAM(),
     Occlusion(),
     MeaningfulPerturbation(iterations=5),
     RISE(masks=20),
     MaskedGradient(masks=10),
     FGVisMethod(iterations=5),
     FGVisMethod(iterations=5, game="preservation", noise=0.1),
+    Edges(),
+    Random(),
+    OtherClass(Gradient()),
 ]
 
 
@@ -51,6 +78,9 @@ def test_one_signature(method: Method) -> None:
     assert not network._forward_hooks
     assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
     assert not any(parameter.requires_grad for parameter in network.parameters())
+    state = torch.random.get_rng_state()
+    assert torch.equal(method(network, x, targets), maps), "each call gives the same"
+    assert torch.equal(state, torch.random.get_rng_state()), "the global generator is the user's"
 
 
 def test_fgvis_is_what_explain_finds() -> None:

@@ -1,0 +1,70 @@
+"""Class activation maps beside Grad-CAM, by pytorch-grad-cam."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fgvis_lightning.baselines.base import Method, steps
+from fgvis_lightning.baselines.grad_cam import last_convolutional
+from fgvis_lightning.baselines.layers import module_called
+from fgvis_lightning.baselines.propagation import differentiable
+from fgvis_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class CAM(Method):
+    """``ReLU(Σ_k w_k A_k)`` of the feature maps A_k of one layer, enlarged, and scaled from 0 to 1.
+
+    Args:
+        layer: name of the module whose output the feature maps are; unless given, the one that `GradCAM` takes.
+    """
+
+    layer: str | None = None
+    kind: ClassVar[str]
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        try:
+            import pytorch_grad_cam
+            from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+        except ImportError as error:
+            raise InputError(
+                f"Expected pytorch-grad-cam for {type(self).__name__}, but it cannot be imported ({error}). Run pip "
+                f'install "fgvis-lightning[baselines]".'
+            ) from error
+        layer = module_called(network, self.layer or last_convolutional(network, images[:1]))
+        maps = []
+        with differentiable(network, images), steps(len(images), type(self).__name__) as advance:
+            made: Any = getattr(pytorch_grad_cam, self.kind)(network, [layer])
+            try:
+                for image, target in zip(images.detach().split(1), targets.tolist(), strict=True):
+                    found = made(image.clone().requires_grad_(), [ClassifierOutputTarget(target)])
+                    maps.append(torch.from_numpy(found).to(images.device))
+                    advance()
+            finally:
+                made.activations_and_grads.release()
+        return torch.cat(maps).float()
+
+
+class GradCAMPlusPlus(CAM):
+    """Weights from higher derivatives (Chattopadhay et al., WACV 2018, section 3, eq. 12 to 19): `CAM`."""
+
+    kind = "GradCAMPlusPlus"
+
+
+class LayerCAM(CAM):
+    """A weight for each place, the positive gradient (Jiang et al., IEEE TIP 2021, eq. 5 and 6): `CAM`."""
+
+    kind = "LayerCAM"
+
+
+class ScoreCAM(CAM):
+    """The weight of a map is the score of the image that it shows (Wang et al., CVPR workshops 2020, eq. 6): `CAM`.
+
+    It takes a pass for each feature map, of which an EfficientNet-Lite0 has 1280.
+    """
+
+    kind = "ScoreCAM"

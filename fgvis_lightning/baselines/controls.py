@@ -1,0 +1,60 @@
+"""Maps that explain nothing: what a method has to be better than."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fgvis_lightning.baselines.base import Method
+
+
+@dataclass(frozen=True)
+class Random(Method):
+    """Noise, each pixel uniform in [0,1): the same for all images.
+
+    Args:
+        seed: of the noise.
+    """
+
+    seed: int = 0
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        noise = torch.rand(images.shape[-2:], generator=torch.Generator().manual_seed(self.seed))
+        return noise.to(images.device).expand(len(images), -1, -1)
+
+
+@dataclass(frozen=True)
+class Edges(Method):
+    """Sobel's gradient magnitude of the mean over the channels: the image's edges, whatever the network.
+
+    The border is repeated. Maps that look like it may owe more to the image than to the network (Adebayo et al.,
+    NeurIPS 2018, section 5.1).
+    """
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        smooth, slope = torch.tensor([1.0, 2, 1]).to(images.device), torch.tensor([-1.0, 0, 1]).to(images.device)
+        kernels = torch.stack([smooth[:, None] * slope, slope[:, None] * smooth])[:, None]
+        gray = F.pad(images.detach().float().mean(1, keepdim=True), [1] * 4, mode="replicate")
+        with torch.autocast(images.device.type, enabled=False):
+            return F.conv2d(gray, kernels).norm(dim=1)
+
+
+@dataclass(frozen=True)
+class OtherClass(Method):
+    """A method's map for another class: the most probable one beside the target.
+
+    What is as good as the target's own map does not depend on the class.
+
+    Args:
+        method: whose map; a class_path with its init_args.
+    """
+
+    method: Method
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        with torch.no_grad():
+            others = network(images).float().scatter(1, targets[:, None], -torch.inf).argmax(1)
+        return self.method(network, images, others)

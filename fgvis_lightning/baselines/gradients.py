@@ -1,0 +1,149 @@
+"""Methods that average gradients, or multiply them, by Captum where it has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from captum.attr import GradientShap, InputXGradient, NoiseTunnel, Saliency
+from captum.attr import IntegratedGradients as Path
+from torch import Tensor, nn
+
+from fgvis_lightning.baselines.base import Method, require
+from fgvis_lightning.baselines.captum import one_by_one
+from fgvis_lightning.baselines.grad_cam import GradCAM
+from fgvis_lightning.baselines.guided_backprop import GuidedBackprop
+
+
+@dataclass(frozen=True)
+class GradientXInput(Method):
+    """``Σ_c x_c ∂ logit / ∂ x_c`` (Shrikumar et al., 2016, "Not just a black box", section 2.3): signed.
+
+    x is the normalized image, so that a pixel of the data set's mean color gets nothing.
+    """
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        image = images.detach().clone().requires_grad_()
+        found: Tensor = InputXGradient(network).attribute(image, targets)
+        return found.detach().sum(1).float()
+
+
+@dataclass(frozen=True)
+class IntegratedGradients(Method):
+    """``Σ_c x_c ∫₀¹ ∂ logit(αx) / ∂ x_c dα`` (Sundararajan, Taly and Yan, ICML 2017, section 3): signed.
+
+    The path starts at zero in normalized space, the data set's mean color; the paper's is black.
+
+    Args:
+        iterations: points of the Gauss–Legendre quadrature, a pass each; the paper takes 20 to 300.
+        batch_size: points in one network pass; they are of one image, so that others do not matter.
+    """
+
+    effort = (("iterations", 20),)
+    iterations: int = 100
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        require(self, 1, "iterations", "batch_size")
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        def attribute(image: Tensor, target: Tensor) -> Tensor:
+            found: Tensor = Path(network).attribute(
+                image, target=target, n_steps=self.iterations, internal_batch_size=self.batch_size
+            )
+            return found
+
+        return one_by_one(attribute, images, targets, 0, type(self).__name__).sum(1)
+
+
+@dataclass(frozen=True)
+class SmoothGrad(Method):
+    """``max_c |E[∂ logit(x + ε) / ∂ x_c]|``, a mean over noisy images (Smilkov et al., 2017, section 3).
+
+    With ``squared`` it is ``max_c E[(∂ logit(x + ε) / ∂ x_c)²]`` (SmoothGrad², Hooker et al., NeurIPS 2019, section 4).
+
+    Args:
+        samples: how many noisy images; the paper finds little change beyond 50.
+        noise: standard deviation of ε, in shares of the image's range; the paper finds 0.1 to 0.2 good.
+        squared: whether to average squares.
+        seed: of ε, the same for each image.
+        batch_size: noisy images in one network pass; they are of one image, so that others do not matter.
+    """
+
+    effort = (("samples", 50),)
+    samples: int = 50
+    noise: float = 0.15
+    squared: bool = False
+    seed: int = 0
+    batch_size: int = 25
+
+    def __post_init__(self) -> None:
+        require(self, 1, "samples", "batch_size")
+        require(self, 0, "noise", "seed")
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        def attribute(image: Tensor, target: Tensor) -> Tensor:
+            found: Tensor = NoiseTunnel(Saliency(network)).attribute(
+                image,
+                nt_type="smoothgrad_sq" if self.squared else "smoothgrad",
+                nt_samples=self.samples,
+                nt_samples_batch_size=min(self.samples, self.batch_size),
+                stdevs=max(self.noise * float(image.detach().aminmax().max - image.detach().aminmax().min), 1e-12),
+                abs=False,
+                target=target,
+            )
+            return found
+
+        return one_by_one(attribute, images, targets, self.seed, type(self).__name__).abs().amax(1)
+
+
+@dataclass(frozen=True)
+class GradientSHAP(Method):
+    """``Σ_c E[(x_c - x'_c) ∂ logit(z) / ∂ x_c]``, z anywhere between x with noise and a reference x': signed.
+
+    Expected gradients, which approximate SHAP values (Lundberg and Lee, NeurIPS 2017; Erion et al., Nature Machine
+    Intelligence 2021, eq. 4). References would be other images of the data set; here they are zero in normalized
+    space, the data set's mean color.
+
+    Args:
+        samples: how many z; the SHAP library takes 200.
+        noise: standard deviation of the noise on x, in units of the normalized image.
+        seed: of the draws, the same for each image.
+        batch_size: z in one network pass; they are of one image, so that others do not matter.
+    """
+
+    samples: int = 200
+    noise: float = 0.1
+    seed: int = 0
+    batch_size: int = 25
+
+    def __post_init__(self) -> None:
+        require(self, 1, "samples", "batch_size")
+        require(self, 0, "noise", "seed")
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        def attribute(image: Tensor, target: Tensor) -> Tensor:
+            total = torch.zeros_like(image)
+            for start in range(0, self.samples, self.batch_size):
+                count = min(self.batch_size, self.samples - start)
+                found = GradientShap(network).attribute(
+                    image, torch.zeros_like(image), n_samples=count, stdevs=max(self.noise, 1e-12), target=target
+                )
+                total += found.detach() * count / self.samples
+            return total
+
+        return one_by_one(attribute, images, targets, self.seed, type(self).__name__).sum(1)
+
+
+@dataclass(frozen=True)
+class GuidedGradCAM(Method):
+    """`GuidedBackprop` times `GradCAM`, pixel by pixel (Selvaraju et al., ICCV 2017, section 3.2).
+
+    Args:
+        layer: of Grad-CAM; unless given, the end of the last convolutional layer.
+    """
+
+    layer: str | None = None
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        return GuidedBackprop()(network, images, targets) * GradCAM(self.layer)(network, images, targets)

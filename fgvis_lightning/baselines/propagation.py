@@ -1,0 +1,74 @@
+"""What the methods share that run a network with rules of their own in place of derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def differentiable(network: nn.Module, images: Tensor) -> Iterator[None]:
+    """Only what depends on the image requires a gradient, whatever the caller's modes are.
+
+    There is no autocast, which would round at every layer.
+    """
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+class Call:
+    """A call of a function that the network makes.
+
+    Attributes:
+        function: of torch, or a tensor's method.
+        args: as they are given.
+        kwargs: as they are given.
+        depending: the tensors among them that depend on the image: nothing else requires a gradient.
+    """
+
+    def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        self.depending = [value for value in tensors if value.requires_grad]
+
+    def __call__(self) -> Any:
+        return self.function(*self.args, **self.kwargs)
+
+    def at(self, x: Tensor) -> Any:
+        """The same with another first tensor, which stays as it is."""
+        return self.function(x.clone(), *self.args[1:], **self.kwargs)
+
+    def argument(self, place: int, name: str) -> Any:
+        """An argument by its place or its name; None if it is not given."""
+        return self.args[place] if len(self.args) > place else self.kwargs.get(name)
+
+    def changed(self, output: Tensor) -> list[Tensor]:
+        """What is given and returned, since it is changed in place."""
+        return [x for x in self.depending if x is output]
+
+
+class Rules(TorchFunctionMode):
+    """Calls the functions of a table by `apply`, if what they are given depends on the image."""
+
+    table: dict[Any, str]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        call = Call(func, args, kwargs or {})
+        name = self.table.get(func)
+        return call() if name is None or not call.depending else self.apply(name, call)
+
+    def apply(self, name: str, call: Call) -> Any:
+        """The call's output, with the rule as its gradient."""
+        raise NotImplementedError
