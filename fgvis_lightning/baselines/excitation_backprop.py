@@ -8,7 +8,7 @@ convolutions, with their few inputs, that can be most of P.
 - *convolution, linear layer, average pooling*: as above. A batch normalization, or a product with a constant, of just
   that output belongs to its weights: where it is negative, inhibition excites. If something else uses the output too,
   P passes the factor unchanged.
-- *sum*: the same with weights 1. What is subtracted inhibits, and gets nothing.
+- *sum*: the same with weights 1, or by signed values. What is subtracted inhibits, and gets nothing.
 - *maximum*: the winner takes all.
 - *product*: the larger factor takes all, since the smaller weighs whole channels or places; of two of one size, the
   one that is not the output of a bounded activation such as a sigmoid.
@@ -66,10 +66,10 @@ class _Pathways:
             shape; in the order in which they were done.
     """
 
-    def __init__(self, network: nn.Module, images: Tensor) -> None:
+    def __init__(self, network: nn.Module, images: Tensor, signed: bool = False) -> None:
         self.name = type(network).__name__
         self.ends: dict[str, tuple[GradientEdge, torch.Size]] = {}
-        with ExitStack() as stack, Rules():
+        with ExitStack() as stack, Rules(signed):
             for name, module in network.named_modules():
                 stack.callback(module.register_forward_hook(self._note(name)).remove)
             leaf = images.detach().clone().requires_grad_()
@@ -137,7 +137,12 @@ class _Pathways:
 
 
 def marginal_winning_probability(
-    network: nn.Module, images: Tensor, targets: Tensor, modules: Iterable[str], contrastive: bool = False
+    network: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    modules: Iterable[str],
+    contrastive: bool = False,
+    signed: bool = False,
 ) -> dict[str, Tensor]:
     """Compute the share of the target's probability that each neuron receives.
 
@@ -147,6 +152,7 @@ def marginal_winning_probability(
         targets: class indices (B,).
         modules: names of the modules at whose outputs to tell P; that of a module that runs several times is its last.
         contrastive: whether to subtract the P of a neuron that has the topmost layer's weights with the opposite sign.
+        signed: whether sums share P by signed values, see `ExcitationBackprop`.
 
     Returns:
         P by module, each in the shape of its output. Those of one image at one layer sum to at most 1; contrastive
@@ -159,7 +165,7 @@ def marginal_winning_probability(
     for name in names:
         module_called(network, name)
     with differentiable(network, images):
-        return _Pathways(network, images).probability(targets, names, contrastive)
+        return _Pathways(network, images, signed).probability(targets, names, contrastive)
 
 
 @dataclass(frozen=True)
@@ -173,19 +179,24 @@ class ExcitationBackprop(Method):
             ``features.23``, and the second of GoogLeNet, ``maxpool2``, in torchvision's names.
         contrastive: c-MWP, section 3.4: subtract what a neuron with the opposite weights in the topmost layer would
             hand down. Otherwise what excites all classes also shows.
+        signed_sums: whether the two parts of a sum, as in a residual block, share P by their values, one of which may
+            be negative and its share above 1, or by what is positive of them, as the paper's excitation says. With it
+            the maps of a ResNet are TorchRay's; maps of ResNet18s with random weights by the two rules correlate by
+            0.58 to 0.91.
 
     Nothing excites through a pixel that is negative after normalization: take P at the image with care.
     """
 
     layer: str | None = None
     contrastive: bool = True
+    signed_sums: bool = False
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         if self.layer is not None:
             module_called(network, self.layer)
         with differentiable(network, images):
-            pathways = _Pathways(network, images)
+            pathways = _Pathways(network, images, self.signed_sums)
             layer = self.layer or pathways.last_of_size(-(-height // 16), -(-width // 16))
             p = pathways.probability(targets, [layer], self.contrastive)[layer]
         if p.ndim != 4:

@@ -97,8 +97,10 @@ class Sum(Function):
     """``a + scale b``, which ``call`` computes, perhaps in place."""
 
     @staticmethod
-    def forward(ctx: Any, call: Callable[[], Tensor], scale: float, a: Tensor, b: Tensor) -> Tensor:
-        parts = _wide(a).clamp(min=0), (_wide(b) * scale).clamp(min=0)
+    def forward(ctx: Any, call: Callable[[], Tensor], scale: float, signed: bool, a: Tensor, b: Tensor) -> Tensor:
+        parts = [_wide(a), _wide(b) * scale]
+        if not signed:
+            parts = [part.clamp(min=0) for part in parts]
         total = parts[0] + parts[1]
         ctx.shares = [torch.where(total > 0, part / total, 0) for part in parts]
         ctx.shapes = a.shape, b.shape
@@ -110,7 +112,7 @@ class Sum(Function):
     @staticmethod
     def backward(ctx: Any, p: Tensor) -> tuple[Tensor | None, ...]:
         at = [(_wide(p) * share).sum_to_size(shape) for share, shape in zip(ctx.shares, ctx.shapes, strict=True)]
-        return None, None, *at
+        return None, None, None, *at
 
 
 class Pass(Function):
@@ -168,7 +170,15 @@ def _fold(x: Tensor, factor: Tensor) -> None:
 
 
 class Rules(TorchFunctionMode):
-    """Calls the functions that have a rule with that rule as their backward."""
+    """Calls the functions that have a rule with that rule as their backward.
+
+    Args:
+        signed: whether a sum is shared by the values of its parts, or by what is positive of them.
+    """
+
+    def __init__(self, signed: bool = False) -> None:
+        super().__init__()
+        self.signed = signed
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -199,7 +209,7 @@ class Rules(TorchFunctionMode):
                 return call()
             return Linear.apply(call, func, argument(1, "other").detach(), signal)
         if name in SUMS and len(depending) == 2:
-            return Sum.apply(call, kwargs.get("alpha", 1), *depending)
+            return Sum.apply(call, kwargs.get("alpha", 1), self.signed, *depending)
         if name in PRODUCTS and len(depending) == 2:
             factor = signal_of(*depending)
             if factor is None:

@@ -77,7 +77,7 @@ def slow_chain(network: nn.Sequential, x: Tensor, target: int, contrastive: bool
     return found
 
 
-def slow_residual(network: Residual, x: Tensor, target: int, contrastive: bool) -> dict[str, Tensor]:
+def slow_residual(network: Residual, x: Tensor, target: int, contrastive: bool, signed: bool) -> dict[str, Tensor]:
     with torch.no_grad():
         skip = network.conv1(x).clamp(min=0)
         middle = network.conv2(skip).clamp(min=0)
@@ -86,7 +86,9 @@ def slow_residual(network: Residual, x: Tensor, target: int, contrastive: bool) 
     at_last = top(lambda a: network.head(a.flatten(1)), last, target, contrastive)
     ratio = torch.zeros_like(branch).flatten()
     for place, (a, b) in enumerate(zip(branch.flatten().tolist(), skip.flatten().tolist(), strict=True)):
-        if max(a, 0) + max(b, 0) > 0:
+        if signed and a + b > 0:
+            ratio[place] = a / (a + b)
+        elif not signed and max(a, 0) + max(b, 0) > 0:
             ratio[place] = max(a, 0) / (max(a, 0) + max(b, 0))
     at_branch = at_last * ratio.reshape(branch.shape)
     at_middle = shared(matrix(network.conv3, middle.shape), middle, at_branch)
@@ -144,8 +146,10 @@ def images(number: int = 1, size: int = 8, seed: int = 1) -> Tensor:
     return torch.rand(number, 3, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def at(network: nn.Module, x: Tensor, *names: str, target: int = 2, contrastive: bool = False) -> dict[str, Tensor]:
-    return marginal_winning_probability(network, x, torch.full((len(x),), target), names, contrastive)
+def at(
+    network: nn.Module, x: Tensor, *names: str, target: int = 2, contrastive: bool = False, signed: bool = False
+) -> dict[str, Tensor]:
+    return marginal_winning_probability(network, x, torch.full((len(x),), target), names, contrastive, signed)
 
 
 @pytest.mark.parametrize("contrastive", [False, True])
@@ -163,12 +167,13 @@ def test_chain_equals_slow_version(name: str, contrastive: bool) -> None:
             assert p.sum().item() == pytest.approx(1, abs=1e-10)
 
 
+@pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("contrastive", [False, True])
-def test_residual_equals_slow_version(contrastive: bool) -> None:
+def test_residual_equals_slow_version(contrastive: bool, signed: bool) -> None:
     network = made(lambda: Residual(size=6))
     assert isinstance(network, Residual)
-    slow = slow_residual(network, images(size=6), 2, contrastive)
-    ours = at(network, images(size=6), *slow, contrastive=contrastive)
+    slow = slow_residual(network, images(size=6), 2, contrastive, signed)
+    ours = at(network, images(size=6), *slow, contrastive=contrastive, signed=signed)
     for layer, p in slow.items():
         torch.testing.assert_close(ours[layer], p, rtol=1e-10, atol=1e-12)
     if not contrastive:
