@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -62,6 +63,12 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--reference", type=str, default="FGVis", help="Method that the others are compared with.")
     parser.add_argument("--profile", type=str, default="rise", help=f"Of the curves: {', '.join(PROFILES)}.")
+    parser.add_argument(
+        "--ties",
+        type=str,
+        default="random",
+        help="How pixels of equal value are ordered: random, or first, from the top left.",
+    )
     parser.add_argument("--extremes", type=int, default=10, help="Best and worst items in a figure; 0 for none.")
     parser.add_argument("--batch_size", type=int, default=64, help="Images in one network pass.")
     add_device(parser)
@@ -76,7 +83,7 @@ def main(args: Sequence[str]) -> None:
     """
     parser = make_parser()
     config = parser.parse_args(list(args))
-    profile = find_profile(config.profile)
+    profile = replace(find_profile(config.profile), ties=config.ties)
     if not config.results:
         raise InputError("Expected --results to name folders of fit or compare, but got an empty list.")
     if config.batch_size < 1 or config.extremes < 0:
@@ -96,7 +103,7 @@ def main(args: Sequence[str]) -> None:
     print(f"{classifier.described}\n{len(ids):,} items by {', '.join(methods)}")
     if left_out:
         print(f"left out, since not all methods have them: {left_out}")
-    judgements = list(judge(methods, ids, classifier, config))
+    judgements = list(judge(methods, ids, classifier, config, profile))
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / "config.yaml", parser.dump(config, skip_none=False).encode())

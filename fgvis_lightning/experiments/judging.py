@@ -17,12 +17,12 @@ from fgvis_lightning.experiments.own_maps import read
 from fgvis_lightning.method.games import blend
 from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.metrics import (
+    Profile,
     auc,
     average_drop,
     average_increase,
     connectedness,
     curves,
-    find_profile,
     highlight,
     score_preserved,
     sparsity,
@@ -62,7 +62,7 @@ class Judgement:
 
 
 def judge(
-    methods: dict[str, dict[str, Path]], ids: Sequence[str], classifier: Classifier, config: Any
+    methods: dict[str, dict[str, Path]], ids: Sequence[str], classifier: Classifier, config: Any, profile: Profile
 ) -> Iterator[Judgement]:
     """Measure every item by every method, a few images at a time.
 
@@ -71,7 +71,6 @@ def judge(
     """
     device = chosen_device(config.device)
     network = classifier.network.to(device).to(memory_format=torch.channels_last)
-    profile = find_profile(config.profile)
     first = next(iter(name for name in methods if any(path.suffix == SUFFIX for path in methods[name].values())))
     for start in range(0, len(ids), ROWS):
         chosen = ids[start : start + ROWS]

@@ -1,5 +1,6 @@
 """Metrics of attribution maps: pure functions with one number for each image, and torchmetrics' classes over them."""
 
+from fgvis_lightning.metrics.class_means import Discrimination, PointingGame
 from fgvis_lightning.metrics.curves import auc, curves, deletion_curve, insertion_curve
 from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_scores, summarize
 from fgvis_lightning.metrics.edges import new_edges
@@ -20,20 +21,20 @@ from fgvis_lightning.metrics.means import (
     ClassKept,
     Connectedness,
     DeletionAUC,
-    Discrimination,
     EnergyPointingGame,
     InsertionAUC,
     NewEdges,
-    PointingGame,
     RankCorrelation,
     ScorePreserved,
     Sparsity,
 )
+from fgvis_lightning.metrics.order import TIES, peaks, ranked
 from fgvis_lightning.metrics.profiles import PROFILES, Profile, Substrate, find_profile
 from fgvis_lightning.metrics.ranks import rank_correlation
 
 __all__ = [
     "PROFILES",
+    "TIES",
     "AdversarialRate",
     "AverageDrop",
     "AverageIncrease",
@@ -64,8 +65,10 @@ __all__ = [
     "highlight",
     "insertion_curve",
     "new_edges",
+    "peaks",
     "pointing_game",
     "rank_correlation",
+    "ranked",
     "remaining_scores",
     "score_preserved",
     "sparsity",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from toy_networks import Tiny
 from fgvis_lightning import load_explanation
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
-from fgvis_lightning.metrics import auc, curves
+from fgvis_lightning.metrics import PROFILES, auc, curves
 from fgvis_lightning.networks.load import load_classifier
 
 PhotoMaker = Callable[..., Path]
@@ -94,6 +95,7 @@ def test_each_number_is_that_of_the_item(results: Path, capsys: pytest.CaptureFi
     assert table["FGVis", "deletion"]["difference"] == ""
     says = json.loads((output / "evaluation.json").read_text())
     assert says["profile"] == "rise"
+    assert says["ties"] == "in an order drawn at random, seed 0"
     assert {"step", "deletion substrate", "kernel", "weights", "preprocessing"} <= set(says)
     for figure in ("curves", "extremes"):
         assert (output / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
@@ -123,6 +125,27 @@ def test_maps_of_your_own_beside_them(results: Path) -> None:
     assert float(found[1]["deletion"]) == pytest.approx(float(auc(deletion, "xplique")), abs=1e-5)
 
 
+def test_pixels_of_equal_value_from_the_top_left_by_name(results: Path) -> None:
+    ids = [path.stem for path in sorted((results / "FGVis" / "explanations").iterdir())]
+    own = results.parent / "own"
+    own.mkdir()
+    for id in ids:
+        np.save(own / f"{id}.npy", np.eye(16))
+    output = evaluate(results / "FGVis", "--maps", f"{{mine: {own}}}", "--ties", "first", "--extremes", "0")
+    item = load_explanation(results / "FGVis" / "explanations" / f"{ids[0]}.safetensors")
+    classifier = load_classifier(Tiny(), size=(16, 16))
+    x = classifier.preprocessing.normalize(load_image(item.metadata["image"], classifier.preprocessing)[None] / 255)
+    profile = replace(PROFILES["rise"], ties="first")
+    found = {(row["id"], row["method"]): row for row in rows(output / "evaluation_items.csv")}
+    for kind, curve in zip(
+        ("deletion", "insertion"),
+        curves(classifier.network, x, torch.eye(16)[None], item.targets, profile),
+        strict=True,
+    ):
+        assert float(found[ids[0], "mine"][kind]) == pytest.approx(float(auc(curve)), abs=1e-5)
+    assert json.loads((output / "evaluation.json").read_text())["ties"].startswith("those at the top left")
+
+
 def test_a_folder_of_fit(results: Path) -> None:
     output = evaluate(results / "FGVis", "--extremes", "0")
     assert {row["method"] for row in rows(output / "evaluation.csv")} == {"FGVis"}
@@ -132,6 +155,7 @@ def test_a_folder_of_fit(results: Path) -> None:
 def test_mistakes(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "there are no explanations in" in fails(capsys, results.parent / "in")
     assert "Expected a profile" in fails(capsys, results, "--profile", "raise")
+    assert "Expected ties to be one of random, first" in fails(capsys, results, "--ties", "last")
     empty = results.parent / "empty"
     empty.mkdir()
     assert "Expected maps <item id>.npy" in fails(capsys, results, "--maps", f"{{mine: {empty}}}")

@@ -113,6 +113,19 @@ def test_pointing_game(tolerance: int) -> None:
     assert pointing_game(saliency, masks, tolerance).tolist() == expected
 
 
+def test_pointing_game_of_several_maxima() -> None:
+    """A random one is as often at one place as at another; the first one is by name."""
+    saliency, masks = torch.ones(1, 9, 9), torch.zeros(1, 9, 9, dtype=torch.bool)
+    masks[0, 0, 0] = True
+    saliency[0, 4:] = 0
+    assert pointing_game(saliency, masks, 1, ties="first").tolist() == [1]
+    assert pointing_game(-saliency, masks, 1, ties="first").tolist() == [0]
+    hits = torch.stack([pointing_game(saliency, masks, 1, seed=seed) for seed in range(600)])
+    assert 0 < hits.sum() < 60  # 1 in 36
+    both = torch.cat([saliency, torch.rand(1, 9, 9)])
+    assert torch.equal(pointing_game(both, masks.expand(2, 9, 9), 3)[:1], pointing_game(saliency, masks, 3))
+
+
 def test_pointing_game_at_its_limit() -> None:
     saliency, masks = torch.zeros(3, 5, 40), torch.zeros(3, 5, 40, dtype=torch.bool)
     saliency[:, 2, 0] = 1
