@@ -18,7 +18,9 @@ from toy_networks import Tiny
 from fgvis_lightning import load_explanation
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
-from fgvis_lightning.metrics import PROFILES, auc, curves
+from fgvis_lightning.experiments.measured import METRICS
+from fgvis_lightning.metrics import PROFILES, auc, curves, highlight, insertion_curve
+from fgvis_lightning.metrics.profiles import ZERO
 from fgvis_lightning.networks.load import load_classifier
 
 PhotoMaker = Callable[..., Path]
@@ -63,7 +65,7 @@ def fails(capsys: pytest.CaptureFixture[str], results: Path, *more: str) -> str:
 
 
 def test_each_number_is_that_of_the_item(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = evaluate(results)
+    output = evaluate(results, "--metrics", "all")
     classifier = load_classifier(Tiny(), size=(16, 16))
     mean, std = (torch.tensor(v)[:, None, None] for v in (classifier.preprocessing.mean, classifier.preprocessing.std))
     found = {(row["id"], row["method"]): row for row in rows(output / "evaluation_items.csv")}
@@ -74,10 +76,23 @@ def test_each_number_is_that_of_the_item(results: Path, capsys: pytest.CaptureFi
         scores = curves(classifier.network, x, item.saliency(), item.targets)
         for kind, curve in zip(("deletion", "insertion"), scores, strict=True):
             assert float(row[kind]) == pytest.approx(float(auc(curve)), abs=1e-5)
-        logits = classifier.network(item.evidence * x)
-        kept = float(logits.softmax(1)[0, item.targets] / item.score_image)
+        gray = insertion_curve(
+            classifier.network, x, item.saliency(), item.targets, replace(PROFILES["rise"], insertion=ZERO)
+        )
+        assert float(row["insertion from gray"]) == pytest.approx(float(auc(gray)), abs=1e-5)
+        assert row["insertion from gray"] != row["insertion"]
+        shown = float(classifier.network(item.evidence * x).softmax(1)[0, item.targets])
+        kept = shown / float(item.score_image)
+        assert float(row["p(e)"]) == pytest.approx(shown, rel=1e-4)
         assert float(row["score kept"]) == pytest.approx(kept, rel=1e-4)
+        assert float(row["average drop as is"]) == pytest.approx(max(0.0, 1 - kept), abs=1e-4)
         assert float(row["sparsity"]) == pytest.approx(float(item.sparsity), abs=1e-5)
+        assert float(row["size"]) == pytest.approx(float(item.evidence.mean()), abs=1e-5)
+        for name, scale in (("average drop", "maximum"), ("average drop min-max", "min-max")):
+            logits = classifier.network(highlight(x, item.saliency(), scale))
+            drop = 1 - float(logits.softmax(1)[0, item.targets] / item.score_image)
+            assert float(row[name]) == pytest.approx(max(0.0, drop), abs=1e-4)
+        assert list(row)[5:] == list(METRICS)
         assert found[path.stem, "gradient"]["sparsity"] == ""  # a map is no mask
 
     table = {(row["method"], row["metric"]): row for row in rows(output / "evaluation.csv")}
@@ -144,6 +159,20 @@ def test_pixels_of_equal_value_from_the_top_left_by_name(results: Path) -> None:
     ):
         assert float(found[ids[0], "mine"][kind]) == pytest.approx(float(auc(curve)), abs=1e-5)
     assert json.loads((output / "evaluation.json").read_text())["ties"].startswith("those at the top left")
+
+
+def test_metrics_that_are_asked_for(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    always = ["deletion", "insertion"]
+    quick = ["--extremes", "0", "--profile", "xplique"]
+    for asked, names in (
+        ("[size, class kept]", [*always, "class kept", "size"]),
+        ("sparsity", [*always, "sparsity"]),
+        ("standard", [name for name, metric in METRICS.items() if metric.standard]),
+    ):
+        (row, *_) = rows(evaluate(results, "--metrics", asked, *quick) / "evaluation_items.csv")
+        assert list(row)[5:] == names
+    assert row["insertion from gray"] == row["insertion"]  # that of the profile
+    assert "but got 'sise'. Nearest: size" in fails(capsys, results, "--metrics", "[sise]")
 
 
 def test_a_folder_of_fit(results: Path) -> None:

@@ -87,6 +87,19 @@ def test_highlight() -> None:
         weight = saliency[i].clamp(min=0) / saliency[i].max()
         torch.testing.assert_close(found[i], x[i] * weight)
     assert torch.equal(highlight(x, -torch.ones(2, 4, 5)), torch.zeros_like(x))
+    assert torch.equal(highlight(x, torch.full((2, 4, 5), 0.3)), x)
+
+
+def test_highlight_from_the_minimum_to_the_maximum() -> None:
+    x, saliency = torch.randn(2, 3, 4, 5), torch.randn(2, 4, 5)
+    found = highlight(x, saliency, "min-max")
+    for i in range(2):
+        low, high = float(saliency[i].min()), float(saliency[i].max())
+        weight = torch.tensor([[(float(v) - low) / (high - low) for v in row] for row in saliency[i]])
+        torch.testing.assert_close(found[i], x[i] * weight)
+    assert torch.equal(highlight(x, torch.full((2, 4, 5), 0.3), "min-max"), torch.zeros_like(x))
+    positive = saliency.clamp(min=0)
+    torch.testing.assert_close(highlight(x, positive, "min-max"), highlight(x, positive))
 
 
 def test_boxes() -> None:
@@ -164,6 +177,7 @@ def test_rank_correlation() -> None:
         (lambda: sparsity(torch.full((1, 3, 2, 2), torch.nan)), "evidence without NaN, but got some in 1 of 1"),
         (lambda: connectedness(torch.full((1, 2, 2), torch.nan)), "evidence without NaN"),
         (lambda: highlight(torch.ones(2, 3, 4, 4), torch.ones(2, 4, 5)), r"\(2,4,4\), but got \(2,4,5\)"),
+        (lambda: highlight(torch.ones(1, 3, 4, 4), torch.ones(1, 4, 4), "max"), "maximum, min-max, but got 'max'"),
         (lambda: highlight(torch.ones(3, 4, 4), torch.ones(1, 4, 4)), r"x to be \(B,3,H,W\), but got \(3,4,4\)"),
         (lambda: pointing_game(torch.ones(1, 2, 2), torch.ones(1, 2, 2)), "booleans as the saliency, but got"),
         (lambda: energy_pointing_game(torch.ones(1, 2, 2), torch.ones(1, 2, 3).bool()), r"got \(1,2,3\) of torch.bool"),
