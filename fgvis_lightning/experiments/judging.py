@@ -20,10 +20,12 @@ from fgvis_lightning.metrics import (
     auc,
     average_drop,
     average_increase,
+    conciseness_preciseness,
     connectedness,
     curves,
     highlight,
     insertion_curve,
+    new_edges,
     score_preserved,
     sparsity,
 )
@@ -106,8 +108,10 @@ def judge(
             pictures = [explained(item, image, classifier) for item, image in zip(items, images, strict=True)]
             known_pictures = [picture for picture in pictures if picture is not None]
             if len(known_pictures) == len(items):
-                e = classifier.preprocessing.normalize(torch.stack(known_pictures)).to(x)
-                values |= _of_explanations(network, e, targets, clean)
+                shown = torch.stack(known_pictures)
+                e = classifier.preprocessing.normalize(shown).to(x)
+                values |= _of_explanations(network, x, e, targets, clean)
+                values["hallucination"] = new_edges(torch.stack(images), shown.clamp(0, 1))
             masks = [item.evidence for item in items if isinstance(item, Explanation)]
             if len(masks) == len(items):
                 values |= _of_masks(torch.cat(masks).to(device))
@@ -165,14 +169,16 @@ def _confidence(network: Any, x: Tensor, saliency: Tensor, targets: Tensor, clea
 
 
 @torch.no_grad()
-def _of_explanations(network: Any, e: Tensor, targets: Tensor, clean: Tensor) -> dict[str, Tensor]:
-    """Metrics of explanations that are images by themselves, normalized (B,C,H,W)."""
+def _of_explanations(network: Any, x: Tensor, e: Tensor, targets: Tensor, clean: Tensor) -> dict[str, Tensor]:
+    """Scores of explanations e of the images x, both normalized (B,C,H,W)."""
     logits, task = network(e).float(), task_of(network)
     after, before = task.probability(logits, targets), task.probability(clean, targets)
     return {
         "p(e)": after,
         "score kept": score_preserved(after, before),
         "average drop as is": average_drop(after, before),
+        "CP entropy": conciseness_preciseness(after, before, e, x),
+        "CP l1": conciseness_preciseness(after, before, e, x, "l1"),
         "class kept": task.same_decision(logits, clean, targets).float(),
     }
 

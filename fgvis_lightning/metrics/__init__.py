@@ -1,6 +1,7 @@
 """Metrics of attribution maps: pure functions with one number for each image, and torchmetrics' classes over them."""
 
 from fgvis_lightning.metrics.class_means import Discrimination, PointingGame
+from fgvis_lightning.metrics.conciseness import conciseness_preciseness
 from fgvis_lightning.metrics.curves import auc, curves, deletion_curve, insertion_curve
 from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_scores, summarize
 from fgvis_lightning.metrics.edges import new_edges
@@ -19,6 +20,7 @@ from fgvis_lightning.metrics.means import (
     AverageDrop,
     AverageIncrease,
     ClassKept,
+    Conciseness,
     Connectedness,
     DeletionAUC,
     EnergyPointingGame,
@@ -39,6 +41,7 @@ __all__ = [
     "AverageDrop",
     "AverageIncrease",
     "ClassKept",
+    "Conciseness",
     "Connectedness",
     "DeletionAUC",
     "Discrimination",
@@ -56,6 +59,7 @@ __all__ = [
     "average_increase",
     "boxes_to_masks",
     "class_kept",
+    "conciseness_preciseness",
     "connectedness",
     "curves",
     "delete_evidence",

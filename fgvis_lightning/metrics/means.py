@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from fgvis_lightning.metrics.conciseness import check_information, conciseness_preciseness
 from fgvis_lightning.metrics.curves import Network, auc, deletion_curve, insertion_curve
 from fgvis_lightning.metrics.edges import new_edges
 from fgvis_lightning.metrics.localization import energy_pointing_game
@@ -175,6 +176,31 @@ class NewEdges(MeanOverImages):
     def update(self, images: Tensor, explanations: Tensor) -> None:
         """Take in pictures of images and of their explanations, both (B,3,H,W) in [0,1]."""
         self.add(new_edges(images, explanations, self.threshold))
+
+
+class Conciseness(MeanOverImages):
+    """Mean of `fgvis_lightning.metrics.conciseness_preciseness` over the images for which it is defined.
+
+    Args:
+        information: ``entropy`` or ``l1``.
+        options: torchmetrics' own.
+
+    Raises:
+        InputError: unknown ``information``.
+    """
+
+    higher_is_better = True
+    plot_upper_bound = None
+
+    def __init__(self, information: str = "entropy", **options: Any) -> None:
+        super().__init__(**options)
+        check_information(information)
+        self.information = information
+
+    def update(self, score_explanation: Tensor, score_image: Tensor, explanations: Tensor, images: Tensor) -> None:
+        """Take in p(e) and p(x) (B,), e and x (B,C,H,W)."""
+        values = conciseness_preciseness(score_explanation, score_image, explanations, images, self.information)
+        self.add(values[~values.isnan()])
 
 
 class AverageDrop(MeanOverImages):

@@ -19,7 +19,7 @@ from fgvis_lightning import load_explanation
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.experiments.measured import METRICS
-from fgvis_lightning.metrics import PROFILES, auc, curves, highlight, insertion_curve
+from fgvis_lightning.metrics import PROFILES, auc, curves, highlight, insertion_curve, new_edges
 from fgvis_lightning.metrics.profiles import ZERO
 from fgvis_lightning.networks.load import load_classifier
 
@@ -81,11 +81,17 @@ def test_each_number_is_that_of_the_item(results: Path, capsys: pytest.CaptureFi
         )
         assert float(row["insertion from gray"]) == pytest.approx(float(auc(gray)), abs=1e-5)
         assert row["insertion from gray"] != row["insertion"]
-        shown = float(classifier.network(item.evidence * x).softmax(1)[0, item.targets])
-        kept = shown / float(item.score_image)
-        assert float(row["p(e)"]) == pytest.approx(shown, rel=1e-4)
+        after = float(classifier.network(item.evidence * x).softmax(1)[0, item.targets])
+        kept = after / float(item.score_image)
+        assert float(row["p(e)"]) == pytest.approx(after, rel=1e-4)
         assert float(row["score kept"]) == pytest.approx(kept, rel=1e-4)
         assert float(row["average drop as is"]) == pytest.approx(max(0.0, 1 - kept), abs=1e-4)
+        shown = classifier.preprocessing.background() + item.evidence * x * std
+        image = load_image(item.metadata["image"], classifier.preprocessing)[None] / 255
+        assert float(row["hallucination"]) == pytest.approx(float(new_edges(image, shown.clamp(0, 1))), abs=0.02)
+        retained = float((item.evidence * x).abs().sum() / x.abs().sum())
+        assert float(row["CP l1"]) == pytest.approx(kept / retained, rel=1e-4)
+        assert float(row["CP entropy"]) > 0
         assert float(row["sparsity"]) == pytest.approx(float(item.sparsity), abs=1e-5)
         assert float(row["size"]) == pytest.approx(float(item.evidence.mean()), abs=1e-5)
         for name, scale in (("average drop", "maximum"), ("average drop min-max", "min-max")):
