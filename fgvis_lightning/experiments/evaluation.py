@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import add_device, build, new_parser
 from fgvis_lightning.experiments.evaluation_figures import draw_curves, draw_extremes
 from fgvis_lightning.experiments.judging import Judgement, judge
+from fgvis_lightning.experiments.measured import METRICS, STANDARD, chosen_metrics, list_metrics
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.statistics import bootstrap
 from fgvis_lightning.metrics import (
@@ -36,18 +38,6 @@ from fgvis_lightning.results.folder import files
 from fgvis_lightning.results.load import check_links, load_item
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import SUFFIX, save_tensors, write_whole
-
-METRICS = {
-    "deletion": False,
-    "insertion": True,
-    "average drop": False,
-    "increase": True,
-    "score kept": True,
-    "class kept": True,
-    "sparsity": True,
-    "connectedness": True,
-}
-"""Name → whether higher is better."""
 
 
 def make_parser() -> Parser:
@@ -62,6 +52,19 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--reference", type=str, default="FGVis", help="Method that the others are compared with.")
     parser.add_argument("--profile", type=str, default="rise", help=f"Of the curves: {', '.join(PROFILES)}.")
+    parser.add_argument(
+        "--ties",
+        type=str,
+        default="random",
+        help="How pixels of equal value are ordered: random, or first, from the top left.",
+    )
+    parser.add_argument(
+        "--metrics",
+        type=list[str] | str,
+        default=STANDARD,
+        help="What to measure: names, standard or all. Each with its network passes for an image and a method, of "
+        f"which S are those of the profile: {list_metrics()}. Deletion and insertion are always measured.",
+    )
     parser.add_argument("--extremes", type=int, default=10, help="Best and worst items in a figure; 0 for none.")
     parser.add_argument("--batch_size", type=int, default=64, help="Images in one network pass.")
     add_device(parser)
@@ -76,7 +79,7 @@ def main(args: Sequence[str]) -> None:
     """
     parser = make_parser()
     config = parser.parse_args(list(args))
-    profile = find_profile(config.profile)
+    profile = replace(find_profile(config.profile), ties=config.ties)
     if not config.results:
         raise InputError("Expected --results to name folders of fit or compare, but got an empty list.")
     if config.batch_size < 1 or config.extremes < 0:
@@ -84,6 +87,7 @@ def main(args: Sequence[str]) -> None:
             f"Expected --batch_size of at least 1 and --extremes of at least 0, but got {config.batch_size} and "
             f"{config.extremes}."
         )
+    metrics = chosen_metrics(config.metrics)
     methods = find_methods(config.results, config.maps)
     ids = sorted(set.intersection(*(set(found) for found in methods.values())))
     if not ids:
@@ -96,7 +100,7 @@ def main(args: Sequence[str]) -> None:
     print(f"{classifier.described}\n{len(ids):,} items by {', '.join(methods)}")
     if left_out:
         print(f"left out, since not all methods have them: {left_out}")
-    judgements = list(judge(methods, ids, classifier, config))
+    judgements = list(judge(methods, ids, classifier, config, profile, metrics))
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / "config.yaml", parser.dump(config, skip_none=False).encode())
@@ -108,8 +112,8 @@ def main(args: Sequence[str]) -> None:
         "torch": torch.__version__,
     }
     write_whole(output / "evaluation.json", (json.dumps(says, indent=2) + "\n").encode())
-    write_whole(output / "evaluation_items.csv", item_table(judgements, config.profile).csv().encode())
-    table, markdown = summary(judgements, list(methods), reference, config.profile)
+    write_whole(output / "evaluation_items.csv", item_table(judgements, metrics, config.profile).csv().encode())
+    table, markdown = summary(judgements, list(methods), reference, metrics, config.profile)
     write_whole(output / "evaluation.csv", table.csv().encode())
     write_whole(output / "evaluation.md", markdown.encode())
     print(f"\n{markdown}")
@@ -163,11 +167,11 @@ def save_curves(path: Path, judgements: Sequence[Judgement], profile: str) -> No
     save_tensors(path, {"curves": both.float()}, {"items": items, "profile": profile})
 
 
-def item_table(judgements: Sequence[Judgement], profile: str) -> Table:
+def item_table(judgements: Sequence[Judgement], metrics: Sequence[str], profile: str) -> Table:
     """A row for each item and method."""
-    table = Table(("id", "image", "target", "method", "profile", *METRICS))
+    table = Table(("id", "image", "target", "method", "profile", *metrics))
     for one in judgements:
-        table.add((one.id, one.image, one.target, one.method, profile, *(one.values.get(m, "") for m in METRICS)))
+        table.add((one.id, one.image, one.target, one.method, profile, *(one.values.get(m, "") for m in metrics)))
     return table
 
 
@@ -177,7 +181,9 @@ def _cell(numbers: tuple[float, float, float], form: str) -> str:
     return mean if math.isnan(numbers[1]) else f"{mean} [{low}, {high}]"
 
 
-def summary(judgements: Sequence[Judgement], methods: Sequence[str], reference: str, profile: str) -> tuple[Table, str]:
+def summary(
+    judgements: Sequence[Judgement], methods: Sequence[str], reference: str, metrics: Sequence[str], profile: str
+) -> tuple[Table, str]:
     """Means and paired differences with their intervals: a long table, and one for people."""
     table = Table(
         ("method", "metric", "items", "mean", "from", "to", "difference", "difference from", "difference to", "profile")
@@ -185,7 +191,7 @@ def summary(judgements: Sequence[Judgement], methods: Sequence[str], reference: 
     cells: dict[tuple[str, str], tuple[str, str]] = {}
     by_method = {name: {one.id: one for one in judgements if one.method == name} for name in methods}
     for name in methods:
-        for metric in METRICS:
+        for metric in metrics:
             rows = [one for one in by_method[name].values() if metric in one.values]
             if not rows:
                 continue
@@ -199,8 +205,8 @@ def summary(judgements: Sequence[Judgement], methods: Sequence[str], reference: 
                 _cell(mean, ".3f"),
                 _cell(difference, "+.3f") if pairs else "",
             )
-    shown = [metric for metric in METRICS if any((name, metric) in cells for name in methods)]
-    heads = [f"{metric} {'↑' if METRICS[metric] else '↓'}" for metric in shown]
+    shown = [metric for metric in metrics if any((name, metric) in cells for name in methods)]
+    heads = [f"{metric} {'↑' if METRICS[metric].higher else '↓'}" for metric in shown]
     text = ""
     titles = ["", f"\nDifferences from {reference}, image by image:\n\n"]
     for number, title in enumerate(titles[: len(methods)]):  # one method differs from none

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,25 @@ from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import chosen_device
 from fgvis_lightning.experiments.own_maps import read
-from fgvis_lightning.method.games import blend
 from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.metrics import (
+    Profile,
     auc,
     average_drop,
     average_increase,
+    conciseness_preciseness,
     connectedness,
     curves,
-    find_profile,
     highlight,
+    insertion_curve,
+    new_edges,
     score_preserved,
     sparsity,
 )
+from fgvis_lightning.metrics.profiles import ZERO
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.logits import checked
-from fgvis_lightning.results.explanation import Explanation
+from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tensor_files import SUFFIX
@@ -62,7 +65,12 @@ class Judgement:
 
 
 def judge(
-    methods: dict[str, dict[str, Path]], ids: Sequence[str], classifier: Classifier, config: Any
+    methods: dict[str, dict[str, Path]],
+    ids: Sequence[str],
+    classifier: Classifier,
+    config: Any,
+    profile: Profile,
+    metrics: Sequence[str],
 ) -> Iterator[Judgement]:
     """Measure every item by every method, a few images at a time.
 
@@ -71,7 +79,6 @@ def judge(
     """
     device = chosen_device(config.device)
     network = classifier.network.to(device).to(memory_format=torch.channels_last)
-    profile = find_profile(config.profile)
     first = next(iter(name for name in methods if any(path.suffix == SUFFIX for path in methods[name].values())))
     for start in range(0, len(ids), ROWS):
         chosen = ids[start : start + ROWS]
@@ -93,11 +100,23 @@ def judge(
                 )
             deletion, insertion = curves(network, x, saliency, targets, profile, config.batch_size)
             values = {"deletion": auc(deletion, profile), "insertion": auc(insertion, profile)}
+            if "insertion from gray" in metrics:
+                gray = replace(profile, insertion=ZERO)
+                curve = insertion_curve(network, x, saliency, targets, gray, config.batch_size)
+                values["insertion from gray"] = auc(curve, gray)
             values |= _confidence(network, x, saliency, targets, clean)
-            if all(isinstance(item, Explanation) for item in items):
-                values |= _of_masks(network, x, items, targets, clean)
+            pictures = [explained(item, image, classifier) for item, image in zip(items, images, strict=True)]
+            known_pictures = [picture for picture in pictures if picture is not None]
+            if len(known_pictures) == len(items):
+                shown = torch.stack(known_pictures)
+                e = classifier.preprocessing.normalize(shown).to(x)
+                values |= _of_explanations(network, x, e, targets, clean)
+                values["hallucination"] = new_edges(torch.stack(images), shown.clamp(0, 1))
+            masks = [item.evidence for item in items if isinstance(item, Explanation)]
+            if len(masks) == len(items):
+                values |= _of_masks(torch.cat(masks).to(device))
             for row, (id, item) in enumerate(zip(chosen, known, strict=True)):
-                numbers = {metric: float(value[row]) for metric, value in values.items()}
+                numbers = {metric: float(values[metric][row]) for metric in metrics if metric in values}
                 yield Judgement(
                     id,
                     item.metadata["image"],
@@ -120,22 +139,51 @@ def explained_image(metadata: Mapping[str, str], classifier: Classifier) -> Tens
     return as_float(load_image(path, classifier.preprocessing, upscale=True, sha256=sha256))
 
 
+def explained(item: Tensor | Explanation | Attribution, image: Tensor, classifier: Classifier) -> Tensor | None:
+    """What an item leaves of its image as evidence (C,H,W), before normalization; None of a map alone.
+
+    Args:
+        item: of one image.
+        image: (C,H,W) in [0,1].
+        classifier: whose mean color takes the place of what is no evidence.
+    """
+    if isinstance(item, Explanation):
+        background = classifier.preprocessing.background().to(image).expand_as(image)
+        return torch.lerp(background, image, item.evidence[0].to(image))
+    return None
+
+
 @torch.no_grad()
 def _confidence(network: Any, x: Tensor, saliency: Tensor, targets: Tensor, clean: Tensor) -> dict[str, Tensor]:
     """Average drop and increase: what the map multiplied on the image does to the score."""
     score = task_of(network).probability
-    after, before = score(network(highlight(x, saliency)).float(), targets), score(clean, targets)
-    return {"average drop": average_drop(after, before), "increase": average_increase(after, before)}
+    before = score(clean, targets)
+    after, stretched = (
+        score(network(highlight(x, saliency, scale)).float(), targets) for scale in ("maximum", "min-max")
+    )
+    return {
+        "average drop": average_drop(after, before),
+        "average drop min-max": average_drop(stretched, before),
+        "increase": average_increase(after, before),
+    }
 
 
 @torch.no_grad()
-def _of_masks(network: Any, x: Tensor, items: Sequence[Any], targets: Tensor, clean: Tensor) -> dict[str, Tensor]:
-    """Metrics that only masks have, whose evidence is an image by itself."""
-    evidence = torch.cat([item.evidence for item in items]).to(x)
-    logits, task = network(blend(x, evidence, None)).float(), task_of(network)
+def _of_explanations(network: Any, x: Tensor, e: Tensor, targets: Tensor, clean: Tensor) -> dict[str, Tensor]:
+    """Scores of explanations e of the images x, both normalized (B,C,H,W)."""
+    logits, task = network(e).float(), task_of(network)
+    after, before = task.probability(logits, targets), task.probability(clean, targets)
     return {
-        "score kept": score_preserved(task.probability(logits, targets), task.probability(clean, targets)),
+        "p(e)": after,
+        "score kept": score_preserved(after, before),
+        "average drop as is": average_drop(after, before),
+        "CP entropy": conciseness_preciseness(after, before, e, x),
+        "CP l1": conciseness_preciseness(after, before, e, x, "l1"),
         "class kept": task.same_decision(logits, clean, targets).float(),
-        "sparsity": sparsity(evidence),
-        "connectedness": connectedness(evidence),
     }
+
+
+def _of_masks(evidence: Tensor) -> dict[str, Tensor]:
+    """Metrics that masks (B,C,H,W) alone have."""
+    empty = sparsity(evidence)
+    return {"size": 1 - empty, "sparsity": empty, "connectedness": connectedness(evidence)}

@@ -1,5 +1,7 @@
 """Metrics of attribution maps: pure functions with one number for each image, and torchmetrics' classes over them."""
 
+from fgvis_lightning.metrics.class_means import Discrimination, PointingGame
+from fgvis_lightning.metrics.conciseness import conciseness_preciseness
 from fgvis_lightning.metrics.curves import auc, curves, deletion_curve, insertion_curve
 from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_scores, summarize
 from fgvis_lightning.metrics.edges import new_edges
@@ -18,26 +20,28 @@ from fgvis_lightning.metrics.means import (
     AverageDrop,
     AverageIncrease,
     ClassKept,
+    Conciseness,
     Connectedness,
     DeletionAUC,
-    Discrimination,
     EnergyPointingGame,
     InsertionAUC,
     NewEdges,
-    PointingGame,
     RankCorrelation,
     ScorePreserved,
     Sparsity,
 )
+from fgvis_lightning.metrics.order import TIES, peaks, ranked
 from fgvis_lightning.metrics.profiles import PROFILES, Profile, Substrate, find_profile
 from fgvis_lightning.metrics.ranks import rank_correlation
 
 __all__ = [
     "PROFILES",
+    "TIES",
     "AdversarialRate",
     "AverageDrop",
     "AverageIncrease",
     "ClassKept",
+    "Conciseness",
     "Connectedness",
     "DeletionAUC",
     "Discrimination",
@@ -55,6 +59,7 @@ __all__ = [
     "average_increase",
     "boxes_to_masks",
     "class_kept",
+    "conciseness_preciseness",
     "connectedness",
     "curves",
     "delete_evidence",
@@ -64,8 +69,10 @@ __all__ = [
     "highlight",
     "insertion_curve",
     "new_edges",
+    "peaks",
     "pointing_game",
     "rank_correlation",
+    "ranked",
     "remaining_scores",
     "score_preserved",
     "sparsity",

@@ -13,6 +13,7 @@ from torch import Tensor
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.metrics.checks import check_classes, check_maps, check_targets, shape
+from fgvis_lightning.metrics.order import ranked
 from fgvis_lightning.metrics.profiles import AREAS, Profile, find_profile
 
 Network = Callable[[Tensor], Tensor]
@@ -34,7 +35,7 @@ def curves(
     Args:
         network: takes normalized images, returns logits (B,K).
         x: normalized images (B,3,H,W), on the device of the network and in its memory format.
-        saliency: (B,H,W), high = evidence; only its order counts. Among equal values those at the top left go first.
+        saliency: (B,H,W), high = evidence; only its order counts. Equal values are ordered as the profile says.
         targets: class indices (B,).
         profile: how, or its name.
         batch_size: pictures in one network pass, of one image or several; what is in memory grows with it and not
@@ -146,7 +147,7 @@ def _pictures(
 
     pictures, owners = room(), list[int]()
     for index, (image, values) in enumerate(zip(x, saliency, strict=True)):
-        place = _places(values.to(x.device), profile.tile)
+        place = _places(values.to(x.device), profile)
         for deleting, todo in zip((True, False), amounts, strict=True):
             if not len(todo):
                 continue
@@ -170,12 +171,12 @@ def _substrate(image: Tensor, profile: Profile, deleting: bool) -> Tensor:
         return make(image.float()).to(image.dtype)
 
 
-def _places(values: Tensor, tile: int) -> Tensor:
+def _places(values: Tensor, profile: Profile) -> Tensor:
     """For each pixel, how many pixels or tiles are changed before it (H,W), for a map (H,W)."""
-    height, width = values.shape
+    (height, width), tile = values.shape, profile.tile
     if tile > 1:  # the mean of those cut off is over what there is of them
         values = torch.nn.functional.avg_pool2d(values[None], tile, ceil_mode=True)[0]
-    order = values.flatten().argsort(descending=True, stable=True)
+    order = ranked(values.flatten(), profile.ties, profile.seed)
     places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     places = places.view(values.shape)
     return places.repeat_interleave(tile, 0)[:height].repeat_interleave(tile, 1)[:, :width] if tile > 1 else places

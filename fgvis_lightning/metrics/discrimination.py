@@ -13,22 +13,25 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning.method.tasks import task_of
+from fgvis_lightning.metrics.order import ranked
 
 
-def delete_evidence(x: Tensor, saliency: Tensor, share: float) -> Tensor:
+def delete_evidence(x: Tensor, saliency: Tensor, share: float, ties: str = "random", seed: int = 0) -> Tensor:
     """An image without the pixels that a map ranks highest.
 
     Args:
         x: normalized (3,H,W).
-        saliency: (H,W), high = evidence; among equal pixels those at the top left go first.
+        saliency: (H,W), high = evidence.
         share: of the pixels, in [0,1].
+        ties: how pixels of equal value are ordered, see `fgvis_lightning.metrics.order.ranked`.
+        seed: of a random order of those.
 
     Returns:
         (3,H,W), with zeros for what is gone.
     """
     count = round(share * saliency.numel())
     saliency = saliency.to(x.device)
-    order = saliency.flatten().argsort(descending=True, stable=True)
+    order = ranked(saliency.flatten(), ties, seed)
     kept = torch.ones_like(saliency).flatten().index_fill(0, order[:count], 0)
     return x * kept.view_as(saliency)
 

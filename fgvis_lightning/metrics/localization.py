@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.metrics.checks import check_maps, shape
+from fgvis_lightning.metrics.order import peaks
 
 
 def boxes_to_masks(boxes: Sequence[Tensor], height: int, width: int) -> Tensor:
@@ -36,23 +37,26 @@ def boxes_to_masks(boxes: Sequence[Tensor], height: int, width: int) -> Tensor:
     return masks
 
 
-def pointing_game(saliency: Tensor, masks: Tensor, tolerance: int = 15) -> Tensor:
+def pointing_game(saliency: Tensor, masks: Tensor, tolerance: int = 15, ties: str = "random", seed: int = 0) -> Tensor:
     """1 where the maximum of the map is at the object, else 0 (B,).
 
     Zhang et al., Excitation Backprop, ECCV 2016, as TorchRay has it (``benchmark/pointing_game.py``): a hit if some
-    pixel of the object is less than ``tolerance`` away from the maximum, the first one where there are several.
+    pixel of the object is less than ``tolerance`` away from the maximum. Where there are several maxima TorchRay takes
+    the first one, ``ties="first"``, which favors objects at the top left.
 
     Args:
         saliency: (B,H,W), high = evidence.
         masks: (B,H,W) booleans, true at the object.
         tolerance: in pixels of the map. TorchRay brings the maps to the size of the original image first.
+        ties: which of several maxima counts, see `fgvis_lightning.metrics.order.ranked`.
+        seed: of a random one.
 
     Raises:
-        InputError: shapes that do not fit, masks that are not boolean, NaN in the maps.
+        InputError: shapes that do not fit, masks that are not boolean, NaN in the maps, unknown ``ties``.
     """
     saliency, masks = _pair(saliency, masks)
     height, width = masks.shape[1:]
-    point = saliency.flatten(1).argmax(1)[:, None, None]
+    point = peaks(saliency.flatten(1), ties, seed)[:, None, None]
     down = torch.arange(height, device=masks.device)[:, None] - point // width
     right = torch.arange(width, device=masks.device) - point % width
     distance = down**2 + right**2

@@ -93,25 +93,35 @@ def _components(there: Tensor) -> Tensor:
         labels = moved
 
 
-def highlight(x: Tensor, saliency: Tensor) -> Tensor:
+SCALES = "maximum", "min-max"
+"""How `highlight` brings maps to [0,1]."""
+
+
+def highlight(x: Tensor, saliency: Tensor, scale: str = "maximum") -> Tensor:
     """The map multiplied on the image: what `average_drop` and `average_increase` compare with the image.
 
     Chattopadhyay et al., Grad-CAM++, WACV 2018, section 4. The product is taken in normalized space, so that the data
-    set's mean color is what remains where the map is 0.
+    set's mean color is what remains where the map is 0. How a map of any scale is brought to [0,1] the authors do not
+    say: their maps are not negative and most of them reach 0, where both ways are one.
 
     Args:
         x: normalized (B,3,H,W).
-        saliency: (B,H,W), high = evidence; negative values count as 0, and the maximum as 1.
+        saliency: (B,H,W), high = evidence.
+        scale: ``maximum``: negative values count as 0, and the maximum as 1; or ``min-max``: the minimum counts as 0,
+            evidence against the class or not, and the maximum as 1; a constant map, which has no evidence, as 0.
 
     Returns:
         (B,3,H,W).
 
     Raises:
-        InputError: shapes that do not fit, NaN in the maps.
+        InputError: shapes that do not fit, NaN in the maps, an unknown scale.
     """
+    if scale not in SCALES:
+        raise InputError(f"Expected scale to be one of {', '.join(SCALES)}, but got {scale!r}.")
     if x.ndim != 4:
         raise InputError(f"Expected x to be (B,3,H,W), but got {shape(x)}.")
-    maps = check_maps("saliency", saliency, len(x), *x.shape[-2:]).to(x.device).clamp(min=0)
+    maps = check_maps("saliency", saliency, len(x), *x.shape[-2:]).to(x.device)
+    maps = maps.clamp(min=0) if scale == "maximum" else maps - maps.amin((1, 2), keepdim=True)
     maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
     return x * maps[:, None].to(x.dtype)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.metrics.order import TIES, check_ties
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Profile:
             pixels. At the right and at the bottom they are cut off.
         relative: whether scores are divided by that of the clean image.
         area: how scores become one number, of `AREAS`.
+        ties: how pixels or tiles of equal value are ordered, of `TIES`; the libraries leave that to their sort.
+        seed: of a random order of equal values.
     """
 
     name: str
@@ -56,6 +59,8 @@ class Profile:
     tile: int = 1
     relative: bool = False
     area: str = "trapezoid"
+    ties: str = "random"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if (self.rows is None) == (self.steps is None):
@@ -66,6 +71,7 @@ class Profile:
                 raise InputError(f"Expected {name} to be at least 1, but got {value}.")
         if self.rows is not None and self.tile > 1:
             raise InputError(f"Expected steps for tiles, but got rows={self.rows} and tile={self.tile}.")
+        check_ties(self.ties)
         if self.area not in AREAS:
             raise InputError(f"Expected area to be one of {', '.join(AREAS)}, but got {self.area!r}.")
 
@@ -93,6 +99,7 @@ class Profile:
             "kernel": ", ".join(kernels) or "none",
             "score": "softmax probability" + (" divided by that of the clean image" if self.relative else ""),
             "class": "the target; the authors take the top class of the clean image",
+            "ties": TIES[self.ties] + (f", seed {self.seed}" if self.ties == "random" else ""),
             "normalization": AREAS[self.area][1],
             "source": self.source,
         }
@@ -205,8 +212,8 @@ PROFILES = {
     for profile in (
         Profile(
             "rise",
-            "Petsiuk, Das and Saenko, BMVC 2018; github.com/eclique/RISE, evaluation.py. Among pixels of equal value, "
-            "which numpy's sort orders by chance, those at the top left go first",
+            "Petsiuk, Das and Saenko, BMVC 2018; github.com/eclique/RISE, evaluation.py. How pixels of equal value are "
+            "ordered they leave to numpy's sort, whose order of those is another on another processor",
             deletion=ZERO,
             insertion=RISE_BLUR,
             rows=8,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from toy_networks import Tiny
 from fgvis_lightning import load_explanation
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
-from fgvis_lightning.metrics import auc, curves
+from fgvis_lightning.experiments.measured import METRICS
+from fgvis_lightning.metrics import PROFILES, auc, curves, highlight, insertion_curve, new_edges
+from fgvis_lightning.metrics.profiles import ZERO
 from fgvis_lightning.networks.load import load_classifier
 
 PhotoMaker = Callable[..., Path]
@@ -62,7 +65,7 @@ def fails(capsys: pytest.CaptureFixture[str], results: Path, *more: str) -> str:
 
 
 def test_each_number_is_that_of_the_item(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = evaluate(results)
+    output = evaluate(results, "--metrics", "all")
     classifier = load_classifier(Tiny(), size=(16, 16))
     mean, std = (torch.tensor(v)[:, None, None] for v in (classifier.preprocessing.mean, classifier.preprocessing.std))
     found = {(row["id"], row["method"]): row for row in rows(output / "evaluation_items.csv")}
@@ -73,10 +76,29 @@ def test_each_number_is_that_of_the_item(results: Path, capsys: pytest.CaptureFi
         scores = curves(classifier.network, x, item.saliency(), item.targets)
         for kind, curve in zip(("deletion", "insertion"), scores, strict=True):
             assert float(row[kind]) == pytest.approx(float(auc(curve)), abs=1e-5)
-        logits = classifier.network(item.evidence * x)
-        kept = float(logits.softmax(1)[0, item.targets] / item.score_image)
+        gray = insertion_curve(
+            classifier.network, x, item.saliency(), item.targets, replace(PROFILES["rise"], insertion=ZERO)
+        )
+        assert float(row["insertion from gray"]) == pytest.approx(float(auc(gray)), abs=1e-5)
+        assert row["insertion from gray"] != row["insertion"]
+        after = float(classifier.network(item.evidence * x).softmax(1)[0, item.targets])
+        kept = after / float(item.score_image)
+        assert float(row["p(e)"]) == pytest.approx(after, rel=1e-4)
         assert float(row["score kept"]) == pytest.approx(kept, rel=1e-4)
+        assert float(row["average drop as is"]) == pytest.approx(max(0.0, 1 - kept), abs=1e-4)
+        shown = classifier.preprocessing.background() + item.evidence * x * std
+        image = load_image(item.metadata["image"], classifier.preprocessing)[None] / 255
+        assert float(row["hallucination"]) == pytest.approx(float(new_edges(image, shown.clamp(0, 1))), abs=0.02)
+        retained = float((item.evidence * x).abs().sum() / x.abs().sum())
+        assert float(row["CP l1"]) == pytest.approx(kept / retained, rel=1e-4)
+        assert float(row["CP entropy"]) > 0
         assert float(row["sparsity"]) == pytest.approx(float(item.sparsity), abs=1e-5)
+        assert float(row["size"]) == pytest.approx(float(item.evidence.mean()), abs=1e-5)
+        for name, scale in (("average drop", "maximum"), ("average drop min-max", "min-max")):
+            logits = classifier.network(highlight(x, item.saliency(), scale))
+            drop = 1 - float(logits.softmax(1)[0, item.targets] / item.score_image)
+            assert float(row[name]) == pytest.approx(max(0.0, drop), abs=1e-4)
+        assert list(row)[5:] == list(METRICS)
         assert found[path.stem, "gradient"]["sparsity"] == ""  # a map is no mask
 
     table = {(row["method"], row["metric"]): row for row in rows(output / "evaluation.csv")}
@@ -94,6 +116,7 @@ def test_each_number_is_that_of_the_item(results: Path, capsys: pytest.CaptureFi
     assert table["FGVis", "deletion"]["difference"] == ""
     says = json.loads((output / "evaluation.json").read_text())
     assert says["profile"] == "rise"
+    assert says["ties"] == "in an order drawn at random, seed 0"
     assert {"step", "deletion substrate", "kernel", "weights", "preprocessing"} <= set(says)
     for figure in ("curves", "extremes"):
         assert (output / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
@@ -123,6 +146,41 @@ def test_maps_of_your_own_beside_them(results: Path) -> None:
     assert float(found[1]["deletion"]) == pytest.approx(float(auc(deletion, "xplique")), abs=1e-5)
 
 
+def test_pixels_of_equal_value_from_the_top_left_by_name(results: Path) -> None:
+    ids = [path.stem for path in sorted((results / "FGVis" / "explanations").iterdir())]
+    own = results.parent / "own"
+    own.mkdir()
+    for id in ids:
+        np.save(own / f"{id}.npy", np.eye(16))
+    output = evaluate(results / "FGVis", "--maps", f"{{mine: {own}}}", "--ties", "first", "--extremes", "0")
+    item = load_explanation(results / "FGVis" / "explanations" / f"{ids[0]}.safetensors")
+    classifier = load_classifier(Tiny(), size=(16, 16))
+    x = classifier.preprocessing.normalize(load_image(item.metadata["image"], classifier.preprocessing)[None] / 255)
+    profile = replace(PROFILES["rise"], ties="first")
+    found = {(row["id"], row["method"]): row for row in rows(output / "evaluation_items.csv")}
+    for kind, curve in zip(
+        ("deletion", "insertion"),
+        curves(classifier.network, x, torch.eye(16)[None], item.targets, profile),
+        strict=True,
+    ):
+        assert float(found[ids[0], "mine"][kind]) == pytest.approx(float(auc(curve)), abs=1e-5)
+    assert json.loads((output / "evaluation.json").read_text())["ties"].startswith("those at the top left")
+
+
+def test_metrics_that_are_asked_for(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    always = ["deletion", "insertion"]
+    quick = ["--extremes", "0", "--profile", "xplique"]
+    for asked, names in (
+        ("[size, class kept]", [*always, "class kept", "size"]),
+        ("sparsity", [*always, "sparsity"]),
+        ("standard", [name for name, metric in METRICS.items() if metric.standard]),
+    ):
+        (row, *_) = rows(evaluate(results, "--metrics", asked, *quick) / "evaluation_items.csv")
+        assert list(row)[5:] == names
+    assert row["insertion from gray"] == row["insertion"]  # that of the profile
+    assert "but got 'sise'. Nearest: size" in fails(capsys, results, "--metrics", "[sise]")
+
+
 def test_a_folder_of_fit(results: Path) -> None:
     output = evaluate(results / "FGVis", "--extremes", "0")
     assert {row["method"] for row in rows(output / "evaluation.csv")} == {"FGVis"}
@@ -132,6 +190,7 @@ def test_a_folder_of_fit(results: Path) -> None:
 def test_mistakes(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "there are no explanations in" in fails(capsys, results.parent / "in")
     assert "Expected a profile" in fails(capsys, results, "--profile", "raise")
+    assert "Expected ties to be one of random, first" in fails(capsys, results, "--ties", "last")
     empty = results.parent / "empty"
     empty.mkdir()
     assert "Expected maps <item id>.npy" in fails(capsys, results, "--maps", f"{{mine: {empty}}}")

@@ -22,8 +22,8 @@ def test_the_highest_pixels_go_in_all_channels() -> None:
     assert torch.equal(delete_evidence(x, saliency, 1.0), torch.zeros_like(x))
 
 
-def test_among_equal_pixels_the_top_left_goes_first() -> None:
-    left = delete_evidence(torch.ones(3, 2, 2), torch.zeros(2, 2), 0.25)
+def test_among_equal_pixels_the_top_left_goes_first_if_asked_for() -> None:
+    left = delete_evidence(torch.ones(3, 2, 2), torch.zeros(2, 2), 0.25, ties="first")
     assert left[0].tolist() == [[0, 1], [1, 1]]
 
 

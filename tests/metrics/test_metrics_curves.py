@@ -72,15 +72,21 @@ def test_one_patch_decides() -> None:
     found[8:16, 8:16] = 1  # 64 pixels, in the first step of 320
     late = torch.zeros(40, 40)
     late[16:, :] = 1  # 960 pixels, and then line by line from the top
-    deletion, insertion = curves(patch, x, torch.stack([found, late, -found]), torch.zeros(3).long(), PLAIN_ZERO)
+    profile = replace(PLAIN_ZERO, ties="first")
+    deletion, insertion = curves(patch, x, torch.stack([found, late, -found]), torch.zeros(3).long(), profile)
     assert deletion.tolist() == [[1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0]]
     assert insertion.tolist() == [[0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 1]]
     assert auc(deletion).tolist() == pytest.approx([0.1, 0.9, 0.9])
     assert auc(insertion).tolist() == pytest.approx([0.9, 0.1, 0.1])
 
 
-def rise_by_the_book(network: nn.Module, image: Tensor, saliency: Tensor, target: int) -> tuple[float, float]:
-    """Both AUC as the authors' program goes about it, in float64 and one picture at a time."""
+def rise_by_the_book(
+    network: nn.Module, image: Tensor, saliency: Tensor, target: int, draw: list[int]
+) -> tuple[float, float]:
+    """Both AUC as the authors' program goes about it, in float64 and one picture at a time.
+
+    Equal values come in the order of the numbers drawn for their pixels.
+    """
     height, width = saliency.shape
     # A point under a Gaussian with what leaves the 11 by 11 square thrown back at its border.
     line = np.zeros(11)
@@ -96,7 +102,7 @@ def rise_by_the_book(network: nn.Module, image: Tensor, saliency: Tensor, target
     for i in range(11):
         for j in range(11):
             blurred += kernel[i, j] * padded[:, i : i + height, j : j + width]
-    order = sorted(range(height * width), key=lambda pixel: (-float(saliency.flatten()[pixel]), pixel))
+    order = sorted(range(height * width), key=lambda pixel: (-float(saliency.flatten()[pixel]), draw[pixel]))
     both = []
     for start, finish in ((source, np.zeros_like(source)), (blurred, source)):
         now, scores, done = start.copy(), [], 0
@@ -110,15 +116,21 @@ def rise_by_the_book(network: nn.Module, image: Tensor, saliency: Tensor, target
     return both[0], both[1]
 
 
+@pytest.mark.parametrize("ties", ["random", "first"])
 @pytest.mark.parametrize(("height", "width"), [(40, 56), (21, 9)])
-def test_rise_by_the_book(height: int, width: int) -> None:
+def test_rise_by_the_book(height: int, width: int, ties: str) -> None:
     network = small(height, width)
     x, saliency, targets = batch(3, height, width)
     saliency[1] = saliency[1].round()  # many pixels of equal value
-    deletion, insertion = (auc(scores).tolist() for scores in curves(network, x, saliency, targets))
+    profile = replace(PROFILES["rise"], ties=ties, seed=3)
+    deletion, insertion = (auc(scores).tolist() for scores in curves(network, x, saliency, targets, profile))
     network.double()
+    draw = list(range(height * width))
+    if ties == "random":
+        for place, pixel in enumerate(torch.randperm(height * width, generator=torch.Generator().manual_seed(3))):
+            draw[pixel] = place
     for index in range(3):
-        expected = rise_by_the_book(network, x[index], saliency[index], int(targets[index]))
+        expected = rise_by_the_book(network, x[index], saliency[index], int(targets[index]), draw)
         assert (deletion[index], insertion[index]) == pytest.approx(expected, abs=2e-6)
 
 
@@ -175,18 +187,23 @@ def test_only_the_order_counts() -> None:
             assert torch.equal(a, b)
 
 
-def test_a_constant_map_goes_from_the_top() -> None:
+def test_a_constant_map_goes_from_the_top_if_asked_for() -> None:
+    first = replace(PROFILES["rise"], ties="first")
     x, _, targets = batch(2, 40, 56)
     rows = torch.arange(40 * 56, 0, -1).view(1, 40, 56).expand(2, -1, -1)
     network = small(40, 56)
     for a, b in zip(
-        curves(network, x, torch.zeros(2, 40, 56), targets), curves(network, x, rows, targets), strict=True
+        curves(network, x, torch.zeros(2, 40, 56), targets, first), curves(network, x, rows, targets), strict=True
     ):
         assert torch.equal(a, b)
     ones = torch.ones(1, 3, 40, 40)
     ones[:, :, :8] = 0
-    deletion = deletion_curve(brightness, ones, torch.full((1, 40, 40), 3.0), torch.tensor([0]))
+    flat = torch.full((1, 40, 40), 3.0)
+    deletion = deletion_curve(brightness, ones, flat, torch.tensor([0]), first)
     torch.testing.assert_close(deletion[0], torch.tensor([0.8, 0.8, 0.6, 0.4, 0.2, 0.0]))
+    # At random each step takes what is there of everywhere.
+    deletion = deletion_curve(brightness, ones, flat, torch.tensor([0]))
+    torch.testing.assert_close(deletion[0], torch.linspace(0.8, 0, 6), rtol=0, atol=0.02)
 
 
 def test_best_and_worst_order_enclose_any() -> None:
@@ -216,7 +233,7 @@ def test_tiles_are_changed_as_a_whole() -> None:
         return brightness(x)
 
     x = torch.rand(1, 3, 20, 11)
-    profile = Profile("tiles", "here", deletion=ZERO, insertion=ZERO, steps=6, tile=8)
+    profile = Profile("tiles", "here", deletion=ZERO, insertion=ZERO, steps=6, tile=8, ties="first")
     saliency = torch.zeros(1, 20, 11)
     saliency[0, 17, 9], saliency[0, 0, 0] = 2, 5  # 2 in a tile of 12 pixels is more than 5 in one of 64
     deletion_curve(watching, x, saliency, torch.tensor([0]), profile)
@@ -307,6 +324,8 @@ def test_descriptions() -> None:
     assert described["kernel"].startswith("11 by 11 of scipy's Gaussian filter, sigma 5")
     assert described["deletion substrate"] == "zero in normalized space"
     assert described["normalization"] == "(sum - first/2 - last/2)/(n - 1) over n scores"
+    assert described["ties"] == "in an order drawn at random, seed 0"
+    assert replace(PROFILES["rise"], ties="first").describe()["ties"] == "those at the top left first, row by row"
     assert PROFILES["xplique"].describe()["kernel"] == "none"
     assert PROFILES["degradation"].describe()["step"] == "1/99 of the tiles of 8 by 8 pixels"
     assert "divided by that of the clean image" in PROFILES["degradation"].describe()["score"]
@@ -341,5 +360,7 @@ def test_errors() -> None:
         Profile("a", "b", ZERO, ZERO, steps=0)
     with pytest.raises(InputError, match="Expected steps for tiles"):
         Profile("a", "b", ZERO, ZERO, rows=8, tile=2)
+    with pytest.raises(InputError, match="Expected ties to be one of random, first, but got 'last'"):
+        Profile("a", "b", ZERO, ZERO, rows=8, ties="last")
     with pytest.raises(InputError, match="Expected area to be one of trapezoid, mean, but got 'sum'"):
         Profile("a", "b", ZERO, ZERO, rows=8, area="sum")

@@ -87,6 +87,19 @@ def test_highlight() -> None:
         weight = saliency[i].clamp(min=0) / saliency[i].max()
         torch.testing.assert_close(found[i], x[i] * weight)
     assert torch.equal(highlight(x, -torch.ones(2, 4, 5)), torch.zeros_like(x))
+    assert torch.equal(highlight(x, torch.full((2, 4, 5), 0.3)), x)
+
+
+def test_highlight_from_the_minimum_to_the_maximum() -> None:
+    x, saliency = torch.randn(2, 3, 4, 5), torch.randn(2, 4, 5)
+    found = highlight(x, saliency, "min-max")
+    for i in range(2):
+        low, high = float(saliency[i].min()), float(saliency[i].max())
+        weight = torch.tensor([[(float(v) - low) / (high - low) for v in row] for row in saliency[i]])
+        torch.testing.assert_close(found[i], x[i] * weight)
+    assert torch.equal(highlight(x, torch.full((2, 4, 5), 0.3), "min-max"), torch.zeros_like(x))
+    positive = saliency.clamp(min=0)
+    torch.testing.assert_close(highlight(x, positive, "min-max"), highlight(x, positive))
 
 
 def test_boxes() -> None:
@@ -111,6 +124,19 @@ def test_pointing_game(tolerance: int) -> None:
         inside = mask.nonzero().tolist()
         expected.append(float(any((i, j) == (y, x) or (i - y) ** 2 + (j - x) ** 2 < tolerance**2 for i, j in inside)))
     assert pointing_game(saliency, masks, tolerance).tolist() == expected
+
+
+def test_pointing_game_of_several_maxima() -> None:
+    """A random one is as often at one place as at another; the first one is by name."""
+    saliency, masks = torch.ones(1, 9, 9), torch.zeros(1, 9, 9, dtype=torch.bool)
+    masks[0, 0, 0] = True
+    saliency[0, 4:] = 0
+    assert pointing_game(saliency, masks, 1, ties="first").tolist() == [1]
+    assert pointing_game(-saliency, masks, 1, ties="first").tolist() == [0]
+    hits = torch.stack([pointing_game(saliency, masks, 1, seed=seed) for seed in range(600)])
+    assert 0 < hits.sum() < 60  # 1 in 36
+    both = torch.cat([saliency, torch.rand(1, 9, 9)])
+    assert torch.equal(pointing_game(both, masks.expand(2, 9, 9), 3)[:1], pointing_game(saliency, masks, 3))
 
 
 def test_pointing_game_at_its_limit() -> None:
@@ -151,6 +177,7 @@ def test_rank_correlation() -> None:
         (lambda: sparsity(torch.full((1, 3, 2, 2), torch.nan)), "evidence without NaN, but got some in 1 of 1"),
         (lambda: connectedness(torch.full((1, 2, 2), torch.nan)), "evidence without NaN"),
         (lambda: highlight(torch.ones(2, 3, 4, 4), torch.ones(2, 4, 5)), r"\(2,4,4\), but got \(2,4,5\)"),
+        (lambda: highlight(torch.ones(1, 3, 4, 4), torch.ones(1, 4, 4), "max"), "maximum, min-max, but got 'max'"),
         (lambda: highlight(torch.ones(3, 4, 4), torch.ones(1, 4, 4)), r"x to be \(B,3,H,W\), but got \(3,4,4\)"),
         (lambda: pointing_game(torch.ones(1, 2, 2), torch.ones(1, 2, 2)), "booleans as the saliency, but got"),
         (lambda: energy_pointing_game(torch.ones(1, 2, 2), torch.ones(1, 2, 3).bool()), r"got \(1,2,3\) of torch.bool"),

@@ -18,6 +18,7 @@ from fgvis_lightning.metrics import (
     AverageDrop,
     AverageIncrease,
     ClassKept,
+    Conciseness,
     Connectedness,
     DeletionAUC,
     Discrimination,
@@ -45,6 +46,7 @@ MADE: dict[str, Callable[[], Metric]] = {
             AverageDrop,
             AverageIncrease,
             ClassKept,
+            Conciseness,
             Connectedness,
             Discrimination,
             EnergyPointingGame,
@@ -73,6 +75,7 @@ def inputs(name: str, count: int = 7) -> tuple[Any, ...]:
     return {
         "ClassKept": (logits, targets),
         "AdversarialRate": (logits, targets),
+        "Conciseness": (*scores, x * masks[:, None], x),
         "Sparsity": (torch.rand(count, 3, 24, 24, generator=generator),),
         "Connectedness": (saliency.clamp(min=0),),
         "PointingGame": (saliency, masks, targets),
