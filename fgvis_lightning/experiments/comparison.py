@@ -6,6 +6,7 @@ stopped and gone on with, and runs on many devices::
     <output>/<method>/explanations/<item id>.safetensors   maps (FGVis: masks); the rest as in a results folder
     <output>/comparison.pdf, .png                          items × methods
     <output>/crop.pdf, .png                                the same, at pixel resolution, where FGVis has most evidence
+    <output>/methods.json                                  what the methods in the folders are called
     <output>/costs.csv, .md                                seconds and network passes of each method
     <output>/discrimination.csv, .md, .pdf, .png           where an image has several classes: whose evidence is it?
 """
@@ -67,8 +68,8 @@ def main(args: Sequence[str]) -> None:
 
     runs, sums_up, problems = sweep(parser, config, methods, ["--data.images", "", "--methods", "{}"])
     if sums_up:
-        once = {name: run for name, run in runs.items() if not name.endswith(AGAIN)}
-        sum_up(Path(config.output), once, config.rows, config.crop)
+        once = [name for name in runs if not name.endswith(AGAIN)]
+        sum_up(Path(config.output), runs, once, config.rows, config.crop)
         raise_problems(problems, runs)
 
 

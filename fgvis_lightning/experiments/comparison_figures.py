@@ -53,18 +53,20 @@ class Result:
     found: dict[str, Explanation | Attribution]
 
 
-def sum_up(output: Path, runs: dict[str, Run], rows: int, crop: int) -> None:
+def sum_up(output: Path, runs: dict[str, Run], drawn: Sequence[str], rows: int, crop: int) -> None:
     """Write all tables and figures into the comparison's folder.
 
     Args:
         output: the folder.
         runs: by method.
+        drawn: the methods that the figures have.
         rows: most items in a figure.
         crop: side of the crop in pixels; 0 for none.
     """
     costs = _costs(runs)
     save_table(output / "costs", costs)
     print(f"\n{costs.markdown()}")
+    runs = {name: runs[name] for name in drawn}
     classifier = next(iter(runs.values())).model.classifier
     shown = list(islice(_results(runs), rows))
     if not shown:

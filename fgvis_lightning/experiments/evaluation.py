@@ -8,6 +8,7 @@ the same items, those that every method has::
     <output>/evaluation_items.csv      each item by itself
     <output>/curves.pdf, .png          the mean deletion and insertion curves
     <output>/curves.safetensors        those of each item, (N,2,S): deletion and insertion
+    <output>/judgements.jsonl          all of this, so that the same command goes on where it was stopped
     <output>/extremes.pdf, .png        the items of the reference method with the best and the worst deletion AUC
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +24,14 @@ import torch
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import add_device, build, new_parser
+from fgvis_lightning.experiments.comparison import AGAIN
 from fgvis_lightning.experiments.evaluation_figures import draw_curves, draw_extremes
-from fgvis_lightning.experiments.judging import Judgement, judge
+from fgvis_lightning.experiments.judgements import Judgement, Judgements
+from fgvis_lightning.experiments.judging import judge
 from fgvis_lightning.experiments.measured import METRICS, STANDARD, chosen_metrics, list_metrics
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.statistics import bootstrap
+from fgvis_lightning.experiments.sweeps import NAMES
 from fgvis_lightning.metrics import (
     PROFILES,
     find_profile,
@@ -65,6 +69,9 @@ def make_parser() -> Parser:
         help="What to measure: names, standard or all. Each with its network passes for an image and a method, of "
         f"which S are those of the profile: {list_metrics()}. Deletion and insertion are always measured.",
     )
+    parser.add_argument(
+        "--floors", type=bool, default=False, help="Also judge each method by its maps of other photos than the item's."
+    )
     parser.add_argument("--extremes", type=int, default=10, help="Best and worst items in a figure; 0 for none.")
     parser.add_argument("--batch_size", type=int, default=64, help="Images in one network pass.")
     add_device(parser)
@@ -94,16 +101,16 @@ def main(args: Sequence[str]) -> None:
         counts = ", ".join(f"{name} {len(found)}" for name, found in methods.items())
         raise InputError(f"Expected items that all methods have, but there are none among theirs: {counts}.")
     reference = config.reference if config.reference in methods else next(iter(methods))
+    if config.floors:
+        methods |= floors(methods, ids)
     objects = build(parser, config, ["--results", "[]"])
     classifier = from_options(**vars(objects.model))
     left_out = {name: len(found) - len(ids) for name, found in methods.items() if len(found) > len(ids)}
     print(f"{classifier.described}\n{len(ids):,} items by {', '.join(methods)}")
     if left_out:
         print(f"left out, since not all methods have them: {left_out}")
-    judgements = list(judge(methods, ids, classifier, config, profile, metrics))
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / "config.yaml", parser.dump(config, skip_none=False).encode())
     says = {
         **profile.describe(),
         "network": classifier.name,
@@ -111,18 +118,59 @@ def main(args: Sequence[str]) -> None:
         "preprocessing": str(classifier.preprocessing),
         "torch": torch.__version__,
     }
+    known = Judgements(output / JUDGEMENTS, {**says, "metrics": metrics})
+    judgements = list(judge(methods, ids, classifier, config, profile, metrics, known))
+    place = {name: number for number, name in enumerate(methods)}
+    judgements.sort(key=lambda one: (one.id, place[one.method]))
+    known.keep((name, id, paths[id]) for name, paths in methods.items() for id in ids)
+    write_whole(output / "config.yaml", parser.dump(config, skip_none=False).encode())
     write_whole(output / "evaluation.json", (json.dumps(says, indent=2) + "\n").encode())
     write_whole(output / "evaluation_items.csv", item_table(judgements, metrics, config.profile).csv().encode())
     table, markdown = summary(judgements, list(methods), reference, metrics, config.profile)
     write_whole(output / "evaluation.csv", table.csv().encode())
     write_whole(output / "evaluation.md", markdown.encode())
     print(f"\n{markdown}")
-    draw_curves(output / "curves", judgements, list(methods))
+    draw_curves(output / "curves", judgements, [name for name in methods if not name.endswith((AGAIN, FLOOR))])
     save_curves(output / "curves.safetensors", judgements, config.profile)
     if config.extremes:
         draw_extremes(output / "extremes", judgements, methods[reference], reference, classifier, config.extremes)
     sheet = f" and {output / 'extremes.png'}" if config.extremes else ""
     print(f"Look at {output / 'curves.png'}{sheet}; each item by itself: {output / 'evaluation_items.csv'}")
+
+
+JUDGEMENTS = "judgements.jsonl"
+FLOOR = " (another photo's)"
+"""After the name of a method whose maps are given to other photos than theirs."""
+
+
+def floors(methods: Mapping[str, dict[str, Path]], ids: Sequence[str]) -> dict[str, dict[str, Path]]:
+    """Each method's maps, each for the next photo instead of its own: what is not of the photo is left.
+
+    Args:
+        methods: of `find_methods`.
+        ids: the items.
+
+    Raises:
+        InputError: there is one photo alone.
+    """
+    photos = {id: load_item(path).metadata["image"] for id, path in _stored(methods).items() if id in set(ids)}
+    others = {}
+    for place, id in enumerate(ids):
+        rotated = [*ids[place + 1 :], *ids[:place]]
+        other = next((one for one in rotated if photos[one] != photos[id]), None)
+        if other is None:
+            raise InputError("Expected --floors with two photos or more, but all items are of one.")
+        others[id] = other
+    return {
+        name + FLOOR: {id: paths[other] for id, other in others.items()}
+        for name, paths in methods.items()
+        if not name.endswith(AGAIN)
+    }
+
+
+def _stored(methods: Mapping[str, dict[str, Path]]) -> dict[str, Path]:
+    """The files of a method whose files say of which images they are."""
+    return next(paths for paths in methods.values() if any(path.suffix == SUFFIX for path in paths.values()))
 
 
 def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict[str, Path]]:
@@ -141,10 +189,13 @@ def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict
     for source in results:
         folder, before = Path(source), len(found)
         check_links(folder)
-        for each in [folder] if any(files(folder)) else sorted(sub for sub in folder.glob("*") if sub.is_dir()):
+        names = json.loads(path.read_text(encoding="utf-8")) if (path := folder / NAMES).exists() else {}
+        below = sorted(sub for sub in folder.glob("*") if sub.is_dir())
+        below.sort(key=lambda sub: list(names).index(sub.name) if sub.name in names else len(names))
+        for each in [folder] if any(files(folder)) else below:
             paths = list(files(each))
             if paths:
-                add(_name_of(paths[0], each), {path.name.removesuffix(SUFFIX): path for path in paths})
+                add(_name_of(paths[0], each, names), {path.name.removesuffix(SUFFIX): path for path in paths})
         if len(found) == before:
             raise InputError(f"Expected a folder of fit or compare, but there are no explanations in {folder}.")
     for name, source in maps.items():
@@ -155,9 +206,9 @@ def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict
     return found
 
 
-def _name_of(path: Path, folder: Path) -> str:
+def _name_of(path: Path, folder: Path, names: Mapping[str, str]) -> str:
     item = load_item(path)
-    return item.method if isinstance(item, Attribution) else folder.name
+    return item.method if isinstance(item, Attribution) else str(names.get(folder.name, folder.name))
 
 
 def save_curves(path: Path, judgements: Sequence[Judgement], profile: str) -> None:

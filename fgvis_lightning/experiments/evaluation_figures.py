@@ -12,32 +12,40 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fgvis_lightning.data.images import as_float, load_image
-from fgvis_lightning.experiments.judging import Judgement
+from fgvis_lightning.experiments.judgements import Judgement
 from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.experiments.own_maps import read
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import brightened, explanation_image, grid, heat
 
+NAMED = 8
+"""Methods that have a color of their own in each panel of the curves: the best ones, and FGVis; the rest are gray."""
+
 
 def draw_curves(path: Path, judgements: Sequence[Judgement], methods: Sequence[str]) -> None:
     """Mean score against the share of the pixels that are deleted or inserted, for each method."""
     figure = Figure(figsize=(10, 4), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2, sharey=True)
-    for name, color in zip(methods, colormaps["tab10"].colors * 10, strict=False):  # type: ignore[attr-defined]
-        own = [one for one in judgements if one.method == name]
-        for place, kind in zip(axes, ("deletion", "insertion"), strict=True):
-            curve = torch.stack([getattr(one, kind) for one in own]).mean(0)
-            auc = sum(one.values[kind] for one in own) / len(own)
+    colors = dict(zip(methods, colormaps["tab20"].colors * len(methods), strict=False))  # type: ignore[attr-defined]
+    for place, kind in zip(figure.subplots(1, 2, sharey=True), ("deletion", "insertion"), strict=True):
+        own = {name: [one for one in judgements if one.method == name] for name in methods}
+        auc = {name: sum(one.values[kind] for one in ones) / len(ones) for name, ones in own.items()}
+        ranked = sorted(methods, key=lambda name: auc[name], reverse=kind == "insertion")
+        named = [name for number, name in enumerate(ranked) if number < NAMED or name.startswith("FGVis")]
+        for name in [name for name in ranked if name not in named] + named[::-1]:
+            curve = torch.stack([getattr(one, kind) for one in own[name]]).mean(0)
             share = torch.linspace(0, 100, len(curve))
-            width = 2.4 if name.startswith("FGVis") else 1.2
-            place.plot(share, curve, label=f"{name}: {auc:.3f}", color=color, linewidth=width)
-    for place, kind in zip(axes, ("deleted", "inserted"), strict=True):
-        place.set_xlabel(f"pixels {kind}, %")
+            color, width = (colors[name], 1.2) if name in named else ("0.8", 0.8)
+            label = f"{name}: {auc[name]:.3f}" if name in named else "_"
+            place.plot(share, curve, label=label, color=color, linewidth=2.4 if name.startswith("FGVis") else width)
+        handles, labels = place.get_legend_handles_labels()
+        rest = f", and {len(ranked) - len(named)} more in gray" if len(ranked) > len(named) else ""
+        title = f"area under the curve, best first{rest}"
+        place.legend(handles[::-1], labels[::-1], fontsize=7, title=title, title_fontsize=7, frameon=False)
+        place.set_xlabel(f"pixels {'deleted' if kind == 'deletion' else 'inserted'}, %")
+        place.set_ylabel("score of the class" if kind == "deletion" else "")
         place.spines[["top", "right"]].set_visible(False)
-        place.legend(fontsize=7, title="area under the curve", title_fontsize=7, frameon=False)
-    axes[0].set_ylabel("score of the class")
     save_figure(path, figure)
 
 

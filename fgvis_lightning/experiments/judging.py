@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import chosen_device
+from fgvis_lightning.experiments.judgements import Judgement, Judgements
 from fgvis_lightning.experiments.own_maps import read
 from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.metrics import (
@@ -41,29 +42,6 @@ ROWS = 8
 """Items whose images are in memory at once."""
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """Metrics and curves of one item by one method.
-
-    Attributes:
-        id: of the item.
-        image: path of the image.
-        target: index of the class.
-        method: its name.
-        values: by metric; those that a map without a mask does not have are missing.
-        deletion: the curve (S,).
-        insertion: the curve (S,).
-    """
-
-    id: str
-    image: str
-    target: int
-    method: str
-    values: dict[str, float]
-    deletion: Tensor
-    insertion: Tensor
-
-
 def judge(
     methods: dict[str, dict[str, Path]],
     ids: Sequence[str],
@@ -71,8 +49,9 @@ def judge(
     config: Any,
     profile: Profile,
     metrics: Sequence[str],
+    known_already: Judgements,
 ) -> Iterator[Judgement]:
-    """Measure every item by every method, a few images at a time.
+    """Measure every item by every method, a few images at a time; what is known already is not measured again.
 
     Raises:
         InputError: an image or a map cannot be read, or a map has another size than the network's input.
@@ -82,6 +61,11 @@ def judge(
     first = next(iter(name for name in methods if any(path.suffix == SUFFIX for path in methods[name].values())))
     for start in range(0, len(ids), ROWS):
         chosen = ids[start : start + ROWS]
+        before = {name: [known_already.get(name, id, paths[id]) for id in chosen] for name, paths in methods.items()}
+        todo = {name: paths for name, paths in methods.items() if not all(before[name])}
+        yield from (one for name, ones in before.items() if name not in todo for one in ones if one)
+        if not todo:
+            continue
         known = [load_item(methods[first][id]) for id in chosen]
         images = [explained_image(item.metadata, classifier) for item in known]
         x = classifier.preprocessing.normalize(torch.stack(images)).to(device)
@@ -89,7 +73,7 @@ def judge(
         targets = torch.cat([item.targets for item in known]).to(device)
         with torch.no_grad():
             clean = checked(network(x), x, classifier).float()
-        for name, paths in methods.items():
+        for name, paths in todo.items():
             items = [read(paths[id]) for id in chosen]
             saliency = torch.cat([item if isinstance(item, Tensor) else item.saliency() for item in items]).to(device)
             if saliency.shape != x[:, 0].shape:
@@ -117,15 +101,10 @@ def judge(
                 values |= _of_masks(torch.cat(masks).to(device))
             for row, (id, item) in enumerate(zip(chosen, known, strict=True)):
                 numbers = {metric: float(values[metric][row]) for metric in metrics if metric in values}
-                yield Judgement(
-                    id,
-                    item.metadata["image"],
-                    int(item.targets),
-                    name,
-                    numbers,
-                    deletion[row].cpu(),
-                    insertion[row].cpu(),
-                )
+                curves_of = deletion[row].cpu(), insertion[row].cpu()
+                one = Judgement(id, item.metadata["image"], int(item.targets), name, numbers, *curves_of)
+                known_already.add(one, paths[id])
+                yield one
         print(f"{min(start + ROWS, len(ids)):,} of {len(ids):,} items judged", flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ from fgvis_lightning.names import slug
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.folder import prepare_folder
 from fgvis_lightning.results.tensor_files import write_whole
+
+NAMES = "methods.json"
+"""In the folder of a comparison, what the methods in its folders are called."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ def sweep(
         runs[name].prepare()
     if trainers.is_global_zero:
         write_whole(Path(config.output) / "config.yaml", parser.dump(config, skip_none=False).encode(), "rank0")
+        names = json.dumps({folder.name: name for name, folder in folders.items()}, ensure_ascii=False, indent=2)
+        write_whole(Path(config.output) / NAMES, f"{names}\n".encode(), "rank0")
         print(classifier.described, flush=True)
     return runs, trainers.is_global_zero, _run_all(runs, trainers)
 

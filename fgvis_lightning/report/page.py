@@ -124,13 +124,6 @@ def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str
         views: number of an entry → JSON of its view, for those that are in the page.
         apart: whether views and thumbnails are files beside the page.
     """
-    environment = Environment(
-        loader=PackageLoader("fgvis_lightning.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
     texts = resources("fgvis_lightning.report") / "templates"
     style = (texts / "style.css").read_text(encoding="utf-8")
     script = "\n".join((texts / name).read_text(encoding="utf-8") for name in SCRIPTS)
@@ -139,18 +132,33 @@ def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str
         f"default-src 'none'; img-src data:{near}; style-src '{_hash(style)}'; script-src '{_hash(script)}'{near}; "
         f"base-uri 'none'; form-action 'none'"
     )
-    return environment.get_template("page.html.j2").render(
-        results=results,
-        overview=look_over(results),
-        version=version("fgvis-lightning"),
-        generator=Markup(GENERATOR),
-        policy=policy,
-        style=Markup(style),
-        script=Markup(script),
-        rows=Markup(_json(rows)),
-        views={number: Markup(text) for number, text in views.items()},
-        figure=figure_url,
-        evaluate=_evaluate(results.folder),
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            results=results,
+            overview=look_over(results),
+            version=version("fgvis-lightning"),
+            generator=Markup(GENERATOR),
+            policy=policy,
+            style=Markup(style),
+            script=Markup(script),
+            rows=Markup(_json(rows)),
+            views={number: Markup(text) for number, text in views.items()},
+            figure=figure_url,
+            evaluate=_evaluate(results.folder),
+        )
+    )
+
+
+def environment() -> Environment:
+    """Jinja for the pages' templates: everything is escaped, and a name that is not there is an error."""
+    return Environment(
+        loader=PackageLoader("fgvis_lightning.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
 
 

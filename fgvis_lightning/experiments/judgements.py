@@ -1,0 +1,88 @@
+"""What `fgvis_lightning.experiments.judging` finds of each item, kept in a file, so that nothing is judged twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgvis_lightning.results.tensor_files import write_whole
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Metrics and curves of one item by one method.
+
+    Attributes:
+        id: of the item.
+        image: path of the image.
+        target: index of the class.
+        method: its name.
+        values: by metric; those that a map without a mask does not have are missing.
+        deletion: the curve (S,).
+        insertion: the curve (S,).
+    """
+
+    id: str
+    image: str
+    target: int
+    method: str
+    values: dict[str, float]
+    deletion: Tensor
+    insertion: Tensor
+
+
+class Judgements:
+    """Those that are in a file, one in a line, as JSON.
+
+    A line is used again as long as the map's file has not changed, and what the numbers depend on is the same.
+
+    Args:
+        path: the file; it need not exist.
+        depends: what all of them depend on: the network, the profile, the metrics.
+    """
+
+    def __init__(self, path: Path, depends: Mapping[str, Any]) -> None:
+        self.path = path
+        self.key = sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
+        self._lines: dict[str, str] = {}
+        if path.exists():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    self._lines[json.loads(line)["of"]] = line
+                except (ValueError, KeyError, TypeError):  # the end of a run that was killed
+                    continue
+
+    def get(self, method: str, id: str, map: Path) -> Judgement | None:
+        """The one of an item by a method, if it is known."""
+        line = self._lines.get(self._of(method, id, map))
+        if line is None:
+            return None
+        entries = {name: value for name, value in json.loads(line).items() if name != "of"}
+        curves = {name: torch.tensor(entries[name]) for name in ("deletion", "insertion")}
+        return Judgement(**{**entries, **curves})
+
+    def add(self, one: Judgement, map: Path) -> None:
+        """Keep one, in the file as well."""
+        of = self._of(one.method, one.id, map)
+        curves = {"deletion": one.deletion.tolist(), "insertion": one.insertion.tolist()}
+        self._lines[of] = json.dumps({"of": of, **{**asdict(one), **curves}})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(self._lines[of] + "\n")
+
+    def keep(self, used: Iterable[tuple[str, str, Path]]) -> None:
+        """Leave only these, by method, item and map, in the file."""
+        lines = [self._lines[of] for one in used if (of := self._of(*one)) in self._lines]
+        write_whole(self.path, "".join(f"{line}\n" for line in lines).encode())
+
+    def _of(self, method: str, id: str, map: Path) -> str:
+        state = map.stat()
+        of = [self.key, method, id, str(map.absolute()), state.st_size, state.st_mtime_ns]
+        return sha256(json.dumps(of).encode()).hexdigest()

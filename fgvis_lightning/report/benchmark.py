@@ -1,0 +1,139 @@
+"""``python train.py benchmark``: which method is the most faithful? Many methods, several networks, one page.
+
+For each network, ``compare`` makes the maps, those that draw random numbers twice, and ``evaluate`` judges them. What
+is finished is not made again: stop it, run the same command again, and it goes on::
+
+    <output>/index.html                the page: tables, curves, pictures, and the configuration that made them
+    <output>/config.yaml
+    <output>/<network>/maps/           as ``compare`` leaves it
+    <output>/<network>/evaluation/     as ``evaluate`` leaves it
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning.utilities import rank_zero_only
+
+from fgvis_lightning.baselines.base import Method
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.experiments import comparison, evaluation
+from fgvis_lightning.experiments.parsing import Parser
+from fgvis_lightning.experiments.sweeps import sweep_parser
+from fgvis_lightning.names import slug
+from fgvis_lightning.report.benchmark_page import write_benchmark
+from fgvis_lightning.results.tensor_files import write_whole
+
+MISTAKE = 2
+"""Exit code of a command that left something out, and said so."""
+
+
+def make_parser() -> Parser:
+    """The options of ``benchmark``."""
+    parser = sweep_parser("benchmark", (__doc__ or "").partition("::")[0], "results/benchmark")
+    parser.add_argument(
+        "--networks",
+        type=dict[str, dict[str, Any]],
+        default={},
+        help="Name → options of --model that differ, one by one; only --model itself unless given.",
+    )
+    parser.add_argument("--methods", type=dict[str, Method], required=True, help="As in compare.")
+    parser.add_argument("--seeds", type=bool, default=True, help="As in compare.")
+    parser.add_argument("--rows", type=int, default=12, help="As in compare.")
+    parser.add_argument("--evaluate", type=dict[str, Any], default={}, help="Options of evaluate.")
+    return parser
+
+
+def main(args: Sequence[str]) -> None:
+    """Parse the command line, make and judge the maps of each network, and write the page.
+
+    Raises:
+        InputError: a user's mistake; or methods that cannot explain a network, when all else is done.
+        SystemExit: with the status of a command that failed, which has said why.
+    """
+    parser = make_parser()
+    config = parser.parse_args(list(args))
+    output = Path(config.output)
+    settings: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False))
+    if len({slug(name).casefold() for name in config.networks}) < len(config.networks):
+        raise InputError(
+            f"Expected names of networks that differ as names of folders, but got {', '.join(config.networks)}."
+        )
+    plans = {name: _plan(settings, output / slug(name), own) for name, own in (config.networks or {"": {}}).items()}
+    for compare, evaluate in plans.values():  # all before the first begins
+        _checked(comparison.make_parser(), compare)
+        _checked(evaluation.make_parser(), evaluate)
+    first = rank_zero_only.rank == 0
+    if first:
+        output.mkdir(parents=True, exist_ok=True)
+        write_whole(output / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+    left_out = []
+    for name, (compare, evaluate) in plans.items():
+        if _run("compare", compare):
+            left_out.append(name or "the network")
+        if first:
+            _run("evaluate", evaluate)
+            write_benchmark(output, list(config.networks) or [""], str(evaluate.get("reference", "FGVis")))
+            print(f"Look at {output / 'index.html'}", flush=True)
+    if left_out:
+        raise InputError(
+            f"Expected methods that can explain every network, but some cannot explain {', '.join(left_out)}, as is "
+            f"said above; the page has the others. Leave them out, or correct them and run the same command again."
+        )
+
+
+def _plan(settings: dict[str, Any], folder: Path, own: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configurations of ``compare`` and of ``evaluate`` for one network, whose results are in ``folder``."""
+    model = _merged(settings["model"], own)
+    maps = str(folder / "maps")
+    compare = {name: settings[name] for name in ("data", "trainer", "methods", "seeds", "rows")}
+    evaluate = {"device": settings["trainer"]["accelerator"], **settings["evaluate"]}
+    if evaluate["device"] == "gpu":
+        evaluate["device"] = "auto"
+    own_results = {"results": [maps], "model": model, "output": str(folder / "evaluation")}
+    return {**compare, "model": model, "output": maps}, {**evaluate, **own_results}
+
+
+def _merged(options: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Options with some replaced, one by one within groups; a network that is replaced is replaced whole."""
+    result = deepcopy(options)
+    for name, value in own.items():
+        group = result.get(name)
+        within = isinstance(value, dict) and isinstance(group, dict) and "class_path" not in value
+        result[name] = _merged(group, value) if within else value  # type: ignore[arg-type]
+    return result
+
+
+def _checked(parser: Parser, config: dict[str, Any]) -> None:
+    """Let the parser refuse what the command would refuse."""
+    parser.parse_object(config)
+
+
+def _run(command: str, config: dict[str, Any]) -> bool:
+    """Run a command in a process of its own; whether it left something out.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    output = Path(config["output"])
+    output.mkdir(parents=True, exist_ok=True)
+    path = output.with_name(f"{command}.yaml")
+    write_whole(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+    process = subprocess.Popen([sys.executable, "-m", "fgvis_lightning", command, "--config", str(path)])
+    try:
+        code = process.wait()
+    except BaseException:
+        process.terminate()  # it keeps what is finished
+        process.wait()
+        raise
+    if code == MISTAKE and command == "compare" and any(output.glob("*/explanations/*")):
+        return True
+    if code:
+        sys.exit(code)
+    return False

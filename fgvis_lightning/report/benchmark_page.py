@@ -1,0 +1,216 @@
+"""The page of a benchmark: for each network a table of all methods, where the reference loses, and the pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files as resources
+from pathlib import Path
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from fgvis_lightning.experiments.comparison import AGAIN
+from fgvis_lightning.experiments.evaluation import FLOOR
+from fgvis_lightning.experiments.measured import METRICS
+from fgvis_lightning.names import slug
+from fgvis_lightning.report.page import environment
+from fgvis_lightning.results.tensor_files import write_whole
+
+FIGURES = {
+    "evaluation/curves.png": "Mean score of the class while pixels are deleted and inserted.",
+    "maps/comparison.png": "The photos by all methods.",
+    "evaluation/extremes.png": "The reference method's best and worst items by deletion.",
+}
+"""Figures of a network, as far as they are there, and what they show."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A mean of a metric.
+
+    Attributes:
+        mean: it.
+        interval: its 95 % interval; empty where one photo leaves none.
+        best: whether no method has a better one.
+        than_reference: ``better``, ``worse`` or ``no different``, by the paired interval corrected for the number of
+            methods; empty for the reference.
+    """
+
+    mean: str
+    interval: str
+    best: bool
+    than_reference: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method in the table.
+
+    Attributes:
+        method: its name.
+        kind: ``method``, ``another seed`` or ``floor``.
+        cells: by metric, None where it has none.
+        cost: passes and seconds of an image.
+    """
+
+    method: str
+    kind: str
+    cells: tuple[Cell | None, ...]
+    cost: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A network's part of the page.
+
+    Attributes:
+        name: of the network; empty where there is one.
+        folder: its results, relative to the page.
+        says: what the evaluation says of itself.
+        items: how many the means are over.
+        metrics: names, with an arrow.
+        lines: of the table.
+        losses: sentences on where the reference is beaten.
+        figures: address and what it shows.
+    """
+
+    name: str
+    folder: str
+    says: dict[str, str]
+    items: int
+    metrics: tuple[str, ...]
+    lines: tuple[Line, ...]
+    losses: tuple[str, ...]
+    figures: tuple[tuple[str, str], ...]
+
+
+def write_benchmark(output: Path, networks: Sequence[str], reference: str) -> None:
+    """Write ``index.html`` from the files of ``compare`` and ``evaluate``.
+
+    Args:
+        output: the benchmark's folder.
+        networks: their names, as far as their folders are there; an empty one for a network without a name.
+        reference: the method that others are compared with.
+    """
+    done = [name for name in networks if (output / slug(name) / "evaluation" / "evaluation.csv").exists()]
+    style = (resources("fgvis_lightning.report") / "templates" / "style.css").read_text(encoding="utf-8")
+    page = (
+        environment()
+        .get_template("benchmark.html.j2")
+        .render(
+            results=[read(output, name, reference) for name in done],
+            missing=[name for name in networks if name not in done],
+            reference=reference,
+            config=(output / "config.yaml").read_text(encoding="utf-8"),
+            style=Markup(style),
+            version=version("fgvis-lightning"),
+        )
+    )
+    write_whole(output / "index.html", page.encode())
+
+
+def read(output: Path, name: str, reference: str) -> Results:
+    """Read the results of one network."""
+    folder = output / slug(name)
+    rows = _rows(folder / "evaluation" / "evaluation.csv")
+    costs = {row["method"]: row for row in _rows(folder / "maps" / "costs.csv")}
+    metrics = [metric for metric in METRICS if any(row["metric"] == metric for row in rows)]
+    table = {(row["method"], row["metric"]): row for row in rows}
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    compared = [method for method in methods if _kind(method) == "method"]
+    lines = []
+    for method in methods:
+        cells = tuple(_cell(table, method, metric, compared, reference) for metric in metrics)
+        cost = costs.get(method, {})
+        columns = [*(f"{kind} passes per image" for kind in ("forward", "backward")), "seconds per image"]
+        lines.append(Line(method, _kind(method), cells, tuple(_spent(cost.get(name, "")) for name in columns)))
+    order = {"method": 0, "another seed": 1, "floor": 2}
+    lines.sort(key=lambda line: order[line.kind])
+    says = json.loads((folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    figures = [(quote(f"{slug(name)}/{path}"), text) for path, text in FIGURES.items() if (folder / path).exists()]
+    return Results(
+        name,
+        slug(name),
+        {key: str(value) for key, value in says.items()},
+        max(int(row["items"]) for row in rows),
+        tuple(f"{metric} {'↑' if METRICS[metric].higher else '↓'}" for metric in metrics),
+        tuple(lines),
+        tuple(_losses(table, metrics, compared, reference)),
+        tuple(figures),
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _kind(method: str) -> str:
+    return "another seed" if method.endswith(AGAIN) else "floor" if method.endswith(FLOOR) else "method"
+
+
+def _cell(
+    table: Mapping[tuple[str, str], Mapping[str, str]], method: str, metric: str, rivals: Sequence[str], reference: str
+) -> Cell | None:
+    row = table.get((method, metric))
+    mean = _float(row, "mean")
+    if row is None or math.isnan(mean):
+        return None
+    low, high = _float(row, "from"), _float(row, "to")
+    interval = "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+    than = _than(row, metric) if method != reference else ""
+    return Cell(f"{mean:.3f}", interval, method == _best(table, metric, rivals), than)
+
+
+def _best(table: Mapping[tuple[str, str], Mapping[str, str]], metric: str, rivals: Sequence[str]) -> str:
+    """The method with the best mean of a metric."""
+    means = {name: _float(table.get((name, metric)), "mean") for name in rivals}
+    known = {name: mean if METRICS[metric].higher else -mean for name, mean in means.items() if not math.isnan(mean)}
+    return max(known, key=lambda name: known[name], default="")
+
+
+def _than(row: Mapping[str, str], metric: str) -> str:
+    """How a method compares with the reference, by the interval that is corrected for the number of methods."""
+    low, high = _float(row, "corrected from"), _float(row, "corrected to")
+    if math.isnan(low) or low <= 0 <= high:
+        return "no different"
+    return "better" if (low > 0) == METRICS[metric].higher else "worse"
+
+
+def _losses(
+    table: Mapping[tuple[str, str], Mapping[str, str]], metrics: Sequence[str], rivals: Sequence[str], reference: str
+) -> Iterator[str]:
+    """Where the reference is not the best, by whom it is beaten, and by how much."""
+    for metric in metrics:
+        best = _best(table, metric, rivals)
+        row = table.get((best, metric))
+        if row is None or best == reference or (reference, metric) not in table:
+            continue
+        low, high = _float(row, "difference from"), _float(row, "difference to")
+        between = f" [{low:+.3f}, {high:+.3f}]"
+        sure = {"better": "", "no different": ", within the interval", "worse": ""}[_than(row, metric)]
+        beaten = [name for name in rivals if _than(table.get((name, metric), {}), metric) == "better"]
+        more = f"; surely better: {', '.join(beaten)}" if beaten else ""
+        yield f"{metric}: {best} has {_float(row, 'difference'):+.3f}{between} more{sure}{more}"
+
+
+def _float(row: Mapping[str, str] | None, column: str) -> float:
+    """NaN where there is no number."""
+    try:
+        return float((row or {}).get(column, ""))
+    except ValueError:
+        return math.nan
+
+
+def _spent(text: str) -> str:
+    """Passes or seconds to three digits."""
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
