@@ -31,6 +31,7 @@ METRICS = {
     "deletion": Measured(False, "S"),
     "insertion": Measured(True, "S"),
     "insertion from gray": Measured(True, "S"),
+    "ROAD": Measured(True, "18", standard=False),
     "average drop": Measured(False, "1"),
     "average drop min-max": Measured(False, "1"),
     "increase": Measured(True, "that of average drop"),
