@@ -23,11 +23,9 @@ from jsonargparse import Namespace
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.comparison_figures import sum_up
+from fgvis_lightning.experiments.measured import AGAIN
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
-
-AGAIN = " (another seed)"
-"""After the name of a method that is run once more: how much two runs of one method differ."""
 
 
 def make_parser() -> Parser:

@@ -4,7 +4,7 @@ Takes a folder of ``fit`` or ``compare``, and maps of your own beside it, and ju
 the same items, those that every method has::
 
     <output>/evaluation.csv, .md       each method's means with 95 % bootstrap intervals over images, and their
-                                       differences from the reference method's, image by image
+                                       differences from the reference method's, image by image, with p values
     <output>/evaluation_items.csv      each item by itself
     <output>/curves.pdf, .png          the mean deletion and insertion curves
     <output>/curves.safetensors        those of each item, (N,2,S): deletion and insertion
@@ -15,7 +15,6 @@ the same items, those that every method has::
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +23,12 @@ import torch
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import add_device, build, new_parser
-from fgvis_lightning.experiments.comparison import AGAIN
 from fgvis_lightning.experiments.evaluation_figures import draw_curves, draw_extremes
+from fgvis_lightning.experiments.evaluation_tables import item_table, summary
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
 from fgvis_lightning.experiments.judging import judge
-from fgvis_lightning.experiments.measured import METRICS, STANDARD, chosen_metrics, list_metrics
+from fgvis_lightning.experiments.measured import AGAIN, FLOOR, STANDARD, chosen_metrics, list_metrics
 from fgvis_lightning.experiments.parsing import Parser
-from fgvis_lightning.experiments.statistics import bootstrap
 from fgvis_lightning.experiments.sweeps import NAMES
 from fgvis_lightning.metrics import (
     PROFILES,
@@ -40,7 +38,6 @@ from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.explanation import Attribution
 from fgvis_lightning.results.folder import files
 from fgvis_lightning.results.load import check_links, load_item
-from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import SUFFIX, save_tensors, write_whole
 
 
@@ -139,8 +136,6 @@ def main(args: Sequence[str]) -> None:
 
 
 JUDGEMENTS = "judgements.jsonl"
-FLOOR = " (another photo's)"
-"""After the name of a method whose maps are given to other photos than theirs."""
 
 
 def floors(methods: Mapping[str, dict[str, Path]], ids: Sequence[str]) -> dict[str, dict[str, Path]]:
@@ -216,53 +211,3 @@ def save_curves(path: Path, judgements: Sequence[Judgement], profile: str) -> No
     both = torch.stack([torch.stack([one.deletion, one.insertion]) for one in judgements])
     items = json.dumps([(one.id, one.method) for one in judgements])
     save_tensors(path, {"curves": both.float()}, {"items": items, "profile": profile})
-
-
-def item_table(judgements: Sequence[Judgement], metrics: Sequence[str], profile: str) -> Table:
-    """A row for each item and method."""
-    table = Table(("id", "image", "target", "method", "profile", *metrics))
-    for one in judgements:
-        table.add((one.id, one.image, one.target, one.method, profile, *(one.values.get(m, "") for m in metrics)))
-    return table
-
-
-def _cell(numbers: tuple[float, float, float], form: str) -> str:
-    """Mean and interval; the mean alone where one image leaves no interval."""
-    mean, low, high = (format(number, form) for number in numbers)
-    return mean if math.isnan(numbers[1]) else f"{mean} [{low}, {high}]"
-
-
-def summary(
-    judgements: Sequence[Judgement], methods: Sequence[str], reference: str, metrics: Sequence[str], profile: str
-) -> tuple[Table, str]:
-    """Means and paired differences with their intervals: a long table, and one for people."""
-    table = Table(
-        ("method", "metric", "items", "mean", "from", "to", "difference", "difference from", "difference to", "profile")
-    )
-    cells: dict[tuple[str, str], tuple[str, str]] = {}
-    by_method = {name: {one.id: one for one in judgements if one.method == name} for name in methods}
-    for name in methods:
-        for metric in metrics:
-            rows = [one for one in by_method[name].values() if metric in one.values]
-            if not rows:
-                continue
-            mean = bootstrap(torch.tensor([one.values[metric] for one in rows]), [one.image for one in rows])
-            pairs = [(one, by_method[reference][one.id]) for one in rows]
-            pairs = [(one, other) for one, other in pairs if metric in other.values and name != reference]
-            differences = torch.tensor([one.values[metric] - other.values[metric] for one, other in pairs])
-            difference = bootstrap(differences, [one.image for one, _ in pairs])
-            table.add((name, metric, len(rows), *mean, *(difference if pairs else ("",) * 3), profile))
-            cells[name, metric] = (
-                _cell(mean, ".3f"),
-                _cell(difference, "+.3f") if pairs else "",
-            )
-    shown = [metric for metric in metrics if any((name, metric) in cells for name in methods)]
-    heads = [f"{metric} {'↑' if METRICS[metric].higher else '↓'}" for metric in shown]
-    text = ""
-    titles = ["", f"\nDifferences from {reference}, image by image:\n\n"]
-    for number, title in enumerate(titles[: len(methods)]):  # one method differs from none
-        people = Table(("method", *heads))
-        for name in methods:
-            people.add((name, *(cells.get((name, metric), ("", ""))[number] for metric in shown)))
-        text += title + people.markdown()
-    return table, text

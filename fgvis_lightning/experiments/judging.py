@@ -27,6 +27,8 @@ from fgvis_lightning.metrics import (
     highlight,
     insertion_curve,
     new_edges,
+    road,
+    road_curves,
     score_preserved,
     sparsity,
 )
@@ -88,6 +90,11 @@ def judge(
                 gray = replace(profile, insertion=ZERO)
                 curve = insertion_curve(network, x, saliency, targets, gray, config.batch_size)
                 values["insertion from gray"] = auc(curve, gray)
+            if "ROAD" in metrics:
+                both = road_curves(
+                    network, x, saliency, targets, ties=profile.ties, seed=profile.seed, batch_size=config.batch_size
+                )
+                values["ROAD"] = road(*both)
             values |= _confidence(network, x, saliency, targets, clean)
             pictures = [explained(item, image, classifier) for item, image in zip(items, images, strict=True)]
             known_pictures = [picture for picture in pictures if picture is not None]

@@ -11,6 +11,12 @@ ALL, STANDARD = "all", "standard"
 ALWAYS = "deletion", "insertion"
 """Their curves are drawn."""
 
+AGAIN = " (another seed)"
+"""After the name of a method that is run once more: how much two runs of one method differ."""
+
+FLOOR = " (another photo's)"
+"""After the name of a method whose maps are given to other photos than theirs."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -31,6 +37,7 @@ METRICS = {
     "deletion": Measured(False, "S"),
     "insertion": Measured(True, "S"),
     "insertion from gray": Measured(True, "S"),
+    "ROAD": Measured(True, "18", standard=False),
     "average drop": Measured(False, "1"),
     "average drop min-max": Measured(False, "1"),
     "increase": Measured(True, "that of average drop"),

@@ -22,20 +22,21 @@ from fgvis_lightning.metrics.means import (
     ClassKept,
     Conciseness,
     Connectedness,
-    DeletionAUC,
     EnergyPointingGame,
-    InsertionAUC,
     NewEdges,
     RankCorrelation,
     ScorePreserved,
     Sparsity,
 )
+from fgvis_lightning.metrics.network_means import ROAD, DeletionAUC, InsertionAUC
 from fgvis_lightning.metrics.order import TIES, peaks, ranked
 from fgvis_lightning.metrics.profiles import PROFILES, Profile, Substrate, find_profile
 from fgvis_lightning.metrics.ranks import rank_correlation
+from fgvis_lightning.metrics.road import impute, road, road_curves
 
 __all__ = [
     "PROFILES",
+    "ROAD",
     "TIES",
     "AdversarialRate",
     "AverageDrop",
@@ -67,6 +68,7 @@ __all__ = [
     "energy_pointing_game",
     "find_profile",
     "highlight",
+    "impute",
     "insertion_curve",
     "new_edges",
     "peaks",
@@ -74,6 +76,8 @@ __all__ = [
     "rank_correlation",
     "ranked",
     "remaining_scores",
+    "road",
+    "road_curves",
     "score_preserved",
     "sparsity",
     "summarize",

@@ -9,7 +9,6 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fgvis_lightning.metrics.conciseness import check_information, conciseness_preciseness
-from fgvis_lightning.metrics.curves import Network, auc, deletion_curve, insertion_curve
 from fgvis_lightning.metrics.edges import new_edges
 from fgvis_lightning.metrics.localization import energy_pointing_game
 from fgvis_lightning.metrics.masks import (
@@ -20,7 +19,6 @@ from fgvis_lightning.metrics.masks import (
     score_preserved,
     sparsity,
 )
-from fgvis_lightning.metrics.profiles import Profile, find_profile
 from fgvis_lightning.metrics.ranks import rank_correlation
 
 
@@ -60,47 +58,6 @@ class MeanOverImages(Plotted):
     def compute(self) -> Tensor:
         """The mean over all images so far; NaN if there are none."""
         return self.total / self.count
-
-
-class _CurveAUC(MeanOverImages):
-    def __init__(self, network: Network, profile: Profile | str = "rise", batch_size: int = 64, **options: Any) -> None:
-        super().__init__(**options)
-        # In a tuple: else its weights would be in every checkpoint of a module that has this metric.
-        self._network = (network,)
-        self.profile = find_profile(profile)
-        self.batch_size = batch_size
-
-
-class DeletionAUC(_CurveAUC):
-    """Mean area under the `fgvis_lightning.metrics.deletion_curve`; arguments as `InsertionAUC`."""
-
-    higher_is_better = False
-
-    def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
-        """Take in normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
-        scores = deletion_curve(self._network[0], x, saliency, targets, self.profile, self.batch_size)
-        self.add(auc(scores, self.profile))
-
-
-class InsertionAUC(_CurveAUC):
-    """Mean area under the `fgvis_lightning.metrics.insertion_curve`.
-
-    Args:
-        network: takes normalized images, returns logits. It is not part of the metric's state.
-        profile: how the curve is made, or the name of it; ``.profile.describe()`` belongs beside the number.
-        batch_size: pictures in one network pass.
-        options: torchmetrics' own.
-
-    Raises:
-        InputError: an unknown profile.
-    """
-
-    higher_is_better = True
-
-    def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
-        """Take in normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
-        scores = insertion_curve(self._network[0], x, saliency, targets, self.profile, self.batch_size)
-        self.add(auc(scores, self.profile))
 
 
 class ScorePreserved(MeanOverImages):

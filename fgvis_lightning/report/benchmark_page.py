@@ -14,9 +14,8 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from fgvis_lightning.experiments.comparison import AGAIN
-from fgvis_lightning.experiments.evaluation import FLOOR
-from fgvis_lightning.experiments.measured import METRICS
+from fgvis_lightning.experiments.evaluation_tables import LEVEL
+from fgvis_lightning.experiments.measured import AGAIN, FLOOR, METRICS
 from fgvis_lightning.names import slug
 from fgvis_lightning.report.page import environment
 from fgvis_lightning.results.tensor_files import write_whole
@@ -37,8 +36,8 @@ class Cell:
         mean: it.
         interval: its 95 % interval; empty where one photo leaves none.
         best: whether no method has a better one.
-        than_reference: ``better``, ``worse`` or ``no different``, by the paired interval corrected for the number of
-            methods; empty for the reference.
+        than_reference: ``better``, ``worse`` or ``no different``, by the paired test that is corrected for the number
+            of methods; empty for the reference.
     """
 
     mean: str
@@ -175,11 +174,11 @@ def _best(table: Mapping[tuple[str, str], Mapping[str, str]], metric: str, rival
 
 
 def _than(row: Mapping[str, str], metric: str) -> str:
-    """How a method compares with the reference, by the interval that is corrected for the number of methods."""
-    low, high = _float(row, "corrected from"), _float(row, "corrected to")
-    if math.isnan(low) or low <= 0 <= high:
+    """How a method compares with the reference, by the test that is corrected for the number of methods."""
+    p, difference = _float(row, "p corrected"), _float(row, "difference")
+    if math.isnan(p) or p >= LEVEL:
         return "no different"
-    return "better" if (low > 0) == METRICS[metric].higher else "worse"
+    return "better" if (difference > 0) == METRICS[metric].higher else "worse"
 
 
 def _losses(
@@ -191,12 +190,10 @@ def _losses(
         row = table.get((best, metric))
         if row is None or best == reference or (reference, metric) not in table:
             continue
-        low, high = _float(row, "difference from"), _float(row, "difference to")
-        between = f" [{low:+.3f}, {high:+.3f}]"
-        sure = {"better": "", "no different": ", within the interval", "worse": ""}[_than(row, metric)]
+        low, high, difference = (_float(row, f"difference{end}") for end in (" from", " to", ""))
         beaten = [name for name in rivals if _than(table.get((name, metric), {}), metric) == "better"]
-        more = f"; surely better: {', '.join(beaten)}" if beaten else ""
-        yield f"{metric}: {best} has {_float(row, 'difference'):+.3f}{between} more{sure}{more}"
+        sure = f"; beyond chance: {', '.join(beaten)}" if beaten else "; none is better beyond chance"
+        yield f"{metric}: the best is {best}, by {abs(difference):.3f} ({low:+.3f} to {high:+.3f}){sure}."
 
 
 def _float(row: Mapping[str, str] | None, column: str) -> float:

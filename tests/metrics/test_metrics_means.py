@@ -14,6 +14,7 @@ from torchmetrics import Metric, MetricCollection
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.metrics import (
     PROFILES,
+    ROAD,
     AdversarialRate,
     AverageDrop,
     AverageIncrease,
@@ -38,6 +39,7 @@ NETWORK = small(24, 24)
 MADE: dict[str, Callable[[], Metric]] = {
     "DeletionAUC": lambda: DeletionAUC(NETWORK),
     "InsertionAUC": lambda: InsertionAUC(NETWORK, "xplique", batch_size=5),
+    "ROAD": lambda: ROAD(NETWORK, (0.2, 0.7), batch_size=5),
     "PointingGame": lambda: PointingGame(5, tolerance=6),
     **{
         kind.__name__: kind
@@ -68,7 +70,7 @@ def inputs(name: str, count: int = 7) -> tuple[Any, ...]:
     logits = torch.randn(count, 5, generator=generator)
     dots = masks[:, None].float().repeat(1, 3, 1, 1)
     remaining = [torch.rand(size, size, generator=generator) for size in (2, 3, 2, 4, 2, 3, 2)][:count]
-    if name in ("DeletionAUC", "InsertionAUC"):
+    if name in ("DeletionAUC", "InsertionAUC", "ROAD"):
         return x, saliency, targets
     if name in ("ScorePreserved", "AverageDrop", "AverageIncrease"):
         return tuple(scores)

@@ -1,0 +1,92 @@
+"""Tables of an evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from fgvis_lightning.experiments.judgements import Judgement
+from fgvis_lightning.experiments.measured import AGAIN, FLOOR, METRICS
+from fgvis_lightning.experiments.significance import holm, sign_flip
+from fgvis_lightning.experiments.statistics import bootstrap
+from fgvis_lightning.results.tables import Table
+
+LEVEL = 0.05
+"""Corrected p values below it are marked."""
+
+
+def item_table(judgements: Sequence[Judgement], metrics: Sequence[str], profile: str) -> Table:
+    """A row for each item and method."""
+    table = Table(("id", "image", "target", "method", "profile", *metrics))
+    for one in judgements:
+        table.add((one.id, one.image, one.target, one.method, profile, *(one.values.get(m, "") for m in metrics)))
+    return table
+
+
+def summary(
+    judgements: Sequence[Judgement], methods: Sequence[str], reference: str, metrics: Sequence[str], profile: str
+) -> tuple[Table, str]:
+    """Means and paired differences with their intervals: a long table, and one for people.
+
+    Differences are tested by `sign_flip`. Of one metric as many differences are tested as there are methods beside the
+    reference, so their p values are corrected by `holm`; second seeds and floors are no methods, and are not tested.
+    Each interval is that of one difference by itself.
+    """
+    table = Table(
+        (
+            *("method", "metric", "items", "mean", "from", "to", "difference", "difference from", "difference to"),
+            *("p", "p corrected", "profile"),
+        )
+    )
+    by_method = {name: {one.id: one for one in judgements if one.method == name} for name in methods}
+    rivals = [name for name in methods if name != reference and not name.endswith((AGAIN, FLOOR))]
+    tests: dict[tuple[str, str], list[float]] = {}
+    for metric in metrics:
+        found = [sign_flip(*_differences(by_method[name], by_method[reference], metric)) for name in rivals]
+        for name, *both in zip(rivals, found, holm(found), strict=True):
+            tests[name, metric] = both
+    cells: dict[tuple[str, str], tuple[str, str]] = {}
+    for name in methods:
+        for metric in metrics:
+            rows = [one for one in by_method[name].values() if metric in one.values]
+            if not rows:
+                continue
+            mean = bootstrap(torch.tensor([one.values[metric] for one in rows]), [one.image for one in rows])
+            differences, images = _differences(by_method[name], by_method[reference], metric)
+            if name == reference or not images:
+                table.add((name, metric, len(rows), *mean, *("",) * 5, profile))
+                cells[name, metric] = _cell(mean, ".3f"), ""
+                continue
+            difference, (p, corrected) = bootstrap(differences, images), tests.get((name, metric), [math.nan] * 2)
+            table.add((name, metric, len(rows), *mean, *difference, p, corrected, profile))
+            cells[name, metric] = _cell(mean, ".3f"), _cell(difference, "+.3f") + ("*" if corrected < LEVEL else "")
+    shown = [metric for metric in metrics if any((name, metric) in cells for name in methods)]
+    heads = [f"{metric} {'↑' if METRICS[metric].higher else '↓'}" for metric in shown]
+    people = []
+    for number in range(min(len(methods), 2)):  # one method differs from none
+        people.append(Table(("method", *heads)))
+        for name in methods:
+            people[-1].add((name, *(cells.get((name, metric), ("", ""))[number] for metric in shown)))
+    told = (
+        f"\nDifferences from {reference}, image by image, each with a 95 % interval of its own. Those with * are "
+        f"significant at 5 %,\nby a sign-flip test over images with Holm's correction for the methods that are "
+        f"compared with {reference}, each metric by itself:\n\n"
+    )
+    return table, told.join(one.markdown() for one in people)
+
+
+def _differences(
+    own: dict[str, Judgement], others: dict[str, Judgement], metric: str
+) -> tuple[torch.Tensor, list[str]]:
+    """Of one metric, for the items for which both methods have it; and their images."""
+    pairs = [(one, others[id]) for id, one in own.items() if metric in one.values and metric in others[id].values]
+    values = torch.tensor([one.values[metric] - other.values[metric] for one, other in pairs])
+    return values, [one.image for one, _ in pairs]
+
+
+def _cell(numbers: tuple[float, float, float], form: str) -> str:
+    """Mean and interval; the mean alone where one image leaves no interval."""
+    mean, low, high = (format(number, form) for number in numbers)
+    return mean if math.isnan(numbers[1]) else f"{mean} [{low}, {high}]"
