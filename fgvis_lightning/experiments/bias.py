@@ -49,7 +49,8 @@ def make_parser() -> Parser:
         "--published",
         type=dict[str, dict[str, float]],
         default={},
-        help="Class → intervention → share that stayed right, to be shown beside what is measured.",
+        help="Class → intervention → share that stayed right, to be shown beside what is measured; and images → of how "
+        "many, for its interval.",
     )
     parser.add_argument("--rows", type=int, default=4, help="Images of each class in a sheet.")
     return parser

@@ -11,11 +11,19 @@ import torch
 
 from fgvis_lightning.experiments.bias_measures import Findings
 from fgvis_lightning.experiments.output import save_table
+from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.metrics import rank_correlation
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import write_whole
 
 NAN = float("nan")
+IMAGES = "images"
+"""Beside published shares, of how many images they are."""
+
+
+def _with_interval(share: object, low: object, high: object) -> str:
+    """A share, and its interval where there is one, as text."""
+    return f"{share:.3f} [{low:.3f}, {high:.3f}]" if isinstance(low, float) else str(share)
 
 
 class Ranked(NamedTuple):
@@ -32,7 +40,7 @@ class Tables:
 
     Args:
         found: the findings.
-        published: class → intervention → share that stayed right elsewhere.
+        published: class → intervention → share that stayed right elsewhere; and ``images``, of how many.
     """
 
     def __init__(self, found: Findings, published: Mapping[str, Mapping[str, float]]) -> None:
@@ -66,7 +74,7 @@ class Tables:
     def interventions(self) -> Table:
         """Each class's share of images that stay right, for each intervention."""
         columns = ["class", "images", "right", "intervention", "stay right", "from", "to", "mean score"]
-        table = Table([*columns, "published"] if self.published else columns)
+        table = Table([*columns, "published", "published from", "published to"] if self.published else columns)
         for index, name in self.found.classes.items():
             items, count = self.found.right(index), len(self.found.images(index))
             single = [*self.found.interventions, *self.found.controls]
@@ -74,8 +82,7 @@ class Tables:
                 scores = [sum(item.scores[part] for part in parts) / len(parts) for item in items]
                 score = sum(scores) / len(scores) if scores else NAN
                 row = (name, count, len(items), change, *self.found.stays(items, parts), score)
-                published = self.published.get(name.lower(), {}).get(change, "")
-                table.add((*row, published) if self.published else row)
+                table.add((*row, *self._elsewhere(name, change)) if self.published else row)
         return table
 
     @cached_property
@@ -86,9 +93,18 @@ class Tables:
         for name in self.found.classes.values():
             rows = [row for row in self.interventions.rows if row[0] == name]
             table.add((*rows[0][:3], *(row[4] for row in rows)))
-            if any(row[-1] != "" for row in rows) and self.published:
-                table.add(("…published", "", "", *(row[-1] for row in rows)))
+            if any(row[-3] != "" for row in rows) and self.published:
+                known = self.published[name.lower()].get(IMAGES, "")
+                table.add(("…published", "", known, *(_with_interval(*row[-3:]) for row in rows)))
         return table
+
+    def _elsewhere(self, name: str, change: str) -> tuple[float | str, float | str, float | str]:
+        """The published share of a class and its Wilson interval, as far as they are known."""
+        published = self.published.get(name.lower(), {})
+        if change not in published:
+            return "", "", ""
+        images = round(published.get(IMAGES, 0))
+        return published[change], *(wilson(published[change] * images, images) if images else ("", ""))
 
     @cached_property
     def ranked(self) -> list[Ranked]:

@@ -257,3 +257,7 @@ def test_school_buses_with_random_weights(photo: PhotoMaker, tmp_path: Path) -> 
     assert table["school bus", "BGR"]["published"] == "0.095"
     assert table["minivan", "BRG"]["published"] == "0.952"
     assert ("moped", "BGR") not in table
+    low, high = (float(table["school bus", "BGR"][f"published {end}"]) for end in ("from", "to"))
+    assert (low, high) == pytest.approx((0.0377, 0.2207), abs=2e-3), "Wilson's interval of 4 of 42"
+    assert table["school bus", "mean of BGR and BRG"]["published from"] == ""
+    assert "0.095 [0.038, 0.220]" in (tmp_path / "out" / "color_interventions.md").read_text()
