@@ -72,8 +72,14 @@ def sweep_parser(command: str, description: str, output: str) -> Parser:
 
 def _folders(output: Path, names: list[str]) -> dict[str, Path]:
     folders = {name: output / slug(name) for name in names}
-    if len({str(folder).casefold() for folder in folders.values()}) < len(names):
-        raise InputError(f"Expected names of methods that differ as names of folders, but got {', '.join(names)}.")
+    taken: dict[str, str] = {}
+    for name, folder in folders.items():
+        other = taken.setdefault(str(folder).casefold(), name)
+        if other != name:
+            raise InputError(
+                f"Expected names of methods that differ as names of folders, but got {other!r} and {name!r}, which are "
+                f"both {folder.name}. Call one of them otherwise."
+            )
     return folders
 
 
