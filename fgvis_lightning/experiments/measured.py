@@ -32,6 +32,8 @@ METRICS = {
     "insertion": Measured(True, "S"),
     "insertion from gray": Measured(True, "S"),
     "ROAD": Measured(True, "18", standard=False),
+    "sensitivity-n": Measured(True, "300", standard=False),
+    "infidelity": Measured(False, "52", standard=False),
     "average drop": Measured(False, "1"),
     "average drop min-max": Measured(False, "1"),
     "increase": Measured(True, "that of average drop"),
