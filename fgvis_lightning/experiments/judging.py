@@ -104,6 +104,7 @@ def judge(
                 )
             deletion, insertion = curves(network, x, saliency, targets, profile, config.batch_size)
             values = {"deletion": auc(deletion, profile), "insertion": auc(insertion, profile)}
+            values["insertion from gray"] = values["insertion"]  # of profiles that insert into gray
             values |= _of_maps(network, x, saliency, targets, profile, metrics, config.batch_size)
             values |= _confidence(network, x, saliency, targets, clean)
             pictures = [explained(item, image, classifier) for item, image in zip(items, images, strict=True)]
@@ -151,8 +152,8 @@ def _of_maps(
 ) -> dict[str, Tensor]:
     """Those of the metrics beside the profile's curves that take many passes."""
     found, given = {}, (network, x, saliency, targets)
-    if "insertion from gray" in metrics:
-        gray = replace(profile, insertion=ZERO)
+    gray = replace(profile, insertion=ZERO)
+    if "insertion from gray" in metrics and gray != profile:
         found["insertion from gray"] = auc(insertion_curve(*given, gray, batch_size), gray)
     if "ROAD" in metrics:
         found["ROAD"] = road(*road_curves(*given, ties=profile.ties, seed=profile.seed, batch_size=batch_size))
