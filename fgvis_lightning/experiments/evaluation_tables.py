@@ -71,8 +71,8 @@ def summary(
             people[-1].add((name, *(cells.get((name, metric), ("", ""))[number] for metric in shown)))
     told = (
         f"\nDifferences from {reference}, image by image, each with a 95 % interval of its own. Those with * are "
-        f"significant at 5 %,\nby a sign-flip test over images with Holm's correction for the methods that are "
-        f"compared with {reference}, each metric by itself:\n\n"
+        f"significant at 5 %,\nby a sign-flip test over images with Holm's correction for the methods compared "
+        f"with {reference}, each metric by itself:\n\n"
     )
     return table, told.join(one.markdown() for one in people)
 

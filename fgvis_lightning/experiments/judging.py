@@ -25,11 +25,13 @@ from fgvis_lightning.metrics import (
     connectedness,
     curves,
     highlight,
+    infidelity,
     insertion_curve,
     new_edges,
     road,
     road_curves,
     score_preserved,
+    sensitivity_n,
     sparsity,
 )
 from fgvis_lightning.metrics.profiles import ZERO
@@ -86,15 +88,8 @@ def judge(
                 )
             deletion, insertion = curves(network, x, saliency, targets, profile, config.batch_size)
             values = {"deletion": auc(deletion, profile), "insertion": auc(insertion, profile)}
-            if "insertion from gray" in metrics:
-                gray = replace(profile, insertion=ZERO)
-                curve = insertion_curve(network, x, saliency, targets, gray, config.batch_size)
-                values["insertion from gray"] = auc(curve, gray)
-            if "ROAD" in metrics:
-                both = road_curves(
-                    network, x, saliency, targets, ties=profile.ties, seed=profile.seed, batch_size=config.batch_size
-                )
-                values["ROAD"] = road(*both)
+            values["insertion from gray"] = values["insertion"]  # of profiles that insert into gray
+            values |= _of_maps(network, x, saliency, targets, profile, metrics, config.batch_size)
             values |= _confidence(network, x, saliency, targets, clean)
             pictures = [explained(item, image, classifier) for item, image in zip(items, images, strict=True)]
             known_pictures = [picture for picture in pictures if picture is not None]
@@ -123,6 +118,29 @@ def explained_image(metadata: Mapping[str, str], classifier: Classifier) -> Tens
     """
     path, sha256 = metadata["image"], metadata.get(IMAGE)
     return as_float(load_image(path, classifier.preprocessing, upscale=True, sha256=sha256))
+
+
+def _of_maps(
+    network: Any,
+    x: Tensor,
+    saliency: Tensor,
+    targets: Tensor,
+    profile: Profile,
+    metrics: Sequence[str],
+    batch_size: int,
+) -> dict[str, Tensor]:
+    """Those of the metrics beside the profile's curves that take many passes."""
+    found, given = {}, (network, x, saliency, targets)
+    gray = replace(profile, insertion=ZERO)
+    if "insertion from gray" in metrics and gray != profile:
+        found["insertion from gray"] = auc(insertion_curve(*given, gray, batch_size), gray)
+    if "ROAD" in metrics:
+        found["ROAD"] = road(*road_curves(*given, ties=profile.ties, seed=profile.seed, batch_size=batch_size))
+    if "sensitivity-n" in metrics:
+        found["sensitivity-n"] = sensitivity_n(*given, batch_size=batch_size).mean(1)
+    if "infidelity" in metrics:
+        found["infidelity"] = infidelity(*given, batch_size=batch_size)
+    return found
 
 
 def explained(item: Tensor | Explanation | Attribution, image: Tensor, classifier: Classifier) -> Tensor | None:

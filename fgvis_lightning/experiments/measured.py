@@ -36,8 +36,10 @@ class Measured:
 METRICS = {
     "deletion": Measured(False, "S"),
     "insertion": Measured(True, "S"),
-    "insertion from gray": Measured(True, "S"),
+    "insertion from gray": Measured(True, "S, none where the profile inserts into gray"),
     "ROAD": Measured(True, "18", standard=False),
+    "sensitivity-n": Measured(True, "300", standard=False),
+    "infidelity": Measured(False, "51", standard=False),
     "average drop": Measured(False, "1"),
     "average drop min-max": Measured(False, "1"),
     "increase": Measured(True, "that of average drop"),

@@ -28,8 +28,16 @@ from fgvis_lightning.metrics.means import (
     ScorePreserved,
     Sparsity,
 )
-from fgvis_lightning.metrics.network_means import ROAD, DeletionAUC, InsertionAUC
+from fgvis_lightning.metrics.network_means import (
+    ROAD,
+    DeletionAUC,
+    Infidelity,
+    InsertionAUC,
+    MaxSensitivity,
+    SensitivityN,
+)
 from fgvis_lightning.metrics.order import TIES, peaks, ranked
+from fgvis_lightning.metrics.perturbations import infidelity, max_sensitivity, sensitivity_n
 from fgvis_lightning.metrics.profiles import PROFILES, Profile, Substrate, find_profile
 from fgvis_lightning.metrics.ranks import rank_correlation
 from fgvis_lightning.metrics.road import impute, road, road_curves
@@ -47,12 +55,15 @@ __all__ = [
     "DeletionAUC",
     "Discrimination",
     "EnergyPointingGame",
+    "Infidelity",
     "InsertionAUC",
+    "MaxSensitivity",
     "NewEdges",
     "PointingGame",
     "Profile",
     "RankCorrelation",
     "ScorePreserved",
+    "SensitivityN",
     "Sparsity",
     "Substrate",
     "auc",
@@ -69,7 +80,9 @@ __all__ = [
     "find_profile",
     "highlight",
     "impute",
+    "infidelity",
     "insertion_curve",
+    "max_sensitivity",
     "new_edges",
     "peaks",
     "pointing_game",
@@ -79,6 +92,7 @@ __all__ = [
     "road",
     "road_curves",
     "score_preserved",
+    "sensitivity_n",
     "sparsity",
     "summarize",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from fgvis_lightning.metrics.curves import Network, auc, deletion_curve, insertion_curve
 from fgvis_lightning.metrics.means import MeanOverImages
+from fgvis_lightning.metrics.perturbations import SHARES as SUBSETS
+from fgvis_lightning.metrics.perturbations import infidelity, max_sensitivity, sensitivity_n
 from fgvis_lightning.metrics.profiles import Profile, find_profile
 from fgvis_lightning.metrics.road import SHARES, road, road_curves
 
@@ -79,3 +81,101 @@ class ROAD(MeanOverImages):
         """Take in normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
         curves = road_curves(self._network[0], x, saliency, targets, self.shares, batch_size=self.batch_size)
         self.add(road(*curves))
+
+
+class SensitivityN(MeanOverImages):
+    """Mean of `fgvis_lightning.metrics.sensitivity_n` over the sizes of subsets, and over images that have it for all.
+
+    Args:
+        network: takes normalized images, returns logits. It is not part of the metric's state.
+        shares: of the pixels, the sizes of subsets.
+        subsets: of each size.
+        batch_size: pictures in one network pass.
+        options: torchmetrics' own.
+    """
+
+    higher_is_better = True
+    plot_lower_bound = -1.0
+
+    def __init__(
+        self,
+        network: Network,
+        shares: Sequence[float] = SUBSETS,
+        subsets: int = 100,
+        batch_size: int = 64,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._network = (network,)
+        self.shares, self.subsets, self.batch_size = tuple(shares), subsets, batch_size
+
+    def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
+        """Take in normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
+        network, size = self._network[0], self.batch_size
+        values = sensitivity_n(network, x, saliency, targets, self.shares, self.subsets, batch_size=size).mean(1)
+        self.add(values[~values.isnan()])
+
+
+class Infidelity(MeanOverImages):
+    """Mean of `fgvis_lightning.metrics.infidelity`.
+
+    Args:
+        network: takes normalized images, returns logits. It is not part of the metric's state.
+        deviation: of the noise, in normalized space.
+        samples: of the noise.
+        scaled: whether each map is multiplied by the factor that is best for it.
+        batch_size: pictures in one network pass.
+        options: torchmetrics' own.
+    """
+
+    higher_is_better = False
+    plot_upper_bound = None
+
+    def __init__(
+        self,
+        network: Network,
+        deviation: float = 0.2,
+        samples: int = 50,
+        scaled: bool = True,
+        batch_size: int = 64,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._network = (network,)
+        self.deviation, self.samples, self.scaled, self.batch_size = deviation, samples, scaled, batch_size
+
+    def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
+        """Take in normalized images (B,3,H,W), their maps (B,3,H,W) or (B,H,W), and classes (B,)."""
+        network, noise = self._network[0], (self.deviation, self.samples, self.scaled)
+        self.add(infidelity(network, x, saliency, targets, *noise, batch_size=self.batch_size))
+
+
+class MaxSensitivity(MeanOverImages):
+    """Mean of `fgvis_lightning.metrics.max_sensitivity`.
+
+    Args:
+        method: takes normalized images (n,3,H,W) and classes (n,), returns their maps.
+        radius: of the changes, in normalized space.
+        samples: of the changes.
+        batch_size: images in one call of the method.
+        options: torchmetrics' own.
+    """
+
+    higher_is_better = False
+    plot_upper_bound = None
+
+    def __init__(
+        self,
+        method: Callable[[Tensor, Tensor], Tensor],
+        radius: float = 0.02,
+        samples: int = 10,
+        batch_size: int = 64,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._method = (method,)
+        self.radius, self.samples, self.batch_size = radius, samples, batch_size
+
+    def update(self, x: Tensor, targets: Tensor) -> None:
+        """Take in normalized images (B,3,H,W) and classes (B,)."""
+        self.add(max_sensitivity(self._method[0], x, targets, self.radius, self.samples, batch_size=self.batch_size))

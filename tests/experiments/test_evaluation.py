@@ -19,7 +19,18 @@ from fgvis_lightning import load_explanation
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.experiments.measured import METRICS
-from fgvis_lightning.metrics import PROFILES, auc, curves, highlight, insertion_curve, new_edges, road, road_curves
+from fgvis_lightning.metrics import (
+    PROFILES,
+    auc,
+    curves,
+    highlight,
+    infidelity,
+    insertion_curve,
+    new_edges,
+    road,
+    road_curves,
+    sensitivity_n,
+)
 from fgvis_lightning.metrics.profiles import ZERO
 from fgvis_lightning.networks.load import load_classifier
 
@@ -81,6 +92,10 @@ def test_each_number_is_that_of_the_item(results: Path, capsys: pytest.CaptureFi
         )
         assert float(row["insertion from gray"]) == pytest.approx(float(auc(gray)), abs=1e-5)
         assert row["insertion from gray"] != row["insertion"]
+        told = sensitivity_n(classifier.network, x, item.saliency(), item.targets).mean()
+        assert float(row["sensitivity-n"]) == pytest.approx(float(told), abs=1e-3)
+        told = infidelity(classifier.network, x, item.saliency(), item.targets)
+        assert float(row["infidelity"]) == pytest.approx(float(told), rel=1e-2)
         told = road(*road_curves(classifier.network, x, item.saliency(), item.targets))
         assert float(row["ROAD"]) == pytest.approx(float(told), abs=1e-5)
         after = float(classifier.network(item.evidence * x).softmax(1)[0, item.targets])

@@ -24,11 +24,14 @@ from fgvis_lightning.metrics import (
     DeletionAUC,
     Discrimination,
     EnergyPointingGame,
+    Infidelity,
     InsertionAUC,
+    MaxSensitivity,
     NewEdges,
     PointingGame,
     RankCorrelation,
     ScorePreserved,
+    SensitivityN,
     Sparsity,
     auc,
     curves,
@@ -36,9 +39,19 @@ from fgvis_lightning.metrics import (
 from fgvis_lightning.metrics.discrimination import summarize
 
 NETWORK = small(24, 24)
+
+
+def contrast(x: Tensor, targets: Tensor) -> Tensor:
+    """A map that depends on the image."""
+    return x.square().mean(1)
+
+
 MADE: dict[str, Callable[[], Metric]] = {
     "DeletionAUC": lambda: DeletionAUC(NETWORK),
     "InsertionAUC": lambda: InsertionAUC(NETWORK, "xplique", batch_size=5),
+    "SensitivityN": lambda: SensitivityN(NETWORK, (0.1, 0.5), subsets=6, batch_size=5),
+    "Infidelity": lambda: Infidelity(NETWORK, samples=6, batch_size=4),
+    "MaxSensitivity": lambda: MaxSensitivity(contrast, samples=3),
     "ROAD": lambda: ROAD(NETWORK, (0.2, 0.7), batch_size=5),
     "PointingGame": lambda: PointingGame(5, tolerance=6),
     **{
@@ -70,8 +83,10 @@ def inputs(name: str, count: int = 7) -> tuple[Any, ...]:
     logits = torch.randn(count, 5, generator=generator)
     dots = masks[:, None].float().repeat(1, 3, 1, 1)
     remaining = [torch.rand(size, size, generator=generator) for size in (2, 3, 2, 4, 2, 3, 2)][:count]
-    if name in ("DeletionAUC", "InsertionAUC", "ROAD"):
+    if name in ("DeletionAUC", "InsertionAUC", "ROAD", "SensitivityN", "Infidelity"):
         return x, saliency, targets
+    if name == "MaxSensitivity":
+        return x, targets
     if name in ("ScorePreserved", "AverageDrop", "AverageIncrease"):
         return tuple(scores)
     return {
@@ -136,7 +151,7 @@ def test_two_processes_make_the_whole(name: str) -> None:
 @pytest.mark.parametrize("name", MADE)
 def test_flags(name: str) -> None:
     metric = MADE[name]()
-    lower = name in ("DeletionAUC", "AverageDrop", "AdversarialRate", "NewEdges")
+    lower = name in ("DeletionAUC", "AverageDrop", "AdversarialRate", "NewEdges", "Infidelity", "MaxSensitivity")
     assert metric.higher_is_better is not lower
     assert metric.is_differentiable is False
     assert metric.full_state_update is False
