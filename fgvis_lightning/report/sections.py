@@ -105,10 +105,19 @@ _KINDS = (
     _Kind(
         "sanity",
         "Do maps depend on the network?",
-        "The network's layers are drawn anew from the top down. A map that hardly changes does not explain the "
-        "network.",
-        {"sanity": "Rank correlation with the trained network's maps", "maps": "The first image's maps"},
-        {"sanity": "Mean rank correlations with 95 % intervals"},
+        "The network's layers are drawn anew. A map that hardly changes does not explain the network. The ceiling is "
+        "the correlation with the map by another seed, the floor that with the map of another photo.",
+        {
+            "sanity": "Rank correlation with the trained network's maps",
+            "maps": "The first image's maps",
+            "smooth": "The same of maps that are averaged over noisy images",
+            "smooth_maps": "The first image's averaged maps",
+        },
+        {
+            "sanity": "Mean rank correlations with 95 % intervals",
+            "smooth": "The same of maps that are averaged over noisy images",
+            "complexity": "Complexity of the maps, and its rise with all layers random",
+        },
     ),
 )
 
