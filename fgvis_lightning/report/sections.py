@@ -96,6 +96,14 @@ _KINDS = (
         {"evaluation": "Means with 95 % intervals; the arrow points to better"},
     ),
     _Kind(
+        "pointing",
+        "Is the evidence in the object?",
+        "A hit is a map whose maximum is at the object that somebody has marked; beside it stands the share of the map "
+        "inside. A uniform map, a random point and the center of the picture need no map at all.",
+        {"pointing": "Some items with their objects"},
+        {"pointing": "Hits with 95 % intervals by Wilson, shares with 95 % bootstrap intervals"},
+    ),
+    _Kind(
         "adversarial",
         "Does the defense hold?",
         "Masks are optimized for classes that are not in the image, with and without the defense. Where the false "
