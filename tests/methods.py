@@ -31,6 +31,18 @@ class Center(Method):
 
 
 @dataclass(frozen=True)
+class Drawn(Method):
+    """A map of random numbers, whatever the network; or of the image as well."""
+
+    seed: int = 0
+    image: float = 0.0
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        draw = torch.randn(images.shape[-2:], generator=torch.Generator().manual_seed(self.seed)).to(images)
+        return draw + self.image * images.detach().mean(1)
+
+
+@dataclass(frozen=True)
 class Flat(Method):
     """Returns something else than a map for each image."""
 

@@ -203,6 +203,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(blocks_of_color.repeat(8, 0).repeat(8, 1)).save(path)
         rows.append(f"{path},{label}")
     (folder / "photos.csv").write_text("\n".join(rows))
+    boxes = [f"{row},30,20,90,80" for row in rows[1:]]
+    (folder / "boxes.csv").write_text("\n".join(["image,target,x0,y0,x1,y1", *boxes]))
     (folder / "classes.txt").write_text("\n".join(["school bus", "minivan", *(f"class {n}" for n in range(38))]))
     project = folder / "my_project"
     project.mkdir()
@@ -325,6 +327,21 @@ def test_command_lines_run(words: list[str], block: Block, there: Path, tmp_path
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         main([*given, *quick])
     assert list((tmp_path / "explanations").iterdir())
+
+
+POINTING = [case for case in COMMAND_LINES if case.values[0][:3] == ["python", "train.py", "pointing"]]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("words", "block"), POINTING)
+def test_pointing_runs(words: list[str], block: Block, there: Path, tmp_path: Path) -> None:
+    """On what the line before it makes, with a tiny network."""
+    lines = [line for line in command_lines(block) if line[2] == "fit"]
+    quick = ["--model.iterations", "2", "--trainer.accelerator", "cpu"]
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        for line in lines:
+            main([*line[2:], *quick, *TINY])
+        main([*words[2:], *TINY, "--output", str(tmp_path)])
+    assert "| 4 | 4 |" in (tmp_path / "pointing.md").read_text()
 
 
 def test_the_citation_is_of_this_package() -> None:

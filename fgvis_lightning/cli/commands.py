@@ -44,6 +44,7 @@ COMMANDS = {
     "compare": (EXPERIMENTS + "comparison", "FGVis beside eight other methods, in pictures and costs"),
     "evaluate": (EXPERIMENTS + "evaluation", "how faithful explanations are: curves, metrics, best and worst"),
     "benchmark": ("fgvis_lightning.report.benchmark", "many methods and networks: maps, metrics, one page"),
+    "pointing": (EXPERIMENTS + "pointing", "whether evidence is in the objects that you mark, by boxes or masks"),
     "bias": (EXPERIMENTS + "bias", "whether a network goes by color, or by position"),
     "adversarial": (EXPERIMENTS + "adversarial", "whether evidence can be made for classes that are not there"),
     "sanity": (EXPERIMENTS + "sanity", "whether maps depend on what the network has learned"),

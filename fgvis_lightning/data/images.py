@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,6 +58,35 @@ def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False
             f"this one."
         )
     return image
+
+
+def upright_size(path: str, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Height and width of an image file in its own pixels, turned as its EXIF orientation says.
+
+    Raises:
+        InputError: as `load_image`.
+    """
+    if is_array(path) or preprocessing.chosen_channels == "all":
+        height, width = _all_channels(path, preprocessing).shape[-2:]
+    else:
+        width, height = _decode(path, preprocessing.levels).size
+    return height, width
+
+
+def carried(mask: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """What marks pixels of an image, brought to the network's input by the image's own resizing and center crop.
+
+    A pixel of the input is marked if its center lies in a marked pixel of the image.
+
+    Args:
+        mask: booleans, of the image's own height and width, see `upright_size`.
+        preprocessing: of the network.
+
+    Returns:
+        Booleans, of the input's height and width.
+    """
+    nearest = replace(preprocessing, interpolation=InterpolationMode.NEAREST_EXACT.value)
+    return _fitted(mask[None].float(), nearest, "the mask", upscale=True)[0] > 0
 
 
 def as_float(images: Tensor) -> Tensor:

@@ -69,6 +69,11 @@ def resampled(values: Tensor, groups: Sequence[str], samples: int = 10_000, seed
     return sums.sum(0) / counts.sum(0), torch.cat(means).where(enough, torch.nan)
 
 
+def interval_cell(mean: float, low: float, high: float) -> float | str:
+    """A mean with its interval, as a cell of a table; the mean alone where one image leaves no interval."""
+    return mean if math.isnan(low) else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
 def wilson(successes: float, trials: int) -> tuple[float, float]:
     """The 95 % interval of a rate (Wilson, J. Am. Stat. Assoc. 1927), in [0,1]; NaN without trials.
 

@@ -96,6 +96,14 @@ _KINDS = (
         {"evaluation": "Means with 95 % intervals; the arrow points to better"},
     ),
     _Kind(
+        "pointing",
+        "Is the evidence in the object?",
+        "A hit is a map whose maximum is at the object that somebody has marked; beside it stands the share of the map "
+        "inside. A uniform map, a random point and the center of the picture need no map at all.",
+        {"pointing": "Some items with their objects"},
+        {"pointing": "Hits with 95 % intervals by Wilson, shares with 95 % bootstrap intervals"},
+    ),
+    _Kind(
         "adversarial",
         "Does the defense hold?",
         "Masks are optimized for classes that are not in the image, with and without the defense. Where the false "
@@ -105,10 +113,19 @@ _KINDS = (
     _Kind(
         "sanity",
         "Do maps depend on the network?",
-        "The network's layers are drawn anew from the top down. A map that hardly changes does not explain the "
-        "network.",
-        {"sanity": "Rank correlation with the trained network's maps", "maps": "The first image's maps"},
-        {"sanity": "Mean rank correlations with 95 % intervals"},
+        "The network's layers are drawn anew. A map that hardly changes does not explain the network. The ceiling is "
+        "the correlation with the map by another seed, the floor that with the map of another photo.",
+        {
+            "sanity": "Rank correlation with the trained network's maps",
+            "maps": "The first image's maps",
+            "smooth": "The same of maps that are averaged over noisy images",
+            "smooth_maps": "The first image's averaged maps",
+        },
+        {
+            "sanity": "Mean rank correlations with 95 % intervals",
+            "smooth": "The same of maps that are averaged over noisy images",
+            "complexity": "Complexity of the maps, and its rise with all layers random",
+        },
     ),
 )
 

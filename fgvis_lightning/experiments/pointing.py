@@ -1,0 +1,271 @@
+"""``python train.py pointing``: is the evidence in the object?
+
+Takes a folder of ``fit`` or ``compare``, maps of your own beside it, and objects that somebody has marked in the
+photos: a CSV file with columns image, target, x0, y0, x1 and y1 (left, top, right and bottom in pixels of the image
+file, turned as its EXIF orientation says; the image by a path relative to the file, or by the end of the path that was
+explained), annotations in COCO's format (boxes, polygons, uncompressed run lengths), or a folder of masks that are
+black where the object is not, named after items or images. Objects go through the network's resizing and center crop,
+as the photos did. An item's object is what its image has of its class.
+
+The pointing game (Zhang et al., ECCV 2016) asks if the map's maximum is at the object, the energy pointing game (Wang
+et al., CVPR workshops 2020) which share of the map is in it. Beside them stands what needs no map at all: a uniform
+map or a random point, and the center of the picture, where photographers put things::
+
+    <output>/pointing.csv, .md         each method's hits with 95 % intervals by Wilson, and its shares inside with
+                                       95 % bootstrap intervals over images
+    <output>/pointing_items.csv        each item by itself
+    <output>/pointing.pdf, .png        some items, with their objects outlined on the maps
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fgvis_lightning.data.images import carried, content, upright_size
+from fgvis_lightning.data.objects import Marked, by_image, read_masks, read_objects
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.experiments.arguments import build, new_parser
+from fgvis_lightning.experiments.evaluation import find_methods
+from fgvis_lightning.experiments.own_maps import read
+from fgvis_lightning.experiments.parsing import Parser
+from fgvis_lightning.experiments.pointing_figures import draw_sheet
+from fgvis_lightning.experiments.statistics import bootstrap, interval_cell, wilson
+from fgvis_lightning.metrics import energy_pointing_game, pointing_game
+from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.load import from_options
+from fgvis_lightning.results.folder import IMAGE
+from fgvis_lightning.results.tables import Table
+from fgvis_lightning.results.tensor_files import SUFFIX, load_metadata, write_whole
+
+UNIFORM, CENTER = "uniform map, random point", "center of the picture"
+
+
+def make_parser() -> Parser:
+    """The options of ``pointing``."""
+    parser = new_parser("pointing", (__doc__ or "").partition("\n\nThe pointing game")[0], "results/pointing")
+    parser.add_argument("--results", type=str | list[str], required=True, help="Folder of fit or compare, or several.")
+    parser.add_argument(
+        "--truth", type=str, required=True, help="A CSV file with boxes, a COCO file FILE.json, or a folder of masks."
+    )
+    parser.add_argument("--maps", type=dict[str, str], default={}, help="Your own maps, as in evaluate.")
+    parser.add_argument("--tolerance", type=int, default=15, help="Pixels of the map that a point may lie beside.")
+    parser.add_argument("--sheet", type=int, default=6, help="Items in the figure; 0 for none.")
+    return parser
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an item's maps should point at.
+
+    Attributes:
+        id: of the item.
+        metadata: of its file.
+        target: index of the class.
+        mask: of the object or objects, booleans of the input's height and width.
+        objects: how many.
+    """
+
+    id: str
+    metadata: Mapping[str, str]
+    target: int
+    mask: Tensor
+    objects: int
+
+
+def main(args: Sequence[str]) -> None:
+    """Parse the command line, measure, and write tables and a figure.
+
+    Raises:
+        InputError: a user's mistake, or a file that cannot be read.
+    """
+    parser = make_parser()
+    config = parser.parse_args(list(args))
+    results = [config.results] if isinstance(config.results, str) else config.results
+    if not results or config.tolerance < 0 or config.sheet < 0:
+        raise InputError(
+            f"Expected folders in --results, and --tolerance and --sheet of at least 0, but got {results}, "
+            f"{config.tolerance} and {config.sheet}."
+        )
+    methods = find_methods(results, config.maps)
+    ids = sorted(set.intersection(*(set(found) for found in methods.values())))
+    objects = build(parser, config, ["--results", "", "--truth", ""])
+    classifier = from_options(**vars(objects.model))
+    source = next(found for found in methods.values() if any(path.suffix == SUFFIX for path in found.values()))
+    targets, left_out = find_targets({id: source[id] for id in ids}, config.truth, classifier)
+    print(f"{classifier.described}\n{len(targets):,} items by {', '.join(methods)}")
+    for what, count in left_out.items():
+        if count:
+            print(f"left out: {count:,} {what}")
+    if not targets:
+        raise InputError(
+            f"Expected objects of the images and classes in {', '.join(results)}, but {config.truth} has none of "
+            f"{len(ids):,} items' ({', '.join(f'{count:,} {what}' for what, count in left_out.items())})."
+        )
+    items = measure(targets, methods, config.tolerance)
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    table = summary(items, [*methods, UNIFORM, CENTER])
+    write_whole(output / "config.yaml", parser.dump(config, skip_none=False).encode())
+    write_whole(output / "pointing_items.csv", items.csv().encode())
+    write_whole(output / "pointing.csv", table.csv().encode())
+    write_whole(output / "pointing.md", for_people(table).encode())
+    print(f"\n{for_people(table)}")
+    if config.sheet:
+        places = dict.fromkeys(len(targets) * place // config.sheet for place in range(config.sheet))
+        draw_sheet(output / "pointing", [targets[place] for place in places], methods, items, classifier)
+        print(f"Look at {output / 'pointing.png'}; each item by itself: {output / 'pointing_items.csv'}")
+
+
+def find_targets(paths: Mapping[str, Path], truth: str, classifier: Classifier) -> tuple[list[Target], dict[str, int]]:
+    """The items that have an object in the network's input, and what is left out → how many.
+
+    Args:
+        paths: item id → its file.
+        truth: see the module.
+        classifier: of the network.
+
+    Raises:
+        InputError: something cannot be read, does not fit, or is of another image or network.
+    """
+    size = cache(lambda path: upright_size(path, classifier.preprocessing))
+    items = {id: load_metadata(path) for id, path in paths.items()}
+    if nameless := [id for id, metadata in items.items() if "image" not in metadata]:
+        raise InputError(f"Expected explanations of image files, but {nameless[0]} does not say which one it is of.")
+    marked = _marked({id: metadata["image"] for id, metadata in items.items()}, truth, classifier)
+    without, cut = "items without an object of their class", "items whose objects the crop has cut away"
+    lost = "objects outside of the crop, or too small for a pixel"
+    left_out, targets = dict.fromkeys((without, cut, lost), 0), []
+    for id, metadata in items.items():
+        index, path = int(metadata["target"]), metadata["image"]
+        own = [one for one in marked[id] if one.target in (index, None)]
+        if not own:
+            left_out[without] += 1
+            continue
+        _check_made_alike(metadata, id, classifier)
+        masks = [carried(one.shape.mask(*size(path)), classifier.preprocessing) for one in own]
+        seen = [mask for mask in masks if mask.any()]
+        left_out[lost] += len(masks) - len(seen)
+        if seen:
+            targets.append(Target(id, metadata, index, torch.stack(seen).any(0), len(seen)))
+        else:
+            left_out[cut] += 1
+    return targets, left_out
+
+
+def _marked(images: Mapping[str, str], truth: str, classifier: Classifier) -> dict[str, list[Marked]]:
+    """Item id → the objects of its image, of all classes.
+
+    Args:
+        images: item id → path of its image.
+        truth: as in `find_targets`.
+        classifier: knows the classes.
+    """
+    if not Path(truth).is_dir():
+        found = by_image(read_objects(truth, classifier), dict.fromkeys(images.values()))
+        return {id: found.get(path, []) for id, path in images.items()}
+    masks = read_masks(Path(truth))
+    stems: dict[str, set[str]] = {}
+    for path in images.values():
+        stems.setdefault(Path(path).stem, set()).add(path)
+    chosen = {}
+    for id, path in images.items():
+        stem = Path(path).stem
+        names = [id, id.rpartition("@")[0], *([stem] if len(stems[stem]) == 1 else [])]
+        chosen[id] = [masks[name] for name in names if name in masks][:1]
+    return chosen
+
+
+def _check_made_alike(metadata: Mapping[str, str], id: str, classifier: Classifier) -> None:
+    """Refuse an image that is another one now, and a network with another crop than that of the map."""
+    path, sha256 = metadata["image"], metadata.get(IMAGE)
+    if sha256 is not None and content(path) != sha256:
+        raise InputError(f"Expected the image that was explained, but {path} is another one now. Put that one back.")
+    own: dict[str, Any] = {"size": classifier.preprocessing.size, "resize": classifier.preprocessing.resize}
+    own = json.loads(json.dumps(own))
+    theirs = {name: value for name, value in json.loads(metadata.get("settings", "{}")).items() if name in own}
+    if differing := [
+        f"{name} {value} there and {own[name]} here" for name, value in theirs.items() if value != own[name]
+    ]:
+        raise InputError(
+            f"Expected the network that {id} was made with, but its input differs: {'; '.join(differing)}. Give that "
+            f"network and its size, with --model.network and --model.classifier.size."
+        )
+
+
+def measure(targets: Sequence[Target], methods: Mapping[str, Mapping[str, Path]], tolerance: int) -> Table:
+    """A row for each item and method, and for each item and control.
+
+    Raises:
+        InputError: a map cannot be read, or has another size than the network's input.
+    """
+    table = Table(("id", "image", "target", "method", "objects", "share of the picture", "hit", "energy inside"))
+    for target in targets:
+        mask = target.mask[None]
+        share = float(mask.float().mean())
+        own = (target.id, target.metadata["image"], target.target)
+        for name, paths in methods.items():
+            item = read(paths[target.id])
+            saliency = item if isinstance(item, Tensor) else item.saliency()
+            if saliency.shape != mask.shape:
+                raise InputError(
+                    f"Expected maps of {tuple(mask.shape[1:])}, the network's input, but that of {target.id} by {name} "
+                    f"has {tuple(saliency.shape[1:])}. Give the network and the size that made them, with "
+                    f"--model.classifier.size."
+                )
+            found = float(pointing_game(saliency, mask, tolerance)), float(energy_pointing_game(saliency, mask))
+            table.add((*own, name, target.objects, share, *found))
+        near = within_reach(target.mask, tolerance)
+        middle = near[near.shape[0] // 2, near.shape[1] // 2]
+        table.add((*own, UNIFORM, target.objects, share, float(near.float().mean()), share))
+        table.add((*own, CENTER, target.objects, share, float(middle), math.nan))
+    return table
+
+
+def within_reach(mask: Tensor, tolerance: int) -> Tensor:
+    """Where a map's maximum is a hit of `pointing_game`: booleans (H,W), as the mask."""
+    reach = max(tolerance - 1, 0)
+    steps = torch.arange(-reach, reach + 1)
+    distance = steps[:, None] ** 2 + steps**2
+    disk = ((distance < tolerance**2) | (distance == 0)).float()
+    return F.conv2d(mask[None, None].float(), disk[None, None], padding=reach)[0, 0] > 0.5
+
+
+def summary(items: Table, methods: Sequence[str]) -> Table:
+    """Means with intervals, a row for each method and each control."""
+    columns = ("hits", "energy inside", "energy above the object's share")
+    table = Table(("method", "items", "images", *(f"{name}{end}" for name in columns for end in ("", " from", " to"))))
+    whole = [dict(zip(items.columns, row, strict=True)) for row in items.rows]
+    for name in methods:
+        rows = [row for row in whole if row["method"] == name]
+        images = [str(row["image"]) for row in rows]
+        hits, energy, share = (
+            torch.tensor([float(str(row[column])) for row in rows], dtype=torch.float64)
+            for column in ("hit", "energy inside", "share of the picture")
+        )
+        count, rate = len(set(images)), float(hits.mean())
+        # A random point's rate is no count of hits but known of each image.
+        pointed = bootstrap(hits, images) if name == UNIFORM else (rate, *wilson(rate * count, count))
+        table.add((name, len(rows), count, *pointed, *bootstrap(energy, images), *bootstrap(energy - share, images)))
+    return table
+
+
+def for_people(table: Table) -> str:
+    """The table of `summary` as Markdown, each interval beside its mean."""
+    names = [name for name in table.columns if not name.endswith((" from", " to"))]
+    people = Table(names)
+    for row in table.rows:
+        cells = dict(zip(table.columns, row, strict=True))
+        for name in names[3:]:
+            cells[name] = interval_cell(*(float(str(cells[f"{name}{end}"])) for end in ("", " from", " to")))
+        people.add(cells[name] for name in names)
+    return people.markdown()

@@ -1,0 +1,74 @@
+"""Maps with the outlines of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fgvis_lightning.experiments.judging import explained_image
+from fgvis_lightning.experiments.output import save_figure
+from fgvis_lightning.experiments.own_maps import read
+from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.results.figures import as_rgb, grid, heat
+from fgvis_lightning.results.tables import Table
+
+COLOR = (0.0, 1.0, 0.85)
+"""Of the outline: on no photo's skin, grass or wood, and not of the maps' colors."""
+
+
+class Pointed(Protocol):
+    """An item with its object, see `fgvis_lightning.experiments.pointing.Target`."""
+
+    id: str
+    metadata: Mapping[str, str]
+    target: int
+    mask: Tensor
+
+
+def outlined(picture: Tensor, mask: Tensor) -> Tensor:
+    """A picture (3,H,W) with a line around the mask (H,W), about 1/100 of the picture wide."""
+    wide = max(1, round(min(mask.shape) / 200))
+    marked = F.pad(mask[None, None].float(), [wide] * 4)  # an object that the crop has cut has an edge there
+    inner = 1 - F.max_pool2d(1 - marked, 2 * wide + 1, 1, wide)[0, 0, wide:-wide, wide:-wide]
+    outer = F.max_pool2d(marked, 2 * wide + 1, 1, wide)[0, 0, wide:-wide, wide:-wide]
+    return torch.where(outer > inner, torch.tensor(COLOR)[:, None, None], picture)
+
+
+def draw_sheet(
+    path: Path,
+    targets: Sequence[Pointed],
+    methods: Mapping[str, Mapping[str, Path]],
+    items: Table,
+    classifier: Classifier,
+) -> None:
+    """A row for each item: the photo and each method's map, with the object outlined and what was measured.
+
+    Args:
+        path: of the figure, without a suffix.
+        targets: the items.
+        methods: name → item id → its file.
+        items: id, method, hit and energy of each.
+        classifier: of the network.
+    """
+    columns = {name: place for place, name in enumerate(items.columns)}
+    measured = {(row[columns["id"]], row[columns["method"]]): row for row in items.rows}
+    rows = []
+    for target in targets:
+        photo = as_rgb(explained_image(target.metadata, classifier), classifier.preprocessing.bands)
+        row = [(outlined(photo, target.mask), fill(classifier.class_name(target.target), 20))]
+        for name, paths in methods.items():
+            item = read(paths[target.id])
+            saliency = item[0] if isinstance(item, Tensor) else item.saliency()[0]
+            found = measured[target.id, name]
+            hit = "hit" if found[columns["hit"]] else "miss"
+            text = f"{hit}, {100 * float(str(found[columns['energy inside']])):.0f} % inside"
+            row.append((outlined(heat(saliency), target.mask), text))
+        rows.append(row)
+    heads = ["object", *(fill(name, 16) for name in methods)]
+    save_figure(path, grid(rows, heads, [str(number + 1) for number in range(len(rows))], 1.5))

@@ -1,0 +1,169 @@
+"""Networks whose layers are drawn anew, maps by another seed, smoothed maps, and how complex maps are."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fgvis_lightning.baselines.base import Method, require
+from fgvis_lightning.method.tasks import Task
+
+APART = 1000
+"""From one seed to the next: a method of as many runs counts on from its seed, and no two are to share a run."""
+
+Order = Literal["top_down", "bottom_up"]
+Weights = Literal["spread", "initial"]
+
+
+def layers(network: nn.Module) -> list[nn.Module]:
+    """The modules that have weights of their own, in the order in which the network has them."""
+    return [module for module in network.modules() if isinstance(getattr(module, "weight", None), Tensor)]
+
+
+def randomized(
+    network: nn.Module, steps: int, seed: int, order: Order = "top_down", weights: Weights = "spread"
+) -> Iterator[tuple[int, nn.Module]]:
+    """Copies of which more and more layers are random.
+
+    Args:
+        network: left as it is.
+        steps: how many copies; in the last one all layers are random.
+        seed: of the draws, the same for a layer in every copy.
+        order: from the logits down, as Adebayo et al. have it, or from the image up, after which what a layer receives
+            is random from the first copy on (Hedström et al. 2024).
+        weights: ``spread`` draws weights and biases from a normal distribution with their own mean and standard
+            deviation, and leaves the statistics of batch normalizations. ``initial`` makes a layer what it was before
+            training, statistics and all, by its ``reset_parameters``; one without it is drawn as by ``spread``.
+
+    Yields:
+        How many layers are random, and the copy.
+    """
+    total = len(layers(network))
+    for step in range(1, min(steps, total) + 1):
+        count = round(step * total / min(steps, total))
+        random = copy.deepcopy(network)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):  # reset_parameters draws from the global generator
+            torch.manual_seed(seed)
+            for module in layers(random)[:: -1 if order == "top_down" else 1][:count]:
+                if weights == "initial" and hasattr(module, "reset_parameters"):
+                    _reset(module)
+                else:
+                    _draw(module, generator)
+        yield count, random
+
+
+def _draw(module: nn.Module, generator: torch.Generator) -> None:
+    for name in ("weight", "bias"):
+        tensor = getattr(module, name, None)
+        if isinstance(tensor, Tensor):
+            values = tensor.detach().float()
+            spread = values.std(correction=0).cpu()
+            draw = torch.randn(values.shape, generator=generator) * spread + values.mean().cpu()
+            tensor.data.copy_(draw)
+
+
+@torch.no_grad()
+def _reset(module: Any) -> None:
+    """What ``reset_parameters`` does, on the CPU, so that every device has the same weights."""
+    device = module.weight.device
+    module.cpu()
+    module.reset_parameters()
+    module.to(device)
+
+
+def reseeded(method: Method) -> Method | None:
+    """The same method with another seed, `APART` from its own; None for one without a field ``seed``."""
+    own: Any = method
+    seeded = is_dataclass(method) and any(field.name == "seed" for field in fields(method))
+    if not seeded or not isinstance(own.seed, int):
+        return None
+    changes: dict[str, Any] = {"seed": own.seed + APART}
+    if isinstance(method, Smoothed):
+        changes["method"] = reseeded(method.method) or method.method
+    changed: Method = replace(own, **changes)
+    return changed
+
+
+@dataclass(frozen=True)
+class Smoothed(Method):
+    """The mean of a method's maps of noisy images.
+
+    Hedström et al., A Fresh Look at Sanity Checks for Saliency Maps, xAI 2024: Smooth MPRT, with the values that the
+    authors took for ImageNet (github.com/annahedstroem/sanity-checks-revisited). The noise is normal; as in the
+    authors' code, its standard deviation is a share of the range of the image's values, and one of the samples is the
+    image as it is. All images get the same noise, up to that factor. Signs stay: no absolute value is taken.
+
+    Args:
+        method: whose maps.
+        samples: N.
+        noise: standard deviation, as a share of the normalized image's largest value less its smallest.
+        seed: of the noise.
+    """
+
+    method: Method
+    samples: int = 50
+    noise: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self, 1, "samples")
+        require(self, 0, "noise")
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        low, high = images.flatten(1).aminmax(dim=1)
+        spread = self.noise * (high - low).view(-1, *[1] * (images.ndim - 1))
+        total = self.method(network, images, targets)
+        for _ in range(self.samples - 1):
+            draw = torch.randn(images.shape[1:], generator=generator).to(images)
+            total = total + self.method(network, images + spread * draw, targets)
+        return total / self.samples
+
+
+def complexity(maps: Tensor, bins: int = 100) -> Tensor:
+    """Entropy of the histogram of a map's values (B), in nats; 0 for a constant map, at most log ``bins``.
+
+    Hedström et al. 2024, Efficient MPRT. The bins have one width, from the map's smallest value to its largest, so
+    that a map has the complexity of its multiples.
+
+    Args:
+        maps: (B,H,W).
+        bins: of the histogram.
+    """
+    values = maps.detach().flatten(1).cpu().double()
+    low, high = values.aminmax(dim=1, keepdim=True)
+    places = ((values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny) * bins).long().clamp(max=bins - 1)
+    counts = torch.zeros(len(values), bins, dtype=torch.float64).scatter_add_(1, places, torch.ones_like(values))
+    return torch.special.entr(counts / values.shape[1]).sum(1)
+
+
+def output_entropy(logits: Tensor, task: Task) -> Tensor:
+    """Entropy (B,) of what the network says, in nats: of the classes' distribution, or the sum over all labels.
+
+    Args:
+        logits: (B,K).
+        task: the network's.
+    """
+    logits = logits.detach().cpu().double()
+    if task.name == "multiclass":
+        return torch.special.entr(logits.softmax(1)).sum(1)
+    present = logits.sigmoid()
+    return (torch.special.entr(present) + torch.special.entr(1 - present)).sum(1)
+
+
+def another_photo(names: Sequence[str]) -> list[int]:
+    """For each item the next one, in a circle, of another image; empty where all are of one.
+
+    Args:
+        names: of the items' images.
+    """
+    count = len(names)
+    if len(set(names)) < 2:
+        return []
+    return [next((i + k) % count for k in range(1, count) if names[(i + k) % count] != names[i]) for i in range(count)]

@@ -1,0 +1,172 @@
+"""Maps of a trained network beside those of networks with layers drawn anew: correlations, and rises in complexity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from fgvis_lightning.baselines.base import Method
+from fgvis_lightning.experiments.randomization import another_photo, complexity, output_entropy, reseeded
+from fgvis_lightning.experiments.sanity_figures import CEILING
+from fgvis_lightning.experiments.statistics import bootstrap, interval_cell
+from fgvis_lightning.method.tasks import task_of
+from fgvis_lightning.metrics import rank_correlation
+from fgvis_lightning.results.tables import Table
+
+OTHER = "another class"
+DETERMINISTIC = "deterministic"
+ROUNDING = 1e-6
+"""By which a correlation of equal maps may miss 1."""
+
+Interval = tuple[float, float, float]
+"""A mean, and the ends of its interval."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is explained: the network, N images (N,C,H,W), their classes and least probable classes (N), their names."""
+
+    network: nn.Module
+    x: Tensor
+    targets: Tensor
+    others: Tensor
+    names: list[str]
+
+    def mean(self, values: Tensor) -> tuple[float, float, float]:
+        """Mean of values (N,) and its interval; those that are NaN are left out."""
+        return bootstrap(values, self.names)
+
+
+@dataclass(frozen=True)
+class State:
+    """A network whose maps are compared.
+
+    Attributes:
+        changed: how many layers are random, or what else it is.
+        share: of the layers; empty where it is something else.
+        title: for people.
+        network: the network.
+        targets: the classes (N,) that its maps are for.
+    """
+
+    changed: str | int
+    share: float | str
+    title: str
+    network: nn.Module
+    targets: Tensor
+
+
+States = Callable[[], Iterator[State]]
+"""Makes networks anew for each method, one at a time: large ones do not fit the memory together."""
+
+
+def correlations(
+    methods: Mapping[str, Method], trained: Trained, states: States
+) -> tuple[Table, dict[str, dict[str, Tensor]]]:
+    """Rank correlations of each state's maps with the trained network's, beside ceiling and floor.
+
+    Returns:
+        The table, and by method the first image's maps: what each is of → (H,W).
+    """
+    columns = ("method", "layers drawn anew", "share of the layers", "rank correlation", "from", "to", "images")
+    limits = ("ceiling", "ceiling from", "ceiling to", "ceiling by", "floor", "floor from", "floor to", "says")
+    table = Table((*columns, *limits))
+    drawn: dict[str, dict[str, Tensor]] = {}
+    other_class = State(OTHER, "", OTHER, trained.network, trained.others)
+    pairs = another_photo(trained.names)
+    # The pair of two photos is one, whichever comes first.
+    photos = ["/".join(sorted((name, trained.names[pair]))) for name, pair in zip(trained.names, pairs, strict=False)]
+    for name, method in methods.items():
+        other = reseeded(method)
+        original, again = _twice(method, trained)
+        drawn[name] = {"trained": original[0]} | ({} if other is None else {CEILING: again[0]})
+        ceiling = (1.0, 1.0, 1.0) if other is None else trained.mean(rank_correlation(original, again))
+        by = DETERMINISTIC if other is None else CEILING
+        floor = bootstrap(rank_correlation(original, again[pairs]), photos) if pairs else (math.nan,) * 3
+        print(f"{name}: ceiling {ceiling[0]:.3f} ({by}), floor {floor[0]:.3f}", flush=True)
+        for state in chain(states(), [other_class]):
+            maps = (other or method)(state.network, trained.x, state.targets).cpu()
+            values = rank_correlation(original, maps)
+            found, known = trained.mean(values), int((~values.isnan()).sum())
+            drawn[name][state.title] = maps[0]
+            verdict = says(found, ceiling, floor)
+            table.add((name, state.changed, state.share, *found, known, *ceiling, by, *floor, verdict))
+            print(f"{name}: {state.title}{' layers drawn anew' * bool(state.share)}, {found[0]:.3f}", flush=True)
+    return table, drawn
+
+
+def says(found: Interval, ceiling: Interval, floor: Interval) -> str:
+    """Where a correlation lies, so far as the intervals tell: two that overlap are not told apart."""
+    if math.isnan(found[0]):
+        return "no ranks: a map is constant"
+    if math.isnan(found[1]):
+        return "one image says nothing of the next"
+    if math.isnan(ceiling[1]):
+        return "the ceiling is not known"
+    text = "below the ceiling" if found[2] < ceiling[1] - ROUNDING else "not below the ceiling"
+    if math.isnan(floor[1]):
+        return text
+    return text + (", above the floor" if found[1] > floor[2] else ", not above the floor")
+
+
+def for_people(table: Table) -> str:
+    """A table of `correlations` or `rises` as Markdown: each interval beside its mean, without what is for programs."""
+    columns = dict.fromkeys(table.columns)
+    intervals = {name: (name, f"{name} from", f"{name} to") for name in columns if f"{name} from" in columns}
+    if "from" in columns:
+        intervals["rank correlation"] = ("rank correlation", "from", "to")
+    ends = {end for _, *both in intervals.values() for end in both}
+    shown = [name for name in columns if name not in {*ends, "share of the layers", "images"}]
+    people = Table(shown)
+    for row in table.rows:
+        cells = dict(zip(table.columns, row, strict=True))
+        for name, numbers in intervals.items():
+            cells[name] = interval_cell(*(float(str(cells[number])) for number in numbers))
+        people.add(cells[name] for name in shown)
+    return people.markdown()
+
+
+def rises(methods: Mapping[str, Method], trained: Trained, states: States, bins: int) -> Table:
+    """Complexity of maps, by how much it rises until all layers are random, and how it goes with the outputs' entropy.
+
+    The relative rise is ``(c(ê) - c(e)) / c(e)`` of maps e of the trained and ê of the random network, and beside it
+    that of the trained network's maps by another seed. The correlation is that of each image's complexities with its
+    outputs' entropies over the trained network and all states, at least three of them.
+    """
+    columns = ("relative rise", "by another seed", "correlation with the outputs' entropy")
+    table = Table(
+        ("method", "trained", "random", *(f"{name}{end}" for name in columns for end in ("", " from", " to")))
+    )
+    entropies = torch.stack(list(_entropies(trained, states)), 1)
+    for name, method in methods.items():
+        original, again = (complexity(maps, bins) for maps in _twice(method, trained))
+        later = [complexity((reseeded(method) or method)(s.network, trained.x, s.targets), bins) for s in states()]
+        before = torch.where(original > 0, original, torch.nan)
+        curve = torch.stack([original, *later], 1)
+        follows = rank_correlation(curve[:, None], entropies[:, None])
+        measured = [(later[-1] - before) / before, (again - before) / before]
+        measured.append(follows if curve.shape[1] > 2 else torch.full_like(follows, torch.nan))
+        means = [cell for values in measured for cell in trained.mean(values)]
+        table.add((name, float(original.mean()), float(later[-1].mean()), *means))
+        print(f"{name}: complexity {table.rows[-1][1]:.3f} → {table.rows[-1][2]:.3f}", flush=True)
+    return table
+
+
+def _twice(method: Method, trained: Trained) -> tuple[Tensor, Tensor]:
+    """The trained network's maps, and those by another seed, which are the same ones where there is no seed."""
+    other = reseeded(method)
+    original = method(trained.network, trained.x, trained.targets).cpu()
+    return original, original if other is None else other(trained.network, trained.x, trained.targets).cpu()
+
+
+@torch.no_grad()
+def _entropies(trained: Trained, states: States) -> Iterator[Tensor]:
+    """Entropy of the outputs (N,) of the trained network and of each state."""
+    task = task_of(trained.network)
+    for network in chain([trained.network], (state.network for state in states())):
+        yield output_entropy(network(trained.x), task)
