@@ -149,6 +149,10 @@ class FGVisCLI(LightningCLI):
 class _ParserAlone(FGVisCLI):
     """Makes the parser and does nothing with it."""
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_method_arguments(pl.Trainer, "fit", skip={*self.subcommands()["fit"]})
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = Namespace(seed_everything=False)
 
