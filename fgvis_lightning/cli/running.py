@@ -21,6 +21,7 @@ QUIET = (
     r"Found .* module\(s\) in eval mode",  # the frozen network is to be in eval mode
     r"The 'train_dataloader' does not have many workers",  # one batch lasts for hundreds of steps
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # within Lightning
+    r"Precision .* is not supported by the model summary",  # a size in MB that nobody needs
     r"Image size .* exceeds limit",  # such images are refused by name
 )
 
