@@ -20,17 +20,23 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. Folders and modules in th
     experiments  the commands beside fit, and what they share
     report       a results folder → a page to look at
     cli          the command line
+
+The public names below are imported when they are first used, so that what needs no torch does not wait for it.
 """
 
-from fgvis_lightning.api import explain
-from fgvis_lightning.baselines.captum import FGVisAttribution
-from fgvis_lightning.callbacks.training import ExplainCallback
-from fgvis_lightning.defense.container import DefendedCNN
-from fgvis_lightning.errors import InputError
-from fgvis_lightning.explainer import FGVis
-from fgvis_lightning.results.explanation import Explanation
-from fgvis_lightning.results.load import load_explanation, load_explanations
-from fgvis_lightning.results.notebook import draw
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fgvis_lightning.api import explain
+    from fgvis_lightning.baselines.captum import FGVisAttribution
+    from fgvis_lightning.callbacks.training import ExplainCallback
+    from fgvis_lightning.defense.container import DefendedCNN
+    from fgvis_lightning.errors import InputError
+    from fgvis_lightning.explainer import FGVis
+    from fgvis_lightning.results.explanation import Explanation
+    from fgvis_lightning.results.load import load_explanation, load_explanations
+    from fgvis_lightning.results.notebook import draw
 
 __version__ = "0.1.0.dev0"
 
@@ -46,3 +52,28 @@ __all__ = [
     "load_explanation",
     "load_explanations",
 ]
+
+_MODULES = {
+    "DefendedCNN": "defense.container",
+    "ExplainCallback": "callbacks.training",
+    "Explanation": "results.explanation",
+    "FGVis": "explainer",
+    "FGVisAttribution": "baselines.captum",
+    "InputError": "errors",
+    "draw": "results.notebook",
+    "explain": "api",
+    "load_explanation": "results.load",
+    "load_explanations": "results.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

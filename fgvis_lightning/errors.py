@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+GO_ON = "What is finished is kept: the same command goes on from there."
+"""What a command says in the end that was interrupted."""
+
 
 class InputError(ValueError):
     """A user's input that cannot be used; the message says what was expected, what came, and what to do."""

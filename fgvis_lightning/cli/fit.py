@@ -15,6 +15,7 @@ from fgvis_lightning.callbacks.progress import SweepProgress
 from fgvis_lightning.callbacks.tensorboard import TensorBoardImages
 from fgvis_lightning.callbacks.writer import ExplanationWriter
 from fgvis_lightning.data.image_data import ImageData
+from fgvis_lightning.engine.precision import say_if_slow
 from fgvis_lightning.engine.strategy import check_processes, check_strategy, chosen_strategy, trainer_options
 from fgvis_lightning.experiments.network_option import building, check_optimizers, complete_network
 from fgvis_lightning.experiments.parsing import Parser, asks_for_help
@@ -115,6 +116,7 @@ class FGVisCLI(LightningCLI):
         trainer.log_every_n_steps = min(trainer.log_every_n_steps, self.model.iterations)
         self.run = Run(trainer, self.model, self.datamodule)
         self.run.prepare()
+        say_if_slow(trainer)
         if trainer.is_global_zero:
             print(self.model.classifier.described, flush=True)
 
@@ -148,6 +150,10 @@ class FGVisCLI(LightningCLI):
 
 class _ParserAlone(FGVisCLI):
     """Makes the parser and does nothing with it."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_method_arguments(pl.Trainer, "fit", skip={*self.subcommands()["fit"]})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = Namespace(seed_everything=False)

@@ -22,6 +22,13 @@ SHORT = {"model": ("reduce", "inputs"), "data": ("channels",)}
 SHORT_OPTION = re.compile("|".join(rf"--{place}\.({'|'.join(names)})(?!\w)" for place, names in SHORT.items()))
 
 
+def former_names() -> list[str]:
+    """Every option that `with_new_names` replaces."""
+    return [f"--model.{name}" for name in GROUP_OF] + [
+        f"--{at}.{name}" for at, names in SHORT.items() for name in names
+    ]
+
+
 def with_new_names(args: Sequence[str]) -> list[str]:
     """The arguments, and the files of ``--config`` among them, with each former name replaced and pointed out."""
     found: list[str] = []

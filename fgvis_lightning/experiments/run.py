@@ -15,10 +15,8 @@ from fgvis_lightning.data.items import Item, split_by_done
 from fgvis_lightning.engine.batch_size import is_out_of_memory
 from fgvis_lightning.engine.strategy import RankFailedError
 from fgvis_lightning.engine.sweep_module import SweepModule
-from fgvis_lightning.errors import InputError
+from fgvis_lightning.errors import GO_ON, InputError
 from fgvis_lightning.results import folder
-
-GO_ON = "What is finished is kept: the same command goes on from there."
 
 
 class Run:

@@ -18,6 +18,7 @@ from fgvis_lightning.callbacks.progress import SweepProgress
 from fgvis_lightning.callbacks.writer import ExplanationWriter
 from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.engine.lightning_logs import quiet
+from fgvis_lightning.engine.precision import say_if_slow
 from fgvis_lightning.engine.strategy import (
     IndependentStrategy,
     RankFailedError,
@@ -119,6 +120,7 @@ def sweep(
         runs[name] = Run(trainers.new(name, folders[name]), method.module(classifier, name, parameters), data)
         # All before the first begins, so that what must be refused is not refused hours later.
         runs[name].prepare()
+    say_if_slow(trainers.all[0])
     if trainers.is_global_zero:
         write_whole(Path(config.output) / "config.yaml", parser.dump(config, skip_none=False).encode(), "rank0")
         names = json.dumps({folder.name: name for name, folder in folders.items()}, ensure_ascii=False, indent=2)

@@ -421,7 +421,7 @@ COMMANDS: list[tuple[list[str], str]] = [
         ["adversarial", "--data.images", "in", "--optimizers", "{a: os.system}", *NETWORK],
         "--optimizers: Expected list, but got {'a': 'os.system'}",
     ),
-    (["sanity", "--data.images", "in", "--methods", "[foo]", *NETWORK], "--methods: Expected dict, but got ['foo']"),
+    (["sanity", "--images", "in", "--methods", "[foo]", *NETWORK], "--methods: Expected dict, but got ['foo']"),
     (
         ["bias", "--data.images", "in", "--analysis", "foo", *NETWORK],
         "Expected an option of this command, but got --analysis. Nearest: --pairs,",

@@ -12,7 +12,8 @@ import yaml
 
 import fgvis_lightning
 from fgvis_lightning.cli import COMMANDS, main
-from fgvis_lightning.experiments.parsing import explained, options_of
+from fgvis_lightning.experiments.outline import options_of, outline_of
+from fgvis_lightning.experiments.parsing import explained
 
 SCREEN = 45, 80  # lines and columns
 
@@ -42,7 +43,7 @@ def test_help_fits_a_screen(command: str, capsys: pytest.CaptureFixture[str], mo
     parser = importlib.import_module(COMMANDS[command][0]).make_parser()
     shown = set(re.findall(r"^  (--[\w.]+)", text, re.MULTILINE))
     assert shown
-    assert shown <= set(options_of(parser))
+    assert shown <= set(options_of(outline_of(parser)))
     assert "SUPPRESS" not in text
     whole = printed(capsys, command, "--help_all")
     assert set(re.findall(r"--[\w.]+", whole)) > shown
@@ -125,7 +126,7 @@ def test_completion_knows_every_command_and_option(shell: str, capsys: pytest.Ca
     text = capsys.readouterr().out
     for command, (module, _) in COMMANDS.items():
         assert command in text
-        for option in options_of(importlib.import_module(module).make_parser()):
+        for option in options_of(outline_of(importlib.import_module(module).make_parser())):
             assert option.removeprefix("--") in text
 
 

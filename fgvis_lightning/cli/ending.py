@@ -1,0 +1,71 @@
+"""How a command ends: one line on standard error, and its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TextIO
+
+STOPPED = (75, 130)
+"""Exit codes of runs that were told to stop."""
+
+SECONDS = 5
+"""How long they wait for images that are being decoded."""
+
+
+class Output:
+    """Standard output that remembers why it could not be written to.
+
+    Args:
+        stream: standard output.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write, as a stream does."""
+        with self._remembering():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush, as a stream does."""
+        with self._remembering():
+            self._stream.flush()
+
+    @contextmanager
+    def _remembering(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def stop(code: int, message: str) -> NoReturn:
+    """End the process.
+
+    Raises:
+        SystemExit: with this code.
+    """
+    rank = _rank()
+    print(f"fgvis: {f'rank {rank}: ' if rank else ''}{message}", file=sys.stderr, flush=True)
+    if code in STOPPED:  # a decoder may be at work, which nothing can stop, and the interpreter would wait for it
+        sys.stdout.flush()
+        end = threading.Timer(SECONDS, os._exit, (code,))
+        end.daemon = True
+        end.start()
+    sys.exit(code)
+
+
+def _rank() -> int:
+    """As the strategy has set it; without Lightning there is one process."""
+    lightning = sys.modules.get("pytorch_lightning.utilities")
+    return getattr(getattr(lightning, "rank_zero_only", None), "rank", 0)

@@ -1,0 +1,88 @@
+"""Remembers the outlines of the commands' parsers, whose making takes torch, Lightning and many seconds.
+
+They lie in the user's cache folder (``$XDG_CACHE_HOME``, else ``~/.cache``), one file for each installation, and hold
+for as long as nothing changes in the package's modules, and nothing is installed, upgraded or removed beside it.
+Where there is no such folder, or nobody may write to it, they are made each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import sys
+import tempfile
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from fgvis_lightning.experiments.outline import Option, Outline, outline_of
+
+PACKAGE = Path(__file__).parent.parent
+LIBRARIES = ("jsonargparse", "pytorch_lightning", "torch")
+"""Whose signatures and texts parsers are made of."""
+
+
+def outline(module: str) -> Outline:
+    """The outline of a command's parser, as it is remembered, or made and then remembered.
+
+    Args:
+        module: the command's; it has ``make_parser``.
+    """
+    return remembered(module) or _made(module)
+
+
+def remembered(module: str) -> Outline | None:
+    """The outline of a command's parser, if it has been made before and still holds."""
+    if (found := _read().get(module)) is None:
+        return None
+    outline = Outline(*found)
+    return outline._replace(options=[Option(*option) for option in outline.options])
+
+
+def _made(module: str) -> Outline:
+    parser = importlib.import_module(module).make_parser()
+    parser.find_needed()
+    made = outline_of(parser)
+    with suppress(OSError, RuntimeError):  # no home, no place, no permission
+        _write({**_read(), "made of": _made_of(), module: made})
+    return made
+
+
+def _file() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME")
+    folder = Path(cache) if cache else Path.home() / ".cache"
+    return folder / "fgvis-lightning" / f"options-{hashlib.sha256(str(PACKAGE).encode()).hexdigest()[:16]}.json"
+
+
+def _read() -> dict[str, Any]:
+    """What is in the file, unless it is damaged or about other versions."""
+    with suppress(OSError, RuntimeError, ValueError):
+        found = json.loads(_file().read_text(encoding="utf-8"))
+        if isinstance(found, dict) and found.get("made of") == _made_of():
+            return found
+    return {}
+
+
+def _write(content: dict[str, Any]) -> None:
+    """Write the file as a whole, so that others read the former one or this one."""
+    file = _file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as draft:
+        json.dump(content, draft)
+    Path(draft.name).replace(file)
+
+
+def _made_of() -> list[Any]:
+    """The package's modules with size and time, and the folders of installed packages with the time of their change."""
+    modules = [(path, path.stat()) for path in sorted(PACKAGE.rglob("*.py"))]
+    folders = {path for path in map(Path, sys.path) if path.name in {"site-packages", "dist-packages"}}
+    libraries = filter(None, map(find_spec, LIBRARIES))  # which may lie elsewhere
+    folders |= {Path(library.origin).parent.parent for library in libraries if library.origin}
+    return [
+        sys.version,
+        [[str(path), state.st_size, state.st_mtime_ns] for path, state in modules],
+        [[str(path), path.stat().st_mtime_ns] for path in sorted(folders) if path.is_dir()],
+    ]

@@ -1,0 +1,60 @@
+"""Runs a command, with everything that it needs imported."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+from collections.abc import Sequence
+
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from fgvis_lightning.cli.ending import stop
+from fgvis_lightning.cli.fit import FIT, FGVisCLI, run_cli
+from fgvis_lightning.cli.outlines import outline
+from fgvis_lightning.engine.signals import as_exceptions
+from fgvis_lightning.engine.strategy import RankFailedError
+from fgvis_lightning.errors import GO_ON, InputError
+
+# Lightning's advice for training that does not hold here.
+QUIET = (
+    r"Found .* module\(s\) in eval mode",  # the frozen network is to be in eval mode
+    r"The 'train_dataloader' does not have many workers",  # one batch lasts for hundreds of steps
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # within Lightning
+    r"Precision .* is not supported by the model summary",  # a size in MB that nobody needs
+    r"Image size .* exceeds limit",  # such images are refused by name
+)
+
+
+def run(module: str, rest: Sequence[str], args: Sequence[str] | None) -> None:
+    """Run the command of a module.
+
+    Args:
+        module: has ``main``.
+        rest: the command's arguments.
+        args: with the command itself, where the process has been started with others.
+
+    Raises:
+        SystemExit: with the exit code of a run that has failed or was told to stop.
+        InputError: a user's mistake.
+    """
+    # Lightning's advertisement, and its word for a sweep that has come to its end.
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.msg and "max_epochs" not in record.msg
+    )
+    try:
+        with as_exceptions(last=True), warnings.catch_warnings():
+            for message in QUIET:
+                warnings.filterwarnings("ignore", message)
+            if module == FGVisCLI.__module__:
+                options = {} if args is None else {"args": list(args)}
+                run_cli(FGVisCLI, parser_kwargs={"fit": {"description": FIT}, "prog": "fgvis"}, **options)
+            else:
+                importlib.import_module(module).main(rest)
+    except InputError:
+        outline(module)  # so that the next misspelled option is pointed out at once
+        raise
+    except RankFailedError as error:
+        stop(1, str(error))
+    except SIGTERMException:
+        stop(75, f"Stopped by SIGTERM. {GO_ON}")

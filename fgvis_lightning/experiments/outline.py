@@ -1,0 +1,168 @@
+"""What help, completion and mistakes need of a command's parser; no library is imported for it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+from collections.abc import Sequence
+from textwrap import shorten, wrap
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+from fgvis_lightning.errors import InputError, nearest
+
+SHOWN = {
+    "data.images": "what to explain: a file, a glob, a folder, or a CSV file with columns path and target",
+    "data.targets": "for which classes: predicted, label, top3, an index, a name, or a list of these",
+    "data.batch_size": "items at a time, or auto for the most that fit the device",
+    "model.network": "one of timm's by name; torchvision's or your own by class_path",
+    "model.classifier.checkpoint": "file with its weights: a state_dict, a .ckpt of Lightning's, or .safetensors",
+    "model.classifier.classes": "file with its class names, one on each line",
+    "model.game": "preservation, deletion, generation or repression",
+    "model.lam": "auto for the smallest evidence that does, or a fixed weight of the mask's size",
+    "model.level": "what auto is to reach, as a share of the image's score: by default at least 1, or at most 0.1",
+    "model.iterations": "passes through the network for each item, at most",
+    "output": "results folder; the same command goes on in it",
+    "config": "YAML file with any of these options; configs/ has some",
+    "trainer.accelerator": "cpu, gpu, mps, …",
+    "trainer.devices": "how many of them share the items",
+    "trainer.precision": "32-true, bf16-mixed, 16-mixed, …",
+}
+"""Options that ``--help`` shows beside a command's own."""
+
+HIDDEN = {"help", "help_all", "print_config", "seed_everything", "ckpt_path", "weights_only"}
+
+FOREIGN = "print_shtab"
+"""jsonargparse's own completion, an option that parsers get as soon as they have parsed; ``completion`` is better."""
+
+
+class Option(NamedTuple):
+    """An option or an argument.
+
+    Attributes:
+        names: as they are written, such as ``--model.game`` and ``--data.images+``; none of an argument.
+        dest: its name in the configuration.
+        help: the first clause of its help text.
+        default: as text; empty if there is none.
+        choices: its values, if they can be listed.
+        group: whether it stands for a file with all of a group's options.
+    """
+
+    names: list[str]
+    dest: str
+    help: str
+    default: str
+    choices: list[str] | None
+    group: bool
+
+
+class Outline(NamedTuple):
+    """A command's options.
+
+    Attributes:
+        prog: the command as it is written.
+        description: what it is for.
+        needed: options without which it does nothing.
+        former: options that its parser replaces by others.
+        options: all the others.
+    """
+
+    prog: str
+    description: str
+    needed: list[str]
+    former: list[str]
+    options: list[Option]
+
+
+def outline_of(parser: argparse.ArgumentParser) -> Outline:
+    """The outline of a parser."""
+    return Outline(
+        parser.prog.replace(" [options]", ""),
+        parser.description or "",
+        list(getattr(parser, "needed", ())),
+        list(getattr(parser, "former", ())),
+        [_option(action) for action in parser._actions if action.dest != FOREIGN],
+    )
+
+
+def _option(action: argparse.Action) -> Option:
+    default = "" if action.default in (None, "", argparse.SUPPRESS) else str(action.default)
+    group = type(action).__name__ == "_ActionConfigLoad"
+    return Option(
+        list(action.option_strings), action.dest, _clause(action.help or ""), default, _choices(action), group
+    )
+
+
+def _clause(text: str) -> str:
+    """The beginning of a help text, up to the end of its first clause."""
+    text = " ".join(text.replace("``", "").replace("`", "").split())
+    return re.split(r"(?<!e\.g)[.;:](?: |$)", text, maxsplit=1)[0]
+
+
+def _choices(action: Any) -> list[str] | None:
+    if action.choices is not None:
+        return [str(choice) for choice in action.choices]
+    kind = getattr(action, "_typehint", None)
+    if kind is bool:
+        return ["true", "false"]
+    return [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else None
+
+
+def options_of(outline: Outline) -> list[str]:
+    """Options as they are written, without short forms and those that append."""
+    names = [name for option in outline.options for name in option.names]
+    return [name for name in names if name.startswith("--") and not name.endswith("+")]
+
+
+def short_help(outline: Outline, width: int | None = None) -> str:
+    """Help with the options that most runs need, at most ``width`` columns wide, the terminal's unless given."""
+    width = min(width or shutil.get_terminal_size().columns, 110)
+    known = {f"--{option.dest}": option for option in outline.options if option.names}
+    known |= {option.dest.upper(): option for option in outline.options if not option.names}
+    # What all commands share that work on images; others have options of the same names with another meaning.
+    shared = {f"--{dest}": text for dest, text in SHOWN.items() if f"--{dest}" in known and "--config" in known}
+    own = [name for name, option in known.items() if "." not in name and name not in shared and _is_own(option)]
+    trainer = [name for name in shared if name.startswith("--trainer.")]
+    order = list(dict.fromkeys([*outline.needed, *(name for name in shared if name not in trainer), *own, *trainer]))
+    needed = (f"{name} …" if "--" in name else name for name in outline.needed)
+    usage = " ".join(["usage:", outline.prog, *needed, "[options]"])
+    lines = [*wrap(usage, width, subsequent_indent="         "), "", *wrap(outline.description, width), ""]
+    column = max(map(len, order)) + 4
+    for name in order:
+        text = shared.get(name) or known[name].help
+        if default := known[name].default:
+            text += f" ({shorten(default, 40, placeholder='…')})"
+        begin, *rest = wrap(text, width - column) or [""]
+        lines += [f"{'  ' + name:{column}}{begin}", *(" " * column + line for line in rest)]
+    more = len([name for name, option in known.items() if name not in order and option.dest not in HIDDEN])
+    if "--config" in known:
+        lines += ["", f"{outline.prog} --help_all shows {more} more options;"]
+        lines += [f"{outline.prog} --print_config prints all as commented YAML."]
+    return "\n".join(lines) + "\n"
+
+
+def _is_own(option: Option) -> bool:
+    """Whether an option is the command's own, and neither one that every command has nor a group's file."""
+    return option.dest not in HIDDEN and option.help != argparse.SUPPRESS and not option.group
+
+
+def check_names(args: Sequence[str], outline: Outline) -> None:
+    """Refuse an option that the command does not have; what an option is given is for the parser to judge.
+
+    Raises:
+        InputError: the line that the parser would say.
+    """
+    known = {name for option in outline.options for name in option.names} | {*outline.former, f"--{FOREIGN}"}
+    # Options of an object's class, such as --model.network.init_args.depth; those of a group are all known.
+    takes_more = tuple(f"{name}." for name in known - {name for o in outline.options if o.group for name in o.names})
+    for arg in args:
+        name = arg.split("=")[0].removesuffix("+")
+        if name == "--":
+            return
+        if name.startswith("--") and " " not in arg and name not in known and not name.startswith(takes_more):
+            raise InputError(unknown_option(name, options_of(outline)))
+
+
+def unknown_option(name: str, known: Sequence[str]) -> str:
+    """What is said of an option that a command does not have."""
+    return f"Expected an option of this command, but got {name}.{nearest(name, known)} --help_all shows all."
