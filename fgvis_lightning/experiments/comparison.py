@@ -61,7 +61,7 @@ def main(args: Sequence[str]) -> None:
             chosen[shown(name, method)] = method, parameters
             if config.seeds and (seed := getattr(method, "seed", None)) is not None:
                 other = {**parameters, "init_args": {**(parameters.get("init_args") or {}), "seed": seed + 1}}
-                chosen[shown(name, method) + AGAIN] = replace(method, seed=seed + 1), other  # type: ignore[type-var]
+                chosen[shown(name, method) + AGAIN] = replace(method, seed=seed + 1), other
         return chosen
 
     runs, sums_up, problems = sweep(parser, config, methods, ["--data.images", "", "--methods", "{}"])

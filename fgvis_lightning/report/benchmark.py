@@ -69,7 +69,7 @@ def main(args: Sequence[str]) -> None:
     for compare, evaluate in plans.values():  # all before the first begins
         _checked(comparison.make_parser(), compare)
         _checked(evaluation.make_parser(), evaluate)
-    first = rank_zero_only.rank == 0
+    first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
         output.mkdir(parents=True, exist_ok=True)
         write_whole(output / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())

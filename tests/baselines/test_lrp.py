@@ -85,7 +85,7 @@ def test_batch_normalization_is_folded() -> None:
     network = nn.Sequential(first, nn.ReLU(), conv, norm, *head).double().eval().requires_grad_(False)
     scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
     same = nn.Conv2d(6, 6, 3, padding=1).double()
-    same.weight.data = conv.weight * scale[:, None, None, None]
-    same.bias.data = norm.bias.detach() - norm.running_mean * scale
+    values = {"weight": conv.weight * scale[:, None, None, None], "bias": norm.bias - norm.running_mean * scale}
+    same.load_state_dict(values)
     by_hand = nn.Sequential(first, nn.ReLU(), same, *head).eval().requires_grad_(False)
     torch.testing.assert_close(LRP()(network, X, TARGETS), LRP()(by_hand, X, TARGETS), rtol=1e-3, atol=1e-5)

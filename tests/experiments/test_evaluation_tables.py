@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fgvis_lightning.experiments.evaluation_tables import summary
-from fgvis_lightning.experiments.judging import Judgement
+from fgvis_lightning.experiments.judgements import Judgement
 from fgvis_lightning.experiments.significance import sign_flip
 
 METRICS = ["deletion", "insertion", "size"]
