@@ -63,7 +63,10 @@ def make_parser() -> Parser:
     parser.add_argument("--targets", type=str | int | list[str | int], default="predicted", help="As in fit.")
     parser.add_argument("--methods", type=dict[str, Method], required=True, help="Name → class_path and init_args.")
     parser.add_argument(
-        "--tests", type=list[Literal["mprt", "smprt", "emprt"]], default=["mprt"], help="Some of mprt, smprt, emprt."
+        "--tests",
+        type=list[Literal["mprt", "smprt", "emprt"]],
+        default=["mprt"],
+        help="mprt, smprt with averaged maps, emprt of complexity.",
     )
     parser.add_argument("--steps", type=int, default=8, help="From the trained network to the random one.")
     parser.add_argument(
@@ -75,9 +78,11 @@ def make_parser() -> Parser:
         help="spread, drawn with the layer's own mean and deviation, mprt's unless given, or initial, the others'.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Of the random weights, and of the noise of smprt.")
-    parser.add_argument("--samples", type=int, default=50, help="Of smprt: maps that are averaged.")
-    parser.add_argument("--noise", type=float, default=0.1, help="Of smprt: deviation, as a share of an image's range.")
-    parser.add_argument("--bins", type=int, default=100, help="Of emprt: bins of the histogram.")
+    parser.add_argument("--samples", type=int, default=50, help="Maps that smprt averages.")
+    parser.add_argument(
+        "--noise", type=float, default=0.1, help="Deviation of smprt's noise, as a share of an image's range."
+    )
+    parser.add_argument("--bins", type=int, default=100, help="Bins of emprt's histogram.")
     parser.add_argument(
         "--random_labels", type=str | None, help="File with the weights of the same network, trained on random labels."
     )
