@@ -12,8 +12,8 @@ import importlib
 import json
 import os
 import sys
-import tempfile
 from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,15 @@ def _write(content: dict[str, Any]) -> None:
     """Write the file as a whole, so that others read the former one or this one."""
     file = _file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as draft:
-        json.dump(content, draft)
-    Path(draft.name).replace(file)
+    draft = file.with_suffix(f".{os.getpid()}")
+    try:
+        draft.write_text(json.dumps(content), encoding="utf-8")
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
+@cache  # as the process has found them: what is changed while it runs is not what it has imported
 def _made_of() -> list[Any]:
     """The package's modules with size and time, and the folders of installed packages with the time of their change."""
     modules = [(path, path.stat()) for path in sorted(PACKAGE.rglob("*.py"))]
@@ -82,7 +86,7 @@ def _made_of() -> list[Any]:
     libraries = filter(None, map(find_spec, LIBRARIES))  # which may lie elsewhere
     folders |= {Path(library.origin).parent.parent for library in libraries if library.origin}
     return [
-        sys.version,
+        [sys.version, sys.flags.optimize],  # which takes texts away
         [[str(path), state.st_size, state.st_mtime_ns] for path, state in modules],
         [[str(path), path.stat().st_mtime_ns] for path in sorted(folders) if path.is_dir()],
     ]

@@ -7,7 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 import fgvis_lightning
-from fgvis_lightning.cli import COMMANDS, main
+from fgvis_lightning.cli import COMMANDS, main, outlines
 from fgvis_lightning.cli.outlines import outline, remembered
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.outline import check_names, options_of, outline_of, short_help
@@ -132,12 +132,13 @@ def test_what_is_remembered_is_what_the_parser_says(command: str, cache: Path, m
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     """How often a parser has been made; with an empty cache folder, and installed packages that a test may change."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     installed = tmp_path / "site-packages"
     installed.mkdir()
     monkeypatch.syspath_prepend(installed)
+    outlines._made_of.cache_clear()  # as in a new process
     count = []
 
     def make_parser() -> Parser:
@@ -147,7 +148,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         return parser
 
     monkeypatch.setattr(importlib.import_module(FIT), "make_parser", make_parser)
-    return lambda: len(count)
+    yield lambda: len(count)
+    monkeypatch.undo()
+    outlines._made_of.cache_clear()
 
 
 def test_a_parser_is_made_once(made: Callable[[], int], tmp_path: Path) -> None:
@@ -164,18 +167,20 @@ def test_it_is_made_anew_when_something_is_installed(made: Callable[[], int], tm
     installed = tmp_path / "site-packages"
     (installed / "lightning-99.dist-info").mkdir()
     os.utime(installed, ns=(1, 1))  # whatever the clock's resolution is
+    assert remembered(FIT) is not None, "this process has imported what there was before"
+    outlines._made_of.cache_clear()
     assert remembered(FIT) is None
     outline(FIT)
     assert made() == 2
 
 
 def test_it_is_made_anew_when_a_module_changes(made: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
-    outlines = importlib.import_module("fgvis_lightning.cli.outlines")
     outline(FIT)
     state = outlines._made_of()
-    monkeypatch.setattr(outlines, "_made_of", lambda: [*state, "changed"])
-    assert remembered(FIT) is None
-    outline(FIT)
+    with monkeypatch.context() as patch:
+        patch.setattr(outlines, "_made_of", lambda: [*state, "changed"])
+        assert remembered(FIT) is None
+        outline(FIT)
     assert made() == 2
 
 
