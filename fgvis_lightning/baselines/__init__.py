@@ -3,9 +3,10 @@
 Defaults are those of the papers; of those that are slow there are presets that are called ``Cheap…``.
 """
 
-from fgvis_lightning.baselines.base import Method
+from fgvis_lightning.baselines.base import MaskMethod, Method
 from fgvis_lightning.baselines.captum import Captum, FGVisAttribution
 from fgvis_lightning.baselines.excitation_backprop import ExcitationBackprop
+from fgvis_lightning.baselines.extremal_perturbation import CheapExtremalPerturbation, ExtremalPerturbation
 from fgvis_lightning.baselines.fgvis import FGVisMethod
 from fgvis_lightning.baselines.grad_cam import GradCAM
 from fgvis_lightning.baselines.gradient import Gradient
@@ -20,16 +21,19 @@ __all__ = [
     "LIME",
     "RISE",
     "Captum",
+    "CheapExtremalPerturbation",
     "CheapLIME",
     "CheapMeaningfulPerturbation",
     "CheapOcclusion",
     "CheapRISE",
     "ExcitationBackprop",
+    "ExtremalPerturbation",
     "FGVisAttribution",
     "FGVisMethod",
     "GradCAM",
     "Gradient",
     "GuidedBackprop",
+    "MaskMethod",
     "MaskedGradient",
     "MeaningfulPerturbation",
     "Method",

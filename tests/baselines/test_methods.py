@@ -10,6 +10,7 @@ from fgvis_lightning import explain
 from fgvis_lightning.baselines import (
     RISE,
     ExcitationBackprop,
+    ExtremalPerturbation,
     FGVisMethod,
     GradCAM,
     Gradient,
@@ -27,6 +28,7 @@ METHODS = [
     GradCAM(),
     Occlusion(),
     MeaningfulPerturbation(iterations=5),
+    ExtremalPerturbation(iterations=5, weight=1, lr=1),
     RISE(masks=20),
     MaskedGradient(masks=10),
     FGVisMethod(iterations=5),
