@@ -16,16 +16,20 @@ from fgvis_lightning.baselines.masked_gradient import MaskedGradient
 from fgvis_lightning.baselines.meaningful_perturbation import CheapMeaningfulPerturbation, MeaningfulPerturbation
 from fgvis_lightning.baselines.occlusion import CheapOcclusion, Occlusion
 from fgvis_lightning.baselines.rise import RISE, CheapRISE
+from fgvis_lightning.baselines.wavelet_masks import CartoonX, CheapCartoonX, CheapWaveletX, WaveletX
 
 __all__ = [
     "LIME",
     "RISE",
     "Captum",
+    "CartoonX",
+    "CheapCartoonX",
     "CheapExtremalPerturbation",
     "CheapLIME",
     "CheapMeaningfulPerturbation",
     "CheapOcclusion",
     "CheapRISE",
+    "CheapWaveletX",
     "ExcitationBackprop",
     "ExtremalPerturbation",
     "FGVisAttribution",
@@ -38,4 +42,5 @@ __all__ = [
     "MeaningfulPerturbation",
     "Method",
     "Occlusion",
+    "WaveletX",
 ]

@@ -168,7 +168,7 @@ class ExtremalPerturbation(MaskMethod):
 def perturbed(pyramid: Tensor, mask: Tensor) -> Tensor:
     """x_M (B,3,H,W): the pyramid's (L,B,3,H,W) levels, interpolated linearly at ``M (L - 1)``, for M (B,1,H,W)."""
     level = mask.to(pyramid.dtype) * (len(pyramid) - 1)
-    return sum((1 - (level - i).abs()).clamp(min=0) * image for i, image in enumerate(pyramid))  # type: ignore[return-value]
+    return sum((1 - (level - i).abs()).clamp(min=0) * image for i, image in enumerate(pyramid))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from toy_networks import Tiny
 from fgvis_lightning import explain
 from fgvis_lightning.baselines import (
     RISE,
+    CartoonX,
     ExcitationBackprop,
     ExtremalPerturbation,
     FGVisMethod,
@@ -19,6 +20,7 @@ from fgvis_lightning.baselines import (
     MeaningfulPerturbation,
     Method,
     Occlusion,
+    WaveletX,
 )
 
 METHODS = [
@@ -29,6 +31,8 @@ METHODS = [
     Occlusion(),
     MeaningfulPerturbation(iterations=5),
     ExtremalPerturbation(iterations=5, weight=1, lr=1),
+    CartoonX(iterations=5, samples=2),
+    WaveletX(iterations=5, samples=2),
     RISE(masks=20),
     MaskedGradient(masks=10),
     FGVisMethod(iterations=5),

@@ -17,6 +17,7 @@ from fgvis_lightning.baselines.meaningful_perturbation import CheapMeaningfulPer
 from fgvis_lightning.baselines.occlusion import CheapOcclusion, Occlusion
 from fgvis_lightning.baselines.progress import reporting
 from fgvis_lightning.baselines.rise import RISE, CheapRISE
+from fgvis_lightning.baselines.wavelet_masks import CartoonX, CheapCartoonX, CheapWaveletX, WaveletX
 from fgvis_lightning.errors import InputError
 
 
@@ -52,6 +53,8 @@ METHODS: dict[str, Callable[..., Method]] = {
     "lime": lambda **more: LIME(samples=30, kernel_size=1.5, **more),
     "perturbation": lambda **more: MeaningfulPerturbation(iterations=6, jitter=12, **more),
     "extremal": lambda **more: ExtremalPerturbation(iterations=6, weight=1, lr=1, **more),
+    "cartoon": lambda **more: CartoonX(iterations=3, lr=0.002, sparsity=0.05, samples=9, **more),
+    "wavelet": lambda **more: WaveletX(iterations=3, lr=0.002, samples=9, **more),
 }
 TOGETHER = ("perturbation", "extremal")  # all images in a pass
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -97,7 +100,7 @@ def test_same_bits_again_and_nothing_is_changed(method: str) -> None:
     assert not network.training
 
 
-@pytest.mark.parametrize("method", ["rise", "lime", "perturbation"])
+@pytest.mark.parametrize("method", ["rise", "lime", "perturbation", "cartoon", "wavelet"])
 def test_the_seed_matters(method: str) -> None:
     network, images, targets = example()
     maps = [METHODS[method](seed=seed)(network, images, targets) for seed in (0, 1)]
@@ -156,7 +159,7 @@ def test_every_pass_is_told(method: str) -> None:
     assert max(passes) == (3 if method in TOGETHER else 7)
 
 
-@pytest.mark.parametrize("method", ["occlusion", "rise", "lime"])
+@pytest.mark.parametrize("method", ["occlusion", "rise", "lime", "cartoon", "wavelet"])
 def test_the_batch_size_does_not_matter(method: str) -> None:
     network, images, targets = example()
     maps = [METHODS[method](batch_size=size)(network, images, targets) for size in (1, 3, 1000)]
@@ -189,6 +192,8 @@ def test_the_batch_size_does_not_matter(method: str) -> None:
         (lambda: ExtremalPerturbation(levels=1), "levels to be 2 or more"),
         (lambda: ExtremalPerturbation(sigma=0), "sigma to be 1 or more"),
         (lambda: ExtremalPerturbation(weight=math.nan), "weight to be 0 or more"),
+        (lambda: CartoonX(samples=0), "samples to be 1 or more"),
+        (lambda: WaveletX(spatial=-1), "spatial to be 0 or more"),
     ],
 )
 def test_parameters_that_cannot_be(make: Callable[[], Any], message: str) -> None:
@@ -203,6 +208,8 @@ def test_the_cheap_ones_are_the_same_but_for_what_they_say() -> None:
         (CheapLIME(), {"samples": 300}, LIME()),
         (CheapMeaningfulPerturbation(), {"iterations": 100}, MeaningfulPerturbation()),
         (CheapExtremalPerturbation(), {"iterations": 200, "growth": 1.014}, ExtremalPerturbation()),
+        (CheapCartoonX(), {"iterations": 200, "lr": 0.01, "samples": 4}, CartoonX()),
+        (CheapWaveletX(), {"iterations": 100, "samples": 4}, WaveletX()),
     ):
         assert vars(cheap) == {**vars(full), **changed}
         assert all(getattr(full, name) != value for name, value in changed.items())
