@@ -11,6 +11,7 @@ from fgvis_lightning.baselines.fgvis import FGVisMethod
 from fgvis_lightning.baselines.grad_cam import GradCAM
 from fgvis_lightning.baselines.gradient import Gradient
 from fgvis_lightning.baselines.guided_backprop import GuidedBackprop
+from fgvis_lightning.baselines.igos import CheapIGOSPlusPlus, IGOSPlusPlus
 from fgvis_lightning.baselines.lime import LIME, CheapLIME
 from fgvis_lightning.baselines.masked_gradient import MaskedGradient
 from fgvis_lightning.baselines.meaningful_perturbation import CheapMeaningfulPerturbation, MeaningfulPerturbation
@@ -25,6 +26,7 @@ __all__ = [
     "CartoonX",
     "CheapCartoonX",
     "CheapExtremalPerturbation",
+    "CheapIGOSPlusPlus",
     "CheapLIME",
     "CheapMeaningfulPerturbation",
     "CheapOcclusion",
@@ -37,6 +39,7 @@ __all__ = [
     "GradCAM",
     "Gradient",
     "GuidedBackprop",
+    "IGOSPlusPlus",
     "MaskMethod",
     "MaskedGradient",
     "MeaningfulPerturbation",
