@@ -34,7 +34,7 @@ METHODS = [
     ExtremalPerturbation(iterations=5, weight=1, lr=1),
     CartoonX(iterations=5, samples=2),
     WaveletX(iterations=5, samples=2),
-    IGOSPlusPlus(iterations=2, path=3, step=1),
+    IGOSPlusPlus(iterations=2, path=3, area=0),
     RISE(masks=20),
     MaskedGradient(masks=10),
     FGVisMethod(iterations=5),
