@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fgvis_lightning.baselines import Method
+from fgvis_lightning.baselines import MaskMethod, Method
 from fgvis_lightning.baselines.base import steps
 
 
@@ -48,6 +48,18 @@ class Flat(Method):
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         return images.mean((0, 1))
+
+
+@dataclass(frozen=True)
+class LeftHalf(MaskMethod):
+    """Claims that the left half is enough, the rest being in some normalized value."""
+
+    rest: float = 0.0
+
+    def explanation(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        maps = torch.zeros_like(images[:, 0])
+        maps[..., : images.shape[-1] // 2] = 1
+        return torch.where(maps[:, None] > 0, images, self.rest), maps
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ A method is an object that has its parameters and is called with a network, imag
 
     maps = GradCAM()(network, images, targets)  # (B,H,W), high = evidence
 
-A class of your own needs `Method` as its base and ``__call__``, and can then be given by ``class_path``.
+A class of your own needs `Method` as its base and ``__call__``, and can then be given by ``class_path``. Where what the
+method leaves of an image is a claim of its own, "this is enough", the base is `MaskMethod` and the function
+``explanation``.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.networks.classifier import Classifier
 
-__all__ = ["Method", "require", "scores", "steps"]
+__all__ = ["MaskMethod", "Method", "require", "scores", "steps"]
 
 
 class Method(ABC):
@@ -62,6 +64,33 @@ class Method(ABC):
             parameters: its own, which a map depends on.
         """
         return MapModule(self, classifier, name, parameters)
+
+
+class MaskMethod(Method):
+    """A method that leaves a part of the image, which is to be enough for the class: an image that can be judged.
+
+    In a comparison this image is kept beside the map, see `fgvis_lightning.results.explanation.Attribution`.
+    """
+
+    @abstractmethod
+    def explanation(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What is left of the images, and where.
+
+        Args:
+            network: as in `Method.__call__`, likewise ``images`` and ``targets``.
+            images: normalized (B,3,H,W).
+            targets: class indices (B,).
+
+        Returns:
+            images with what the method keeps, normalized (B,3,H,W), and its maps (B,H,W), as in `Method.__call__`; both
+            in float32, without a gradient.
+        """
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        return self.explanation(network, images, targets)[1]
+
+    def module(self, classifier: Classifier, name: str, parameters: dict[str, Any]) -> SweepModule:
+        return MapModule(self.explanation, classifier, name, parameters)
 
 
 def scores(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:

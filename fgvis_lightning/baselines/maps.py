@@ -24,7 +24,8 @@ class MapModule(SweepModule):
     """One training step makes the maps of one batch.
 
     Args:
-        method: makes maps (B,H,W) of a network, normalized images (B,3,H,W) and target classes (B,).
+        method: makes maps (B,H,W) of a network, normalized images (B,3,H,W) and target classes (B,); or a pair of
+            normalized images (B,3,H,W) and the maps, see `fgvis_lightning.baselines.base.MaskMethod`.
         classifier: the frozen network.
         name: of the method.
         parameters: of the method, which a map depends on.
@@ -32,7 +33,7 @@ class MapModule(SweepModule):
 
     def __init__(
         self,
-        method: Callable[[nn.Module, Tensor, Tensor], Tensor],
+        method: Callable[[nn.Module, Tensor, Tensor], Tensor | tuple[Tensor, Tensor]],
         classifier: Classifier,
         name: str,
         parameters: dict[str, Any],
@@ -59,16 +60,25 @@ class MapModule(SweepModule):
         logits = self.first_pass(x)
         targets = resolve(batch.targets[places].to(x.device), logits, self.classifier)
         with reporting(self._report), self.cost.of(self.network):
-            maps = self.method(self.network, x, targets).detach().float().cpu()
+            found = self.method(self.network, x, targets)
         self.cost.images += len(places)
-        if maps.shape != x[:, 0].shape or not maps.isfinite().all():
-            wrong = " with NaN or infinity" if maps.shape == x[:, 0].shape else ""
-            raise InputError(
-                f"Expected {self.name} to return finite maps of shape {tuple(x[:, 0].shape)}, but got "
-                f"{tuple(maps.shape)}{wrong}. Look into its __call__."
-            )
+        images, maps = found if isinstance(found, tuple) else (None, found)
+        maps = self._checked(maps, x[:, 0].shape, "maps", "__call__")
+        if images is not None:
+            images = self._checked(images, x.shape, "images", "explanation")
+            images = self.classifier.preprocessing.denormalize(images)
         scores = self.classifier.task.probability(logits.float(), targets).cpu()
-        self._found = Attribution(maps, targets.cpu(), scores, self.name)
+        self._found = Attribution(maps, targets.cpu(), scores, self.name, explanation=images)
+
+    def _checked(self, tensor: Tensor, shape: torch.Size, what: str, where: str) -> Tensor:
+        """What the method has returned, in float32 on the CPU."""
+        if tensor.shape != shape or not tensor.isfinite().all():
+            wrong = " with NaN or infinity" if tensor.shape == shape else ""
+            raise InputError(
+                f"Expected {self.name} to return finite {what} of shape {tuple(shape)}, but got "
+                f"{tuple(tensor.shape)}{wrong}. Look into its {where}."
+            )
+        return tensor.detach().float().cpu()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self.hand_out(batch.used, self._found)

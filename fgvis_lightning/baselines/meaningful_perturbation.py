@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgvis_lightning.baselines.base import Method, require, scores, steps
+from fgvis_lightning.baselines.base import MaskMethod, require, scores, steps
 from fgvis_lightning.method.games import blend, blurred
 from fgvis_lightning.method.tasks import task_of
 
 
 @dataclass(frozen=True)
-class MeaningfulPerturbation(Method):
+class MeaningfulPerturbation(MaskMethod):
     """``1 - M``, where M is the learned mask of what stays; the rest is blurred, and the class is gone.
 
     ``λ₁ Σ (1 - m) + λ₂ Σ |∇m|^β + f(x M + blurred (1 - M))`` is minimized with Adam over a coarse mask m in [0,1],
@@ -28,6 +28,9 @@ class MeaningfulPerturbation(Method):
     blurring the whole image does. Sizes are in pixels of 224, and scaled to the shorter side of other images. The
     shift moves image and blurred image under the mask and repeats their border (the authors enlarge them instead). It
     is drawn anew in each iteration, the same for all images, which are optimized together without affecting each other.
+
+    The game is deletion, so M is the mask of the image *without* the evidence. What is shown as explanation is the
+    rest, ``x (1 - M) + blurred M``, which the objective does not ask to have the class.
 
     Args:
         iterations: of Adam.
@@ -57,15 +60,21 @@ class MeaningfulPerturbation(Method):
         require(self, 1, "cells")
         require(self, 2, "beta")  # less has no gradient where the mask is flat
 
-    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    def explanation(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             images, targets = images.clone().detach(), targets.clone()
-            return (1 - self.upsampled(self.learned(network, images, targets), images)[:, 0]).detach().float()
+            evidence = 1 - self.upsampled(self.learned(network, images, targets), images).detach()
+            shown = blend(images, evidence.to(images.dtype), self.reference(images))
+            return shown.float(), evidence[:, 0].float()
+
+    def reference(self, images: Tensor) -> Tensor:
+        """The blurred images (B,3,H,W)."""
+        with torch.autocast(images.device.type, enabled=False):
+            return blurred(images, images, torch.Generator())
 
     def learned(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The coarse mask (B,1,h,w) in [0,1], 1 where the image is kept."""
-        with torch.autocast(images.device.type, enabled=False):
-            reference = blurred(images, images, torch.Generator())
+        reference = self.reference(images)
         pad = round(self.jitter * min(images.shape[-2:]) / 224)
         wide, wide_reference = (F.pad(x, [pad // 2, pad - pad // 2] * 2, mode="replicate") for x in (images, reference))
         generator = torch.Generator().manual_seed(self.seed)

@@ -106,7 +106,7 @@ def _costs(runs: dict[str, Run]) -> Table:
 
 
 def _views(result: Result, methods: Sequence[str], classifier: Classifier) -> dict[str, Tensor | None]:
-    """Name of a column → picture (3,H,W) in [0,1]; FGVis has two."""
+    """Name of a column → picture (C,H,W) in [0,1]; FGVis has two, and so have methods that leave an image."""
     background = classifier.preprocessing.background().to(result.image)
     views: dict[str, Tensor | None] = {"image": result.image}
     for name in methods:
@@ -116,6 +116,8 @@ def _views(result: Result, methods: Sequence[str], classifier: Classifier) -> di
             views[_column(name, "explanation")] = explanation_image(result.image, found.evidence[0], background)
         else:
             views[_column(name)] = None if found is None else heat(found.saliency()[0])
+            if found is not None and found.explanation is not None:
+                views[_column(name, "explanation")] = found.explanation[0].clamp(0, 1)
     return views
 
 

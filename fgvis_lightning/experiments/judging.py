@@ -154,7 +154,7 @@ def explained(item: Tensor | Explanation | Attribution, image: Tensor, classifie
     if isinstance(item, Explanation):
         background = classifier.preprocessing.background().to(image).expand_as(image)
         return torch.lerp(background, image, item.evidence[0].to(image))
-    return None
+    return item.explanation[0] if isinstance(item, Attribution) and item.explanation is not None else None
 
 
 @torch.no_grad()

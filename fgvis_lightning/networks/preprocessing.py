@@ -98,9 +98,17 @@ class Preprocessing:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images (…,C,H,W) in [0,1] as the network takes them; signals (…,C,T) and volumes (…,C,D,H,W) likewise."""
-        shape = self.count, *[1] * len(self.size)
-        mean, std = (images.new_tensor(values).view(shape) for values in (self.mean, self.std))
+        mean, std = self._by_channel(images)
         return (images - mean) / std
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """The inverse of `normalize`."""
+        mean, std = self._by_channel(images)
+        return images * std + mean
+
+    def _by_channel(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        shape = self.count, *[1] * len(self.size)
+        return images.new_tensor(self.mean).view(shape), images.new_tensor(self.std).view(shape)
 
     def background(self) -> Tensor:
         """The data set's mean color (C,1,1) in [0,1]: zero in normalized space, which the mask uncovers."""

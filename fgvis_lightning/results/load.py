@@ -1,7 +1,7 @@
 """Explanations from files.
 
 One explanation is one ``.safetensors`` file: the tensor ``mask``, with ``ranking`` beside it where there is one, or
-``map`` for another method; and string metadata.
+``map`` for another method, with ``explanation`` beside it where the method leaves an image; and string metadata.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from fgvis_lightning.method.games import GAMES
 from fgvis_lightning.names import printable
 from fgvis_lightning.results.explanation import ROWS, Attribution, Explanation
 from fgvis_lightning.results.tensor_files import CHECKSUM, EXPLANATIONS, SUFFIX, UNREADABLE, checksum, damaged
+
+TENSORS = ("mask", "ranking", "map", "explanation")
 
 
 def check_links(output: Path) -> None:
@@ -49,7 +51,7 @@ def load_item(path: str | Path) -> Explanation | Attribution:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in ("mask", "ranking", "map") if name in set(file.keys())}
+            tensors = {name: file.get_tensor(name) for name in TENSORS if name in set(file.keys())}
         if not tensors.keys() & {"mask", "map"}:
             raise ValueError("it has neither a mask nor a map")
         expected = metadata.pop(CHECKSUM)
@@ -62,7 +64,8 @@ def load_item(path: str | Path) -> Explanation | Attribution:
             "metadata": metadata,
         }
         if "map" in tensors:
-            return Attribution(map=tensors["map"][None], method=metadata["method"], **own)
+            image = tensors["explanation"][None].float() if "explanation" in tensors else None
+            return Attribution(map=tensors["map"][None], method=metadata["method"], explanation=image, **own)
         own |= {name: torch.tensor([read(metadata[name])]) for name, read in ROWS.items() if name in metadata}
         return Explanation(
             mask=tensors["mask"][None].float(),

@@ -132,6 +132,14 @@ def test_finds_the_patch_that_decides_and_lowers_its_objective() -> None:
         assert inside[divmod(int(one.argmax()), 72)]
 
 
+def test_explanation_is_the_image_where_evidence_is_and_blurred_elsewhere() -> None:
+    images, network = random(2, 3, 56, 72).float(), Patch(8, 44)
+    shown, maps = MeaningfulPerturbation(iterations=10).explanation(network, images, torch.tensor([0, 0]))
+    reference = blurred(images, images, torch.Generator())
+    torch.testing.assert_close(shown, maps[:, None] * images + (1 - maps[:, None]) * reference)
+    assert torch.equal(maps, MeaningfulPerturbation(iterations=10)(network, images, torch.tensor([0, 0])))
+
+
 def test_shifts_are_of_the_image_under_the_mask() -> None:
     seen: list[Tensor] = []
 

@@ -10,9 +10,11 @@ from fgvis_lightning import explain
 from fgvis_lightning.baselines import (
     LRP,
     RISE,
+    CartoonX,
     DeepLIFT,
     Edges,
     ExcitationBackprop,
+    ExtremalPerturbation,
     FGVisMethod,
     GradCAM,
     GradCAMPlusPlus,
@@ -21,6 +23,7 @@ from fgvis_lightning.baselines import (
     GradientXInput,
     GuidedBackprop,
     GuidedGradCAM,
+    IGOSPlusPlus,
     IntegratedGradients,
     LayerCAM,
     MaskedGradient,
@@ -31,6 +34,7 @@ from fgvis_lightning.baselines import (
     Random,
     ScoreCAM,
     SmoothGrad,
+    WaveletX,
 )
 
 METHODS = [
@@ -51,6 +55,10 @@ METHODS = [
     ScoreCAM(),
     Occlusion(),
     MeaningfulPerturbation(iterations=5),
+    ExtremalPerturbation(iterations=5, weight=1, lr=1),
+    CartoonX(iterations=5, samples=2),
+    WaveletX(iterations=5, samples=2),
+    IGOSPlusPlus(iterations=2, path=3, area=0),
     RISE(masks=20),
     MaskedGradient(masks=10),
     FGVisMethod(iterations=5),

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from command_line import NETWORK
+from matplotlib.figure import Figure
 from PIL import Image
 from toy_networks import Tiny
 
@@ -19,8 +21,11 @@ from fgvis_lightning import load_explanation
 from fgvis_lightning.baselines import Gradient
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
+from fgvis_lightning.experiments import comparison_figures
 from fgvis_lightning.networks.load import load_classifier
+from fgvis_lightning.networks.preprocessing import IMAGENET_MEAN
 from fgvis_lightning.results.explanation import Attribution
+from fgvis_lightning.results.figures import grid
 from fgvis_lightning.results.load import load_item
 
 PhotoMaker = Callable[..., Path]
@@ -131,6 +136,35 @@ def test_the_map_of_a_method_is_what_it_returns_for_the_images(folder: Path, out
     files = sorted((output / "gradient" / "explanations").iterdir())
     found = torch.cat([load_item(path).saliency() for path in files])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_method_leaves_of_an_image_is_kept(
+    folder: Path, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = {"class_path": "methods.LeftHalf"}
+    columns: list[str] = []
+
+    def watched(rows: Any, names: Any, *more: Any) -> Figure:
+        columns.extend(name for name in names if name not in columns)
+        return grid(rows, names, *more)
+
+    monkeypatch.setattr(comparison_figures, "grid", watched)
+    compare(folder, output, methods={"left": left, "gradient": METHODS["gradient"]})
+    assert columns == ["image", "left", "left:\nexplanation", "gradient", "photo"]
+    item, other = (load_item(next((output / name / "explanations").iterdir())) for name in ("left", "gradient"))
+    assert isinstance(item, Attribution)
+    assert isinstance(other, Attribution)
+    assert other.explanation is None
+    assert item.explanation is not None
+    image = load_image(item.metadata["image"], load_classifier(Tiny(), size=(16, 16)).preprocessing) / 255
+    assert item.explanation.shape == (1, 3, 16, 16)
+    torch.testing.assert_close(item.explanation[0, ..., :8], image[..., :8], rtol=0, atol=3e-4)
+    mean = torch.tensor(IMAGENET_MEAN)[:, None, None].expand(3, 16, 8)
+    torch.testing.assert_close(item.explanation[0, ..., 8:], mean, rtol=0, atol=3e-4)
+
+    wrong = {**left, "init_args": {"rest": math.nan}}
+    error = fails(capsys, folder, output.with_name("wrong"), methods={"left": wrong})
+    assert "Expected left to return finite images of shape (2, 3, 16, 16), but got (2, 3, 16, 16) with NaN" in error
 
 
 def test_another_parameter_is_another_configuration(

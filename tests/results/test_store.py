@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from fgvis_lightning import Explanation, InputError, load_explanation, load_explanations
 from fgvis_lightning.method.games import GAMES
 from fgvis_lightning.names import slug
-from fgvis_lightning.results.explanation import rounded
+from fgvis_lightning.results.explanation import Attribution, rounded
+from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tensor_files import load_metadata, save_tensors, write_whole
 
 METADATA = {
@@ -79,6 +80,26 @@ def test_round_trip(output: Path) -> None:
     assert [path.name for path in output.rglob("*") if path.is_file()] == ["a@bus.safetensors"], (
         "a file was left behind"
     )
+
+
+def test_a_map_and_what_its_method_leaves_of_the_image(output: Path) -> None:
+    image = torch.rand(2, 3, 4, 5)
+    whole = Attribution(torch.rand(2, 4, 5), torch.tensor([1, 2]), torch.tensor([0.25, 0.5]), "left", explanation=image)
+    for found in (whole, replace(whole, explanation=None)):
+        path = output / "explanations" / "a@bus.safetensors"
+        found.save(path, 1, {"image": "a.png"})
+        loaded = load_item(path)
+        assert isinstance(loaded, Attribution)
+        assert torch.equal(loaded.map, whole.map[1:])
+        assert (loaded.method, loaded.targets.tolist(), loaded.score_image.tolist()) == ("left", [2], [0.5])
+        if found.explanation is None:
+            assert loaded.explanation is None
+        else:
+            assert loaded.explanation is not None
+            torch.testing.assert_close(loaded.explanation, image[1:], rtol=0, atol=2.5e-4)
+        with safe_open(path, framework="pt") as file:
+            names = {"map"} | ({"explanation"} if found.explanation is not None else set())
+            assert set(file.keys()) == names
 
 
 def test_views_of_a_mask() -> None:
