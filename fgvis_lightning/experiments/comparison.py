@@ -14,7 +14,6 @@ stopped and gone on with, and runs on many devices::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.comparison_figures import sum_up
 from fgvis_lightning.experiments.measured import AGAIN
 from fgvis_lightning.experiments.parsing import Parser
+from fgvis_lightning.experiments.randomization import reseeded
 from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
 
 
@@ -36,7 +36,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--rows", type=int, default=12, help="Most items in a figure.")
     parser.add_argument(
-        "--seeds", type=bool, default=False, help="Also run those that draw random numbers with the next seed."
+        "--seeds", type=bool, default=False, help="Also run those that draw random numbers with another seed."
     )
     parser.add_argument("--crop", type=int, default=56, help="Side of the crop at pixel resolution; 0 for none.")
     return parser
@@ -59,9 +59,9 @@ def main(args: Sequence[str]) -> None:
         for name, method in objects.methods.items():
             parameters = config.methods[name].as_dict()
             chosen[shown(name, method)] = method, parameters
-            if config.seeds and (seed := getattr(method, "seed", None)) is not None:
-                other = {**parameters, "init_args": {**(parameters.get("init_args") or {}), "seed": seed + 1}}
-                chosen[shown(name, method) + AGAIN] = replace(method, seed=seed + 1), other
+            if config.seeds and (other := reseeded(method)) is not None:
+                own = {**(parameters.get("init_args") or {}), "seed": getattr(other, "seed")}  # noqa: B009
+                chosen[shown(name, method) + AGAIN] = other, {**parameters, "init_args": own}
         return chosen
 
     runs, sums_up, problems = sweep(parser, config, methods, ["--data.images", "", "--methods", "{}"])
