@@ -31,7 +31,7 @@ class ExtremalPerturbation(MaskMethod):
     pyramid of ever weaker blur, interpolated.
 
     Of several areas each has its own mask; the map, and the explanation, is that of their mean. The paper's pointing
-    game (section 4.1) adds up those of 0.025, 0.05, 0.1 and 0.2, and blurs the sum.
+    game adds up those of 0.025, 0.05, 0.1 and 0.2, and blurs the sum.
 
     The values, and k, are the defaults of the authors' library TorchRay, which also settles that λ begins at 300 and
     grows by 0.35 % in each iteration, T = 1/20, that all m are 1 at the start, and that in every second iteration the

@@ -3,7 +3,7 @@
 Each method sweeps over the items as FGVis does in ``fit``, into a results folder of its own, so a comparison can be
 stopped and gone on with, and runs on many devices::
 
-    <output>/<method>/explanations/<item id>.safetensors   maps (FGVis: masks); the rest as in a results folder
+    <output>/<method>/explanations/<item id>.safetensors   maps, images that are left (FGVis: masks); as in fit
     <output>/comparison.pdf, .png                          items × methods
     <output>/crop.pdf, .png                                the same, at pixel resolution, where FGVis has most evidence
     <output>/methods.json                                  what the methods in the folders are called

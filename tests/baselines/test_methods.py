@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 from toy_networks import Tiny
 
 from fgvis_lightning import explain
@@ -27,6 +28,7 @@ from fgvis_lightning.baselines import (
     IntegratedGradients,
     LayerCAM,
     MaskedGradient,
+    MaskMethod,
     MeaningfulPerturbation,
     Method,
     Occlusion,
@@ -89,6 +91,37 @@ def test_one_signature(method: Method) -> None:
     state = torch.random.get_rng_state()
     assert torch.equal(method(network, x, targets), maps), "each call gives the same"
     assert torch.equal(state, torch.random.get_rng_state()), "the global generator is the user's"
+
+
+class Gray(nn.Module):
+    """A network of one channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Tiny()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x.expand(-1, 3, -1, -1))
+
+
+@pytest.mark.parametrize(
+    "method", [method for method in METHODS if isinstance(method, MaskMethod)], ids=lambda method: type(method).__name__
+)
+def test_what_is_left_of_images(method: MaskMethod) -> None:
+    """Also of gray images, and of images without anything to see."""
+    for channels, network in ((3, Tiny().eval()), (1, Gray().eval())):
+        x, targets = torch.randn(3, channels, 20, 24), torch.tensor([1, 0, 3])
+        x[1:] = torch.tensor([0.0, -2.0])[:, None, None, None]
+        left, maps = method.explanation(network, x, targets)
+        assert left.shape == x.shape
+        assert left.dtype == maps.dtype == torch.float32
+        assert not left.requires_grad
+        assert left.isfinite().all()
+        assert maps.isfinite().all()
+        assert maps.shape == (3, 20, 24)
+        alone = method.explanation(network, x[:1], targets[:1])
+        torch.testing.assert_close(left[:1], alone[0], rtol=1e-3, atol=1e-3)
+        assert torch.equal(maps[:1], maps[:1].clamp(0, 1)), "a mask, or a gray value"
 
 
 def test_fgvis_is_what_explain_finds() -> None:
