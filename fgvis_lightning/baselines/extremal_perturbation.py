@@ -25,7 +25,8 @@ class ExtremalPerturbation(MaskMethod):
     many ones as the area has pixels: λ grows until M is of that area, and little of it neither 0 nor 1. M is smooth all
     the same, as the smooth maximum over cells j of ``k(‖u - j‖ / σ) m_j`` at each pixel u, which weights terms t by
     ``exp(t / T)``, with ``k(z) = exp(-2 max(0, z - ½)²)``. The m in [0,1] of a coarse grid are what is learned, clamped
-    after each step. What M covers beyond the image's border counts as area, or borders would be cheap.
+    after each step. Areas are shares of M with its margin, σ around the image: 0.1 is 0.14 of an image of 224×224, if
+    all of it is inside. What M covers beyond the border counts, or borders would be cheap.
 
     Where M is 1, x_M is the image, where it is 0, the image blurred with σ = 20, and between, one of the levels of a
     pyramid of ever weaker blur, interpolated.
@@ -40,7 +41,7 @@ class ExtremalPerturbation(MaskMethod):
     There is no chance in it. Images and areas are optimized together without affecting each other.
 
     Args:
-        areas: a, each a share of the image above 0 and below 1.
+        areas: a, each a share above 0 and below 1.
         iterations: of gradient descent.
         lr: its step size.
         weight: λ at the start.
@@ -68,7 +69,7 @@ class ExtremalPerturbation(MaskMethod):
         require(self, 2, "levels")
         if not self.areas or not all(0 < area < 1 for area in self.areas):
             raise InputError(
-                f"Expected areas above 0 and below 1, as shares of the image, but got {self.areas}. The default is 0.1."
+                f"Expected areas above 0 and below 1, as shares of the mask, but got {self.areas}. The default is 0.1."
             )
 
     def explanation(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,8 +90,8 @@ class ExtremalPerturbation(MaskMethod):
         exact = torch.promote_types(images.dtype, torch.float32)
         cells = (ceil(side / self.cell(images)) for side in images.shape[-2:])
         mask = torch.ones(count * len(images), 1, *cells, device=images.device, dtype=exact, requires_grad=True)
-        pixels, every = images[0, 0].numel(), self.smoothed(mask[:1].detach(), images).numel()
-        zeros = torch.tensor([every - round(area * pixels) for area in self.areas] * len(images), device=images.device)
+        every = self.smoothed(mask[:1].detach(), images).numel()
+        zeros = torch.tensor([every - round(area * every) for area in self.areas] * len(images), device=images.device)
         wanted = (torch.arange(every, device=images.device) >= zeros[:, None]).to(exact)
         optimizer = torch.optim.SGD([mask], self.lr, momentum=0.9, dampening=0.9)
         weight = self.weight

@@ -86,7 +86,8 @@ def test_descent_by_hand() -> None:
     method = ExtremalPerturbation(areas=(0.25,), iterations=4, weight=5, growth=1.5, lr=3)
     pyramid = method.pyramid(images)
     mask = torch.ones(1, 1, 24, 24, dtype=torch.float64)
-    wanted = (torch.arange(method.smoothed(mask, images).numel()) >= method.smoothed(mask, images).numel() - 144)[None]
+    every = method.smoothed(mask, images).numel()
+    wanted = (torch.arange(every) >= every - round(0.25 * every))[None]
     step = torch.zeros_like(mask)
     for t in range(4):
         mask.requires_grad_()
@@ -109,9 +110,9 @@ def test_finds_the_patch_that_decides_and_has_the_area(y: int, x: int) -> None:
     inside = torch.zeros(56, 72, dtype=torch.bool)
     inside[y : y + 12, x : x + 12] = True  # 0.036 of the image
     assert maps[0][inside].mean() > 0.8
-    assert maps[0][~inside].mean() < 0.15
+    assert maps[0][~inside].mean() < 0.2
     smooth = method.smoothed(method.learned(network, method.pyramid(images), targets), images)
-    assert float((smooth > 0.5).sum() / (56 * 72)) == pytest.approx(0.1, rel=0.2)
+    assert float((smooth > 0.5).float().mean()) == pytest.approx(0.1, rel=0.2)
     torch.testing.assert_close(shown, perturbed(method.pyramid(images), maps[:, None]))
     before, after = (network(e)[0].softmax(0)[0] for e in (images, shown))
     assert after > 0.8 * before
@@ -144,5 +145,5 @@ def test_sees_the_mirror_image_in_every_second_iteration() -> None:
 
 @pytest.mark.parametrize("areas", [(), (0.0,), (1.0,), (0.1, math.nan)])
 def test_areas_that_cannot_be(areas: tuple[float, ...]) -> None:
-    with pytest.raises(InputError, match="Expected areas above 0 and below 1, as shares of the image, but got"):
+    with pytest.raises(InputError, match="Expected areas above 0 and below 1, as shares of the mask, but got"):
         ExtremalPerturbation(areas=areas)
