@@ -121,7 +121,8 @@ def main(args: Sequence[str]) -> None:
     judgements.sort(key=lambda one: (one.id, place[one.method]))
     known.keep((name, id, paths[id]) for name, paths in methods.items() for id in ids)
     write_whole(output / "config.yaml", parser.dump(config, skip_none=False).encode())
-    write_whole(output / "evaluation.json", (json.dumps(says, indent=2) + "\n").encode())
+    told = {**says, "reference": reference}
+    write_whole(output / "evaluation.json", (json.dumps(told, indent=2) + "\n").encode())
     write_whole(output / "evaluation_items.csv", item_table(judgements, metrics, config.profile).csv().encode())
     table, markdown = summary(judgements, list(methods), reference, metrics, config.profile)
     write_whole(output / "evaluation.csv", table.csv().encode())

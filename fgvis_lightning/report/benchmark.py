@@ -30,6 +30,9 @@ from fgvis_lightning.names import slug
 from fgvis_lightning.report.benchmark_page import write_benchmark
 from fgvis_lightning.results.tensor_files import write_whole
 
+ONLY = "network"
+"""What the network is called where there are no several."""
+
 MISTAKE = 2
 """Exit code of a command that left something out, and said so."""
 
@@ -65,7 +68,7 @@ def main(args: Sequence[str]) -> None:
         raise InputError(
             f"Expected names of networks that differ as names of folders, but got {', '.join(config.networks)}."
         )
-    plans = {name: _plan(settings, output / slug(name), own) for name, own in (config.networks or {"": {}}).items()}
+    plans = {name: _plan(settings, output / slug(name), own) for name, own in (config.networks or {ONLY: {}}).items()}
     for compare, evaluate in plans.values():  # all before the first begins
         _checked(comparison.make_parser(), compare)
         _checked(evaluation.make_parser(), evaluate)
@@ -76,10 +79,10 @@ def main(args: Sequence[str]) -> None:
     left_out = []
     for name, (compare, evaluate) in plans.items():
         if _run("compare", compare):
-            left_out.append(name or "the network")
+            left_out.append(name)
         if first:
             _run("evaluate", evaluate)
-            write_benchmark(output, list(config.networks) or [""], str(evaluate.get("reference", "FGVis")))
+            write_benchmark(output, list(plans))
             print(f"Look at {output / 'index.html'}", flush=True)
     if left_out:
         raise InputError(

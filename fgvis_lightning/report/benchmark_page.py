@@ -68,7 +68,7 @@ class Results:
     """A network's part of the page.
 
     Attributes:
-        name: of the network; empty where there is one.
+        name: of the network.
         folder: its results, relative to the page.
         says: what the evaluation says of itself.
         items: how many the means are over.
@@ -88,13 +88,12 @@ class Results:
     figures: tuple[tuple[str, str], ...]
 
 
-def write_benchmark(output: Path, networks: Sequence[str], reference: str) -> None:
+def write_benchmark(output: Path, networks: Sequence[str]) -> None:
     """Write ``index.html`` from the files of ``compare`` and ``evaluate``.
 
     Args:
         output: the benchmark's folder.
-        networks: their names, as far as their folders are there; an empty one for a network without a name.
-        reference: the method that others are compared with.
+        networks: their names, as far as their folders are there.
     """
     done = [name for name in networks if (output / slug(name) / "evaluation" / "evaluation.csv").exists()]
     style = (resources("fgvis_lightning.report") / "templates" / "style.css").read_text(encoding="utf-8")
@@ -102,9 +101,8 @@ def write_benchmark(output: Path, networks: Sequence[str], reference: str) -> No
         environment()
         .get_template("benchmark.html.j2")
         .render(
-            results=[read(output, name, reference) for name in done],
+            results=[read(output, name) for name in done],
             missing=[name for name in networks if name not in done],
-            reference=reference,
             config=(output / "config.yaml").read_text(encoding="utf-8"),
             style=Markup(style),
             version=version("fgvis-lightning"),
@@ -113,9 +111,11 @@ def write_benchmark(output: Path, networks: Sequence[str], reference: str) -> No
     write_whole(output / "index.html", page.encode())
 
 
-def read(output: Path, name: str, reference: str) -> Results:
+def read(output: Path, name: str) -> Results:
     """Read the results of one network."""
     folder = output / slug(name)
+    says = json.loads((folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    reference = says["reference"]
     rows = _rows(folder / "evaluation" / "evaluation.csv")
     costs = {row["method"]: row for row in _rows(folder / "maps" / "costs.csv")}
     metrics = [metric for metric in METRICS if any(row["metric"] == metric for row in rows)]
@@ -130,7 +130,6 @@ def read(output: Path, name: str, reference: str) -> Results:
         lines.append(Line(method, _kind(method), cells, tuple(_spent(cost.get(name, "")) for name in columns)))
     order = {"method": 0, "another seed": 1, "floor": 2}
     lines.sort(key=lambda line: order[line.kind])
-    says = json.loads((folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
     figures = [(quote(f"{slug(name)}/{path}"), text) for path, text in FIGURES.items() if (folder / path).exists()]
     return Results(
         name,
