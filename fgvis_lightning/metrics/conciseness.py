@@ -1,7 +1,7 @@
 """Conciseness-preciseness scores: how much of the score an explanation keeps, for how much of the image it shows.
 
-Kolek et al., Explaining Image Classifiers with Multiscale Directional Image Representation (ShearletX), CVPR 2023,
-section 5: CP = retained class probability / retained image information. As masks get smaller both fall, so that a score
+Kolek et al., Explaining Image Classifiers with Multiscale Directional Image Representation (ShearletX), CVPR 2023:
+CP = retained class probability / retained image information. As masks get smaller both fall, so that a score
 above 1 says that what is shown matters more than what is not.
 """
 

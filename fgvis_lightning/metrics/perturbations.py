@@ -36,7 +36,7 @@ def sensitivity_n(
     """How well the sum of a map over n pixels foretells what they do together (B,N), from -1 to 1.
 
     Pearson's correlation, over subsets of n pixels drawn at random, of the map's sum over the subset and of the drop of
-    the target's logit when its pixels become zero in normalized space (Ancona et al. 2018, section 4). Signs count.
+    the target's logit when its pixels become zero in normalized space (Ancona et al. 2018). Signs count.
 
     Args:
         network: takes normalized images, returns logits (B,K).
@@ -88,7 +88,7 @@ def infidelity(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Tensor:
-    """Mean square of what a map says of a change of the image less what it does (B,) ≥ 0 (Yeh et al. 2019, eq. 1).
+    """Mean square of what a map says of a change of the image less what it does (B,) ≥ 0 (Yeh et al. 2019).
 
     The change I is Gaussian noise, subtracted from the image; the map says that it takes ``I · map`` from the target's
     logit. By `captum.metrics.infidelity`, one image at a time.
@@ -143,7 +143,7 @@ def max_sensitivity(
     """How far a map moves at most when the image changes little (B,) ≥ 0, as a share of its own length.
 
     The largest ‖map(x + δ) - map(x)‖/‖map(x)‖ over changes δ with entries drawn between -radius and radius (Yeh et al.
-    2019, section 4). By `captum.metrics.sensitivity_max`, one image at a time.
+    2019). By `captum.metrics.sensitivity_max`, one image at a time.
 
     Args:
         method: takes normalized images (n,3,H,W) and classes (n,), returns their maps (n,…).

@@ -2,7 +2,7 @@
 
 Rong et al., A Consistent and Efficient Evaluation Strategy for Attribution Methods, ICML 2022. A removed pixel becomes
 the weighted mean of its neighbors, 1/6 of each along the sides and 1/12 of each at the corners, removed neighbors
-included (section 4.2): a sparse system of linear equations for each image, solved here by conjugate gradients. A little
+included: a sparse system of linear equations for each image, solved here by conjugate gradients. A little
 noise is added, so that the network cannot tell smooth from removed.
 """
 
