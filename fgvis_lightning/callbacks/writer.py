@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -54,6 +54,7 @@ class ExplanationWriter(ExplanationCallback):
         folder: the results folder. It may hold explanations of the same configuration, no others, and no other
             sweep may be at work in it.
         panels: whether to draw ``panels/<item id>.png``.
+        formats: of the panels, ``png`` unless given; ``svg`` and ``pdf`` are for print.
 
     Attributes:
         damaged: what is wrong with files that could not be read for the tables.
@@ -61,9 +62,12 @@ class ExplanationWriter(ExplanationCallback):
         levels: what the tables say of the items' levels; None where another rank has made them.
     """
 
-    def __init__(self, folder: str | Path, panels: bool = True) -> None:
+    def __init__(
+        self, folder: str | Path, panels: bool = True, formats: list[Literal["png", "svg", "pdf"]] | None = None
+    ) -> None:
         self.folder = Path(folder)
         self.panels = panels
+        self.formats = ["png"] if formats is None else formats
         self.damaged: list[str] = []
         self.levels: Levels | None = None
         self.listed: Callable[[], Collection[str]] | None = None
@@ -128,9 +132,11 @@ class ExplanationWriter(ExplanationCallback):
             if "lam" in self.settings:
                 metadata["lam"] = str(self.settings["lam"])
             if self.panels and isinstance(found, Explanation):
-                picture = BytesIO()
-                item_panel(pl_module, place, found, index).savefig(picture)
-                write_whole(self.folder / "panels" / f"{id}.png", picture.getvalue(), self._owner)
+                figure = item_panel(pl_module, place, found, index)
+                for kind in self.formats:
+                    picture = BytesIO()
+                    figure.savefig(picture, format=kind)
+                    write_whole(self.folder / "panels" / f"{id}.{kind}", picture.getvalue(), self._owner)
             # Last: an item counts as done when its explanation is there.
             found.save(self.folder / EXPLANATIONS / (id + SUFFIX), index, metadata, self._owner)
 

@@ -35,6 +35,15 @@ def fails(capsys: pytest.CaptureFixture[str], output: Path, images: Path | str, 
     return error
 
 
+def test_panels_for_print(photo: PhotoMaker, output: Path) -> None:
+    fit(output, photo("in/a.png"), "--writer.formats", "[svg, pdf]")
+    found = {path.suffix: path.read_bytes() for path in (output / "panels").iterdir()}
+    assert set(found) == {".svg", ".pdf"}
+    assert found[".pdf"].startswith(b"%PDF")
+    assert b"<svg" in found[".svg"]
+    assert b"image/png;base64" in found[".svg"], "the pixels as they are"
+
+
 def test_a_run_leaves_what_the_readme_promises(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = output.parent / "names.txt"
     names.write_text("cat\ndog\nschool bus\ncar\ntree\n")
