@@ -166,10 +166,10 @@ def _cell(
 
 
 def _best(table: Mapping[tuple[str, str], Mapping[str, str]], metric: str, rivals: Sequence[str]) -> str:
-    """The method with the best mean of a metric."""
+    """The method with the best mean of a metric; empty where all have the same."""
     means = {name: _float(table.get((name, metric)), "mean") for name in rivals}
     known = {name: mean if METRICS[metric].higher else -mean for name, mean in means.items() if not math.isnan(mean)}
-    return max(known, key=lambda name: known[name], default="")
+    return max(known, key=lambda name: known[name]) if len(set(known.values())) > 1 else ""
 
 
 def _than(row: Mapping[str, str], metric: str) -> str:
