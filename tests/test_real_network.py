@@ -191,7 +191,7 @@ def test_every_comparison_runs(config: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_adversarial_and_sanity_run(tmp_path: Path) -> None:
     """With one photo and few iterations."""
-    assert sorted({*COMMANDS.values()}) == ["adversarial", "bias", "compare", "fit", "sanity"]
+    assert sorted({*COMMANDS.values()}) == ["adversarial", "benchmark", "bias", "compare", "fit", "sanity"]
     output = ["--output", str(tmp_path / "a")]
     short = ["--data.images", COFFEE, "--data.targets", "absent1", "--iterations", "2", "--trainer.accelerator", "cpu"]
     main(["adversarial", "--config", str(ROOT / "configs" / "adversarial.yaml"), *output, *short])

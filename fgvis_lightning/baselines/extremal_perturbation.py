@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 
 import torch
@@ -53,7 +53,7 @@ class ExtremalPerturbation(MaskMethod):
     """
 
     effort = (("iterations", 800),)
-    areas: tuple[float, ...] = (0.1,)
+    areas: list[float] = field(default_factory=lambda: [0.1])
     iterations: int = 800
     lr: float = 0.01
     weight: float = 300

@@ -66,7 +66,7 @@ def test_interpolates_between_ever_weaker_blurs() -> None:
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_objective_by_hand(mirrored: bool) -> None:
     network, images, targets = Tiny().eval().double(), random(2, 3, 32, 40), torch.tensor([1, 2])
-    method = ExtremalPerturbation(areas=(0.2,))
+    method = ExtremalPerturbation(areas=[0.2])
     pyramid, mask = method.pyramid(images), random(2, 1, 32, 40, seed=2).sigmoid()
     smooth = method.smoothed(mask, images)
     count = smooth[0].numel()
@@ -83,7 +83,7 @@ def test_objective_by_hand(mirrored: bool) -> None:
 
 def test_descent_by_hand() -> None:
     network, images, targets = Tiny().eval().double(), random(1, 3, 24, 24), torch.tensor([2])
-    method = ExtremalPerturbation(areas=(0.25,), iterations=4, weight=5, growth=1.5, lr=3)
+    method = ExtremalPerturbation(areas=[0.25], iterations=4, weight=5, growth=1.5, lr=3)
     pyramid = method.pyramid(images)
     mask = torch.ones(1, 1, 24, 24, dtype=torch.float64)
     every = method.smoothed(mask, images).numel()
@@ -103,7 +103,7 @@ def test_descent_by_hand() -> None:
 def test_finds_the_patch_that_decides_and_has_the_area(y: int, x: int) -> None:
     images, targets = random(1, 3, 56, 72).float(), torch.tensor([0])
     network = Patch(y, x)
-    method = ExtremalPerturbation(iterations=150, growth=1.019, areas=(0.1,), mirror=False)
+    method = ExtremalPerturbation(iterations=150, growth=1.019, areas=[0.1], mirror=False)
     shown, maps = method.explanation(network, images, targets)
     assert maps.min() >= 0
     assert maps.max() <= 1
@@ -121,9 +121,9 @@ def test_finds_the_patch_that_decides_and_has_the_area(y: int, x: int) -> None:
 def test_several_areas_are_masks_of_their_own() -> None:
     network, images, targets = Tiny().eval(), random(2, 3, 24, 30).float(), torch.tensor([1, 3])
     options = {"iterations": 5, "weight": 10.0, "lr": 1.0}
-    areas = (0.05, 0.3)
+    areas = [0.05, 0.3]
     both = ExtremalPerturbation(areas=areas, **options)(network, images, targets)  # type: ignore[arg-type]
-    each = [ExtremalPerturbation(areas=(a,), **options)(network, images, targets) for a in areas]  # type: ignore[arg-type]
+    each = [ExtremalPerturbation(areas=[a], **options)(network, images, targets) for a in areas]  # type: ignore[arg-type]
     torch.testing.assert_close(both, (each[0] + each[1]) / 2, rtol=1e-4, atol=1e-5)
     assert (each[0].mean((1, 2)) < each[1].mean((1, 2))).all()
 
@@ -143,7 +143,7 @@ def test_sees_the_mirror_image_in_every_second_iteration() -> None:
         assert [torch.equal(x, seen[0].flip(-1)) for x in seen] == flips
 
 
-@pytest.mark.parametrize("areas", [(), (0.0,), (1.0,), (0.1, math.nan)])
-def test_areas_that_cannot_be(areas: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("areas", [[], [0.0], [1.0], [0.1, math.nan]])
+def test_areas_that_cannot_be(areas: list[float]) -> None:
     with pytest.raises(InputError, match="Expected areas above 0 and below 1, as shares of the mask, but got"):
         ExtremalPerturbation(areas=areas)

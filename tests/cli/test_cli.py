@@ -471,7 +471,7 @@ def test_an_unknown_command_is_told_those_there_are(capsys: pytest.CaptureFixtur
         main(["comparison"])
     assert stopped.value.code == 2
     assert (
-        "Expected a command, fit, report, compare, evaluate, pointing, bias, adversarial, sanity, but got "
+        "Expected a command, fit, report, compare, evaluate, benchmark, pointing, bias, adversarial, sanity, but got "
         "'comparison'. Nearest: compare." in capsys.readouterr().err
     )
 

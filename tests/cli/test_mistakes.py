@@ -347,14 +347,20 @@ IMAGES = {
 """What ``--data.images`` cannot be."""
 
 COMMANDS: list[tuple[list[str], str]] = [
-    (["fitt"], "Expected a command, fit, report, compare, evaluate, pointing, bias, adversarial, sanity, but got"),
+    (
+        ["fitt"],
+        "Expected a command, fit, report, compare, evaluate, benchmark, pointing, bias, ",
+    ),
     (["fit"], "Expected --data.images, but got nothing."),
     (
         ["fit", *FIT, "--data.images", "in", "--model.game", "deletion", "--model.level", "2"],
         "Expected level to be more than 0 and less than 1 where the class is to go (deletion), but got 2.0.",
     ),
     (["fit", "--data.images"], "argument --data.images/--data.images+: expected one argument"),
-    ([""], "Expected a command, fit, report, compare, evaluate, pointing, bias, adversarial, sanity, but got"),
+    (
+        [""],
+        "Expected a command, fit, report, compare, evaluate, benchmark, pointing, bias, ",
+    ),
     (["completion", "foo"], "Expected a shell, bash, zsh, tcsh"),  # and those that this shtab knows
     (["completion"], "Expected a shell, bash, zsh, tcsh"),
     (["report"], "Expected FOLDER, but got nothing."),

@@ -100,7 +100,7 @@ def test_each_number_is_that_of_the_item(results: Path, tmp_path: Path, capsys: 
     assert [(row["id"], row["method"]) for row in found] == [
         (id, method)
         for id in ("0@cat", "1@cat", "2@car")
-        for method in ("center", "gradient", "uniform map, random point", "center of the picture")
+        for method in ("gradient", "center", "uniform map, random point", "center of the picture")
     ]
     for row in found:
         mask = torch.zeros(1, 16, 16, dtype=torch.bool)
@@ -136,7 +136,7 @@ def test_each_number_is_that_of_the_item(results: Path, tmp_path: Path, capsys: 
     assert float(table["gradient"]["energy above the object's share"]) == pytest.approx(above)
     assert float(table["uniform map, random point"]["energy above the object's share"]) == 0
     printed = capsys.readouterr().out
-    assert "3 items by center, gradient" in printed
+    assert "3 items by gradient, center" in printed
     assert "left out: 2 items without an object of their class" in printed
     assert "left out: 1 items whose objects the crop has cut away" in printed
     assert "left out: 1 objects outside of the crop" in printed

@@ -13,9 +13,11 @@ import yaml
 from command_line import NETWORK
 
 from fgvis_lightning.cli import main
-from fgvis_lightning.report.benchmark import _merged
+from fgvis_lightning.experiments import comparison
+from fgvis_lightning.report.benchmark import _checked, _merged, _plan, make_parser
 
 PhotoMaker = Callable[..., Path]
+ROOT = Path(__file__).parents[2]
 BASELINES = "fgvis_lightning.baselines"
 METHODS = {
     "gradient": {"class_path": f"{BASELINES}.Gradient"},
@@ -124,3 +126,17 @@ def test_mistakes_are_refused_before_anything_begins(config: Path, capsys: pytes
     assert "nonsense" in refused({"networks": {"one": {"nonsense": 1}}})
     assert "nonsense" in refused({"methods": {"one": {"class_path": "nonsense.Method"}}})
     assert "differ as names of folders" in refused({"networks": {"a b": {}, "a_b": {}}})
+
+
+def test_the_configurations_are_read_and_name_the_same_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    names = {}
+    for path in sorted((ROOT / "configs").glob("benchmark*.yaml")):
+        config = make_parser().parse_args(["--config", str(path)])
+        for own in [*config.networks.values()] or [{}]:
+            _checked(comparison.make_parser(), _plan(yaml.safe_load(make_parser().dump(config)), Path("out"), own)[0])
+        names[path.stem] = list(config.methods)
+    assert names["benchmark"] == names["benchmark_cheap"]
+    assert (
+        yaml.safe_load((ROOT / "configs" / "benchmark.yaml").read_text())["evaluate"]["reference"] in names["benchmark"]
+    )
