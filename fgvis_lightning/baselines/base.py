@@ -12,7 +12,7 @@ method leaves of an image is a claim of its own, "this is enough", the base is `
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,18 +28,16 @@ __all__ = ["MaskMethod", "Method", "require", "scores", "steps"]
 
 
 class Method(ABC):
-    """An attribution method with its parameters.
+    """An attribution method with its parameters."""
 
-    Attributes:
-        effort: parameters that buy precision with passes, and the least that the method's authors take.
-    """
-
-    effort: ClassVar[tuple[tuple[str, float], ...]] = ()
+    def effort(self) -> dict[str, float]:
+        """Parameters that buy precision with passes → the least that the method's authors take."""
+        return {}
 
     @property
     def cheap(self) -> bool:
         """Whether it is run at less than its authors' effort; a comparison then says so wherever it names it."""
-        return any(getattr(self, name) < least for name, least in self.effort)
+        return any(getattr(self, name) < least for name, least in self.effort().items())
 
     @abstractmethod
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:

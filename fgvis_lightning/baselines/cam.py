@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ class CAM(Method):
     """
 
     layer: str | None = None
-    kind: ClassVar[str]
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         try:
@@ -38,7 +37,7 @@ class CAM(Method):
         layer = module_called(network, self.layer or last_convolutional(network, images[:1]))
         maps = []
         with differentiable(network, images), steps(len(images), type(self).__name__) as advance:
-            made: Any = getattr(pytorch_grad_cam, self.kind)(network, [layer])
+            made: Any = getattr(pytorch_grad_cam, type(self).__name__)(_WithParameter(network, images), [layer])
             try:
                 for image, target in zip(images.detach().split(1), targets.tolist(), strict=True):
                     found = made(image.clone().requires_grad_(), [ClassifierOutputTarget(target)])
@@ -49,16 +48,24 @@ class CAM(Method):
         return torch.cat(maps).float()
 
 
+class _WithParameter(nn.Module):
+    """A network, and a parameter on its device, which pytorch-grad-cam looks for; a frozen network has none."""
+
+    def __init__(self, network: nn.Module, images: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.place = nn.Parameter(images.new_empty(0), requires_grad=False)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network(images)
+
+
 class GradCAMPlusPlus(CAM):
     """Weights from higher derivatives (Chattopadhay et al., WACV 2018, section 3, eq. 12 to 19): `CAM`."""
-
-    kind = "GradCAMPlusPlus"
 
 
 class LayerCAM(CAM):
     """A weight for each place, the positive gradient (Jiang et al., IEEE TIP 2021, eq. 5 and 6): `CAM`."""
-
-    kind = "LayerCAM"
 
 
 class ScoreCAM(CAM):
@@ -66,5 +73,3 @@ class ScoreCAM(CAM):
 
     It takes a pass for each feature map, of which an EfficientNet-Lite0 has 1280.
     """
-
-    kind = "ScoreCAM"

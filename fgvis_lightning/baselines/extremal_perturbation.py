@@ -52,7 +52,6 @@ class ExtremalPerturbation(MaskMethod):
         mirror: whether every second iteration is of the mirror image.
     """
 
-    effort = (("iterations", 800),)
     areas: list[float] = field(default_factory=lambda: [0.1])
     iterations: int = 800
     lr: float = 0.01
@@ -62,6 +61,9 @@ class ExtremalPerturbation(MaskMethod):
     sigma: float = 21
     levels: int = 8
     mirror: bool = True
+
+    def effort(self) -> dict[str, float]:
+        return {"iterations": 800}
 
     def __post_init__(self) -> None:
         require(self, 0, "iterations", "lr", "weight", "growth")

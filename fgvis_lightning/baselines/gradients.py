@@ -39,9 +39,11 @@ class IntegratedGradients(Method):
         batch_size: points in one network pass; they are of one image, so that others do not matter.
     """
 
-    effort = (("iterations", 20),)
     iterations: int = 100
     batch_size: int = 32
+
+    def effort(self) -> dict[str, float]:
+        return {"iterations": 20}
 
     def __post_init__(self) -> None:
         require(self, 1, "iterations", "batch_size")
@@ -70,12 +72,14 @@ class SmoothGrad(Method):
         batch_size: noisy images in one network pass; they are of one image, so that others do not matter.
     """
 
-    effort = (("samples", 50),)
     samples: int = 50
     noise: float = 0.15
     squared: bool = False
     seed: int = 0
     batch_size: int = 25
+
+    def effort(self) -> dict[str, float]:
+        return {"samples": 50}
 
     def __post_init__(self) -> None:
         require(self, 1, "samples", "batch_size")

@@ -50,7 +50,6 @@ class IGOSPlusPlus(MaskMethod):
         batch_size: images in one network pass; they are of one image's paths, so that others do not matter.
     """
 
-    effort = (("iterations", 15), ("path", 20))
     iterations: int = 15
     path: int = 20
     area: float = 1
@@ -60,6 +59,9 @@ class IGOSPlusPlus(MaskMethod):
     noise: float = 0.2
     seed: int = 0
     batch_size: int = 20
+
+    def effort(self) -> dict[str, float]:
+        return {"iterations": 15, "path": 20}
 
     def __post_init__(self) -> None:
         require(self, 0, "iterations", "area", "variation", "step", "noise")

@@ -61,7 +61,6 @@ class LIME(Method):
         batch_size: samples in one network pass; they are of one image, so that others do not matter.
     """
 
-    effort = (("samples", 1000),)
     samples: int = 1000
     kernel_size: float = 4
     max_dist: float = 200
@@ -70,6 +69,9 @@ class LIME(Method):
     alpha: float = 1
     seed: int = 0
     batch_size: int = 64
+
+    def effort(self) -> dict[str, float]:
+        return {"samples": 1000}
 
     def __post_init__(self) -> None:
         require(self, 1, "samples", "kernel_size", "batch_size")

@@ -44,7 +44,6 @@ class MeaningfulPerturbation(MaskMethod):
         seed: of the shifts.
     """
 
-    effort = (("iterations", 300),)
     iterations: int = 300
     lr: float = 0.1
     area: float = 1e-4
@@ -54,6 +53,9 @@ class MeaningfulPerturbation(MaskMethod):
     sigma: float = 5
     jitter: float = 4
     seed: int = 0
+
+    def effort(self) -> dict[str, float]:
+        return {"iterations": 300}
 
     def __post_init__(self) -> None:
         require(self, 0, "iterations", "lr", "area", "variation", "sigma", "jitter")

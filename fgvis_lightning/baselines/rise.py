@@ -33,12 +33,14 @@ class RISE(Method):
         batch_size: masked images in one network pass; they are of one image, so that others do not matter.
     """
 
-    effort = (("masks", 4000),)
     masks: int = 8000
     cells: int = 7
     p: float = 0.5
     seed: int = 0
     batch_size: int = 64
+
+    def effort(self) -> dict[str, float]:
+        return {"masks": 4000}
 
     def __post_init__(self) -> None:
         require(self, 1, "masks", "cells", "batch_size")

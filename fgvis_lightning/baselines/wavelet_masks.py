@@ -53,7 +53,6 @@ class CartoonX(MaskMethod):
         batch_size: samples in one network pass; they are of one image, so that others do not matter.
     """
 
-    effort = (("iterations", 2000), ("samples", 64))
     iterations: int = 2000
     lr: float = 0.001
     sparsity: float = 4
@@ -65,6 +64,9 @@ class CartoonX(MaskMethod):
     std: tuple[float, ...] | None = None
     seed: int = 0
     batch_size: int = 16
+
+    def effort(self) -> dict[str, float]:
+        return {"iterations": 2000, "samples": 64}
 
     def __post_init__(self) -> None:
         require(self, 0, "iterations", "lr", "sparsity", "spatial")
@@ -204,12 +206,14 @@ class WaveletX(CartoonX):
     Args: those of `CartoonX`.
     """
 
-    effort = (("iterations", 300), ("samples", 16))
     iterations: int = 300
     lr: float = 0.1
     sparsity: float = 2
     spatial: float = 10
     samples: int = 16
+
+    def effort(self) -> dict[str, float]:
+        return {"iterations": 300, "samples": 16}
 
     def goal(self, score: Tensor) -> Tensor:
         return torch.ones_like(score)

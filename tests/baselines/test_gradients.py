@@ -25,6 +25,7 @@ from fgvis_lightning.baselines import (
     ScoreCAM,
     SmoothGrad,
 )
+from fgvis_lightning.networks.classifier import freeze
 
 X, TARGETS = random(2, 3, 16, 20).float(), torch.tensor([3, 1])
 
@@ -107,7 +108,7 @@ def features(network: nn.Module, layer: str, x: Tensor) -> tuple[Tensor, Tensor]
 @pytest.mark.parametrize("method", [GradCAMPlusPlus(), LayerCAM(), ScoreCAM()], ids=lambda one: type(one).__name__)
 def test_cams_are_those_of_their_papers(method: GradCAMPlusPlus) -> None:
     pytest.importorskip("pytorch_grad_cam")
-    network, layer = tiny(), "features.3"
+    network, layer = freeze(tiny()), "features.3"  # as the commands do, after which it has no parameters
     found = type(method)(layer=layer)(network, X[:1], TARGETS[:1])[0]
     maps, gradient = features(network, layer, X[:1])
     if isinstance(method, LayerCAM):
