@@ -43,6 +43,14 @@ class Drawn(Method):
 
 
 @dataclass(frozen=True)
+class Asks(Center):
+    """Looks for the device in the network's parameters, of which a frozen one has none."""
+
+    def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        return super().__call__(network, images.to(next(network.parameters()).device), targets)
+
+
+@dataclass(frozen=True)
 class Flat(Method):
     """Returns something else than a map for each image."""
 

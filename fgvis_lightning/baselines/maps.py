@@ -60,7 +60,13 @@ class MapModule(SweepModule):
         logits = self.first_pass(x)
         targets = resolve(batch.targets[places].to(x.device), logits, self.classifier)
         with reporting(self._report), self.cost.of(self.network):
-            found = self.method(self.network, x, targets)
+            try:
+                found = self.method(self.network, x, targets)
+            except StopIteration as error:  # which Lightning would take for the end of the data
+                raise InputError(
+                    f"Expected {self.name} to return maps, but it raised StopIteration. A frozen network has no "
+                    f"parameters for next() to find: take the device from the images."
+                ) from error
         self.cost.images += len(places)
         images, maps = found if isinstance(found, tuple) else (None, found)
         maps = self._checked(maps, x[:, 0].shape, "maps", "__call__")
