@@ -87,12 +87,13 @@ class SmoothGrad(Method):
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         def attribute(image: Tensor, target: Tensor) -> Tensor:
+            low, high = image.detach().aminmax()
             found: Tensor = NoiseTunnel(Saliency(network)).attribute(
                 image,
                 nt_type="smoothgrad_sq" if self.squared else "smoothgrad",
                 nt_samples=self.samples,
                 nt_samples_batch_size=min(self.samples, self.batch_size),
-                stdevs=max(self.noise * float(image.detach().aminmax().max - image.detach().aminmax().min), 1e-12),
+                stdevs=max(self.noise * float(high - low), 1e-12),
                 abs=False,
                 target=target,
             )

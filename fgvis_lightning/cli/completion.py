@@ -30,8 +30,9 @@ def script(shell: str, modules: Mapping[str, str], outline: Callable[[str], Outl
     for name, module in modules.items():
         found = outline(module)
         command = commands.add_parser(name, help=found.description, add_help=False)
+        listed = options_of(found)
         for option in found.options:
-            names = [written for written in option.names if written in options_of(found)]
+            names = [written for written in option.names if written in listed]
             if names:
                 given = command.add_argument(*names, choices=option.choices, help=names[-1])
                 if given.choices is None:

@@ -11,7 +11,7 @@ import torch
 
 from fgvis_lightning.experiments.bias_measures import Findings
 from fgvis_lightning.experiments.output import save_table
-from fgvis_lightning.experiments.statistics import wilson
+from fgvis_lightning.experiments.statistics import wilson, with_interval
 from fgvis_lightning.metrics import rank_correlation
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import write_whole
@@ -23,7 +23,10 @@ IMAGES = "images"
 
 def _with_interval(share: object, low: object, high: object) -> str:
     """A share, and its interval where there is one, as text."""
-    return f"{share:.3f} [{low:.3f}, {high:.3f}]" if isinstance(low, float) else str(share)
+    if not isinstance(low, float):
+        return str(share)
+    mean, least, most = (float(str(number)) for number in (share, low, high))
+    return with_interval(mean, least, most)
 
 
 class Ranked(NamedTuple):

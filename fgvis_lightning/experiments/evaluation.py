@@ -28,7 +28,9 @@ from fgvis_lightning.experiments.evaluation_tables import item_table, summary
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
 from fgvis_lightning.experiments.judging import judge
 from fgvis_lightning.experiments.measured import AGAIN, FLOOR, STANDARD, chosen_metrics, list_metrics
+from fgvis_lightning.experiments.own_maps import stored
 from fgvis_lightning.experiments.parsing import Parser
+from fgvis_lightning.experiments.randomization import another_photo
 from fgvis_lightning.experiments.sweeps import NAMES
 from fgvis_lightning.metrics import (
     PROFILES,
@@ -149,24 +151,15 @@ def floors(methods: Mapping[str, dict[str, Path]], ids: Sequence[str]) -> dict[s
     Raises:
         InputError: there is one photo alone.
     """
-    photos = {id: load_item(path).metadata["image"] for id, path in _stored(methods).items() if id in set(ids)}
-    others = {}
-    for place, id in enumerate(ids):
-        rotated = [*ids[place + 1 :], *ids[:place]]
-        other = next((one for one in rotated if photos[one] != photos[id]), None)
-        if other is None:
-            raise InputError("Expected --floors with two photos or more, but all items are of one.")
-        others[id] = other
+    source = stored(methods)
+    others = another_photo([load_item(source[id]).metadata["image"] for id in ids])
+    if not others:
+        raise InputError("Expected --floors with two photos or more, but all items are of one.")
     return {
-        name + FLOOR: {id: paths[other] for id, other in others.items()}
+        name + FLOOR: {id: paths[ids[other]] for id, other in zip(ids, others, strict=True)}
         for name, paths in methods.items()
         if not name.endswith(AGAIN)
     }
-
-
-def _stored(methods: Mapping[str, dict[str, Path]]) -> dict[str, Path]:
-    """The files of a method whose files say of which images they are."""
-    return next(paths for paths in methods.values() if any(path.suffix == SUFFIX for path in paths.values()))
 
 
 def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict[str, Path]]:

@@ -10,7 +10,7 @@ import torch
 from fgvis_lightning.experiments.judgements import Judgement
 from fgvis_lightning.experiments.measured import AGAIN, FLOOR, METRICS
 from fgvis_lightning.experiments.significance import holm, sign_flip
-from fgvis_lightning.experiments.statistics import bootstrap
+from fgvis_lightning.experiments.statistics import bootstrap, with_interval
 from fgvis_lightning.results.tables import Table
 
 LEVEL = 0.05
@@ -57,11 +57,14 @@ def summary(
             differences, images = _differences(by_method[name], by_method[reference], metric)
             if name == reference or not images:
                 table.add((name, metric, len(rows), *mean, *("",) * 5, profile))
-                cells[name, metric] = _cell(mean, ".3f"), ""
+                cells[name, metric] = with_interval(*mean), ""
                 continue
             difference, (p, corrected) = bootstrap(differences, images), tests.get((name, metric), [math.nan] * 2)
             table.add((name, metric, len(rows), *mean, *difference, p, corrected, profile))
-            cells[name, metric] = _cell(mean, ".3f"), _cell(difference, "+.3f") + ("*" if corrected < LEVEL else "")
+            cells[name, metric] = (
+                with_interval(*mean),
+                with_interval(*difference, "+.3f") + ("*" if corrected < LEVEL else ""),
+            )
     shown = [metric for metric in metrics if any((name, metric) in cells for name in methods)]
     heads = [f"{metric} {'↑' if METRICS[metric].higher else '↓'}" for metric in shown]
     people = []
@@ -84,9 +87,3 @@ def _differences(
     pairs = [(one, others[id]) for id, one in own.items() if metric in one.values and metric in others[id].values]
     values = torch.tensor([one.values[metric] - other.values[metric] for one, other in pairs])
     return values, [one.image for one, _ in pairs]
-
-
-def _cell(numbers: tuple[float, float, float], form: str) -> str:
-    """Mean and interval; the mean alone where one image leaves no interval."""
-    mean, low, high = (format(number, form) for number in numbers)
-    return mean if math.isnan(numbers[1]) else f"{mean} [{low}, {high}]"

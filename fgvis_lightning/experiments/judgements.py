@@ -51,20 +51,21 @@ class Judgements:
     def __init__(self, path: Path, depends: Mapping[str, Any]) -> None:
         self.path = path
         self.key = sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
-        self._lines: dict[str, str] = {}
+        self._known: dict[str, dict[str, Any]] = {}
         if path.exists():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    self._lines[json.loads(line)["of"]] = line
+                    entry = json.loads(line)
+                    self._known[entry["of"]] = entry
                 except (ValueError, KeyError, TypeError):  # the end of a run that was killed
                     continue
 
     def get(self, method: str, id: str, map: Path) -> Judgement | None:
         """The one of an item by a method, if it is known."""
-        line = self._lines.get(self._of(method, id, map))
-        if line is None:
+        found = self._known.get(self._of(method, id, map))
+        if found is None:
             return None
-        entries = {name: value for name, value in json.loads(line).items() if name != "of"}
+        entries = {name: value for name, value in found.items() if name != "of"}
         curves = {name: torch.tensor(entries[name]) for name in ("deletion", "insertion")}
         return Judgement(**{**entries, **curves})
 
@@ -72,15 +73,15 @@ class Judgements:
         """Keep one, in the file as well."""
         of = self._of(one.method, one.id, map)
         curves = {"deletion": one.deletion.tolist(), "insertion": one.insertion.tolist()}
-        self._lines[of] = json.dumps({"of": of, **{**asdict(one), **curves}})
+        self._known[of] = {"of": of, **{**asdict(one), **curves}}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(self._lines[of] + "\n")
+            file.write(json.dumps(self._known[of]) + "\n")
 
     def keep(self, used: Iterable[tuple[str, str, Path]]) -> None:
         """Leave only these, by method, item and map, in the file."""
-        lines = [self._lines[of] for one in used if (of := self._of(*one)) in self._lines]
-        write_whole(self.path, "".join(f"{line}\n" for line in lines).encode())
+        kept = [self._known[of] for one in used if (of := self._of(*one)) in self._known]
+        write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
 
     def _of(self, method: str, id: str, map: Path) -> str:
         state = map.stat()

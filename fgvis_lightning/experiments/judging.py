@@ -14,7 +14,7 @@ from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import chosen_device
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
-from fgvis_lightning.experiments.own_maps import read
+from fgvis_lightning.experiments.own_maps import read, stored
 from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.metrics import (
     Profile,
@@ -40,7 +40,6 @@ from fgvis_lightning.networks.logits import checked
 from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.load import load_item
-from fgvis_lightning.results.tensor_files import SUFFIX
 
 ROWS = 8
 """Items whose images are in memory at once."""
@@ -62,7 +61,7 @@ def judge(
     """
     device = chosen_device(config.device)
     network = classifier.network.to(device).to(memory_format=torch.channels_last)
-    first = next(iter(name for name in methods if any(path.suffix == SUFFIX for path in methods[name].values())))
+    source = stored(methods)
     for start in range(0, len(ids), ROWS):
         chosen = ids[start : start + ROWS]
         before = {name: [known_already.get(name, id, paths[id]) for id in chosen] for name, paths in methods.items()}
@@ -70,7 +69,7 @@ def judge(
         yield from (one for name, ones in before.items() if name not in todo for one in ones if one)
         if not todo:
             continue
-        known = [load_item(methods[first][id]) for id in chosen]
+        known = [load_item(source[id]) for id in chosen]
         images = [explained_image(item.metadata, classifier) for item in known]
         x = classifier.preprocessing.normalize(torch.stack(images)).to(device)
         x = x.contiguous(memory_format=torch.channels_last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.load import load_item
-from fgvis_lightning.results.tensor_files import EXPLANATIONS, UNREADABLE
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, UNREADABLE
 
 
 def read(path: Path) -> Tensor | Explanation | Attribution:
@@ -31,3 +32,8 @@ def read(path: Path) -> Tensor | Explanation | Attribution:
     if saliency.ndim != 2:
         raise InputError(f"Expected a map (H,W), but {path} has {tuple(saliency.shape)}.")
     return saliency[None]
+
+
+def stored(methods: Mapping[str, Mapping[str, Path]]) -> Mapping[str, Path]:
+    """The files of the first of the methods whose files say of which images they are."""
+    return next(paths for paths in methods.values() if any(path.suffix == SUFFIX for path in paths.values()))

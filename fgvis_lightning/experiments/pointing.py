@@ -36,7 +36,7 @@ from fgvis_lightning.data.objects import Marked, by_image, read_masks, read_obje
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import build, new_parser
 from fgvis_lightning.experiments.evaluation import find_methods
-from fgvis_lightning.experiments.own_maps import read
+from fgvis_lightning.experiments.own_maps import read, stored
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.pointing_figures import draw_sheet
 from fgvis_lightning.experiments.statistics import bootstrap, interval_cell, wilson
@@ -45,7 +45,7 @@ from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.tables import Table
-from fgvis_lightning.results.tensor_files import SUFFIX, load_metadata, write_whole
+from fgvis_lightning.results.tensor_files import load_metadata, write_whole
 
 UNIFORM, CENTER = "uniform map, random point", "center of the picture"
 
@@ -100,7 +100,7 @@ def main(args: Sequence[str]) -> None:
     ids = sorted(set.intersection(*(set(found) for found in methods.values())))
     objects = build(parser, config, ["--results", "", "--truth", ""])
     classifier = from_options(**vars(objects.model))
-    source = next(found for found in methods.values() if any(path.suffix == SUFFIX for path in found.values()))
+    source = stored(methods)
     targets, left_out = find_targets({id: source[id] for id in ids}, config.truth, classifier)
     print(f"{classifier.described}\n{len(targets):,} items by {', '.join(methods)}")
     for what, count in left_out.items():

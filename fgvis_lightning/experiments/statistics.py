@@ -71,7 +71,13 @@ def resampled(values: Tensor, groups: Sequence[str], samples: int = 10_000, seed
 
 def interval_cell(mean: float, low: float, high: float) -> float | str:
     """A mean with its interval, as a cell of a table; the mean alone where one image leaves no interval."""
-    return mean if math.isnan(low) else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return mean if math.isnan(low) else with_interval(mean, low, high)
+
+
+def with_interval(mean: float, low: float, high: float, form: str = ".3f") -> str:
+    """A mean with its interval as text, each in a format; the mean alone where one image leaves no interval."""
+    text = format(mean, form)
+    return text if math.isnan(low) else f"{text} [{low:{form}}, {high:{form}}]"
 
 
 def wilson(successes: float, trials: int) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,14 +71,24 @@ def sweep_parser(command: str, description: str, output: str) -> Parser:
     return parser
 
 
-def _folders(output: Path, names: list[str]) -> dict[str, Path]:
+def folders_of(output: Path, names: Iterable[str], kind: str) -> dict[str, Path]:
+    """Name → its folder.
+
+    Args:
+        output: where the folders are.
+        names: of methods or networks.
+        kind: which of the two, for the message.
+
+    Raises:
+        InputError: if two names would share a folder.
+    """
     folders = {name: output / slug(name) for name in names}
     taken: dict[str, str] = {}
     for name, folder in folders.items():
         other = taken.setdefault(str(folder).casefold(), name)
         if other != name:
             raise InputError(
-                f"Expected names of methods that differ as names of folders, but got {other!r} and {name!r}, which are "
+                f"Expected names of {kind} that differ as names of folders, but got {other!r} and {name!r}, which are "
                 f"both {folder.name}. Call one of them otherwise."
             )
     return folders
@@ -108,7 +118,7 @@ def sweep(
     """
     objects = build(parser, config, required)
     chosen = methods(objects)
-    folders = _folders(Path(config.output), list(chosen))
+    folders = folders_of(Path(config.output), chosen, "methods")
     for folder in folders.values():
         prepare_folder(folder)
     classifier = from_options(**vars(objects.model))

@@ -33,6 +33,16 @@ def check_maps(name: str, maps: Tensor, *sizes: int) -> Tensor:
     return maps.detach() if maps.dtype == torch.float64 else maps.detach().float()
 
 
+def check_images(x: Tensor) -> None:
+    """Check that there are normalized images (B,3,H,W).
+
+    Raises:
+        InputError: of another shape, or of integers.
+    """
+    if x.ndim != 4 or not x.numel() or not x.is_floating_point():
+        raise InputError(f"Expected x to be normalized images (B,3,H,W), but got {shape(x)} of {x.dtype}.")
+
+
 def check_batch(**tensors: Tensor) -> None:
     """Check that each tensor has one value for each image.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.tasks import task_of
-from fgvis_lightning.metrics.checks import check_classes, check_maps, check_targets, shape
+from fgvis_lightning.metrics.checks import check_classes, check_images, check_maps, check_targets, shape
 from fgvis_lightning.metrics.order import ranked
 from fgvis_lightning.metrics.profiles import AREAS, Profile, find_profile
 
@@ -102,8 +102,7 @@ def _scores(
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
     """Deletion and insertion scores (B,S); (B,0) of what is not wanted."""
-    if x.ndim != 4 or not x.numel() or not x.is_floating_point():
-        raise InputError(f"Expected x to be normalized images (B,3,H,W), but got {shape(x)} of {x.dtype}.")
+    check_images(x)
     saliency = check_maps("saliency", saliency, len(x), *x.shape[-2:])
     check_targets(targets, len(x))
     if batch_size < 1:

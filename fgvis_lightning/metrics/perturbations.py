@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.metrics.checks import check_classes, check_maps, check_targets, shape
+from fgvis_lightning.metrics.checks import check_classes, check_images, check_maps, check_targets, shape
 from fgvis_lightning.metrics.curves import Network
 
 SHARES = 0.01, 0.1, 0.5
@@ -216,8 +216,7 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _check(x: Tensor, targets: Tensor, batch_size: int) -> None:
-    if x.ndim != 4 or not x.numel() or not x.is_floating_point():
-        raise InputError(f"Expected x to be normalized images (B,3,H,W), but got {shape(x)} of {x.dtype}.")
+    check_images(x)
     check_targets(targets, len(x))
     if batch_size < 1:
         raise InputError(f"Expected batch_size to be at least 1, but got {batch_size}.")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.tasks import task_of
-from fgvis_lightning.metrics.checks import check_classes, check_maps, check_targets, shape
+from fgvis_lightning.metrics.checks import check_classes, check_images, check_maps, check_targets, shape
 from fgvis_lightning.metrics.curves import Network
 from fgvis_lightning.metrics.order import ranked
 
@@ -122,8 +122,7 @@ def road_curves(
         InputError: shapes that do not fit, NaN in the maps, classes that the network has not, shares that remove
             nothing that can be removed.
     """
-    if x.ndim != 4 or not x.numel() or not x.is_floating_point():
-        raise InputError(f"Expected x to be normalized images (B,3,H,W), but got {shape(x)} of {x.dtype}.")
+    check_images(x)
     saliency = check_maps("saliency", saliency, len(x), *x.shape[-2:])
     check_targets(targets, len(x))
     if batch_size < 1 or not shares or not all(0 < share < 1 for share in shares):

@@ -25,8 +25,7 @@ from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments import comparison, evaluation
 from fgvis_lightning.experiments.parsing import Parser
-from fgvis_lightning.experiments.sweeps import sweep_parser
-from fgvis_lightning.names import slug
+from fgvis_lightning.experiments.sweeps import folders_of, sweep_parser
 from fgvis_lightning.report.benchmark_page import write_benchmark
 from fgvis_lightning.results.tensor_files import write_whole
 
@@ -64,14 +63,13 @@ def main(args: Sequence[str]) -> None:
     config = parser.parse_args(list(args))
     output = Path(config.output)
     settings: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False))
-    if len({slug(name).casefold() for name in config.networks}) < len(config.networks):
-        raise InputError(
-            f"Expected names of networks that differ as names of folders, but got {', '.join(config.networks)}."
-        )
-    plans = {name: _plan(settings, output / slug(name), own) for name, own in (config.networks or {ONLY: {}}).items()}
-    for compare, evaluate in plans.values():  # all before the first begins
-        _checked(comparison.make_parser(), compare)
-        _checked(evaluation.make_parser(), evaluate)
+    networks = config.networks or {ONLY: {}}
+    folders = folders_of(output, networks, "networks")
+    plans = {name: _plan(settings, folders[name], own) for name, own in networks.items()}
+    parsers = comparison.make_parser(), evaluation.make_parser()
+    for plan in plans.values():  # all before the first begins, so that what would be refused is refused now
+        for made, options in zip(parsers, plan, strict=True):
+            made.parse_object(options)
     first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
         output.mkdir(parents=True, exist_ok=True)
@@ -111,11 +109,6 @@ def _merged(options: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         within = isinstance(value, dict) and isinstance(group, dict) and "class_path" not in value
         result[name] = _merged(group, value) if within else value  # type: ignore[arg-type]
     return result
-
-
-def _checked(parser: Parser, config: dict[str, Any]) -> None:
-    """Let the parser refuse what the command would refuse."""
-    parser.parse_object(config)
 
 
 def _run(command: str, config: dict[str, Any]) -> bool:

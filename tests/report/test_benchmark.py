@@ -14,7 +14,7 @@ from command_line import NETWORK
 
 from fgvis_lightning.cli import main
 from fgvis_lightning.experiments import comparison
-from fgvis_lightning.report.benchmark import _checked, _merged, _plan, make_parser
+from fgvis_lightning.report.benchmark import _merged, _plan, make_parser
 
 PhotoMaker = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -134,7 +134,8 @@ def test_the_configurations_are_read_and_name_the_same_methods(monkeypatch: pyte
     for path in sorted((ROOT / "configs").glob("benchmark*.yaml")):
         config = make_parser().parse_args(["--config", str(path)])
         for own in [*config.networks.values()] or [{}]:
-            _checked(comparison.make_parser(), _plan(yaml.safe_load(make_parser().dump(config)), Path("out"), own)[0])
+            compare, _ = _plan(yaml.safe_load(make_parser().dump(config)), Path("out"), own)
+            comparison.make_parser().parse_object(compare)
         names[path.stem] = list(config.methods)
     assert names["benchmark"] == names["benchmark_cheap"]
     assert (
