@@ -164,9 +164,13 @@ def _final(finals: _Finals, found: Tensor) -> tuple[int | None, str]:
 
 
 def _are_probabilities(found: Tensor) -> bool | None:
-    """Whether outputs are from 0 to 1, and sum to 1 or are so many that they are no logits; None if it is unclear."""
+    """Whether outputs are from 0 to 1, and sum to 1 or are so many that they are no logits; None if it is unclear.
+
+    A sigmoid is never 0 where the network is sane; a ReLU is, as at the end of SqueezeNet.
+    """
     if not ((found >= 0).all() and (found <= 1).all()):
         return False
     sums = found.sum(-1)
-    sure = found.ndim == 2 and (torch.allclose(sums, torch.ones_like(sums), atol=1e-4) or found.shape[1] >= MANY)
+    many = found.ndim == 2 and found.shape[1] >= MANY and bool((found > 0).all())
+    sure = found.ndim == 2 and (torch.allclose(sums, torch.ones_like(sums), atol=1e-4) or many)
     return sure or None

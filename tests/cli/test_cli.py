@@ -390,6 +390,7 @@ def test_torchvision_network_with_its_weights_entry(
     options: list[str], name: str, folder: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`class_path` and weights as torchvision has them; only the download is replaced."""
+    torch.manual_seed(3)
     network = torchvision.models.get_model(options[2] if "name" in options[1] else options[0].rpartition(".")[2])
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *_, **__: network.state_dict())
     main(
