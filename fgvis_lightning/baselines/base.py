@@ -28,7 +28,14 @@ __all__ = ["MaskMethod", "Method", "require", "scores", "steps"]
 
 
 class Method(ABC):
-    """An attribution method with its parameters."""
+    """An attribution method with its parameters.
+
+    Attributes:
+        black_box: whether it asks the network for logits and their gradient by the image, and for nothing inside of it.
+            It is then given a network of the same function with batch normalization folded away, which is faster.
+    """
+
+    black_box = False
 
     def effort(self) -> dict[str, float]:
         """Parameters that buy precision with passes → the least that the method's authors take."""
@@ -61,7 +68,7 @@ class Method(ABC):
             name: what the method is called in the comparison.
             parameters: its own, which a map depends on.
         """
-        return MapModule(self, classifier, name, parameters)
+        return MapModule(self, classifier, name, parameters, fold=self.black_box)
 
 
 class MaskMethod(Method):
@@ -88,7 +95,7 @@ class MaskMethod(Method):
         return self.explanation(network, images, targets)[1]
 
     def module(self, classifier: Classifier, name: str, parameters: dict[str, Any]) -> SweepModule:
-        return MapModule(self.explanation, classifier, name, parameters)
+        return MapModule(self.explanation, classifier, name, parameters, fold=self.black_box)
 
 
 def scores(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:

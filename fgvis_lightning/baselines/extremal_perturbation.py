@@ -52,6 +52,8 @@ class ExtremalPerturbation(MaskMethod):
         mirror: whether every second iteration is of the mirror image.
     """
 
+    black_box = True
+
     areas: list[float] = field(default_factory=lambda: [0.1])
     iterations: int = 800
     lr: float = 0.01

@@ -24,5 +24,7 @@ class Gradient(Method):
     The score is the logit, not the probability, as in the paper: the latter also rises when other classes' fall.
     """
 
+    black_box = True
+
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         return sensitivity(network, images, targets)

@@ -22,6 +22,8 @@ class GradientXInput(Method):
     x is the normalized image, so that a pixel of the data set's mean color gets nothing.
     """
 
+    black_box = True
+
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         image = images.detach().clone().requires_grad_()
         found: Tensor = InputXGradient(network).attribute(image, targets)
@@ -38,6 +40,8 @@ class IntegratedGradients(Method):
         iterations: points of the Gauss–Legendre quadrature, a pass each; the paper takes 20 to 300.
         batch_size: points in one network pass; they are of one image, so that others do not matter.
     """
+
+    black_box = True
 
     iterations: int = 100
     batch_size: int = 32
@@ -71,6 +75,8 @@ class SmoothGrad(Method):
         seed: of ε, the same for each image.
         batch_size: noisy images in one network pass; they are of one image, so that others do not matter.
     """
+
+    black_box = True
 
     samples: int = 50
     noise: float = 0.15
@@ -116,6 +122,8 @@ class GradientSHAP(Method):
         seed: of the draws, the same for each image.
         batch_size: z in one network pass; they are of one image, so that others do not matter.
     """
+
+    black_box = True
 
     samples: int = 200
     noise: float = 0.1

@@ -50,6 +50,8 @@ class IGOSPlusPlus(MaskMethod):
         batch_size: images in one network pass; they are of one image's paths, so that others do not matter.
     """
 
+    black_box = True
+
     iterations: int = 15
     path: int = 20
     area: float = 1

@@ -61,6 +61,8 @@ class LIME(Method):
         batch_size: samples in one network pass; they are of one image, so that others do not matter.
     """
 
+    black_box = True
+
     samples: int = 1000
     kernel_size: float = 4
     max_dist: float = 200

@@ -13,6 +13,7 @@ from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.folding import faster
 from fgvis_lightning.networks.logits import resolve
 from fgvis_lightning.results.explanation import Attribution
 
@@ -29,6 +30,7 @@ class MapModule(SweepModule):
         classifier: the frozen network.
         name: of the method.
         parameters: of the method, which a map depends on.
+        fold: whether the method is given the network with batch normalization folded away.
     """
 
     def __init__(
@@ -37,10 +39,11 @@ class MapModule(SweepModule):
         classifier: Classifier,
         name: str,
         parameters: dict[str, Any],
+        fold: bool = False,
     ) -> None:
         super().__init__(classifier)
         self.automatic_optimization = False
-        self.network = classifier.network
+        self.network = faster(classifier) if fold else classifier.network
         self.method = method
         self.name = name
         self.parameters_of_method = parameters

@@ -35,6 +35,8 @@ class MaskedGradient(Method):
         batch_size: masked images in one network pass; they are of one image, so that others do not matter.
     """
 
+    black_box = True
+
     masks: int = 40
     cells: int = 8
     p: float = 0.5

@@ -44,6 +44,8 @@ class MeaningfulPerturbation(MaskMethod):
         seed: of the shifts.
     """
 
+    black_box = True
+
     iterations: int = 300
     lr: float = 0.1
     area: float = 1e-4

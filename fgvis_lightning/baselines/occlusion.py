@@ -29,6 +29,8 @@ class Occlusion(Method):
         batch_size: occluded images in one network pass; they are of one image, so that others do not matter.
     """
 
+    black_box = True
+
     window: float = 64
     stride: float = 8
     batch_size: int = 64

@@ -33,6 +33,8 @@ class RISE(Method):
         batch_size: masked images in one network pass; they are of one image, so that others do not matter.
     """
 
+    black_box = True
+
     masks: int = 8000
     cells: int = 7
     p: float = 0.5

@@ -53,6 +53,8 @@ class CartoonX(MaskMethod):
         batch_size: samples in one network pass; they are of one image, so that others do not matter.
     """
 
+    black_box = True
+
     iterations: int = 2000
     lr: float = 0.001
     sparsity: float = 4

@@ -36,10 +36,14 @@ from fgvis_lightning.metrics import (
 )
 from fgvis_lightning.metrics.profiles import ZERO
 from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.folding import faster
 from fgvis_lightning.networks.logits import checked
 from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.load import load_item
+
+CONFIDENCE = {"average drop", "average drop min-max", "increase"}
+OF_EXPLANATIONS = {"p(e)", "score kept", "average drop as is", "CP entropy", "CP l1", "class kept"}
 
 ROWS = 8
 """Items whose images are in memory at once."""
@@ -60,7 +64,7 @@ def judge(
         InputError: an image or a map cannot be read, or a map has another size than the network's input.
     """
     device = chosen_device(config.device)
-    network = classifier.network.to(device).to(memory_format=torch.channels_last)
+    network = faster(classifier).to(device).to(memory_format=torch.channels_last)
     source = stored(methods)
     for start in range(0, len(ids), ROWS):
         chosen = ids[start : start + ROWS]
@@ -89,13 +93,15 @@ def judge(
             values = {"deletion": auc(deletion, profile), "insertion": auc(insertion, profile)}
             values["insertion from gray"] = values["insertion"]  # of profiles that insert into gray
             values |= _of_maps(network, x, saliency, targets, profile, metrics, config.batch_size)
-            values |= _confidence(network, x, saliency, targets, clean)
+            if CONFIDENCE.intersection(metrics):
+                values |= _confidence(network, x, saliency, targets, clean)
             pictures = [explained(item, image, classifier) for item, image in zip(items, images, strict=True)]
             known_pictures = [picture for picture in pictures if picture is not None]
             if len(known_pictures) == len(items):
                 shown = torch.stack(known_pictures)
                 e = classifier.preprocessing.normalize(shown).to(x)
-                values |= _of_explanations(network, x, e, targets, clean)
+                if OF_EXPLANATIONS.intersection(metrics):
+                    values |= _of_explanations(network, x, e, targets, clean)
                 values["hallucination"] = new_edges(torch.stack(images), shown.clamp(0, 1))
             masks = [item.evidence for item in items if isinstance(item, Explanation)]
             if len(masks) == len(items):

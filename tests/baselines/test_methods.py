@@ -38,6 +38,9 @@ from fgvis_lightning.baselines import (
     SmoothGrad,
     WaveletX,
 )
+from fgvis_lightning.baselines.maps import MapModule
+from fgvis_lightning.networks.classifier import Classifier, freeze
+from fgvis_lightning.networks.preprocessing import Preprocessing
 
 METHODS = [
     Gradient(),
@@ -91,6 +94,31 @@ def test_one_signature(method: Method) -> None:
     state = torch.random.get_rng_state()
     assert torch.equal(method(network, x, targets), maps), "each call gives the same"
     assert torch.equal(state, torch.random.get_rng_state()), "the global generator is the user's"
+
+
+class Opaque(nn.Module):
+    """A network whose inside cannot be seen."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.inside = [network]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inside[0](x)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method.black_box], ids=lambda method: str(method))
+def test_black_boxes_get_a_faster_network(method: Method) -> None:
+    """They look at nothing inside of it, so that they can be given another network of the same function."""
+    network = freeze(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(1056, 5)))
+    x, targets = torch.randn(2, 3, 14, 24), torch.tensor([4, 0])
+    assert torch.equal(method(network, x, targets), method(Opaque(network), x, targets))
+    classifier = Classifier(network, Preprocessing(size=(14, 24), resize=24), (), "")
+    module = method.module(classifier, "one", {})
+    assert isinstance(module, MapModule)
+    assert not any(isinstance(one, nn.BatchNorm2d) for one in module.network.modules())
+    torch.testing.assert_close(module.network(x), network(x))
+    assert any(isinstance(one, nn.BatchNorm2d) for one in network.modules()), "the user's stays as it is"
 
 
 class Gray(nn.Module):
