@@ -354,7 +354,7 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["fit"], "Expected --data.images, but got nothing."),
     (
         ["fit", *FIT, "--data.images", "in", "--model.game", "deletion", "--model.level", "2"],
-        "Expected level to be more than 0 and less than 1 where the class is to go (deletion), but got 2.0.",
+        "Expected level to be more than 0 and less than 1 for deletion, but got 2.0.",
     ),
     (["fit", "--data.images"], "argument --data.images/--data.images+: expected one argument"),
     (
