@@ -59,7 +59,10 @@ def test_lightnings_checkpoint_into_the_network_alone(
     module, path = trained
     classifier = load_classifier(Tiny(seed=0), checkpoint=path)
     assert same(classifier.network, module.network)
-    note = "lit.ckpt: removed the prefix 'network.' from the names of the weights, ignored 1 other weights: criterion.weight"
+    note = (
+        "lit.ckpt: removed the prefix 'network.' from the names of the weights, "
+        "ignored 1 other weights: criterion.weight"
+    )
     assert classifier.note == note
     fit(output, folder, "--model.classifier.checkpoint", str(path))
     assert note in capsys.readouterr().out

@@ -151,9 +151,7 @@ def test_what_has_no_explanation_is_said() -> None:
         InputError, match=r"Expected task to be one of multiclass, binary, multilabel, but got 'regress"
     ):
         load_classifier(Quadrants(1), task="regression")
-    with pytest.raises(
-        InputError, match=r"one or two outputs for task binary, but got 4. Set multiclass or multilabel"
-    ):
+    with pytest.raises(InputError, match=r"one or two outputs for task binary, but got 4. Set multiclass"):
         load_classifier(Quadrants(), size=(16, 16), task="binary")
     with pytest.raises(InputError, match=r"Expected threshold between 0 and 1, but got 1\.5"):
         load_classifier(Quadrants(), size=(16, 16), threshold=1.5)

@@ -205,7 +205,7 @@ def test_damaged_file_is_named(output: Path, content: bytes | None) -> None:
 
 
 def test_missing_and_foreign_files(output: Path) -> None:
-    with pytest.raises(InputError, match="Expected an explanation file, but .* does not exist"):
+    with pytest.raises(InputError, match=r"Expected an explanation file, but .* does not exist"):
         load_explanation(output / "nothing.safetensors")
     with pytest.raises(InputError, match="there are none in"):
         load_explanations(output)
