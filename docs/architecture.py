@@ -1,6 +1,6 @@
-"""Draws the architecture from the imports of the package: ``python docs/architecture.py`` writes docs/architecture.svg.
+"""Draw the package's architecture from its imports: ``python docs/architecture.py`` writes docs/architecture.svg.
 
-Folders are placed by hand; arrows are what the code says. One that follows from others is left out.
+Folders are placed by hand; arrows come from the code. Arrows implied by others are omitted.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "architecture.svg"
 NAME = "fgvis_lightning"
 
-# Folder or module → column, columns that it takes, row, and what it is for. All may import `SHARED`.
+# Folder or module → column, number of columns, row, and purpose. All may import `SHARED`.
 GROUPS: dict[str, tuple[int, int, int, str]] = {
-    "method": (0, 4, 0, "the method in plain torch, the paper beside it"),
+    "method": (0, 4, 0, "the paper's method, in plain torch"),
     "networks": (0, 4, 1, "classifiers, frozen"),
     "defense": (0, 2, 2, "gates behind the network's nonlinearities"),
-    "metrics": (2, 1, 2, "what maps are worth"),
+    "metrics": (2, 1, 2, "quality of maps"),
     "results": (0, 2, 3, "explanations and results folders"),
     "data": (0, 2, 4, "image files → items → batches"),
-    "engine": (0, 2, 5, "what runs a sweep"),
+    "engine": (0, 2, 5, "running a sweep"),
     "explainer": (0, 2, 6, "FGVis, a LightningModule whose only parameter is the mask"),
-    "callbacks": (0, 1, 8, "what leaves a sweep"),
+    "callbacks": (0, 1, 8, "outputs of a sweep"),
     "api": (1, 1, 7, "explain()"),
-    "baselines": (1, 1, 8, "methods beside FGVis"),
-    "bias": (3, 1, 8, "does it go by color?"),
-    "experiments": (0, 4, 9, "the commands beside fit, and what they share"),
+    "baselines": (1, 1, 8, "other methods"),
+    "bias": (3, 1, 8, "tests for color bias"),
+    "experiments": (0, 4, 9, "all commands except fit"),
     "report": (0, 2, 10, "a results folder as a page"),
     "cli": (2, 2, 10, "the command line"),
 }
@@ -37,19 +37,19 @@ Edge = tuple[str, str]
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the package, by its dotted name."""
+    """All modules of the package, by dotted name."""
     paths = sorted(path for path in (ROOT / NAME).rglob("*.py") if path.stem != "__main__")
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
 def imports() -> dict[str, set[str]]:
-    """Module → modules of the package that it imports, wherever in its code."""
+    """Module → modules of the package that it imports anywhere in its code."""
     known = modules()
     found: dict[str, set[str]] = {}
     for module, path in known.items():
         found[module] = set()
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        for block in ast.walk(tree):  # what is imported for types alone is not imported
+        for block in ast.walk(tree):  # ignore imports that only types need
             if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING":
                 block.body = []
         for node in ast.walk(tree):
@@ -62,23 +62,23 @@ def imports() -> dict[str, set[str]]:
 
 
 def top(module: str) -> str:
-    """A module's own name, or its package's: ``baselines`` for ``fgvis_lightning.baselines.lime``."""
+    """Top-level folder or module: ``baselines`` for ``fgvis_lightning.baselines.lime``."""
     return module.split(".")[1] if "." in module else ""
 
 
 def edges() -> set[Edge]:
-    """Which group is imported by which."""
+    """Pairs (imported group, importing group)."""
     pairs = {(top(used), top(module)) for module, others in imports().items() for used in others}
     return {(one, other) for one, other in pairs if one in GROUPS and other in GROUPS and one != other}
 
 
 def members(group: str) -> list[str]:
-    """The modules of a folder; a module has none."""
+    """The modules of a folder; empty for a module."""
     return [module.split(".")[2] for module in modules() if top(module) == group and module.count(".") == 2]
 
 
 def reduced(pairs: set[Edge]) -> list[Edge]:
-    """Without the arrows that follow from others."""
+    """Arrows that are not implied by others."""
 
     def leads(start: str, end: str) -> bool:
         return any(other == end or leads(other, end) for one, other in pairs if one == start)
@@ -94,12 +94,12 @@ WIDE, GAP, STEP, EDGE, LINE = 250, 30, 40, 12, 22
 
 
 def lines(group: str) -> list[str]:
-    """The names of a folder's modules, as many in each line as its box has room for."""
+    """The names of a folder's modules, wrapped to the width of its box."""
     return wrap(", ".join(members(group)), (GROUPS[group][1] * (WIDE + GAP) - GAP) // 9)
 
 
 def tops() -> list[int]:
-    """Where each row begins, and where the last one ends."""
+    """Upper edge of each row, and the lower edge of the last one."""
     found = [EDGE]
     for row in range(1 + max(group[2] for group in GROUPS.values())):
         most = max(len(lines(name)) for name, group in GROUPS.items() if group[2] == row)
@@ -115,7 +115,7 @@ def box(title: str) -> tuple[float, float, float, float]:
 
 
 def arrow(one: str, other: str) -> str:
-    """From the lower edge of a group straight down to another, or around the corner into its side."""
+    """Arrow from the lower edge of a group straight down to another group, or around a corner into its side."""
     (x, y, wide, high), (left, top, width, _) = box(one), box(other)
     start, end = max(x, left), min(x + wide, left + width)
     if start >= end:
@@ -150,7 +150,7 @@ def draw() -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" role="img">',
-            "<title>Groups of modules, and arrows from what is imported to what imports it</title>",
+            "<title>Groups of modules, with arrows from imported to importing groups</title>",
             f"<style>{style}</style>",
             '<defs><marker id="head" viewBox="0 0 10 10" refX="5" refY="5" markerWidth="6" markerHeight="6"'
             ' orient="auto">'

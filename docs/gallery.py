@@ -1,7 +1,7 @@
-"""Makes the pictures of the gallery, with the demo's network and photos: ``python docs/gallery.py [NAME …]``.
+"""Draw the pictures of the gallery, with the demo's network and photos: ``python docs/gallery.py [NAME …]``.
 
-Each is put together from the explanations that commands of the program leave in results/gallery; what is there already
-is not computed again.
+The pictures are drawn from explanations that the package's commands store in results/gallery. Existing explanations are
+not computed again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GAMES = ("preservation", "deletion", "generation", "repression")
 
 
 def fit(config: str, photo: str, folder: str, *options: str) -> list[Explanation]:
-    """Explain one of scikit-image's photos as a configuration says; by the ids of the items."""
+    """Explain one of scikit-image's photos with a configuration; explanations are sorted by item id."""
     output = RESULTS / folder
     source = ["--data.images", f"package:skimage/data/{photo}", "--output", str(output)]
     main(["fit", "--config", str(ROOT / "configs" / f"{config}.yaml"), *source, *options])
@@ -36,7 +36,7 @@ def fit(config: str, photo: str, folder: str, *options: str) -> list[Explanation
 
 
 def picture(photo: str, preprocessing: Preprocessing) -> Tensor:
-    """A photo as the network gets it (3,H,W), in [0,1]."""
+    """A photo as resized and cropped for the network (3,H,W), in [0,1]."""
     return load_image(packaged(f"skimage/data/{photo}"), preprocessing) / 255
 
 
@@ -54,7 +54,7 @@ def save(name: str, rows: list[Row], columns: list[str], names: list[str], inche
 
 
 def views(found: Explanation, image: Tensor, preprocessing: Preprocessing) -> tuple[tuple[Tensor, str], ...]:
-    """What is shown as the explanation, with both scores; and the mask, brightened, with its mean."""
+    """The explanation with both scores, and the brightened mask with its mean."""
     evidence = found.evidence[0]
     scores = f"p = {float(found.score_image):.2f} → {float(found.score_explanation):.2f}"
     shown = explanation_image(image, evidence, preprocessing.background())
@@ -73,7 +73,7 @@ def games(preprocessing: Preprocessing) -> None:
 
 
 def channels(preprocessing: Preprocessing) -> None:
-    """Part of a photo, its mask and each of its channels, every pixel of the mask a square."""
+    """Part of a photo, its mask and the mask's channels; every pixel of the mask is a square."""
     (found,) = fit("preservation", "coffee.png", "channels")
     evidence, image = found.evidence[0], picture("coffee.png", preprocessing)
     top, left, side = 40, 40, 72

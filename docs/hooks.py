@@ -1,7 +1,7 @@
-"""What of the documentation is made when it is built: formulas, and the pages of commands and configurations.
+"""Generated parts of the documentation: formulas, and the pages of commands and configurations.
 
-Formulas become MathML, which browsers draw by themselves. A command's options come from the parser that the command
-itself uses, so a command that joins `fgvis_lightning.cli.commands.COMMANDS` has its page.
+Formulas become MathML, which browsers render natively. A command's options come from its own parser, so every command
+in `fgvis_lightning.cli.commands.COMMANDS` gets a page.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from fgvis_lightning.cli import COMMANDS
 ROOT = Path(__file__).parent.parent
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 LIGHTNING = ("trainer", "optimizer", "lr_scheduler")
-"""Groups of options that are Lightning's own."""
+"""Groups of Lightning's own options."""
 
 
 def on_config(config: Any) -> Any:
-    """Put a page for each command into the navigation."""
+    """Add a page for each command to the navigation."""
     for entry in config.nav:
         if "Commands" in entry:
             entry["Commands"] = ["commands/index.md", *(f"commands/{name}.md" for name in COMMANDS)]
@@ -36,7 +36,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages that are made here."""
+    """Add the generated pages."""
     pages = {
         "readme.md": root_page("README.md"),
         "contributing.md": root_page("CONTRIBUTING.md"),
@@ -50,12 +50,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def root_page(name: str) -> str:
-    """A page that lies beside the folder of the documentation."""
+    """A page from the root of the repository."""
     return (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
 
 
 def on_page_markdown(text: str, page: Any, **_: Any) -> str:
-    """Links out of the folder lead to the pages made here; a search finds answers before listings."""
+    """Redirect links out of the folder to the generated pages, and rank answers before listings in the search."""
     kind = page.file.src_uri.split("/")[0]
     boost = {"how-to": 2, "faq.md": 2, "method.md": 2, "reference": 0.2}.get(kind)
     if boost is not None:
@@ -65,7 +65,7 @@ def on_page_markdown(text: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(text: str, **_: Any) -> str:
-    """Formulas, which Arithmatex has left as TeX, as MathML; pictures as links to themselves."""
+    """Convert Arithmatex's TeX to MathML, and link pictures to themselves."""
     text = FORMULA.sub(lambda found: mathml(found[3], block=found[2] == "["), text)
     text = re.sub(r'(<p>)(<img [^>]*src="([^"]+)"[^>]*>)(?=</p>)', r'\1<a href="\3">\2</a>', text)
     return text.replace("::</p>", ":</p>")  # docstrings mark code as reStructuredText does
@@ -92,11 +92,11 @@ def overview() -> str:
     rows = "\n".join(f"| [`{name}`]({name}.md) | {text} |" for name, (_, text) in COMMANDS.items())
     return f"""# Commands
 
-`python train.py COMMAND …` in a clone, or `fgvis COMMAND …` where the package is installed. Options can be given on the
-command line, in a YAML file (`--config FILE`), or both; what comes later wins. `--print_config` prints what would be
-used, and every run writes it into `config.yaml` of its results folder.
+Run `python train.py COMMAND …` in a clone, or `fgvis COMMAND …` if the package is installed. Options can be given on
+the command line, in a YAML file (`--config FILE`), or both; later values override earlier ones. `--print_config` prints
+the resulting configuration, and every run writes it to `config.yaml` in its results folder.
 
-| command | what for |
+| command | purpose |
 |---|---|
 {rows}
 
@@ -109,26 +109,26 @@ model:
 
 ## Exit codes
 
-| it ended because | exit code |
+| exit code | cause |
 |---|---|
-| everything was done | 0 |
-| a process crashed, or the disk is full or read-only | 1 |
-| of a user's mistake, or images that could not be read; the message says which | 2 |
-| of SIGTERM, a scheduler's preemption: run the same command again | 75 |
-| of Ctrl-C: run the same command again | 130 |
-| standard output was closed, as by `head`: run the same command again | 141 |
+| 0 | everything is done |
+| 1 | a process crashed, or the disk is full or read-only |
+| 2 | a user's mistake, or images that could not be read; the message explains it |
+| 75 | SIGTERM, such as a scheduler's preemption (EX_TEMPFAIL): run the same command again |
+| 130 | Ctrl-C: run the same command again |
+| 141 | standard output was closed, for example by `head`: run the same command again |
 """
 
 
 def page(command: str) -> str:
-    """The page of one command: what it is for, its files, its options."""
+    """The page of one command: its purpose, its files, its options."""
     if command == "fit":
-        text = "Explain images: a sweep over items, each with a mask of its own.\n\n"
-        text += "What it leaves is listed under [Getting started](../getting-started.md)."
+        text = "Explain images: a sweep over items, each with its own mask.\n\n"
+        text += "[Getting started](../getting-started.md#files-in-the-results-folder) lists the files it writes."
     else:
         text = docstring(COMMANDS[command][0]) + "\n"
         text = re.sub(r"^``python train\.py \w+[^`]*``: (.)", lambda found: found[1].upper(), text)
-        text = re.sub(r"::\n\n((?: {4}.*\n?)+)", lambda found: f".\n\nIt leaves\n\n{table(dedent(found[1]))}", text)
+        text = re.sub(r"::\n\n((?: {4}.*\n?)+)", lambda found: f".\n\nIt writes\n\n{table(dedent(found[1]))}", text)
     lines = [f"# {command}", "", text, ""]
     examples = sorted(
         path.name
@@ -136,7 +136,7 @@ def page(command: str) -> str:
         if f"train.py {command} --config" in path.read_text(encoding="utf-8")
     )
     if examples:
-        lines += ["## Configurations", "", "Each file of `configs/` runs as it is.", ""]
+        lines += ["## Configurations", "", "Each file of `configs/` can be run as is.", ""]
         for name in examples:
             shown = (ROOT / "configs" / name).read_text(encoding="utf-8")
             lines += [f'??? example "configs/{name}"', "", indent(f"```yaml\n{shown}```", "    "), ""]
@@ -149,13 +149,13 @@ def page(command: str) -> str:
         else:
             lines += [f"### {name or 'General'}", "", f"{title}." if name else "", "", *described]
     if foreign:
-        lines += ["### trainer", "", "Lightning's own: where and how long it runs, loggers, callbacks, precision.", ""]
+        lines += ["### trainer", "", "Lightning's own options: devices, duration, loggers, callbacks, precision.", ""]
         lines += ['??? note "All options of the trainer"', "", indent("\n".join(foreign), "    ")]
     return "\n".join(lines) + "\n"
 
 
 def table(listing: str) -> str:
-    """Files with what they are, in two columns, as a table."""
+    """A two-column listing of files and their content as a Markdown table."""
     rows: list[list[str]] = []
     for line in listing.splitlines():
         file, _, text = line.partition("  ")
@@ -163,37 +163,37 @@ def table(listing: str) -> str:
             rows.append([file, text.strip()])
         else:
             rows[-1][1] += f" {text.strip()}"
-    return "\n".join(["| file | what it is |", "|---|---|", *(f"| `{file}` | {text} |" for file, text in rows)]) + "\n"
+    return "\n".join(["| file | content |", "|---|---|", *(f"| `{file}` | {text} |" for file, text in rows)]) + "\n"
 
 
 def groups(parser: Any) -> dict[str, tuple[str, list[Any]]]:
-    """Name → title and options, in the parser's order: of a class or a function the word before the dot."""
+    """Group name → title and options, in the parser's order; the name is the part of the options before the dot."""
     found: dict[str, tuple[str, list[Any]]] = {}
     for group in parser._action_groups:
         title = (group.title or "").replace("``", "`").rstrip(".:")
         for action in filter(is_shown, group._group_actions):
-            # Lightning's fit() has arguments of its own.
+            # Lightning's fit() has its own arguments.
             name = LIGHTNING[0] if title.startswith("Runs the full") else prefix(action)
             known, options = found.setdefault(name, (title, []))
-            # An option that a command adds to those of a class has no title of its own.
+            # An option that a command adds to a class's options has no title.
             found[name] = (title if known.endswith(("options", "arguments")) else known), [*options, action]
     return found
 
 
 def prefix(action: Any) -> str:
-    """``model`` of ``--model.lam``; nothing of ``--output``."""
+    """``model`` for ``--model.lam``; empty for ``--output``."""
     return action.dest.rpartition(".")[0].split(".")[0]
 
 
 def is_shown(action: Any) -> bool:
-    """Whether an option is one that a user sets, and not, say, a path of a file with all of a group's options."""
+    """Whether users set this option; the path of a file with a group's options, for example, is hidden."""
     kind = type(action).__name__
     hidden = ("_ActionConfigLoad", "_ActionHelpClassPath", "ActionLink", "_ActionSubCommands")
     return kind not in hidden and action.help != argparse.SUPPRESS
 
 
 def describe(action: Any) -> list[str]:
-    """One option as an entry of a definition list, with a link of its own."""
+    """One option as an entry of a definition list, with its own link."""
     spellings = [option for option in action.option_strings if not option.endswith("+")]
     name = max(spellings, key=len) if spellings else action.metavar or action.dest.upper()
     kind = getattr(action, "_typehint", None)
@@ -208,12 +208,12 @@ def describe(action: Any) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """A default as YAML has it."""
+    """A default as plain YAML data."""
     return value.as_dict() if hasattr(value, "as_dict") else value
 
 
 def spelled(kind: Any) -> str:
-    """A type as one would write it: ``float | 'auto'``."""
+    """A type in source notation: ``float | 'auto'``."""
     text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
     text = re.sub(r"\b(?:typing|collections\.abc|pathlib|[\w.]+)\.(?=\w)", "", text)
     text = re.sub(r"Optional\[((?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*)\]", r"\1 | None", text)
@@ -229,6 +229,6 @@ def union(found: re.Match[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text in which ``<`` begins no tag; what stands in code stays as it is."""
+    """Escape ``<`` outside code, so that it does not begin a tag."""
     parts = re.split(r"(`+[^`]*`+)", text)
     return "".join(part if part.startswith("`") else html.escape(part, quote=False) for part in parts)

@@ -1,4 +1,4 @@
-"""The commands, and the parsers that they read their arguments with."""
+"""The argument parsers of the commands."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def options_of(command: str) -> Any:
 
 
 def parse(words: list[str]) -> Any:
-    """Read a command line, a command and its arguments, as the program does.
+    """Parse a command line (a command and its arguments) as the program does.
 
     Raises:
-        InputError: it has a mistake.
+        InputError: if the command line has a mistake.
     """
     command, *rest = words
     return options_of(command).parse_args(rest)

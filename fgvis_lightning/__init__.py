@@ -1,9 +1,9 @@
-"""See, pixel by pixel and color by color, what evidence a CNN's decision rests on.
+"""See the evidence behind a CNN's decision, pixel by pixel and color channel by color channel.
 
 FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. Folders and modules in the order of their imports::
 
-    errors       a user's mistake
-    names        names as parts of file names
+    errors       the error for user mistakes
+    names        names in file names
     texts        text files in the encodings of editors and spreadsheets
     method       the method in plain torch: games, gate rules, levels, solvers
     networks     a frozen classifier with its preprocessing and class names
@@ -13,15 +13,15 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. Folders and modules in th
     engine       the LightningModule base of all sweeps, the strategy, batch size, signals
     explainer    FGVis, a LightningModule whose only parameter is the mask
     api          explain(), the same for tensors in memory
-    callbacks    files and panels, TensorBoard, progress; explanations in a training
-    baselines    the methods beside FGVis, with one signature
-    metrics      what maps and masks are worth, in numbers
-    bias         statistics of explanations beside interventions on images
-    experiments  the commands beside fit, and what they share
-    report       a results folder → a page to look at
+    callbacks    files and panels, TensorBoard, progress; explanations during training
+    baselines    other methods, with a common signature
+    metrics      quality of maps and masks
+    bias         statistics of explanations and interventions on images
+    experiments  all commands except fit, and their common code
+    report       a results folder → an HTML page
     cli          the command line
 
-The public names below are imported when they are first used, so that what needs no torch does not wait for it.
+The public names below are imported on first use, so that code without torch does not wait for it.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""`explain`: the whole method for tensors in memory, over the same ``training_step`` as the command line."""
+"""`explain`: the whole method for tensors in memory, with the same ``training_step`` as the command line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fgvis_lightning.results.explanation import Attribution, Explanation
 
 
 class _Collector(ExplanationCallback):
-    """Keeps all explanations in memory; they are finished in an order of their own."""
+    """Collects all explanations in memory; images may be finished in any order."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
@@ -49,10 +49,10 @@ class _Collector(ExplanationCallback):
 
 
 class _Bar(ExplanationCallback):
-    """A bar of the finished images, with the iteration of those in work.
+    """A progress bar of the finished images, with the current iteration.
 
     Args:
-        count: of all images.
+        count: number of images.
     """
 
     def __init__(self, count: int) -> None:
@@ -90,32 +90,32 @@ def explain(
     progress: bool = False,
     **options: Any,
 ) -> Explanation:
-    """Explain images in memory; the same ``training_step`` as the command line runs.
+    """Explain images in memory, with the same ``training_step`` as the command line.
 
-    The caller's network is left as it is: parameters, buffers, hooks, training flag and gradients.
-    It is explained in eval mode.
+    The caller's network does not change: parameters, buffers, hooks, training flag and gradients stay as they are. A
+    copy in eval mode is explained.
 
     Args:
-        network: a classifier of normalized images, or the name of one as in `FGVis`; or ``functools.partial`` of one
-            that takes more than images.
-        images: (B,C,H,W) in [0,1], or 8-bit; one image (C,H,W); or PIL images or paths, which are resized and cropped
-            to the network's input; or signals (B,C,T) or volumes (B,C,D,H,W) of any numbers, as ``normalize`` takes
-            them, where the network's first convolution is one of these.
+        network: a classifier of normalized images, or the name of one as in `FGVis`; or a ``functools.partial`` of a
+            classifier with further inputs.
+        images: (B,C,H,W) in [0,1], or 8-bit; one image (C,H,W); PIL images or paths, which are resized and cropped to
+            the network's input; or, for a network whose first convolution has one or three dimensions, signals (B,C,T)
+            or volumes (B,C,D,H,W) with any values, which ``normalize`` normalizes.
         targets: class indices or names, one for all images or one for each; None for the predicted class.
         game: ``preservation``, ``deletion``, ``generation`` or ``repression``.
-        iterations: steps of the optimizer, at most; unless given, 200 for ``lam: auto`` and 500 for a fixed λ.
+        iterations: maximum number of optimizer steps; default: 200 for ``lam: auto``, 500 for a fixed λ.
         lam: weight λ ≥ 0 of the mask's size, or ``auto`` for the smallest evidence that reaches a level.
-        seeds: runs of each image whose mean the explanation is; unless given, 6 for ``lam: auto``, 1 for a fixed λ.
-        task: what the network's outputs say: ``multiclass`` (one class is there), ``multilabel`` (each label is there
-            or not) or ``binary`` (one output, whose sigmoid is class 1's score, or two). What has one output is binary,
-            and what ends in several sigmoids is multilabel, also where nobody says so.
+        seeds: number of runs for each image, which are averaged; default: 6 for ``lam: auto``, 1 for a fixed λ.
+        task: meaning of the network's outputs: ``multiclass`` (exactly one class applies), ``multilabel`` (each label
+            applies or not) or ``binary`` (one output, whose sigmoid is the score of class 1, or two outputs). A network
+            with one output is recognized as binary, and a network that ends in several sigmoids as multilabel.
         defended: whether the gradient is gated.
-        normalize: mean and standard deviation by channel that the network expects; None for the
-            network's own where it brings them (timm's do), else ImageNet's.
-        precision: as in Lightning's Trainer, e.g. ``bf16-mixed``.
-        accelerator: Lightning's, e.g. ``cpu`` or ``gpu``; one device of it.
-        batch_size: how many images at a time; None for all, ``auto`` for the most that fit the device.
-        progress: whether to show a bar of the finished images.
+        normalize: mean and standard deviation of each channel; None for the network's own if it provides them (as timm
+            networks do), otherwise ImageNet's.
+        precision: precision of Lightning's Trainer, e.g. ``bf16-mixed``.
+        accelerator: accelerator of Lightning's Trainer, e.g. ``cpu`` or ``gpu``; one device is used.
+        batch_size: number of images at a time; None for all images, ``auto`` for as many as fit on the device.
+        progress: whether to show a progress bar of the finished images.
         options: further arguments of `FGVis`, and of its ``classifier`` and ``defense``: ``level``, ``score``,
             ``reference``, ``noise``, ``seed``, ``optimizer``, ``gate``, ``exempt``, ``classes``, ….
 
@@ -123,13 +123,13 @@ def explain(
         The `Explanation` of all images, on the CPU.
 
     Raises:
-        InputError: images, targets or options that cannot be used.
+        InputError: if images, targets or options are invalid.
     """
     mean, std = map(tuple, normalize) if normalize is not None else (None, None)
     dimensions = dimensions_of(network.func if isinstance(network, partial) else network)
     if isinstance(images, Tensor) and images.ndim > dimensions and "size" not in options:
-        options["size"] = tuple(images.shape[-dimensions:])  # what the network is tried on
-    # Callers may be in inference mode, as Lightning's validation loop is, whose tensors have no gradients.
+        options["size"] = tuple(images.shape[-dimensions:])  # size of the images for the trial pass
+    # The caller may be in inference mode, as in Lightning's validation loop; its tensors have no gradients.
     with torch.inference_mode(False), torch.enable_grad():
         with _silence():
             model = FGVis.of(
@@ -160,15 +160,15 @@ def explain_with(
     progress: bool = False,
     **trainer: Any,
 ) -> Explanation:
-    """Explain images in memory by a module.
+    """Explain images in memory with a module.
 
     Args:
-        model: new.
-        images: (B,3,H,W), as ``model.normalize`` takes them.
+        model: a new module.
+        images: images (B,3,H,W), not normalized.
         targets: class indices (B,); -1 for the predicted class.
-        batch_size: how many images at a time, or ``auto``.
-        progress: whether to show a bar.
-        trainer: ``accelerator``, ``precision`` and ``devices`` as in Lightning's Trainer; one device.
+        batch_size: number of images at a time, or ``auto``.
+        progress: whether to show a progress bar.
+        trainer: ``accelerator``, ``precision`` and ``devices`` of Lightning's Trainer; one device is used.
     """
     pairs = enumerate(zip(targets, images, strict=True))
     stream = ((Item(str(number), "", target, number), image) for number, (target, image) in pairs)
@@ -186,7 +186,7 @@ def explain_with(
             )
         try:
             trained.fit(model, datamodule=SweepData(Sweep(stream, batch_size, len(images))))
-        except SystemExit as stopped:  # Lightning makes an exit of Ctrl-C
+        except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit
             if isinstance(stopped.__context__, KeyboardInterrupt):
                 raise stopped.__context__ from None
             raise
@@ -195,7 +195,7 @@ def explain_with(
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep Lightning's log lines and advice away from a notebook."""
+    """Suppress Lightning's log lines and advice in notebooks."""
     with quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"pytorch_lightning")
         yield

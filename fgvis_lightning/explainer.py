@@ -1,15 +1,15 @@
 """FGVis: a LightningModule whose only parameter is the mask.
 
-One epoch is one pass over the items; one training step is one iteration of the masks' optimizer on a batch, as
-`fgvis_lightning.method` defines it, under Lightning's automatic optimization:
+One epoch is one pass over the items. One training step is one iteration of the masks' optimizer on a batch, as defined
+in `fgvis_lightning.method`, under Lightning's automatic optimization:
 
 1. ``training_step``: ``e = blend(x, mask)``, the network's logits with gates in their backward pass, the game's loss;
-2. ``on_before_optimizer_step``: a solver is told how far each mask reaches beyond its level; for any other optimizer
+2. ``on_before_optimizer_step``: a solver receives the distance of each mask from its level; for any other optimizer,
    the gradient of each mask is divided by its largest value (Wagner et al., CVPR 2019, supplement A);
-3. ``optimizer.step``: the masks that are tried next;
-4. ``on_train_batch_end``: masks are projected back to [0,1], and finished items go to every `ExplanationCallback`.
+3. ``optimizer.step``: computes the next masks;
+4. ``on_train_batch_end``: masks are projected to [0,1], and finished items are passed to every `ExplanationCallback`.
 
-The mask has a row for each of the ``seeds`` runs of each item. Items of a batch do not notice one another.
+The mask has one row for each of the ``seeds`` runs of each item. Items of a batch do not influence each other.
 """
 
 from __future__ import annotations
@@ -43,36 +43,36 @@ from fgvis_lightning.networks.zoo import DEFAULT
 
 
 class FGVis(MaskModule):
-    """Explains a batch of (image, target class) items at a time.
+    """Explains items (an image and a target class) in batches.
 
     Args:
-        network: a classifier of normalized images, left as it is; the name of a timm model; or a packaged network,
-            ``packaged_efficientnet_lite0``, the default where the demo's packages are installed, else ``resnet50``.
+        network: a classifier of normalized images, which is not changed; the name of a timm model; or the packaged
+            ``packaged_efficientnet_lite0``, the default if the demo's packages are installed, otherwise ``resnet50``.
         classifier: weights, class names and preprocessing of the network.
-        defense: which gates the network gets, and where.
-        defended: whether the gradient is gated; without, masks find adversarial patterns.
-        task: what the network's outputs say: ``multiclass``, ``multilabel`` or ``binary``, see `load_classifier`.
-        outputs: whether they are ``logits`` or ``probabilities``; unless given, found out.
-        threshold: probability above which a label is ``predicted``, in a multilabel task.
-        game: what is looked for, see `fgvis_lightning.method.games`.
-        lam: weight λ ≥ 0 of the mask's size; ``auto`` finds for each image the smallest evidence that reaches
-            ``level``, see `fgvis_lightning.method.solvers`.
-        level: for ``lam: auto``, the score to reach as a share of the image's own: at least, for
-            preservation and generation (1.0 unless given); at most, for deletion and repression (0.1).
-        iterations: steps of the optimizer for each image, at most: 200 for ``lam: auto``, 500 for a fixed λ unless
-            given. Each is ``seeds`` passes, until a solver has joined the runs, then one: about 360 by default.
-        seeds: runs of each image whose mean the explanation is: 6 for ``lam: auto`` and 1 for a fixed λ unless given.
-        patience: an image is finished earlier when this many iterations have brought no progress; 0 for all iterations
-            in any case, as with several ``seeds``.
-        tolerance: what is progress: for ``lam: auto`` evidence that is smaller by this share (0.02 unless given), for a
-            fixed λ a loss that is lower by this much (0.001).
-        score: ``probability`` or ``log_probability`` of the target class, which matters for a fixed λ alone.
-        reference: what the mask uncovers where it is 0: ``zero``, ``blurred``, ``noise`` or ``black``.
-        noise: standard deviation of the Gaussian noise added to e in each iteration, in normalized space; unless given,
-            0.3 in the deletion game with a fixed λ, whose maps are the most faithful then, and 0 otherwise.
-        seed: of the noise, and of the disturbances of the first of the ``seeds``; the others count on from it.
-        optimizer: of the masks: a solver for ``lam: auto``, `Pruning` where the class stays and `Thresholding` where it
-            goes unless given; for a fixed λ any of torch's, the literature's `sgd` unless given.
+        defense: kind and places of the gates.
+        defended: whether the gradient is gated; without gates, masks become adversarial patterns.
+        task: meaning of the network's outputs: ``multiclass``, ``multilabel`` or ``binary``, see `load_classifier`.
+        outputs: whether the network returns ``logits`` or ``probabilities``; detected by default.
+        threshold: probability above which a label is ``predicted`` in a multilabel task.
+        game: the game to play, see `fgvis_lightning.method.games`.
+        lam: weight λ ≥ 0 of the mask's size; ``auto`` finds the smallest evidence that reaches ``level`` for each
+            image, see `fgvis_lightning.method.solvers`.
+        level: for ``lam: auto``, the score to reach as a share of the image's own score: a minimum for preservation
+            and generation (default: 1.0), a maximum for deletion and repression (default: 0.1).
+        iterations: maximum number of optimizer steps for each image; default: 200 for ``lam: auto``, 500 for a fixed λ.
+            Each step takes ``seeds`` passes until a solver has joined the runs, then one: about 360 by default.
+        seeds: number of runs for each image, which are averaged; default: 6 for ``lam: auto``, 1 for a fixed λ.
+        patience: number of iterations without progress after which an image is finished early; 0 for never, as with
+            several ``seeds``.
+        tolerance: smallest progress: for ``lam: auto``, the share by which the evidence shrinks (default: 0.02); for a
+            fixed λ, the amount by which the loss decreases (default: 0.001).
+        score: ``probability`` or ``log_probability`` of the target class; matters only for a fixed λ.
+        reference: what the mask shows where it is 0: ``zero``, ``blurred``, ``noise`` or ``black``.
+        noise: standard deviation of the Gaussian noise added to e in each iteration, in normalized space; default: 0.3
+            in the deletion game with a fixed λ, where it makes maps the most faithful, otherwise 0.
+        seed: seed of the noise, and of the perturbations of the first run; the other runs use the following seeds.
+        optimizer: optimizer of the masks. For ``lam: auto``, a solver (default: `Pruning` for games that keep the
+            class, `Thresholding` for games that lose it); for a fixed λ, any torch optimizer (default: `sgd`).
     """
 
     def __init__(
@@ -116,10 +116,10 @@ class FGVis(MaskModule):
 
     @classmethod
     def of(cls, network: Any, **options: Any) -> FGVis:
-        """Make a module from options of ``classifier`` and ``defense`` side by side with the others.
+        """Make a module from a flat set of options, including those of ``classifier`` and ``defense``.
 
         Raises:
-            InputError: if there is no such option.
+            InputError: if an option does not exist.
         """
         known = signature(cls).parameters.keys() - {"network"}
         groups: dict[str, Any] = {"classifier": ClassifierOptions(), "defense": DefenseOptions()}
@@ -163,7 +163,7 @@ class FGVis(MaskModule):
         self._logits = logits.detach()
         self.log_latest()
         if options.auto:
-            # The gradient may be a noisy one; what a mask is worth is not.
+            # The gradient may be noisy, but masks are evaluated without noise.
             self._lead = work.lead(self.game, self.plain(clean) if options.noise else self._logits)
         score = self.classifier.task.score(options.score)(logits, work.used_targets)
         loss = self.game.loss(score, work.used(self.mask), options.lam)
@@ -171,7 +171,7 @@ class FGVis(MaskModule):
         return loss.sum()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Tell a solver of the masks' leads; for others divide the gradient of each mask by its largest value."""
+        """Pass the masks' leads to a solver; for other optimizers, divide each mask's gradient by its largest value."""
         assert self.mask.grad is not None
         if isinstance(optimizer, Solver):
             optimizer.tell(self._lead)
@@ -191,7 +191,7 @@ class FGVis(MaskModule):
     # --- a batch begins ---
 
     def _make_mask(self, x: Tensor) -> None:
-        """A row for each run of normalized images (B,3,H,W), in their memory format: mask * x takes the mask's."""
+        """Make a mask row for each run of the images (B,3,H,W), in their memory format, which mask * x keeps."""
         self.work = self._work(x)
         self.mask = nn.Parameter(torch.full_like(self.work.x, self.options.start))
 
@@ -204,8 +204,8 @@ class FGVis(MaskModule):
         return Work(x, self.options.seeds, self.options.reference, black, self.seed, self.classifier.task)
 
     def _begin(self, batch: Batch) -> None:
-        """Masks, targets, references and reference activations of a new batch."""
-        self._logits = None  # of other rows than those from now on; a signal may ask in the middle
+        """Prepare masks, targets, references and reference activations of a new batch."""
+        self._logits = None  # the old rows are not valid any more, and a signal may ask for them
         options, work = self.options, self._work(self.normalize(batch.images))
         self.work = work
         logits = self.first_pass(work.x, options.seeds)
@@ -216,11 +216,11 @@ class FGVis(MaskModule):
             self.mask.fill_(options.start)
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         optimizer.state.clear()
-        optimizer.state.update(self._make_optimizer().state)  # what an optimizer starts from, where that is something
+        optimizer.state.update(self._make_optimizer().state)  # initial state, if any
         self._record()
 
     def _record(self) -> None:
-        """The reference pass on the images of a batch."""
+        """Record the reference activations of a batch."""
         with self.trainer.precision_plugin.forward_context():
             self.network.record(self.work.x)
             if self.defended:
@@ -231,7 +231,7 @@ class FGVis(MaskModule):
             warnings.warn(f"{self.classifier.name}: {GATE_FREE}", stacklevel=2)
 
     def _narrow(self) -> None:
-        """Go on with the first run of each image, now that the solver has joined them."""
+        """Continue with only the first run of each image, now that the solver has joined the runs."""
         self._logits = None
         self.work.use_first()
         with self.trainer.precision_plugin.forward_context():
@@ -247,7 +247,7 @@ class FGVis(MaskModule):
         )
 
     def _rehearse(self, images: Tensor) -> None:
-        """Do everything that takes memory once, for a batch of images (B,3,H,W)."""
+        """Perform every step that takes memory once, for a batch of images (B,3,H,W)."""
         self._make_mask(self.normalize(images))
         self.first_pass(self.work.x)
         self._record()
@@ -256,23 +256,23 @@ class FGVis(MaskModule):
             self.trainer.precision_plugin.forward_context(),
         ):
             self.network(self.work.explained(self.mask)).logsumexp(1).sum().backward()
-        if self.options.auto:  # what a solver remembers of each row
+        if self.options.auto:  # a solver's state for each row
             del [torch.zeros_like(self.work.x) for _ in range(4)][:]
         self.coverage_at(self.work.first(self.mask.detach()))
         self.mask.grad = None
 
-    # --- what has been found ---
+    # --- results ---
 
     def _confirm(self, batch: Batch) -> None:
-        """Under mixed precision, judge the best evidence by the network's own precision now and then."""
-        # Where noise is, masks are judged so anyway.
+        """Under mixed precision, confirm the best evidence in the network's own precision from time to time."""
+        # With noise, masks are always evaluated in that precision.
         if "mixed" in str(self.trainer.precision) and not self.options.noise and batch.iterations % EVERY == 0:
             leads = self.judge(self.solver.best())[1].tolist()
             for place in batch.used:
                 self.solver.confirm(place, leads[place])
 
     def _finished(self, batch: Batch) -> list[int]:
-        """The places whose item has had all its iterations, or has converged."""
+        """The places whose items have completed all iterations or have converged."""
         if batch.iterations >= self.iterations:
             return list(batch.used)
         if not self._plateau.is_due(batch.iterations):
@@ -282,7 +282,7 @@ class FGVis(MaskModule):
         ]
 
     def _objective(self, place: int) -> float:
-        """The value to minimize: the size of the evidence that reaches the level, or the game's loss."""
+        """The minimized value: the size of the evidence that reaches the level, or the game's loss."""
         if not self.options.auto:
             return float(self._loss.unflatten(0, (-1, self.options.seeds))[place].mean())
         run = self.solver.found(place)

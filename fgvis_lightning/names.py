@@ -1,4 +1,4 @@
-"""Names: as parts of file names, for people, and of classes."""
+"""Names in file names, in messages, and of classes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _OTHERS = re.compile(r"[^\w.]+")
 
 
 def slug(text: str) -> str:
-    """``text`` as a part of a file name: letters, digits, ``.`` and ``_``, at most 60 bytes of UTF-8."""
+    """Turn ``text`` into a part of a file name: letters, digits, ``.`` and ``_``, at most 60 bytes of UTF-8."""
     short = _OTHERS.sub("_", text).strip("_.").encode()[:60].decode(errors="ignore")
     return short.strip("_.") or "_"
 
 
 def class_at(path: str, base: type[T]) -> type[T] | None:
-    """The class of a class_path, ``package.module.Class``; None where there is none, or one without this base."""
+    """The class at a class_path, ``package.module.Class``; None if there is none, or if it lacks this base."""
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name, None)
@@ -27,5 +27,5 @@ def class_at(path: str, base: type[T]) -> type[T] | None:
 
 
 def printable(text: str) -> str:
-    """``text`` as UTF-8 can have it: bytes of a file name that are no UTF-8 are written out."""
+    """``text`` as valid UTF-8; other bytes of a file name are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()

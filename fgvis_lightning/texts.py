@@ -1,4 +1,4 @@
-"""Reads text files in the encodings in which editors and Excel on Windows write them."""
+"""Reads text files in the encodings used by editors and by Excel on Windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def read_text(path: Path) -> str:
 
     Raises:
         OSError: if the file cannot be read.
-        UnicodeDecodeError: if it is text in none of these encodings.
+        UnicodeDecodeError: if the file has none of these encodings.
     """
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -241,7 +241,7 @@ def test_defaults_and_targets() -> None:
         ({"classes": ["a", "b"]}, "Expected 5 class names for Tiny, but got 2"),
         (
             {"images": images() * 5 - 2},
-            r"Expected images in \[0,1\] before normalization, but got .* Give mean and std",
+            r"Expected images in \[0,1\] before normalization, but got .* Pass mean and std",
         ),
         ({"images": images()[:, :1]}, r"Expected images of shape \(B,3,H,W\) or \(3,H,W\), but got \(3, 1, 12, 12\)"),
         ({"images": (images() * 255).long()}, r"Expected images in \[0,1\].* got torch.int64"),

@@ -1,9 +1,9 @@
-"""Does a network's decision hang on color, or on something else that it should not?
+"""Tests whether a network's decision depends on color, or on another feature that it should not use.
 
-A bias analysis is a `Pair`: a `Statistic` of explanations, which says what the evidence is made of, and objects of
-`Intervention`, which change just that in images. `Color` is the pair of Wagner et al., CVPR 2019 (`Bands`
-and `Tone` stand for it where a network takes other channels), `Position` another.
-One of your own is a class with `Pair` as its base, given by ``class_path``. ``python train.py bias`` runs them.
+A bias analysis is a `Pair`: a `Statistic` of explanations, which measures a feature of the evidence, and `Intervention`
+objects, which change this feature in images. `Color` is the pair of Wagner et al., CVPR 2019 (replaced by `Bands` or
+`Tone` for networks with other channels); `Position` is another. To add your own pair, subclass `Pair` and set its
+``class_path``. ``python train.py bias`` runs pairs.
 """
 
 from fgvis_lightning.bias.bands import (

@@ -1,4 +1,4 @@
-"""What stands for color where a network takes other channels than red, green and blue: bands, or the tones of one."""
+"""Pairs that replace color for other channels than red, green and blue: bands, or tones of a single channel."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.preprocessing import channel_names
 
 ROTATIONS = 5
-"""Interventions on bands at most: as many as there are swaps of red, green and blue."""
+"""Maximum number of interventions on bands, equal to the number of swaps of red, green and blue."""
 
 
 class BandStatistic(ChannelStatistic):
     """Evidence by band.
 
     * ``mask band 1`` …: mean mask of the band, in [0,1];
-    * ``band 1`` …: its share of all evidence;
-    * ``opponent``: as in `ChannelStatistic`.
+    * ``band 1`` …: the band's share of all evidence;
+    * ``opponent``: see `ChannelStatistic`.
 
     Args:
-        count: of the bands, two or more.
+        count: number of bands, two or more.
     """
 
     def __init__(self, count: int) -> None:
@@ -41,15 +41,15 @@ def _color(hue: float) -> str:
 
 
 class Rotation(Intervention):
-    """Bands moved on: band 1 stands where band 1 + ``by`` was, and the last ones where the first were.
+    """Rotates bands: band 1 moves to the place of band 1 + ``by``, and the last bands move to the first places.
 
     Args:
-        by: places, one or more.
+        by: number of places, one or more.
     """
 
     def __init__(self, by: int) -> None:
         if by < 1:
-            raise InputError(f"Expected places from 1 on, but got {by}.")
+            raise InputError(f"Expected at least 1 place, but got {by}.")
         self.by = by
         self.name = f"bands moved by {by}"
 
@@ -58,7 +58,7 @@ class Rotation(Intervention):
 
 
 class MeanOfBands(Intervention):
-    """Each band replaced by the mean of all."""
+    """Replaces each band with the mean of all bands."""
 
     name = "mean of bands"
 
@@ -67,13 +67,13 @@ class MeanOfBands(Intervention):
 
 
 class Bands(Pair):
-    """Evidence by band, and bands moved on; their mean as a control.
+    """Evidence by band, and rotations of bands; their mean is a control.
 
-    There are too many orders of many bands to try all. In a rotation no band stays in its place, and over all rotations
-    each band stands once in each place; of many bands five are tried, evenly spread.
+    Many bands have too many permutations to try all. A rotation moves every band, and over all rotations each band is
+    once in each place. For many bands, five evenly spread rotations are tried.
 
     Args:
-        count: of the bands, two or more.
+        count: number of bands, two or more.
     """
 
     def __init__(self, count: int) -> None:
@@ -89,9 +89,10 @@ class Bands(Pair):
 
 
 class ToneStatistic(Statistic):
-    """Evidence by tone, of one channel.
+    """Evidence by tone, for one channel.
 
-    ``mask`` is its mean; ``brighter`` and ``darker`` are the shares of evidence on this side of the reference.
+    ``mask`` is the mean mask; ``brighter`` and ``darker`` are the shares of evidence in pixels brighter and darker than
+    the reference.
     """
 
     names = ("mask", "brighter", "darker")
@@ -104,7 +105,7 @@ class ToneStatistic(Statistic):
 
 
 class Inversion(Intervention):
-    """The negative: x becomes 1 − x."""
+    """Inverts images: x becomes 1 − x."""
 
     name = "negative"
 
@@ -113,10 +114,10 @@ class Inversion(Intervention):
 
 
 class Gamma(Intervention):
-    """Tones moved, and kept in their order: x becomes x to the power of gamma.
+    """Changes tones without changing their order: x becomes x to the power of gamma.
 
     Args:
-        gamma: above 0; below 1 brightens.
+        gamma: exponent greater than 0; less than 1 brightens.
     """
 
     def __init__(self, gamma: float) -> None:
@@ -130,7 +131,7 @@ class Gamma(Intervention):
 
 
 class Tone(Pair):
-    """Evidence in what is brighter and in what is darker than the reference, and the negative; gammas as controls."""
+    """Evidence in pixels brighter and darker than the reference, and the negative; gammas are controls."""
 
     def __init__(self) -> None:
         self.statistic = ToneStatistic()

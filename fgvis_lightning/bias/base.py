@@ -12,11 +12,11 @@ from fgvis_lightning.networks.classifier import Classifier
 
 
 class Statistic(ABC):
-    """Numbers that say what an explanation's evidence is made of.
+    """Numbers that describe an explanation's evidence.
 
     Attributes:
-        names: of the numbers.
-        parts: those of them that are shares of one whole → the color in which a figure draws them.
+        names: names of the numbers.
+        parts: names of the numbers that are shares of a whole → their color in figures.
     """
 
     names: tuple[str, ...]
@@ -26,37 +26,37 @@ class Statistic(ABC):
     def __call__(self, images: Tensor, weights: Tensor, reference: Tensor) -> Tensor:
         """The numbers of each image.
 
-        It is asked twice: for the evidence, and for the image itself, with its contrast |x − r| as weights, which is
-        all that there is to be used.
+        It is called twice: for the evidence, and for the image itself with its contrast |x − r| as weights, which is
+        all available evidence.
 
         Args:
-            images: (B,C,H,W) in [0,1].
-            weights: (B,C,H,W) in [0,1], how much each pixel and channel counts.
-            reference: the color (C,1,1) in [0,1] that the mask uncovers.
+            images: images (B,C,H,W) in [0,1].
+            weights: weights (B,C,H,W) of pixels and channels in [0,1].
+            reference: color (C,1,1) of the reference in [0,1].
 
         Returns:
-            (B,K), a column for each name; NaN where a number is undefined, e.g. without any evidence.
+            Numbers (B,K), one column for each name; NaN if a number is undefined, e.g. without any evidence.
         """
 
     def dependence(self, means: Tensor) -> Tensor:
-        """How much a class's evidence hangs on what is suspected: unless overridden, `imbalance` of the parts.
+        """How strongly a class's evidence depends on the suspected feature; default: `imbalance` of the parts.
 
         Args:
-            means: over a class's images (…,K), as above. What differs from image to image has evened out in them.
+            means: numbers (…,K) averaged over a class's images, so that differences between images cancel out.
 
         Returns:
-            (…), high = dependent.
+            Dependence (…), high = dependent.
         """
         return imbalance(means[..., [self.names.index(name) for name in self.parts]])
 
 
 class ChannelStatistic(Statistic):
-    """Evidence by channel: a statistic whose names are those of the columns below, with ``opponent`` the last.
+    """Evidence by channel, in these columns:
 
     * the mean mask of each channel, in [0,1];
     * each channel's share of all evidence;
-    * ``opponent``: share of evidence for which, in one pixel, channels brighter than the reference and channels darker
-      than it stand together. Brightness alone cannot ask for both; an object's color does.
+    * ``opponent``: share of evidence in which channels brighter and channels darker than the reference occur in the
+      same pixel. Brightness alone never needs both, but an object's color does.
     """
 
     def __call__(self, images: Tensor, weights: Tensor, reference: Tensor) -> Tensor:
@@ -69,66 +69,66 @@ class ChannelStatistic(Statistic):
     def dependence(self, means: Tensor) -> Tensor:
         """Imbalance of the channels times ``opponent``.
 
-        A network that sees gray alone takes what is brighter, or what is darker, and that can be a single channel of a
-        colored object: the imbalance alone would call that color, but opponent evidence it has none.
+        A network that only sees gray uses brighter or darker pixels, possibly in a single channel of a colored object.
+        The imbalance alone would count this as color, but such a network has no opponent evidence.
         """
         return super().dependence(means) * means[..., self.names.index("opponent")]
 
 
 class Intervention(ABC):
-    """A change of images that takes away what is suspected, and leaves the rest.
+    """A change of images that removes the suspected feature and keeps everything else.
 
     Attributes:
-        name: for tables.
+        name: name in tables.
     """
 
     name: str
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
-        """Changed copies of images (B,C,H,W) in [0,1]."""
+        """Return changed copies of images (B,C,H,W) in [0,1]."""
 
 
 class Pair(ABC):
-    """A suspicion: what to look for in explanations, and how to test it on images.
+    """A suspicion: a statistic of explanations, and interventions that test it on images.
 
     Attributes:
-        statistic: of the explanations.
+        statistic: the statistic of explanations.
     """
 
     statistic: Statistic
 
     def suited(self, classifier: Classifier) -> Pair:
-        """The pair for the network's channels: unless overridden, this one."""
+        """The pair for the network's channels; this one by default."""
         return self
 
     @abstractmethod
     def interventions(self, classifier: Classifier) -> Sequence[Intervention]:
-        """Those whose mean effect is a class's dependence; names differ."""
+        """Interventions whose mean effect is a class's dependence; their names must differ."""
 
     def controls(self, classifier: Classifier) -> Sequence[Intervention]:
-        """Others, to be shown beside them."""
+        """Further interventions to show for comparison."""
         return ()
 
     def averages(self, classifier: Classifier) -> Mapping[str, Sequence[str]]:
-        """Name → interventions whose mean a table is to show."""
+        """Name → names of interventions whose mean a table should show."""
         return {}
 
 
 def shares(values: Tensor) -> Tensor:
-    """Values (B,N) ≥ 0 as shares of their sum; NaN where that is zero."""
+    """Values (B,N) ≥ 0 as shares of their sum; NaN if the sum is zero."""
     return values / values.sum(1, keepdim=True)
 
 
 def imbalance(parts: Tensor) -> Tensor:
-    """How unevenly shares (…,N) are spread (…): 0 where all are 1/N, 1 where one has all.
+    """Imbalance (…) of shares (…,N): 0 if all are 1/N, 1 if one share is 1.
 
-    The total variation distance from equal shares, divided by the largest that there can be.
+    It is the total variation distance from equal shares, divided by its maximum.
     """
     count = parts.shape[-1]
     return (parts - 1 / count).abs().sum(-1) * count / (2 * (count - 1))
 
 
 def total(weights: Tensor) -> Tensor:
-    """Sums (B,C) over the pixels of (B,C,H,W), in float64 where there is float64."""
+    """Sums (B,C) over the pixels of (B,C,H,W), in float64 if available."""
     return weights.to(torch.float32 if weights.device.type == "mps" else torch.float64).sum((2, 3))

@@ -1,7 +1,7 @@
-"""Color: how evidence is spread over channels and hues, and what swapping channels does.
+"""Color: the distribution of evidence over channels and hues, and the effect of swapping channels.
 
-The last experiment of Wagner et al., CVPR 2019: a network that knows a class by its color has its evidence in certain
-channels, and loses the class when channels are swapped; one that knows it by its shape keeps it.
+This is the last experiment of Wagner et al., CVPR 2019: if a network recognizes a class by its color, its evidence is
+in certain channels, and the class is lost when channels are swapped; if it uses the shape, the class is kept.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from fgvis_lightning.networks.preprocessing import COLORS
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")
 GRAY = 0.15  # saturation below which a pixel has no hue
 SWAPPED = "BGR", "BRG"
-"""The channels that stand for red, green and blue in the two swaps of Wagner et al.: RGB and GRB for BGR."""
+"""The channels in place of red, green and blue in the two swaps of Wagner et al.: RGB and GRB for BGR."""
 
 
 class ColorStatistic(ChannelStatistic):
     """Evidence by channel and by hue.
 
     * ``mask red`` …: mean mask of the channel, in [0,1];
-    * ``red`` …: its share of all evidence;
-    * ``red hues`` … and ``gray``: share of evidence in pixels that have this hue in the image, within 30 degrees; gray
-      is a saturation below 0.15;
-    * ``opponent``: as in `ChannelStatistic`.
+    * ``red`` …: the channel's share of all evidence;
+    * ``red hues`` … and ``gray``: share of evidence in pixels with this hue in the image, within 30 degrees; gray means
+      a saturation below 0.15;
+    * ``opponent``: see `ChannelStatistic`.
     """
 
     names = (
@@ -51,7 +51,7 @@ class ColorStatistic(ChannelStatistic):
 
 
 def hues(images: Tensor) -> Tensor:
-    """Which of six hues a pixel has, or none: (B,7,H,W) as 0 and 1, of images (B,3,H,W) in [0,1]."""
+    """One-hot hue of each pixel (B,7,H,W), six hues or none, for images (B,3,H,W) in [0,1]."""
     high, low = images.amax(1), images.amin(1)
     spread = high - low
     red, green, blue = images.unbind(1)
@@ -68,18 +68,18 @@ def hues(images: Tensor) -> Tensor:
 
 
 class ChannelSwap(Intervention):
-    """Color channels in another order.
+    """Reorders color channels.
 
     Args:
-        fed: the channels as the network gets them, ``BGR``.
-        order: as it expects them, ``RGB``.
+        fed: order of the channels that the network receives, e.g. ``BGR``.
+        order: order that the network expects, e.g. ``RGB``.
     """
 
     def __init__(self, fed: str, order: str = "RGB") -> None:
         if sorted(fed) != sorted(order) or sorted(order) != sorted("RGB"):
             raise InputError(f"Expected orders of the letters R, G and B, but got {fed!r} and {order!r}.")
         self.name = fed
-        # The image's channels are in the order RGB: which of them the network is to take for each.
+        # For each channel of the RGB image, the channel that the network receives instead.
         self.taken = ["RGB".index(fed[order.index(color)]) for color in "RGB"]
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class ChannelSwap(Intervention):
 
 
 class Desaturation(Intervention):
-    """Gray of the same luma (ITU-R BT.601)."""
+    """Converts images to gray of the same luma (ITU-R BT.601)."""
 
     name = "gray"
 
@@ -96,10 +96,10 @@ class Desaturation(Intervention):
 
 
 class HueRotation(Intervention):
-    """All hues turned by an angle, at constant value and saturation (HSV).
+    """Rotates all hues by an angle, at constant value and saturation (HSV).
 
     Args:
-        degrees: from -180 to 180.
+        degrees: angle from -180 to 180.
     """
 
     def __init__(self, degrees: float) -> None:
@@ -113,12 +113,12 @@ class HueRotation(Intervention):
 
 
 class Color(Pair):
-    """Evidence by channel, and the five swaps of channels; gray and turned hues as controls.
+    """Evidence by channel, and the five swaps of channels; gray and rotated hues are controls.
 
-    Of a network with one channel it is `Tone`, with other channels than red, green and blue `Bands`.
+    For a network with one channel, it is replaced by `Tone`; for other channels than red, green and blue, by `Bands`.
 
     Args:
-        turns: of the hues, in degrees.
+        turns: angles of the hue rotations, in degrees.
     """
 
     def __init__(self, turns: Sequence[float] = (90, 180, -90)) -> None:

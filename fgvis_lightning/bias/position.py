@@ -1,4 +1,4 @@
-"""Position: does it matter whether an object is at the left or at the right?"""
+"""Position: does it matter whether an object is on the left or on the right?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PositionStatistic(Statistic):
 
 
 class Mirror(Intervention):
-    """Left and right exchanged."""
+    """Mirrors images horizontally."""
 
     name = "mirrored"
 
@@ -33,7 +33,7 @@ class Mirror(Intervention):
 
 
 class Position(Pair):
-    """Evidence at the left and at the right, and the mirrored image."""
+    """Evidence on the left and on the right, and the mirrored image."""
 
     def __init__(self) -> None:
         self.statistic = PositionStatistic()

@@ -1,4 +1,4 @@
-"""Callbacks: files and panels, TensorBoard images and progress lines of a sweep; explanations in a training."""
+"""Callbacks: files and panels, TensorBoard images and progress lines of a sweep; explanations during training."""
 
 from fgvis_lightning.callbacks.progress import SweepProgress
 from fgvis_lightning.callbacks.tensorboard import TensorBoardImages

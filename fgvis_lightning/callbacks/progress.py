@@ -1,4 +1,4 @@
-"""One line of progress for the whole sweep, on all ranks and after any interruption."""
+"""A progress line for the whole sweep, across ranks and interruptions."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.engine.sweep_module import SweepModule
 
 WIDTH = 118
-"""Longest line in a terminal; a longer one than the terminal's would not be overwritten."""
+"""Maximum length of the line in a terminal; a line longer than the terminal's width could not be overwritten."""
 
 
 class SweepProgress(ProgressBar):
-    """Prints how many items of all are finished, how many failed, how fast it goes and how long it will take.
+    """Prints the number of finished and failed items, the speed, and the remaining time.
 
-    What other ranks have done is seen in the results folder, so they need not speak to one another. Rank 0
-    prints, until the ranks that it has started have ended. A terminal gets one line that is overwritten,
-    anything else a line now and then.
+    The results folder shows the progress of other ranks, so ranks do not need to communicate. Rank 0 prints until the
+    ranks that it has started have ended. In a terminal, one line is overwritten; otherwise, lines are printed from time
+    to time.
 
     Args:
-        seconds: between two updates; unless given, 1 in a terminal and 30 elsewhere.
+        seconds: time between two updates; default: 1 in a terminal, otherwise 30.
 
     Attributes:
-        label: how the line begins.
+        label: beginning of the line.
     """
 
     label = ""
@@ -63,7 +63,7 @@ class SweepProgress(ProgressBar):
         self._thread.start()
 
     def close(self) -> None:
-        """Print the last line, and no more; safe to call it twice."""
+        """Print the last line and stop; may be called twice."""
         if self._thread is not None:
             self._stop.set()
             self._thread.join()
@@ -83,7 +83,7 @@ class SweepProgress(ProgressBar):
             begin = time.monotonic()
             self._show()
             took = time.monotonic() - begin
-            # Looking into a folder of a million files takes a second: seldom enough not to be felt.
+            # Listing a folder of a million files takes a second, so update less often there.
             if self._stop.wait(max(seconds, 20 * took)):
                 return
 
@@ -101,9 +101,9 @@ class Meter:
     """Text of the progress line.
 
     Args:
-        data: which items there are, and where finished ones are written.
-        model: how far the items in work are.
-        ranks: how many processes are at work, each with as many items as this one as far as this one knows.
+        data: the items and their results folder.
+        model: the module with the current batch.
+        ranks: number of processes; each is assumed to have as many current items as this one.
     """
 
     def __init__(self, data: ImageData, model: SweepModule, ranks: int) -> None:
@@ -114,14 +114,14 @@ class Meter:
         self._before = data.progress()[0]
 
     def line(self) -> str:
-        """The line as of now."""
+        """The current line."""
         data, batch = self.data, self.model.batch
         done, failed = data.progress()
         left = data.total - done - failed
         parts = [f"{done:,} of {data.total:,} items done" + (f", {failed:,} failed" if failed else "")]
-        begun = 0.0  # what is done of items in work, in items
+        begun = 0.0  # completed share of the current items, in items
         if left and batch is not None and (places := batch.used):
-            iteration = batch.iterations % self.model.iterations  # just written: 0
+            iteration = batch.iterations % self.model.iterations  # 0 if just written
             begun = min(left, self.ranks * len(places) * iteration / self.model.iterations)
             at = f"{len(places)} at iteration {iteration} of {self.model.iterations}"
             if self.model.latest is not None:

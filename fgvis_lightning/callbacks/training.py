@@ -1,4 +1,4 @@
-"""Explains a network while it is trained."""
+"""Explanations during training."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from fgvis_lightning.results.figures import explanation_panel, pixels
 
 
 class ExplainCallback(pl.Callback):
-    """Every n epochs explains a few images by the module in training, and logs panels to its TensorBoard.
+    """Explains a few images every n epochs with the module in training, and logs panels to its TensorBoard.
 
-    The training is, bit for bit, what it would be without: weights, random numbers and modes are left alone. It costs
-    ``len(images) · iterations · seeds`` passes of the network with a gradient each time, on rank 0, while other ranks
-    wait at their next step together.
+    The training does not change, bit for bit: weights, random numbers and modes stay the same. Each time, the callback
+    takes ``len(images) · iterations · seeds`` passes of the network with gradients, on rank 0, while other ranks wait
+    at their next synchronization.
 
     Args:
-        images: the same ones each time: (B,C,H,W) in [0,1], PIL images or paths.
-        targets: class indices, or names among ``classes``, one for all or one for each; None for the predicted class.
-        every_n_epochs: how often; the first time after so many epochs.
+        images: images (B,C,H,W) in [0,1], PIL images or paths.
+        targets: class indices, or names among ``classes``, one for all images or one for each; None for the predicted
+            class.
+        every_n_epochs: number of epochs between two explanations, and before the first one.
         network: name of the module's attribute that takes normalized images and returns logits, e.g. ``net``; None for
             the module's own ``forward``.
-        iterations: as in `fgvis_lightning.explain`, whose default would take long in a training.
-        seeds: likewise.
+        iterations: see `fgvis_lightning.explain`, whose default would take long during training.
+        seeds: see `fgvis_lightning.explain`.
         options: further arguments of `fgvis_lightning.explain`: ``normalize``, ``game``, ``task``, ``classes``, ….
 
     Attributes:
-        latest: the explanations of the last time; None before.
+        latest: the latest explanations; None before the first ones.
     """
 
     def __init__(
@@ -63,10 +64,10 @@ class ExplainCallback(pl.Callback):
         self.latest: Explanation | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse what would fail after the first epoch.
+        """Check the attribute ``network`` before the first epoch.
 
         Raises:
-            InputError: if there is no such attribute.
+            InputError: if the attribute does not exist.
         """
         if self.network is not None and not isinstance(getattr(pl_module, self.network, None), torch.nn.Module):
             names = ", ".join(name for name, _ in pl_module.named_children())

@@ -1,4 +1,4 @@
-"""Writes explanation files and panels."""
+"""Writing of explanation files and panels."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_who
 
 
 def item_panel(model: SweepModule, place: int, explanation: Explanation, index: int) -> Figure:
-    """Image, explanation and mask of one item in work."""
+    """Image, explanation and mask of a current item."""
     name = model.classifier.class_name(int(explanation.targets[index]))
     return explanation_panel(explanation, index, *image_in_work(model, place), name)
 
 
 def image_in_work(model: SweepModule, place: int) -> tuple[Tensor, Tensor]:
-    """An image in work (C,H,W) and the color that stands for nothing (C,1,1), in [0,1]."""
+    """A current image (C,H,W) and the color of removed parts (C,1,1), in [0,1]."""
     assert model.batch is not None
     image = as_float(model.batch.images[place].cpu())
     return image, model.classifier.preprocessing.background().to(image)
 
 
 GRACE = 60
-"""Seconds that rank 0 waits for ranks that it has not started, when none of them is at work."""
+"""Seconds that rank 0 waits for ranks that it has not started, if none of them is running."""
 
 
 class ExplanationWriter(ExplanationCallback):
-    """Writes one file and one panel for each item as soon as it is finished, and ``summary.csv`` at the end.
+    """Writes a file and a panel for each item as soon as it is finished, and ``summary.csv`` at the end.
 
     Args:
-        folder: the results folder. It may hold explanations of the same configuration, no others, and no other
-            sweep may be at work in it.
+        folder: the results folder. It may only hold explanations of the same configuration, and no other sweep may be
+            running in it.
         panels: whether to draw ``panels/<item id>.png``.
-        formats: of the panels, ``png`` unless given; ``svg`` and ``pdf`` are for print.
+        formats: formats of the panels; default: ``png``; ``svg`` and ``pdf`` are for print.
 
     Attributes:
-        damaged: what is wrong with files that could not be read for the tables.
-        listed: tells the ids of this run's items, for the table.
-        levels: what the tables say of the items' levels; None where another rank has made them.
+        damaged: problems of files that could not be read for the tables.
+        listed: returns the ids of this run's items, for the table.
+        levels: levels of the items according to the tables; None if another rank has made the tables.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class ExplanationWriter(ExplanationCallback):
         self.levels: Levels | None = None
         self.listed: Callable[[], Collection[str]] | None = None
         self._claim: Claim | None = None
-        self._threads: int | None = None  # as they were before
+        self._threads: int | None = None  # the previous number
 
     def claim(self, trainer: pl.Trainer, model: SweepModule) -> None:
-        """Make sure that this rank may work in the folder.
+        """Claim the folder for this rank.
 
         Raises:
-            InputError: if the folder cannot be written to, or is another configuration's or another sweep's.
+            InputError: if the folder is not writable, or belongs to another configuration or another sweep.
         """
         if self._claim is not None:
             return
@@ -89,7 +89,7 @@ class ExplanationWriter(ExplanationCallback):
         try:
             folder.check_configuration(self.folder, self.settings, self.fingerprint)
         except InputError:
-            self._claim.release(lambda: None)  # with the tables as they are
+            self._claim.release(lambda: None)  # without touching the tables
             raise
         if self.panels:
             (self.folder / "panels").mkdir(exist_ok=True)
@@ -103,7 +103,7 @@ class ExplanationWriter(ExplanationCallback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if pl_module.device.type != "cpu":
             return
-        # Another number of threads rounds differently; so that it makes no difference how a sweep was resumed.
+        # The number of threads affects rounding; keep it, so that a continued sweep gives the same results.
         self._threads = torch.get_num_threads()
         torch.set_num_threads(folder.recall_number(self.folder, "cpu_threads", 1024) or torch.get_num_threads())
         if trainer.is_global_zero:
@@ -137,11 +137,11 @@ class ExplanationWriter(ExplanationCallback):
                     picture = BytesIO()
                     figure.savefig(picture, format=kind)
                     write_whole(self.folder / "panels" / f"{id}.{kind}", picture.getvalue(), self._owner)
-            # Last: an item counts as done when its explanation is there.
+            # Last, since an item counts as done when its explanation exists.
             found.save(self.folder / EXPLANATIONS / (id + SUFFIX), index, metadata, self._owner)
 
     def close(self) -> None:
-        """Let go of the folder; the last rank to do so rebuilds the tables."""
+        """Release the folder; the last rank to do so rebuilds the tables."""
         if self._threads is not None:
             torch.set_num_threads(self._threads)
             self._threads = None
@@ -163,10 +163,10 @@ class ExplanationWriter(ExplanationCallback):
         self.close()
 
     def _await_ranks(self, data: ImageData) -> None:
-        """Until all items are accounted for, or no other rank has been at work for a while.
+        """Wait until all items are done or failed, or until no other rank has been running for a while.
 
-        Ranks that torchrun, SLURM or another node have started may begin late; and who ends with an error while
-        others work has them killed by torchrun.
+        Ranks started by torchrun, SLURM or another node may start late. If a rank ends with an error while others are
+        running, torchrun kills them.
         """
         assert self._claim is not None
         deadline = time.monotonic() + GRACE
@@ -180,7 +180,7 @@ class ExplanationWriter(ExplanationCallback):
 
 
 def _started_all_ranks(trainer: pl.Trainer) -> bool:
-    """Whether this process started all others of the sweep, and so knows when they have ended."""
+    """Whether this process started all others of the sweep, and therefore knows when they have ended."""
     if trainer.world_size == 1:
         return True
     environment = getattr(trainer.strategy, "cluster_environment", None)
@@ -188,7 +188,7 @@ def _started_all_ranks(trainer: pl.Trainer) -> bool:
 
 
 def items_in_work(model: SweepModule, places: Sequence[int]) -> list[tuple[int, Item]]:
-    """Place and item."""
+    """Pairs of place and item for the places that have an item."""
     assert model.batch is not None
     items = [(place, model.batch.items[place]) for place in places]
     return [(place, item) for place, item in items if item is not None]

@@ -1,10 +1,10 @@
-"""The command line: Lightning's own for ``fit``, and the commands beside it.
+"""The command line: Lightning's own for ``fit``, and the other commands.
 
-Exit codes: 0, all items are explained; 1, something of ours or of the system's went wrong; 2, a user's mistake, or
-images that cannot be read; 75 (EX_TEMPFAIL), stopped by SIGTERM, so run the same command again; 130, by Ctrl-C; 141, as
-by SIGPIPE, standard output was closed.
+Exit codes: 0, all items are explained; 1, an internal or system error; 2, a user's mistake, or unreadable images; 75
+(EX_TEMPFAIL), stopped by SIGTERM, so run the same command again; 130, stopped by Ctrl-C; 141, standard output was
+closed, as for SIGPIPE.
 
-What can be answered without torch is answered without it, which takes seconds to import.
+torch takes seconds to import, so it is only imported if a command needs it.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from fgvis_lightning.experiments.outline import check_names, short_help
 EXPERIMENTS = "fgvis_lightning.experiments."
 COMMANDS = {
     "fit": ("fgvis_lightning.cli.fit", "explain images: masks, panels, tables, TensorBoard"),
-    "report": ("fgvis_lightning.report.command", "a results folder as one page to look at, sort and filter"),
-    "compare": (EXPERIMENTS + "comparison", "FGVis beside eight other methods, in pictures and costs"),
-    "evaluate": (EXPERIMENTS + "evaluation", "how faithful explanations are: curves, metrics, best and worst"),
-    "benchmark": ("fgvis_lightning.report.benchmark", "many methods and networks: maps, metrics, one page"),
-    "pointing": (EXPERIMENTS + "pointing", "whether evidence is in the objects that you mark, by boxes or masks"),
-    "bias": (EXPERIMENTS + "bias", "whether a network goes by color, or by position"),
-    "adversarial": (EXPERIMENTS + "adversarial", "whether evidence can be made for classes that are not there"),
-    "sanity": (EXPERIMENTS + "sanity", "whether maps depend on what the network has learned"),
+    "report": ("fgvis_lightning.report.command", "show a results folder as a page to sort and filter"),
+    "compare": (EXPERIMENTS + "comparison", "compare FGVis with other methods: pictures and costs"),
+    "evaluate": (EXPERIMENTS + "evaluation", "measure faithfulness: curves, metrics, best and worst items"),
+    "benchmark": ("fgvis_lightning.report.benchmark", "run many methods and networks: maps, metrics, one page"),
+    "pointing": (EXPERIMENTS + "pointing", "test whether evidence is inside marked objects (boxes or masks)"),
+    "bias": (EXPERIMENTS + "bias", "test whether a network depends on color or position"),
+    "adversarial": (EXPERIMENTS + "adversarial", "try to generate evidence for classes that are not there"),
+    "sanity": (EXPERIMENTS + "sanity", "test whether maps depend on what the network has learned"),
 }
-"""Each command's module, which has ``make_parser`` and ``main``, and what it tells or makes."""
+"""Module of each command, with ``make_parser`` and ``main``, and a description."""
 
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 
 
 def overview() -> str:
-    """The commands."""
+    """The text of ``fgvis --help``."""
     lines = [f"  {name:13}{summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: fgvis COMMAND [options]",
             "",
-            "See, pixel by pixel and color by color, what evidence a CNN's decision rests on.",
+            "See the evidence behind a CNN's decision, pixel by pixel and color channel by color channel.",
             "",
             *lines,
-            "  completion   fgvis completion bash: a script that completes commands and options",
+            "  completion   print a completion script for a shell: fgvis completion bash",
             "",
-            "fgvis COMMAND --help tells what it needs. To begin: fgvis fit --data.images photo.jpg",
+            "Run fgvis COMMAND --help for its options. To begin: fgvis fit --data.images photo.jpg",
         ]
     )
 
@@ -60,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Raises:
-        SystemExit: with the status that the module's text tells, and one line on standard error, if not all went well.
+        SystemExit: after an error, with an exit code of the module's docstring and one line on standard error.
     """
     output = Output(sys.stdout)
     try:
@@ -72,12 +72,12 @@ def main(args: Sequence[str] | None = None) -> None:
     except (OSError, SystemExit) as ended:
         if output.error is None or (ended is not output.error and getattr(ended, "code", True)):
             raise
-    if (error := output.error) is not None:  # argparse passes over errors of writing its help
+    if (error := output.error) is not None:  # argparse ignores errors when writing its help
         with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # else the interpreter fails to write once more at its end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # otherwise the interpreter fails to write again at its end
         if error.errno == errno.EPIPE:
             stop(141, f"Standard output was closed. {GO_ON}")
-        stop(1, f"Expected to write to standard output, but: {error.strerror}. {GO_ON}")
+        stop(1, f"Expected to write to standard output, but got: {error.strerror}. {GO_ON}")
 
 
 def _main(args: Sequence[str] | None, output: Output) -> None:
@@ -86,7 +86,7 @@ def _main(args: Sequence[str] | None, output: Output) -> None:
         if (text := _answer(command, rest)) is not None:
             print(text)
             return
-        from fgvis_lightning.cli.running import run  # torch, Lightning, and all the rest
+        from fgvis_lightning.cli.running import run  # imports torch and Lightning
 
         run(COMMANDS[command][0], rest, args)
     except InputError as error:
@@ -94,18 +94,18 @@ def _main(args: Sequence[str] | None, output: Output) -> None:
     except KeyboardInterrupt:
         stop(130, f"Stopped by Ctrl-C. {GO_ON}")
     except SystemExit as stopped:
-        if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
+        if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning turns it into an exit
             stop(130, f"Stopped by Ctrl-C. {GO_ON}")
         raise
     except OSError as error:
         if error is output.error or error.errno not in STORAGE_ERRORS:
             raise
         where = f" {error.filename}" if error.filename else " the results"
-        stop(1, f"Expected to write{where}, but: {error.strerror}. Fix this and run the command again. {GO_ON}")
+        stop(1, f"Expected to write{where}, but got: {error.strerror}. Fix this and run the command again. {GO_ON}")
 
 
 def _answer(command: str, rest: Sequence[str]) -> str | None:
-    """What can be said without running a command; ``None`` if it is to run."""
+    """The answer to a command line that needs no run of a command; None if the command must run."""
     if command in {"-h", "--help"}:
         return overview()
     if command == "--version":

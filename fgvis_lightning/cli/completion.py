@@ -1,4 +1,4 @@
-"""``fgvis completion bash``: what a shell needs to complete commands, options and choices."""
+"""``fgvis completion bash``: a script with which a shell completes commands, options and choices."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fgvis_lightning.experiments.outline import Outline, options_of
 
 
 def script(shell: str, modules: Mapping[str, str], outline: Callable[[str], Outline]) -> str:
-    """Write the completion script of a shell.
+    """Make the completion script of a shell.
 
     Args:
         shell: ``bash``, ``zsh`` or ``tcsh``.
-        modules: each command's module.
-        outline: makes the outline of a module's command.
+        modules: module of each command.
+        outline: function that returns the outline of a module's command.
 
     Raises:
         InputError: if the shell is unknown.
@@ -37,5 +37,5 @@ def script(shell: str, modules: Mapping[str, str], outline: Callable[[str], Outl
                 given = command.add_argument(*names, choices=option.choices, help=names[-1])
                 if given.choices is None:
                     given.complete = shtab.FILE  # type: ignore[attr-defined]
-    commands.add_parser("completion", help="This script.").add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
+    commands.add_parser("completion", help="Print this script.").add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
     return shtab.complete(plain, shell)

@@ -1,4 +1,4 @@
-"""How a command ends: one line on standard error, and its exit code."""
+"""The end of a command: one line on standard error, and an exit code."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO
 
 STOPPED = (75, 130)
-"""Exit codes of runs that were told to stop."""
+"""Exit codes of stopped runs."""
 
 SECONDS = 5
-"""How long they wait for images that are being decoded."""
+"""Seconds that stopped runs wait for images that are being decoded."""
 
 
 class Output:
-    """Standard output that remembers why it could not be written to.
+    """Standard output that remembers errors of writing.
 
     Args:
         stream: standard output.
@@ -28,12 +28,12 @@ class Output:
         self.error: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write, as a stream does."""
+        """Write to the stream."""
         with self._remembering():
             return self._stream.write(text)
 
     def flush(self) -> None:
-        """Flush, as a stream does."""
+        """Flush the stream."""
         with self._remembering():
             self._stream.flush()
 
@@ -57,7 +57,7 @@ def stop(code: int, message: str) -> NoReturn:
     """
     rank = _rank()
     print(f"fgvis: {f'rank {rank}: ' if rank else ''}{message}", file=sys.stderr, flush=True)
-    if code in STOPPED:  # a decoder may be at work, which nothing can stop, and the interpreter would wait for it
+    if code in STOPPED:  # a decoder may be running, which cannot be stopped, and the interpreter would wait for it
         sys.stdout.flush()
         end = threading.Timer(SECONDS, os._exit, (code,))
         end.daemon = True
@@ -66,6 +66,6 @@ def stop(code: int, message: str) -> NoReturn:
 
 
 def _rank() -> int:
-    """As the strategy has set it; without Lightning there is one process."""
+    """The rank set by the strategy; 0 without Lightning."""
     lightning = sys.modules.get("pytorch_lightning.utilities")
     return getattr(getattr(lightning, "rank_zero_only", None), "rank", 0)

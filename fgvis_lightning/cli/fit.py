@@ -1,4 +1,4 @@
-"""``python train.py fit``: Lightning's own command line, with a results folder and the callbacks that fill it."""
+"""``python train.py fit``: Lightning's own command line, with a results folder and the callbacks that write to it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from fgvis_lightning.results.lines import item_lines
 from fgvis_lightning.results.tensor_files import write_whole
 
 FIT = (
-    "Explain decisions of a CNN: which pixels and colors it needs to see its class (game preservation), or which take "
-    "the class away when they are gone (deletion). Leaves masks, panels and tables in the results folder."
+    "Explain decisions of a CNN: find the pixels and color channels that are enough for its class (game preservation), "
+    "or whose removal loses the class (deletion). Writes masks, panels and tables to the results folder."
 )
 
 
@@ -44,7 +44,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 class FGVisCLI(LightningCLI):
-    """LightningCLI with ``--output`` and the callbacks that fill that folder."""
+    """LightningCLI with ``--output`` and the callbacks that write to this folder."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         versions = (
@@ -77,7 +77,7 @@ class FGVisCLI(LightningCLI):
         super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a folder early; let torchvision's weights entry, which the network forgets, tell its preprocessing."""
+        """Check the folder early, and keep torchvision's weights entry, which determines the preprocessing."""
         check_optimizers(self.config.fit)
         folder.prepare_folder(Path(self.config.fit.output))
         complete_network(
@@ -111,8 +111,8 @@ class FGVisCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        # Short runs have curves, too.
-        trainer: Any = self.trainer  # whose class does not declare the attribute
+        # Short runs should have curves, too.
+        trainer: Any = self.trainer  # the class does not declare the attribute
         trainer.log_every_n_steps = min(trainer.log_every_n_steps, self.model.iterations)
         self.run = Run(trainer, self.model, self.datamodule)
         self.run.prepare()
@@ -124,32 +124,32 @@ class FGVisCLI(LightningCLI):
         self.run.fit(**kwargs)
 
     def after_fit(self) -> None:
-        """Say what was done, where to look, and what went wrong."""
+        """Print the results, where to find them, and problems."""
         if not self.trainer.is_global_zero:
             return
         output, data = self.run.output, self.datamodule
         missing, present = self.run.split()
         written = len(present) - data.skipped + len(data.recomputed)
-        already = f", {len(present) - written:,} were already there" if len(present) > written else ""
+        already = f", {len(present) - written:,} existed already" if len(present) > written else ""
         if written and self.model.coverage.calls:
             print(f"\n{self.model.coverage}")
         print(f"{written:,} of {data.total:,} items explained{already}.")
         if lines := item_lines(output, [id for _, id in present]):
             print("\n" + "\n".join(lines) + "\n")
         if others := len(folder.finished(output)) - len({id for _, id in present}):
-            print(f"{others:,} explanations in {output} are of other images; summary.csv says which (listed: no).")
+            print(f"{others:,} explanations in {output} belong to other images; see summary.csv (listed: no).")
         if self.model.options.auto and (missed := self.run.what_missed()):
             print(missed)
         panels = f"{output / 'panels'} and " if self.run.writer.panels else ""
-        print(f"Look at {panels}{output / 'summary.csv'}")
-        print(f"and at all of it as a page, with: python train.py report {output}")
+        print(f"See {panels}{output / 'summary.csv'}")
+        print(f"To view all results on one page: python train.py report {output}")
         if isinstance(self.trainer.logger, TensorBoardLogger):
-            print(f"and at masks and curves with: tensorboard --logdir {Path(self.trainer.logger.log_dir)}")
+            print(f"To view masks and curves: tensorboard --logdir {Path(self.trainer.logger.log_dir)}")
         self.run.check(missing)
 
 
 class _ParserAlone(FGVisCLI):
-    """Makes the parser and does nothing with it."""
+    """Makes only the parser."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -158,7 +158,7 @@ class _ParserAlone(FGVisCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = Namespace(seed_everything=False)
 
-    def _add_instantiators(self) -> None:  # which older Lightning makes of a whole configuration
+    def _add_instantiators(self) -> None:  # in older Lightning, this needs a complete configuration
         pass
 
     def before_instantiate_classes(self) -> None:
@@ -174,7 +174,7 @@ def make_parser() -> Parser:
 
 
 def run_cli(cli: type[FGVisCLI], **options: Any) -> Any:
-    """Run ``fit`` by a command line class, with this package's defaults."""
+    """Run ``fit`` with a command line class and this package's defaults."""
     return cli(
         FGVis,
         ImageData,

@@ -1,8 +1,8 @@
-"""Remembers the outlines of the commands' parsers, whose making takes torch, Lightning and many seconds.
+"""A cache of the outlines of the commands' parsers; making a parser takes torch, Lightning and many seconds.
 
-They lie in the user's cache folder (``$XDG_CACHE_HOME``, else ``~/.cache``), one file for each installation, and hold
-for as long as nothing changes in the package's modules, and nothing is installed, upgraded or removed beside it.
-Where there is no such folder, or nobody may write to it, they are made each time.
+The cache is a file in the user's cache folder (``$XDG_CACHE_HOME``, or ``~/.cache``), one for each installation. It is
+valid until a module of the package changes, or a package is installed, upgraded or removed. If the folder does not
+exist or is not writable, outlines are made each time.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from fgvis_lightning.experiments.outline import Option, Outline, outline_of
 
 PACKAGE = Path(__file__).parent.parent
 LIBRARIES = ("jsonargparse", "pytorch_lightning", "torch")
-"""Whose signatures and texts parsers are made of."""
+"""Libraries whose signatures and docstrings determine the parsers."""
 
 
 def outline(module: str) -> Outline:
-    """The outline of a command's parser, as it is remembered, or made and then remembered.
+    """The outline of a command's parser, from the cache, or made and added to the cache.
 
     Args:
-        module: the command's; it has ``make_parser``.
+        module: module of the command, with ``make_parser``.
     """
     return remembered(module) or _made(module)
 
 
 def remembered(module: str) -> Outline | None:
-    """The outline of a command's parser, if it has been made before and still holds."""
+    """The outline of a command's parser, if it is in the cache and still valid."""
     if (found := _read().get(module)) is None:
         return None
     outline = Outline(*found)
@@ -46,7 +46,7 @@ def _made(module: str) -> Outline:
     parser = importlib.import_module(module).make_parser()
     parser.find_needed()
     made = outline_of(parser)
-    with suppress(OSError, RuntimeError):  # no home, no place, no permission
+    with suppress(OSError, RuntimeError):  # no home folder, no space, no permission
         _write({**_read(), "made of": _made_of(), module: made})
     return made
 
@@ -58,7 +58,7 @@ def _file() -> Path:
 
 
 def _read() -> dict[str, Any]:
-    """What is in the file, unless it is damaged or about other versions."""
+    """The content of the file, unless it is damaged or belongs to other versions."""
     with suppress(OSError, RuntimeError, ValueError):
         found = json.loads(_file().read_text(encoding="utf-8"))
         if isinstance(found, dict) and found.get("made of") == _made_of():
@@ -67,7 +67,7 @@ def _read() -> dict[str, Any]:
 
 
 def _write(content: dict[str, Any]) -> None:
-    """Write the file as a whole, so that others read the former one or this one."""
+    """Write the file completely, so that other processes read either the old or the new one."""
     file = _file()
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(f".{os.getpid()}")
@@ -78,15 +78,15 @@ def _write(content: dict[str, Any]) -> None:
         draft.unlink(missing_ok=True)
 
 
-@cache  # as the process has found them: what is changed while it runs is not what it has imported
+@cache  # changes during the process do not affect the modules that it has imported
 def _made_of() -> list[Any]:
     """The package's modules with size and time, and the folders of installed packages with the time of their change."""
     modules = [(path, path.stat()) for path in sorted(PACKAGE.rglob("*.py"))]
     folders = {path for path in map(Path, sys.path) if path.name in {"site-packages", "dist-packages"}}
-    libraries = filter(None, map(find_spec, LIBRARIES))  # which may lie elsewhere
+    libraries = filter(None, map(find_spec, LIBRARIES))  # libraries may be in other folders
     folders |= {Path(library.origin).parent.parent for library in libraries if library.origin}
     return [
-        [sys.version, sys.flags.optimize],  # which takes texts away
+        [sys.version, sys.flags.optimize],  # optimization removes docstrings
         [[str(path), state.st_size, state.st_mtime_ns] for path, state in modules],
         [[str(path), path.stat().st_mtime_ns] for path in sorted(folders) if path.is_dir()],
     ]

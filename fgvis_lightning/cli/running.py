@@ -1,4 +1,4 @@
-"""Runs a command, with everything that it needs imported."""
+"""Runs a command, with all imports that commands need."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fgvis_lightning.engine.signals import as_exceptions
 from fgvis_lightning.engine.strategy import RankFailedError
 from fgvis_lightning.errors import GO_ON, InputError
 
-# Lightning's advice for training that does not hold here.
+# Lightning's advice for training that does not apply here.
 QUIET = (
-    r"Found .* module\(s\) in eval mode",  # the frozen network is to be in eval mode
+    r"Found .* module\(s\) in eval mode",  # the frozen network must be in eval mode
     r"The 'train_dataloader' does not have many workers",  # one batch lasts for hundreds of steps
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # within Lightning
-    r"Precision .* is not supported by the model summary",  # a size in MB that nobody needs
-    r"Image size .* exceeds limit",  # such images are refused by name
+    r"Precision .* is not supported by the model summary",  # the summary's size in MB is not used
+    r"Image size .* exceeds limit",  # such images are refused with an error
 )
 
 
@@ -30,15 +30,15 @@ def run(module: str, rest: Sequence[str], args: Sequence[str] | None) -> None:
     """Run the command of a module.
 
     Args:
-        module: has ``main``.
-        rest: the command's arguments.
-        args: with the command itself, where the process has been started with others.
+        module: module of the command, with ``main``.
+        rest: arguments of the command.
+        args: the command with its arguments, if they differ from those of the process.
 
     Raises:
-        SystemExit: with the exit code of a run that has failed or was told to stop.
-        InputError: a user's mistake.
+        SystemExit: with the exit code of a failed or stopped run.
+        InputError: after a user's mistake.
     """
-    # Lightning's advertisement, and its word for a sweep that has come to its end.
+    # Hide Lightning's advertisement, and its message about max_epochs at the end of a sweep.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.msg and "max_epochs" not in record.msg
     )
@@ -52,7 +52,7 @@ def run(module: str, rest: Sequence[str], args: Sequence[str] | None) -> None:
             else:
                 importlib.import_module(module).main(rest)
     except InputError:
-        outline(module)  # so that the next misspelled option is pointed out at once
+        outline(module)  # so that the next misspelled option is reported at once
         raise
     except RankFailedError as error:
         stop(1, str(error))

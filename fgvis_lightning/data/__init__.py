@@ -1,4 +1,4 @@
-"""From image files to items, and from items to batches."""
+"""Image files, items, and batches."""
 
 from fgvis_lightning.data.batches import Batch, Sweep, SweepData
 from fgvis_lightning.data.image_data import ImageData

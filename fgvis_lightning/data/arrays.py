@@ -1,4 +1,4 @@
-"""Images of any number of channels: arrays, and the bands or pages of TIFF files."""
+"""Images with any number of channels: arrays, and bands or pages of TIFF files."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ TIFF = frozenset({".tif", ".tiff"})
 
 
 def is_array(path: str) -> bool:
-    """Whether a file holds an array of NumPy's, by its name."""
+    """Whether a file contains a NumPy array, according to its name."""
     return Path(path).suffix.lower() in ARRAYS
 
 
 def read_array(path: str) -> NDArray[Any]:
-    """The one array of an ``.npy`` or ``.npz`` file, or a TIFF file's bands or pages.
+    """Read the single array of an ``.npy`` or ``.npz`` file, or the bands or pages of a TIFF file.
 
     Raises:
-        InputError: several arrays, one of objects, one that is too large, or a file that is damaged.
+        InputError: if there are several arrays, or if the array has objects, is too large, or is damaged.
     """
     most = 16 * (Image.MAX_IMAGE_PIXELS or 1e9)
     try:
@@ -48,7 +48,7 @@ def read_array(path: str) -> NDArray[Any]:
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"Expected an image, but there is no file {path}.") from error
+        raise InputError(f"Expected an image, but the file {path} does not exist.") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise InputError(f"Expected an image, but {path} cannot be decoded: {error}") from error
 
@@ -58,7 +58,7 @@ def _read_tiff(path: str, most: float) -> NDArray[Any]:
         import tifffile
     except ModuleNotFoundError as error:
         raise InputError(
-            f"Expected the package tifffile, which reads the bands of {path}, but it is not installed. Install it "
+            f"Expected the package tifffile to read the bands of {path}, but it is not installed. Install it "
             f'with: pip install "fgvis-lightning[bands]"'
         ) from error
     try:
@@ -73,22 +73,22 @@ def _read_tiff(path: str, most: float) -> NDArray[Any]:
 
 
 def as_channels(array: NDArray[Any], count: int, levels: Levels, name: str) -> Tensor:
-    """An array (H,W), (C,H,W) or (H,W,C) as an image (C,H,W) in [0,1].
+    """Convert an array (H,W), (C,H,W) or (H,W,C) to an image (C,H,W) in [0,1].
 
     Args:
-        array: of numbers; 8-bit ones are black at 0 and white at 255, others as in `fgvis_lightning.data.levels`.
-        count: C.
-        levels: values that are black and white.
-        name: of the image, for messages.
+        array: array of numbers. In 8 bits, black is 0 and white is 255; otherwise see `fgvis_lightning.data.levels`.
+        count: number of channels C.
+        levels: values of black and white.
+        name: name of the image, for messages.
 
     Raises:
-        InputError: another shape, or values that need levels.
+        InputError: if the shape is invalid, or if the values need levels.
     """
     shape = "×".join(map(str, array.shape))
     array = array[None] if array.ndim == 2 else array
     first, last = array.ndim == 3 and array.shape[0] == count, array.ndim == 3 and array.shape[-1] == count
     if first == last or not array.size:
-        both = " in its first and its last dimension. Make it (C,H,W) of another height" if first else ""
+        both = " in both its first and last dimension. Convert it to (C,H,W) with another height" if first else ""
         raise InputError(f"Expected an array (C,H,W) or (H,W,C) of {count} channels, but {name} has {shape}{both}.")
     values = array if first else np.moveaxis(array, -1, 0)
     return torch.from_numpy(np.ascontiguousarray(to_unit(values, levels, name), dtype=np.float32))

@@ -1,7 +1,7 @@
-"""Batches of items that are explained side by side.
+"""Batches of items that are explained together.
 
-A sweep hands each batch out again and again, once for each iteration of the masks' optimizer, until all of its items
-are finished.
+A sweep yields each batch repeatedly, once for each iteration of the masks' optimizer, until all of its items are
+finished.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ R = TypeVar("R")
 
 
 class Batch:
-    """Items in their places. Not a collection, so Lightning hands it on as it is instead of copying it.
+    """Items in their places. It is not a collection, so Lightning passes it on without copying.
 
     Args:
-        items: at least one, and at most ``size``.
-        images: theirs (3,H,W), 8-bit, or floating point in [0,1].
-        size: the number of places. Copies of the last item fill those without one: rounding depends on the number of
-            images, and on nothing else in the other places.
+        items: the items, at least one and at most ``size``.
+        images: images of the items (3,H,W), 8-bit, or floating point in [0,1].
+        size: number of places. Copies of the last item fill empty places, because rounding depends on the number of
+            images (but not on the content of other places).
 
     Attributes:
-        items: in each place; None where there is none.
-        images: (B,3,H,W).
-        targets: (B,), class indices; -k stands for the k-th most probable class.
-        iterations: how many the batch has had.
+        items: item of each place; None for empty places.
+        images: images (B,3,H,W).
+        targets: class indices (B,); -k stands for the k-th most probable class.
+        iterations: number of completed iterations.
     """
 
     def __init__(self, items: Sequence[Item], images: Sequence[Tensor], size: int) -> None:
@@ -49,28 +49,28 @@ class Batch:
 
     @property
     def used(self) -> list[int]:
-        """The places whose item is not finished."""
+        """The places with unfinished items."""
         return self._unfinished
 
     def finish(self, places: Iterable[int]) -> None:
-        """Take note that the items in these places are finished."""
+        """Mark the items in these places as finished."""
         gone = set(places)
         self._unfinished = [place for place in self._unfinished if place not in gone]
 
 
 class Sweep:
-    """The dataloader of a sweep: each `Batch` as often as it takes to finish its items.
+    """The dataloader of a sweep: it yields each `Batch` until all of its items are finished.
 
     Args:
-        stream: pairs of an item and its image (3,H,W), or failures, which are counted and left out.
-        size: items of a batch, or ``auto`` until the module has found out how many fit.
-        count: how many items there are at most.
-        largest: the largest size of use to ``auto``, all items unless given.
-        first_try: the size that ``auto`` tries first, e.g. the one found before an interruption.
+        stream: pairs of an item and its image (3,H,W), or failures, which are counted and skipped.
+        size: number of items in a batch, or ``auto`` until the module has determined how many fit.
+        count: maximum number of items.
+        largest: largest size for ``auto``; all items by default.
+        first_try: first size for ``auto``, e.g. the one found before an interruption.
 
     Attributes:
-        steps: how often a batch is handed out at most, as the module says.
-        failed: how many images could not be read so far.
+        steps: maximum number of iterations for a batch, set by the module.
+        failed: number of images that could not be read so far.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Sweep:
         self._stream = self._readable(stream)
 
     def peek(self) -> Tensor | None:
-        """The next image (3,H,W) that waits; None where there is none."""
+        """The next image (3,H,W); None if there is none."""
         first = next(self._stream, None)
         if first is None:
             return None
@@ -98,7 +98,7 @@ class Sweep:
         return first[1]
 
     def __len__(self) -> int:
-        """Training steps at most."""
+        """Maximum number of training steps."""
         return self.steps * -(-self.count // int(self.size))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -134,10 +134,10 @@ class SweepData(LightningDataModule):
 
 
 def ahead(function: Callable[[T], R], things: Iterable[T], workers: int, depth: int) -> Iterator[R]:
-    """``map`` that works ``depth`` things ahead in threads; without workers, plain ``map``.
+    """``map`` that processes ``depth`` things ahead in threads; without workers, plain ``map``.
 
-    Threads, since decoding does not hold Python's lock, and since child processes would be ended by a scheduler's
-    signal before this one has finished.
+    It uses threads because decoding releases Python's lock, and because a scheduler's signal would end child processes
+    before this process has finished.
     """
     if not workers:
         yield from map(function, things)

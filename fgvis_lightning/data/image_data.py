@@ -1,4 +1,4 @@
-"""Photos as data: listed, shared among ranks, decoded ahead, and left out where their explanation is there."""
+"""The data module of photos: lists them, distributes them to ranks, skips explained ones, and decodes ahead."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from fgvis_lightning.results.unchanged import QuickCheck
 
 
 class ImageData(SweepData):
-    """Photos and the classes to explain them for.
+    """Photos, and the classes to explain them for.
 
     Args:
-        images: a file, a glob, a folder (searched through; one folder for each class as in torchvision's
-            ImageFolder), a CSV file with columns ``path`` and, if wanted, ``target``, or a file that an
-            installed package carries, ``package:skimage/data/coffee.png``; or a list of these.
-        targets: ``predicted``; ``label`` (from the CSV or the folders' names); ``top3`` for the three most
-            probable classes; ``absent10`` for ten of the less probable half, evenly spread by rank; the index or the
-            name of a class; or a list of these. ``auto`` is ``label`` where a CSV gives targets and ``predicted``
-            otherwise.
-        classes: only images with one of these labels, indices or names of classes; all unless given.
-        batch_size: how many pass through the network together, each item as often as it has runs
-            (``--model.seeds``), at least one item; or ``auto`` for the most that fit the device. No explanation depends
-            on it beyond rounding.
-        num_workers: threads that decode images ahead of time.
-        upscale: accept images of less than half the network's input in height or width.
-        done: results folder whose finished items are left out.
+        images: a file, a glob, a folder (searched recursively; may have one folder for each class, as for torchvision's
+            ImageFolder), a CSV file with a column ``path`` and optionally ``target``, or a file of an installed
+            package, ``package:skimage/data/coffee.png``; or a list of these.
+        targets: ``predicted``; ``label`` (from the CSV file or the folders' names); ``top3`` for the three most
+            probable classes; ``absent10`` for ten classes from the less probable half, evenly spread by rank; the index
+            or the name of a class; or a list of these. ``auto`` means ``label`` if a CSV file contains targets,
+            otherwise ``predicted``.
+        classes: labels of the images to explain, as indices or names of classes; default: all images.
+        batch_size: number of inputs that pass through the network together (an item counts once for each of its
+            ``--model.seeds`` runs), at least one item; or ``auto`` for as many as fit on the device. Explanations
+            depend on it only by rounding.
+        num_workers: number of threads that decode images ahead of time.
+        upscale: whether to accept images smaller than half of the network's input in height or width.
+        done: results folder whose finished items are skipped.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class ImageData(SweepData):
         self._failed = 0
 
     def list_items(self, classifier: Classifier) -> list[Item]:
-        """List all items of the sweep, those of other ranks included.
+        """List all items of the sweep, including those of other ranks.
 
         Raises:
-            InputError: as `fgvis_lightning.data.items.list_items`.
+            InputError: see `fgvis_lightning.data.items.list_items`.
         """
         if self.items is None:
             self.items = list_items(self.images, self.targets, classifier, self.classes)
         return self.items
 
     def setup(self, stage: str) -> None:
-        """Find out which items of this rank's shard are still to do."""
+        """Determine the unfinished items of this rank's shard."""
         if self.sweep is not None:
             return
         assert self.trainer is not None
@@ -88,7 +88,7 @@ class ImageData(SweepData):
         done = folder.finished(self.done) if self.done else set()
         missing, present = split_by_done(items, self._model.classifier, done)
         self.total, self.skipped, self._files_before = len(items), len(present), len(done)
-        # First sharded, then filtered, so that a run with other ranks, or after an interruption, misses nothing.
+        # First shard, then filter, so that a run with other ranks, or after an interruption, covers all items.
         rank, ranks = self._rank = self.trainer.global_rank, self.trainer.world_size
         missing = [item for item in missing if item.number % ranks == rank]
         present = [(item, id) for item, id in present if item.number % ranks == rank]
@@ -103,17 +103,17 @@ class ImageData(SweepData):
                 if item.image_id in unread:
                     folder.forget_failure(self.done, item.image_id)
             known = folder.recall_number(self.done, "batch_size", self.total)
-        # Of all items, not of those left: the size must be the same after an interruption.
+        # Limited by all items, not by the unfinished ones: the size must be the same after an interruption.
         runs = self._model.rows_per_item
         size = self.batch_size if self.batch_size == "auto" else min(max(1, self.batch_size // runs), self.total)
-        # What auto has found once is not outgrown, else it would round differently after an interruption.
+        # The size that auto found once is an upper limit; a larger one would round differently after an interruption.
         largest = known or -(-self.total // ranks)
         self.sweep = Sweep(self._stream(missing, present), size, count, largest, known)
-        if self.sweep.peek() is None:  # nothing to do, and Lightning need not begin
+        if self.sweep.peek() is None:  # nothing to do, so Lightning does not need to start
             self.trainer.fit_loop.max_epochs = 0
 
     def note_unchanged(self) -> None:
-        """Spare the next run the check of this rank's items, all of which have been read now."""
+        """Record that all of this rank's items have been checked, so that the next run can skip the check."""
         if self._quick is None or self.done is None:
             return
         classifier, (rank, ranks) = self._model.classifier, self._rank
@@ -126,7 +126,7 @@ class ImageData(SweepData):
         return [f"{self.done}/{EXPLANATIONS}/{id}{SUFFIX}" for _, id in present]
 
     def progress(self) -> tuple[int, int]:
-        """Count the finished items of the whole sweep, and those that cannot be read, in the results folder."""
+        """Count the finished items of the whole sweep, and the unreadable ones, in the results folder."""
         if self.done is None or self.items is None:
             return 0, 0
         new = folder.count_finished(self.done) - self._files_before
@@ -138,7 +138,7 @@ class ImageData(SweepData):
     def _stream(
         self, missing: Sequence[Item], present: Sequence[tuple[Item, str]]
     ) -> Iterator[tuple[Item, Tensor] | Failure]:
-        """Yield the missing items, decoded ahead, and then those whose file must be computed again."""
+        """Yield the missing items, decoded ahead, and then the items whose files must be computed again."""
         depth = 8 if self.batch_size == "auto" else self.batch_size
         yield from ahead(self._read, missing, self.num_workers, depth)
         for read in ahead(self._read_again, present, self.num_workers, depth):
@@ -159,17 +159,17 @@ class ImageData(SweepData):
         assert self.done is not None
         try:
             sha256 = content(item.path)
-        except InputError:  # listed in a CSV file and gone since: no other image is in its place
+        except InputError:  # listed in a CSV file and deleted since, so not replaced by another image
             sha256 = None
         reason = folder.why_unusable(self.done, id, self._model.fingerprint(), sha256)
         if reason is None:
-            if sha256 is not None:  # it may have moved
+            if sha256 is not None:  # the image may have moved
                 path = self.done / EXPLANATIONS / (id + SUFFIX)
                 change_metadata(path, {"image": printable(item.path)}, self._owner)
             return None
-        print(f"\n{reason}: it is computed again.", flush=True)
+        print(f"\n{reason}: it will be computed again.", flush=True)
         self.recomputed.append(id)
-        # Away with it, else its class or its summary might still be taken for this configuration's.
+        # Delete the file, so that its class or its summary is not mistaken for this configuration's.
         (self.done / EXPLANATIONS / (id + SUFFIX)).unlink(missing_ok=True)
         return self._read(item)
 

@@ -1,4 +1,4 @@
-"""Image files → tensors, as a network's preprocessing has them."""
+"""Image files → tensors, by a network's preprocessing."""
 
 from __future__ import annotations
 
@@ -26,27 +26,28 @@ Picture = TypeVar("Picture", Image.Image, Tensor)
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that could not be read, and why."""
+    """An image that could not be read, and the reason."""
 
     path: str
     reason: str
 
 
 def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False, sha256: str | None = None) -> Tensor:
-    """An image file (C,H,W) with the network's channels, resized and center-cropped to its input.
+    """Load an image file (C,H,W) with the network's channels, resized and center-cropped to its input.
 
-    Any format that Pillow opens, turned as its EXIF orientation says, transparent parts on white: 8-bit gray or RGB.
-    Arrays of NumPy's, ``.npy`` and ``.npz``, and files of which all bands or pages are channels: in [0,1].
-    Several threads may call it at once.
+    Any format that Pillow opens becomes 8-bit gray or RGB, rotated by its EXIF orientation, with transparent parts in
+    white. NumPy arrays (``.npy`` and ``.npz``) and files whose bands or pages are channels have values in [0,1]. This
+    function is thread-safe.
 
     Args:
         path: the file.
-        preprocessing: of the network.
+        preprocessing: preprocessing of the network.
         upscale: whether the image may be smaller than half of the network's input.
-        sha256: what `content` of the file has been; None for any file.
+        sha256: expected `content` of the file; None for any content.
 
     Raises:
-        InputError: missing, unreadable, not an image, damaged, too large, too small, or not the one of ``sha256``.
+        InputError: if the file is missing, unreadable, not an image, damaged, too large, too small, or has another
+            content than ``sha256``.
     """
     if is_array(path) or preprocessing.chosen_channels == "all":
         image = _fitted(_all_channels(path, preprocessing), preprocessing, path, upscale)
@@ -54,17 +55,17 @@ def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False
         image = prepare(_decode(path, preprocessing.levels), preprocessing, path, upscale=upscale)
     if sha256 is not None and content(path) != sha256:
         raise InputError(
-            f"Expected the image that was explained, but {path} is another one now. Put that one back, or explain "
-            f"this one."
+            f"Expected the image that was explained, but {path} has changed. Restore the original image, or explain "
+            f"the new one."
         )
     return image
 
 
 def upright_size(path: str, preprocessing: Preprocessing) -> tuple[int, int]:
-    """Height and width of an image file in its own pixels, turned as its EXIF orientation says.
+    """Height and width of an image file in its own pixels, rotated by its EXIF orientation.
 
     Raises:
-        InputError: as `load_image`.
+        InputError: see `load_image`.
     """
     if is_array(path) or preprocessing.chosen_channels == "all":
         height, width = _all_channels(path, preprocessing).shape[-2:]
@@ -74,31 +75,31 @@ def upright_size(path: str, preprocessing: Preprocessing) -> tuple[int, int]:
 
 
 def carried(mask: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """What marks pixels of an image, brought to the network's input by the image's own resizing and center crop.
+    """Resize and center-crop a mask of an image's pixels like the image itself.
 
     A pixel of the input is marked if its center lies in a marked pixel of the image.
 
     Args:
-        mask: booleans, of the image's own height and width, see `upright_size`.
-        preprocessing: of the network.
+        mask: booleans with the image's own height and width, see `upright_size`.
+        preprocessing: preprocessing of the network.
 
     Returns:
-        Booleans, of the input's height and width.
+        Booleans with the input's height and width.
     """
     nearest = replace(preprocessing, interpolation=InterpolationMode.NEAREST_EXACT.value)
     return _fitted(mask[None].float(), nearest, "the mask", upscale=True)[0] > 0
 
 
 def as_float(images: Tensor) -> Tensor:
-    """Images in [0,1], from 8-bit ones or such."""
+    """Images in [0,1], from 8-bit images or images in [0,1]."""
     return images if images.is_floating_point() else images / 255
 
 
 def content(path: str) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits: what tells one image from another.
+    """SHA-256 of a file's bytes, as hexadecimal digits, which identifies an image.
 
     Raises:
-        InputError: if it cannot be read.
+        InputError: if the file cannot be read.
     """
     try:
         _check_regular(path)
@@ -109,13 +110,13 @@ def content(path: str) -> str:
 
 
 def prepare(image: Image.Image, preprocessing: Preprocessing, name: str, *, upscale: bool = False) -> Tensor:
-    """A PIL image with the network's channels (C,H,W), resized and center-cropped to its input.
+    """Convert a PIL image to the network's channels (C,H,W), resized and center-cropped to its input.
 
     Args:
-        image: of any mode.
-        preprocessing: of the network.
-        name: of the image, for messages.
-        upscale: whether it may be smaller than half of the network's input.
+        image: an image of any mode.
+        preprocessing: preprocessing of the network.
+        name: name of the image, for messages.
+        upscale: whether the image may be smaller than half of the network's input.
 
     Raises:
         InputError: if the image is too small, or has other channels.
@@ -130,7 +131,7 @@ def prepare(image: Image.Image, preprocessing: Preprocessing, name: str, *, upsc
 
 
 def _fitted(image: Picture, preprocessing: Preprocessing, name: str, upscale: bool) -> Picture:
-    """Resized and center-cropped."""
+    """Resize and center-crop an image."""
     if len(preprocessing.size) != 2:
         raise InputError(f"Expected a size of height and width for {name}, but got {preprocessing.size}.")
     height, width = preprocessing.size
@@ -138,22 +139,22 @@ def _fitted(image: Picture, preprocessing: Preprocessing, name: str, upscale: bo
     if not upscale and (2 * own_height < height or 2 * own_width < width):
         raise InputError(
             f"Expected an image of at least half the network's input of {height}×{width} pixels, but {name} has "
-            f"{own_height}×{own_width}. Enlarge such images with --data.upscale true."
+            f"{own_height}×{own_width}. To enlarge such images, set --data.upscale true."
         )
     resize = [preprocessing.resize] if isinstance(preprocessing.resize, int) else list(preprocessing.resize)
     mode = InterpolationMode(preprocessing.interpolation)
     resized: Picture = tvf.resize(image, resize, mode, antialias=True)
     new_height, new_width = tvf.get_size(resized)
-    if new_height < height or new_width < width:  # a crop of another aspect: large enough to cover it
+    if new_height < height or new_width < width:  # a crop with another aspect ratio must be covered
         scale = max(height / own_height, width / own_width)
         covering = [max(height, round(scale * own_height)), max(width, round(scale * own_width))]
         resized = tvf.resize(image, covering, mode, antialias=True)
     cropped: Picture = tvf.center_crop(resized, [height, width])
-    return cropped.clamp(0, 1) if isinstance(cropped, Tensor) else cropped  # bicubic ones overshoot
+    return cropped.clamp(0, 1) if isinstance(cropped, Tensor) else cropped  # bicubic interpolation overshoots
 
 
 def _all_channels(path: str, preprocessing: Preprocessing) -> Tensor:
-    """A file's bands, pages or array (C,H,W) in [0,1]."""
+    """Load a file's bands, pages or array (C,H,W) in [0,1]."""
     if is_array(path) or Path(path).suffix.lower() in TIFF:
         _check_regular(path)
         array = read_array(path)
@@ -165,12 +166,12 @@ def _all_channels(path: str, preprocessing: Preprocessing) -> Tensor:
 
 
 def _decode(path: str, levels: Levels, as_it_is: bool = False) -> Image.Image:
-    """An upright image, in RGB unless it is to stay as it is, whatever the file is like."""
+    """Decode any image file, upright, and in RGB unless ``as_it_is``."""
     try:
         _check_regular(path)
         with Image.open(path, formats=FORMATS) as file:
-            # Above this limit Pillow warns, and only above twice the limit it refuses. Warnings are no way to find
-            # out: their filters are the whole process's, so no thread may change them for itself.
+            # Above this limit Pillow only warns; above twice the limit it refuses. Warnings cannot be used here: their
+            # filters belong to the whole process, so a thread must not change them.
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and file.width * file.height > limit:
                 raise Image.DecompressionBombError(f"{file.height}×{file.width} pixels.")
@@ -178,13 +179,13 @@ def _decode(path: str, levels: Levels, as_it_is: bool = False) -> Image.Image:
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f"Expected an image, but Pillow knows no format for {path}.") from error
+        raise InputError(f"Expected an image, but Pillow does not recognize the format of {path}.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(
             f"Expected an image of at most {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.3g} million pixels, Pillow's limit, "
             f"but {path} is larger: {error} Scale it down."
         ) from error
-    except Exception as error:  # Pillow's plugins raise many kinds
+    except Exception as error:  # Pillow's plugins raise many kinds of errors
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"Expected an image, but {path} cannot be read: {error.strerror}.") from error
         reason = str(error) or type(error).__name__
@@ -195,17 +196,17 @@ def _check_regular(path: str) -> None:
     try:
         regular = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116, a million times
     except FileNotFoundError as error:
-        raise InputError(f"Expected an image, but there is no file {path}.") from error
+        raise InputError(f"Expected an image, but the file {path} does not exist.") from error
     except OSError as error:
         raise InputError(f"Expected an image, but {path} cannot be read: {error.strerror}.") from error
     if not regular:
-        raise InputError(f"Expected an image, but {path} is no regular file.")
+        raise InputError(f"Expected an image, but {path} is not a regular file.")
 
 
 def _as_rgb(file: Image.Image, levels: Levels, name: str) -> Image.Image:
-    """Upright, in RGB, transparent parts on white."""
+    """Convert an image to upright RGB, with transparent parts in white."""
     image = ImageOps.exif_transpose(file)
-    if image.mode.startswith(("I", "F")):  # which Pillow's own conversion would clip
+    if image.mode.startswith(("I", "F")):  # Pillow's own conversion would clip
         image = Image.fromarray(to_8_bits(np.asarray(image), levels, name))
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -1,4 +1,4 @@
-"""Images and targets as `explain` takes them: tensors, PIL images, paths; indices and names."""
+"""Images and targets for `explain`: tensors, PIL images, paths; indices and names."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ KINDS = "a tensor (B,C,H,W) or (C,H,W), PIL images or paths"
 
 
 def as_images(images: Any, preprocessing: Preprocessing) -> Tensor:
-    """Images in [0,1] (B,C,H,W), without a gradient; of signals (B,C,T) and volumes (B,C,D,H,W) any numbers will do.
+    """Convert images to a tensor (B,C,H,W) in [0,1], without a gradient; signals and volumes may have any values.
 
     Args:
         images: a tensor (B,C,H,W) or (C,H,W), floating point in [0,1] or 8-bit; or a PIL image, a path, or a sequence
-            of these, which are resized and cropped to the network's input.
-        preprocessing: of the network.
+            of these, which are resized and cropped to the network's input; or signals (B,C,T) or volumes (B,C,D,H,W).
+        preprocessing: preprocessing of the network.
 
     Raises:
-        InputError: if the images are of another kind, shape or range, or cannot be read.
+        InputError: if the images have another type, shape or range, or if they cannot be read.
     """
     if isinstance(images, Tensor):
         one = images.ndim == 1 + len(preprocessing.size)
@@ -52,8 +52,8 @@ def _checked(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     if images.ndim != 2 + dimensions or images.shape[1] != count or not len(images):
         shape = f"{count},{SHAPES[dimensions]}"
         raise InputError(
-            f"Expected images of shape (B,{shape}) or ({shape}), but got {tuple(images.shape)}. What mean and std have "
-            f"values for are the channels; unless given, those of the network's first convolution."
+            f"Expected images of shape (B,{shape}) or ({shape}), but got {tuple(images.shape)}. The number of channels "
+            f"is that of mean and std or, by default, of the network's first convolution."
         )
     if images.dtype == torch.uint8:
         return images / 255
@@ -61,7 +61,7 @@ def _checked(images: Tensor, preprocessing: Preprocessing) -> Tensor:
         return images  # signals and volumes have no black and white
     if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
         low, high = images.min().item(), images.max().item()
-        remedy = "Give mean and std with normalize=(mean, std), not normalized images."
+        remedy = "Pass mean and std as normalize=(mean, std) instead of normalized images."
         if low >= 0 and high <= 255:
             remedy = "Divide them by 255."
         raise InputError(
@@ -79,7 +79,7 @@ def as_targets(targets: Any, count: int, classifier: Classifier) -> list[int]:
         classifier: the classifier, for the names of its classes.
 
     Raises:
-        InputError: if a target is no class, or if their number is not ``count``.
+        InputError: if a target is not a class, or if the number of targets is not ``count``.
     """
     if targets is None:
         return [-1] * count
@@ -99,7 +99,7 @@ def as_targets(targets: Any, count: int, classifier: Classifier) -> list[int]:
 
 
 def _described(value: Any) -> str:
-    """A value for messages: short ones as they are, others by type and shape."""
+    """Description of a value for messages: the value itself if it is short, otherwise its type and shape."""
     shape = getattr(value, "shape", None)
     if shape is not None:
         return f"{type(value).__name__} of shape {tuple(shape)} and type {getattr(value, 'dtype', '?')}"

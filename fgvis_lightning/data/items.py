@@ -15,13 +15,13 @@ from fgvis_lightning.networks.classifier import Classifier
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to explain. A sweep has all of its items in memory, perhaps a million.
+    """An image and a target class. A sweep has all of its items in memory, perhaps a million.
 
     Attributes:
         image_id: readable and unique name of the image.
         path: the image file; empty for images in memory.
         target: index of the target class; -1, -2, … for the most, second most, … probable class.
-        number: the item's place in the whole listing, from 0.
+        number: position of the item in the whole listing, from 0.
         sha256: `fgvis_lightning.data.images.content` of the file; empty until it is read, and for images in memory.
     """
 
@@ -33,17 +33,17 @@ class Item:
 
     @property
     def prefix(self) -> str:
-        """Beginning of the item's id, known before the network has seen the image."""
+        """Beginning of the item's id, which is known before the network has seen the image."""
         return f"{self.image_id}@top{-self.target}-" if self.target < 0 else f"{self.image_id}@"
 
     def id(self, target: int, classifier: Classifier) -> str:
-        """Image and target class, readable and unique: ``coffee@espresso``, or ``coffee@top1-espresso``."""
+        """Readable and unique id of image and target class: ``coffee@espresso``, or ``coffee@top1-espresso``."""
         return self.prefix + classifier.class_slug(target)
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """While millions of objects are made, looking for garbage among them takes as long as making them."""
+    """Disable garbage collection, which would double the time to create millions of objects."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -63,13 +63,13 @@ def list_items(
     """List all items: each image with each of its target classes, images in sorted order.
 
     Args:
-        images: as in `fgvis_lightning.data.image_data.ImageData`.
-        targets: as in `ImageData`.
+        images: see `fgvis_lightning.data.image_data.ImageData`.
+        targets: see `ImageData`.
         classifier: the classifier, whose class names targets may use.
-        classes: as in `ImageData`.
+        classes: see `ImageData`.
 
     Raises:
-        InputError: if there are no images, a class is unknown, or labels are missing.
+        InputError: if there are no images, if a class is unknown, or if labels are missing.
     """
     photos = [
         photo
@@ -78,7 +78,7 @@ def list_items(
     ]
     if not photos:
         raise InputError(
-            f"Expected images in {images}, but there are none. Arrays in a folder are named by a glob: FOLDER/*.npy."
+            f"Expected images in {images}, but there are none. For arrays in a folder, use a glob: FOLDER/*.npy."
         )
     wanted = [targets] if isinstance(targets, str | int) else list(targets)
     if not wanted:
@@ -90,7 +90,7 @@ def list_items(
         photos = [photo for photo in photos if not chosen.isdisjoint(resolve("label", photo))]
         if not photos:
             raise InputError(f"Expected images of the classes {', '.join(map(str, classes))}, but {images} has none.")
-    # The keys of a dict stay in order, and there is only one of what is named twice.
+    # The keys of a dict keep their order and drop duplicates.
     pairs = dict.fromkeys(
         (photo.path, target) for photo in photos for word in wanted for target in resolve(word, photo)
     )
@@ -106,20 +106,20 @@ def list_items(
 def split_by_done(
     items: Sequence[Item], classifier: Classifier, done: Collection[str]
 ) -> tuple[list[Item], list[tuple[Item, str]]]:
-    """The items without a finished file, and those with one together with that file's id.
+    """Split items into those without a finished file, and those with a file, together with the file's id.
 
-    An item with a rank is finished whatever class it turned out to be.
+    An item whose target is a rank is finished if there is a file for any class of this rank.
 
     Args:
-        items: as `list_items` has them.
-        classifier: knows the classes' names.
+        items: items from `list_items`.
+        classifier: the classifier, for class names.
         done: ids of the items that have a file.
     """
-    files: dict[str, str] = {}  # what is known of an id before the network has seen the image → id
+    files: dict[str, str] = {}  # part of an id known before the network has seen the image → id
     for id in done:
         ranked, dash, _ = id.rpartition("-")
         known = ranked + dash if "@" in ranked else id
-        if known not in files or id < files[known]:  # of several the first, in whatever order they come
+        if known not in files or id < files[known]:  # the first of several in sorted order
             files[known] = id
     missing: list[Item] = []
     present: list[tuple[Item, str]] = []

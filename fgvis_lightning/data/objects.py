@@ -1,4 +1,4 @@
-"""Objects in images, as people have marked them: boxes in CSV files, COCO's annotations, folders of masks."""
+"""Annotated objects in images: boxes in CSV files, COCO annotations, folders of masks."""
 
 from __future__ import annotations
 
@@ -26,31 +26,30 @@ from fgvis_lightning.texts import read_text
 
 COLUMNS = ("image", "target", "x0", "y0", "x1", "y1")
 SLACK = 1.0
-"""Pixels by which a corner may lie outside of its image, less than that: annotations are rounded."""
+"""A corner must lie less than this many pixels outside of its image; annotations are rounded."""
 
 
 class Shape(Protocol):
-    """Where an object is."""
+    """The shape of an object."""
 
     def mask(self, height: int, width: int) -> Tensor:
-        """Booleans (height,width), true at the object, in an image of this size.
+        """Booleans (height,width), true on the object, for an image of this size.
 
         Raises:
-            InputError: it does not fit into the image, or cannot be read.
+            InputError: if the shape does not fit into the image, or cannot be read.
         """
 
 
 @dataclass(frozen=True)
 class Outline:
-    """Polygons, one or several; a box is one of four corners.
+    """One or several polygons; a box is a polygon with four corners.
 
-    A pixel is inside if its center is inside one of them by the even-odd rule; the pixel (0,0) has its center at
-    (0.5,0.5).
+    A pixel is inside if its center is inside a polygon by the even-odd rule; the center of pixel (0,0) is (0.5,0.5).
 
     Attributes:
-        polygons: each (n,2), x and y of the corners in pixels.
-        where: what a message names.
-        size: height and width of the image that they were drawn in, where that is known.
+        polygons: polygons (n,2) with x and y of the corners in pixels.
+        where: source of the polygons, for messages.
+        size: height and width of the annotated image, if known.
     """
 
     polygons: tuple[NDArray[np.float64], ...]
@@ -60,15 +59,15 @@ class Outline:
     def mask(self, height: int, width: int) -> Tensor:
         if self.size not in (None, (height, width)):
             raise InputError(
-                f"Expected objects in pixels of the image file itself, {height}×{width}, but {self.where} is of an "
-                f"image of {self.size[0]}×{self.size[1]}. Take the annotations of this image file."
+                f"Expected objects in pixels of the image file itself, {height}×{width}, but {self.where} is for an "
+                f"image of {self.size[0]}×{self.size[1]}. Use the annotations of this image file."
             )
         corners = np.concatenate(self.polygons)
         low, high = corners.min(0), corners.max(0)
         if low.min() <= -SLACK or high[0] >= width + SLACK or high[1] >= height + SLACK:
             raise InputError(
                 f"Expected objects inside of their image of {height}×{width} pixels, but {self.where} reaches from "
-                f"x {low[0]:g}, y {low[1]:g} to x {high[0]:g}, y {high[1]:g}. Give pixels of the image file itself."
+                f"x {low[0]:g}, y {low[1]:g} to x {high[0]:g}, y {high[1]:g}. Use pixels of the image file itself."
             )
         found = np.zeros((height, width), dtype=bool)
         for polygon in self.polygons:
@@ -77,7 +76,7 @@ class Outline:
 
 
 def _inside(polygon: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
-    """Pixels whose center is inside of a polygon (n,2): between each row's 1st and 2nd crossing, 3rd and 4th, …"""
+    """Pixels whose center is inside a polygon (n,2): between the 1st and 2nd, 3rd and 4th, … crossing of each row."""
     (x0, y0), (x1, y1) = polygon.T, np.roll(polygon, -1, 0).T
     found = np.zeros((height, width), dtype=bool)
     centers = np.arange(width) + 0.5
@@ -91,7 +90,7 @@ def _inside(polygon: NDArray[np.float64], height: int, width: int) -> NDArray[np
 
 @dataclass(frozen=True)
 class Runs:
-    """COCO's uncompressed run lengths: column by column, of pixels outside and inside in turn."""
+    """COCO's uncompressed run lengths, column by column, alternating between pixels outside and inside."""
 
     counts: tuple[int, ...]
     size: tuple[int, int]
@@ -101,7 +100,7 @@ class Runs:
         if self.size != (height, width) or sum(self.counts) != height * width or min(self.counts) < 0:
             raise InputError(
                 f"Expected run lengths for an image of {height}×{width} pixels, but {self.where} has "
-                f"{sum(self.counts)} pixels for {self.size[0]}×{self.size[1]}. Take the annotations of this image file."
+                f"{sum(self.counts)} pixels for {self.size[0]}×{self.size[1]}. Use the annotations of this image file."
             )
         inside = torch.arange(len(self.counts)) % 2 == 1
         return inside.repeat_interleave(torch.tensor(self.counts)).view(width, height).T
@@ -109,7 +108,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Picture:
-    """A mask as an image file: the object is wherever it is not black."""
+    """A mask in an image file: the object consists of all pixels that are not black."""
 
     path: Path
 
@@ -117,16 +116,16 @@ class Picture:
         try:
             with Image.open(self.path, formats=FORMATS) as file:
                 upright = ImageOps.exif_transpose(file)
-                # Of a palette's colors and of transparent pixels, only the colors count.
+                # Only colors count, not palette indices or transparency.
                 colors = upright.convert("RGB") if upright.mode in ("P", "PA", "RGBA", "LA") else upright
                 values = np.asarray(colors)
-        except Exception as error:  # Pillow's plugins raise many kinds
+        except Exception as error:  # Pillow's plugins raise many kinds of errors
             raise InputError(f"Expected a mask, but {self.path} cannot be read: {error}") from error
         marked = values.reshape(*values.shape[:2], -1).any(-1)
         if marked.shape != (height, width):
             raise InputError(
-                f"Expected masks of their images' sizes, here {height}×{width}, but {self.path} has "
-                f"{marked.shape[0]}×{marked.shape[1]} pixels. Give masks in pixels of the image file itself."
+                f"Expected a mask of the image's size, {height}×{width}, but {self.path} has "
+                f"{marked.shape[0]}×{marked.shape[1]} pixels. Use pixels of the image file itself."
             )
         return torch.from_numpy(marked)
 
@@ -136,9 +135,9 @@ class Marked:
     """An object.
 
     Attributes:
-        image: path of the image, or the end of it.
-        target: index of the object's class; None where it is one of whatever class the image is explained for.
-        shape: where it is.
+        image: path of the image, or the end of the path.
+        target: index of the object's class; None for the class that the image is explained for.
+        shape: shape of the object.
     """
 
     image: str
@@ -147,13 +146,13 @@ class Marked:
 
 
 def read_objects(source: str, classifier: Classifier) -> list[Marked]:
-    """Objects of a CSV file with `COLUMNS`, or of a JSON file in COCO's format.
+    """Read objects from a CSV file with `COLUMNS`, or from a JSON file in COCO's format.
 
-    Classes are named as `fgvis_lightning.data.targets.Targets` has it, by name or index. COCO's categories that are no
-    classes of the network are passed over.
+    Classes are given by name or index, see `fgvis_lightning.data.targets.Targets`. COCO categories that are not classes
+    of the network are ignored.
 
     Raises:
-        InputError: it cannot be read, names a class that there is not, or something is wrong in it.
+        InputError: if the file cannot be read, names an unknown class, or has invalid values.
     """
     path = Path(source)
     try:
@@ -209,7 +208,7 @@ def _coco(path: Path, text: str, targets: Targets) -> Iterator[Marked]:
         annotations = list(whole["annotations"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"Expected COCO's images, annotations and categories in {path}, but it has another form: {error}"
+            f"Expected COCO's images, annotations and categories in {path}, but it has another format: {error}"
         ) from error
     classes: dict[Any, int] = {}
     for id, name in names.items():
@@ -226,7 +225,7 @@ def _coco(path: Path, text: str, targets: Targets) -> Iterator[Marked]:
             if category in classes:
                 yield Marked(str(image["file_name"]), classes[category], _coco_shape(annotation, image, where))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise InputError(f"Expected {where} to be as COCO has it, but it is not: {error!r}") from error
+            raise InputError(f"Expected {where} in COCO's format, but it is invalid: {error!r}") from error
 
 
 def _coco_shape(annotation: Mapping[str, Any], image: Mapping[str, Any], where: str) -> Shape:
@@ -234,8 +233,8 @@ def _coco_shape(annotation: Mapping[str, Any], image: Mapping[str, Any], where: 
     if isinstance(segmentation, Mapping):
         if isinstance(segmentation["counts"], str):
             raise InputError(
-                f"Expected polygons or run lengths as numbers, but {where} has compressed run lengths (RLE). Write "
-                f"them out with pycocotools.mask.decode, or leave the segmentation out, so that its box counts."
+                f"Expected polygons or run lengths as numbers, but {where} has compressed run lengths (RLE). Decode "
+                f"them with pycocotools.mask.decode, or delete the segmentation to use the box instead."
             )
         height, width = segmentation["size"]
         return Runs(tuple(int(count) for count in segmentation["counts"]), (int(height), int(width)), where)
@@ -253,10 +252,10 @@ def _coco_shape(annotation: Mapping[str, Any], image: Mapping[str, Any], where: 
 
 
 def read_masks(folder: Path) -> dict[str, Marked]:
-    """The masks of a folder, by the names of their files without suffix: an item's id, or the name of an image.
+    """The masks of a folder, by their file names without suffix: the id of an item, or the name of an image.
 
     Raises:
-        InputError: if there are none.
+        InputError: if there are no masks.
     """
     paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     if not paths:
@@ -265,12 +264,12 @@ def read_masks(folder: Path) -> dict[str, Marked]:
 
 
 def by_image(objects: Sequence[Marked], paths: Iterable[str]) -> dict[str, list[Marked]]:
-    """Path of an image → its objects; of images that are not among the paths there are none.
+    """Path of each image → its objects; objects of other images are dropped.
 
-    An object's image is one of the paths, or the end of one, from a slash on: ``cats/1.jpg`` of ``/data/cats/1.jpg``.
+    An object's image is one of the paths, or the end of a path after a slash: ``cats/1.jpg`` for ``/data/cats/1.jpg``.
 
     Raises:
-        InputError: if it is the end of several.
+        InputError: if it is the end of several paths.
     """
     known = {str(Path(path).resolve()): path for path in paths}
     named: dict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
@@ -283,8 +282,8 @@ def by_image(objects: Sequence[Marked], paths: Iterable[str]) -> dict[str, list[
         ends = [path for whole, path in named[Path(marked.image).name] if whole[-len(parts) :] == parts]
         if exact is None and len(ends) > 1:
             raise InputError(
-                f"Expected to know which image {marked.image} is, but it is {', '.join(sorted(ends)[:3])}. Give its "
-                f"path, or so much of its end that there is one."
+                f"Expected {marked.image} to match one image, but it matches {', '.join(sorted(ends)[:3])}. Use its "
+                f"path, or more of the path's end."
             )
         for path in [exact] if exact is not None else ends:
             found[path].append(marked)

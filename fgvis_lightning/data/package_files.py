@@ -1,4 +1,4 @@
-"""Finds the files of ``configs/``, which come with the package."""
+"""Finds the files of ``configs/``, which are included in the package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ HOME = Path(__file__).parents[1]
 
 
 def shipped(path: str) -> str:
-    """Return ``path`` if the file exists, else the package's file of this name if it begins with ``configs/``."""
+    """Return ``path`` if the file exists; otherwise, for paths in ``configs/``, the package's file."""
     if path.startswith("configs/") and not Path(path).exists():
         for folder in (HOME, HOME.parent):  # as installed; in a clone
             if (folder / path).is_file():

@@ -1,4 +1,4 @@
-"""Photos: found in files, folders, globs, CSV files and installed packages."""
+"""Finding photos in files, folders, globs, CSV files and installed packages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fgvis_lightning.texts import read_text
 
 
 class Photo(NamedTuple):
-    """An image file, and the label that its folder or its CSV file gives it."""
+    """An image file, and its label from its folder or from a CSV file."""
 
     path: str
     label: str | None = None
@@ -34,17 +34,17 @@ class Photo(NamedTuple):
 PACKAGE = "package:"
 LABELS = {"label", "labels", "class", "classes", "targets", "category"}
 STUBS = {"BUFR", "GRIB", "HDF5", "MPEG"}
-# Formats that run another program, or that Pillow recognizes and cannot decode.
+# Without formats that run another program, or that Pillow recognizes but cannot decode.
 FORMATS = sorted(set(Image.registered_extensions().values()) & Image.OPEN.keys() - {"EPS", "WMF"} - STUBS)
 IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
 
 
 def find_photos(source: str, arrays: bool = False) -> list[Photo]:
-    """The image files that ``source`` names, sorted, or in the order of the CSV file.
+    """Find the image files of ``source``, sorted, or in the order of the CSV file.
 
     Args:
-        source: a file, a glob, a folder, a CSV file, or what an installed package carries.
-        arrays: whether arrays of NumPy's count as images in a folder; where they are named, they do.
+        source: a file, a glob, a folder, a CSV file, or a file of an installed package.
+        arrays: whether NumPy arrays in a folder count as images; explicitly named arrays always do.
     """
     if not source.strip():
         raise InputError("Expected a file, a glob, a folder or a CSV file with images, but got an empty name.")
@@ -63,18 +63,18 @@ def find_photos(source: str, arrays: bool = False) -> list[Photo]:
         return [Photo(source)]
     if matches := sorted(glob.glob(source, recursive=True)):  # noqa: PTH207 - pathlib takes no absolute patterns
         return [Photo(file) for file in matches if _is_image(_name(file), IMAGE_SUFFIXES | ARRAYS)]
-    raise InputError(f"Expected a file, a glob, a folder or a CSV file with images, but there is no {source}.")
+    raise InputError(f"Expected a file, a glob, a folder or a CSV file with images, but {source} does not exist.")
 
 
-# A million paths take pathlib ten seconds. The next five do for strings what it does.
+# pathlib takes ten seconds for a million paths. The next five functions do the same with strings.
 
 
 def _walk(
     folder: str, suffixes: Collection[str], label: str | None = None, above: tuple[str, ...] = ()
 ) -> Iterator[Photo]:
-    """``sorted(Path(folder).rglob("*"))``, of that the images, labelled with the first folder below.
+    """The images in ``sorted(Path(folder).rglob("*"))``, labeled with the name of the first folder below.
 
-    Links are followed, but not into a folder ``above`` this one; folders that may not be read are passed over.
+    Links are followed, but not into a folder ``above`` this one. Folders without read permission are skipped.
     """
     try:
         with os.scandir(folder or ".") as entries:
@@ -87,7 +87,7 @@ def _walk(
     start = os.path.join(folder, "")  # noqa: PTH118
     for name, is_folder, is_link in found:
         if is_folder:
-            if is_link or above:  # only links make circles
+            if is_link or above:  # only links can form cycles
                 above = above or (os.path.realpath(folder or "."),)
                 real = os.path.realpath(start + name)
                 if real in above or above[0].startswith(os.path.join(real, "")):  # noqa: PTH118
@@ -119,19 +119,19 @@ def _is_image(name: str, suffixes: Collection[str]) -> bool:
 
 
 def _is_tidy(path: str) -> bool:
-    """Whether ``str(Path(path)) == path``; never on Windows, where pathlib turns slashes."""
+    """Whether ``str(Path(path)) == path``; always false on Windows, where pathlib converts slashes."""
     untidy = os.sep != "/" or path == "." or path.startswith("./") or path.endswith(("/", "/."))
     return not (untidy or "//" in path or "/./" in path)
 
 
 def packaged(source: str) -> str:
-    """The path of ``package/folder/file`` where that package is installed."""
+    """The path of ``package/folder/file`` in an installed package."""
     package, _, file = source.partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
         raise InputError(
-            f"Expected the installed package {package!r}, which is to carry {file}, but there is none. "
-            f'The demo\'s photos come with: pip install "fgvis-lightning[demo]"'
+            f"Expected the package {package!r} with the file {file}, but it is not installed. "
+            f'Install the demo\'s photos with: pip install "fgvis-lightning[demo]"'
         )
     return str(Path(spec.origin).parent / file)
 
@@ -160,7 +160,7 @@ def _read_csv(path: Path) -> list[Photo]:
             image = row[path_column] if len(row) > path_column else ""
             if not image.strip():
                 raise InputError(
-                    f"Expected an image in each row of {path}, but row {number} has nothing in its column 'path'. "
+                    f"Expected an image in each row of {path}, but the column 'path' of row {number} is empty. "
                     f"Fill it in, or delete the row."
                 )
             if image.startswith(PACKAGE):
@@ -177,10 +177,10 @@ def _read_csv(path: Path) -> list[Photo]:
 
 
 def image_ids(paths: Iterable[str]) -> dict[str, str]:
-    """A readable name of at most 130 bytes for each path; no two are alike, also where case does not count.
+    """A readable name of at most 130 bytes for each path, unique even if case is ignored.
 
-    It is the file's name; where that is shared, ``folder_name_hash``; and should that be shared as well, be it with
-    the name of another file, ``name_hash`` with so long a hash that no two are.
+    The name is the file's name. If several files share it, it is ``folder_name_hash``; and if that is not unique
+    either, it is ``name_hash`` with a long hash.
     """
     ids = {path: slug(_stem(path)) for path in paths}
     hashed: set[str] = set()
@@ -190,7 +190,7 @@ def image_ids(paths: Iterable[str]) -> dict[str, str]:
             return ids
         for path, name in ids.items():
             if count[name.casefold()] > 1:
-                # Names of files may hold bytes that are not UTF-8, which Python shows as surrogates.
+                # File names may contain bytes that are not UTF-8, which Python represents as surrogates.
                 digest = hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()
                 if path in hashed:
                     ids[path] = f"{slug(_stem(path))}_{digest[:32]}"

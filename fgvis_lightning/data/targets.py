@@ -15,30 +15,30 @@ from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.logits import checked
 
 MOST = 10_000
-"""Ranks of an image at most, where the number of classes is not known yet."""
+"""Maximum number of ranks for an image if the number of classes is unknown."""
 
 
 class Targets:
-    """Turns words for targets into class indices."""
+    """Converts targets given as words to class indices."""
 
     def __init__(self, classifier: Classifier, photos: Iterable[Photo]) -> None:
         self.classifier = classifier
         self.folders = sorted({photo.label for photo in photos if photo.label is not None and not photo.listed})
         self._names = {name.lower() for name in classifier.classes}
         count = len(classifier.classes)
-        # The rule for all folders, found once: there may be a thousand of them, and of classes.
+        # The rule for all folders is determined once, since there may be a thousand folders and classes.
         self._by_place = len(self.folders) == count and not any(map(self._is_name, self.folders))
         self._are_indices = all(folder.isdecimal() and int(folder) < count for folder in self.folders)
-        self._of_word = cache(self._word)  # looked up once for each word, not for each image
+        self._of_word = cache(self._word)  # computed once for each word, not for each image
         self._of_label = cache(self._label)
         self._of_folder = cache(self._folder)
 
     def chosen(self, word: str | int) -> Sequence[int]:
-        """The class that the user names by its index or its name, or as its images' folder."""
+        """The class given by its index, its name, or the name of its images' folder."""
         return self._of_folder(str(word)) if str(word) in self.folders else self._of_label(str(word))
 
     def __call__(self, word: str | int, photo: Photo) -> Sequence[int]:
-        """The targets that ``word`` means for one image."""
+        """The targets of one image for ``word``."""
         if word == "auto":
             word = "label" if photo.listed and photo.label is not None else "predicted"
         if word == "predicted" and self.classifier.task.name == "multilabel":
@@ -47,14 +47,14 @@ class Targets:
             return self._of_word(word)
         if photo.label is None:
             raise InputError(
-                f"Expected a label for each image, but {photo.path} has none: use folders named after classes or a "
+                f"Expected a label for each image, but {photo.path} has none. Use folders named after classes, a "
                 f"CSV file with a column 'target', or --data.targets predicted."
             )
         return self._of_label(photo.label) if photo.listed else self._of_folder(photo.label)
 
     @torch.no_grad()
     def _predicted(self, path: str) -> Sequence[int]:
-        """All labels that the network finds in an image; for one that cannot be read, a rank, so that it is noticed."""
+        """All predicted labels of an image; a rank for an unreadable image, so that it is reported later."""
         classifier = self.classifier
         try:
             image = load_image(path, classifier.preprocessing, upscale=True)
@@ -82,12 +82,12 @@ class Targets:
         return count
 
     def _absent(self, count: int) -> Sequence[int]:
-        """Ranks spread evenly over the less probable half of the classes, ``count`` of them."""
+        """``count`` ranks, spread evenly over the less probable half of the classes."""
         classes = len(self.classifier.classes)
         if not 0 < count <= classes // 2:
             raise InputError(
                 f"Expected absent with a number from 1 to half of the classes, but got absent{count} for {classes} "
-                f"classes of {self.classifier.name}. Their names can be given with --model.classifier.classes."
+                f"classes of {self.classifier.name}. Set class names with --model.classifier.classes."
             )
         first = classes - classes // 2 + 1
         return [-(first + (classes - first) * place // max(1, count - 1)) for place in range(count)]
@@ -101,7 +101,7 @@ class Targets:
         return int(word)
 
     def _label(self, label: str) -> Sequence[int]:
-        """A class by name, also one that is called 7, or by index."""
+        """A class by name (even if the name is 7) or by index."""
         if self._is_name(label):
             return (self.classifier.class_index(label),)
         return (self._index(label),)
@@ -110,21 +110,22 @@ class Targets:
         return label.lower() in self._names
 
     def _folder(self, label: str) -> Sequence[int]:
-        """The class of a folder, by one rule for all of them.
+        """The class of a folder, with the same rule for all folders.
 
-        Names where any is one. Else, with a folder for each class, its place in sorted order, as torchvision's
-        ImageFolder has it; with other folders its name as an index.
+        If any folder has the name of a class, folder names are class names. Otherwise, if there is one folder for each
+        class, the class is the folder's position in sorted order, as in torchvision's ImageFolder; if not, the folder's
+        name is the class's index.
 
         Raises:
-            InputError: if a folder is no class, or a different one as an index than by its place.
+            InputError: if a folder is not a class, or if its position and its name as an index differ.
         """
         if not self._by_place:
             return self._label(label)
         place = self.folders.index(label)
         if self._are_indices and int(label) != place:
             raise InputError(
-                f"Expected folders whose names tell their classes, but {label} is class {label} as an index and class "
-                f"{place} in the sorted order of torchvision's ImageFolder. Name the classes after their folders with "
-                f"--model.classifier.classes, or give a CSV file with columns 'path' and 'target'."
+                f"Expected folders whose names determine their classes, but {label} is class {label} as an index and "
+                f"class {place} in the sorted order of torchvision's ImageFolder. Set the folders' names as classes "
+                f"with --model.classifier.classes, or use a CSV file with columns 'path' and 'target'."
             )
         return (place,)

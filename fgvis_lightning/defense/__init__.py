@@ -1,4 +1,4 @@
-"""The defense: a frozen classifier with gates behind its nonlinearities, and the checks that none is missing."""
+"""The defense: a frozen classifier with gates behind its nonlinearities, and checks that no gate is missing."""
 
 from fgvis_lightning.defense.checks import UngatedActivationError
 from fgvis_lightning.defense.container import DefendedCNN

@@ -1,6 +1,6 @@
-"""The first check that no nonlinearity escapes the gates: what the dispatcher sees while the network runs.
+"""The first check that no nonlinearity escapes the gates: it watches the dispatcher while the network runs.
 
-Activation operators that run outside an intercepted call, comparisons, which autograd takes for constants, and random
+It finds activation operators outside intercepted calls, comparisons (which autograd treats as constants), and random
 numbers. The second check is `fgvis_lightning.defense.graph`.
 """
 
@@ -22,13 +22,13 @@ Found = Counter[tuple[str, str]]
 
 
 class Modules:
-    """Says which module of a network is running, from the Python stack, without hooks."""
+    """Determines the running module of a network from the Python stack, without hooks."""
 
     def __init__(self, network: nn.Module) -> None:
         self._paths = {id(module): path for path, module in network.named_modules()}
 
     def running(self) -> str:
-        """Path of the innermost module of the network that is running; empty for the network itself."""
+        """Path of the innermost running module of the network; empty for the network itself."""
         frame = sys._getframe(1)
         while frame is not None:
             path = self._paths.get(id(frame.f_locals.get("self")))
@@ -39,16 +39,16 @@ class Modules:
 
 
 class Witness(TorchDispatchMode):
-    """Counts what the dispatcher sees of one pass.
+    """Counts the operators that the dispatcher sees in one pass.
 
     Args:
-        modules: of the network.
-        within: whether an intercepted call is running.
+        modules: finder of the network's running module.
+        within: function that tells whether an intercepted call is running.
 
     Attributes:
         operators: activation operators, by name.
-        missed: those that ran outside an intercepted call.
-        steps: comparisons of values that depend on the image, element by element.
+        missed: activation operators that ran outside an intercepted call.
+        steps: elementwise comparisons of values that depend on the image.
         random: operators that draw random numbers.
     """
 
@@ -82,7 +82,7 @@ def _depends(args: Any) -> bool:
 
 
 def _idle(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether an operator that can draw random numbers draws none: dropout of nothing, or not in training."""
+    """Whether a random operator draws no random numbers: dropout with probability 0, or outside training."""
     for place, argument in enumerate(func._schema.arguments):
         if argument.name in {"dropout_p", "training", "train"}:
             given = args[place] if place < len(args) else kwargs.get(argument.name, argument.default_value)

@@ -1,4 +1,4 @@
-"""Weights cast once, where autocast, which keeps only what has a gradient, would cast them in every pass."""
+"""Weights cast once; autocast caches only tensors with gradients and would cast frozen weights in every pass."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from torch import Tensor, nn
 
 
 class Casts:
-    """Copies of a network's weights in the types that autocast asks for."""
+    """Copies of a network's weights in the data types of autocast."""
 
     def __init__(self) -> None:
         self._known: dict[int, dict[torch.dtype, Tensor]] = {}
 
     def clear(self) -> None:
-        """Forget all copies: the weights may have changed."""
+        """Discard all copies, since the weights may have changed."""
         self._known.clear()
 
     def caster(self, network: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """A function that casts weights for a pass on ``x``; None where there is no autocast."""
+        """A function that casts weights for a pass on ``x``; None without autocast."""
         kind = x.device.type
         if not torch.is_autocast_enabled(kind):
             return None
         dtype, known = torch.get_autocast_dtype(kind), self._known
-        if not known:  # those that the network computes are others in every pass
+        if not known:  # only stored weights; computed ones differ in every pass
             known.update((id(weight), {}) for weight in network.buffers() if weight.dtype == torch.float32)
 
         def cast(weight: Tensor) -> Tensor:

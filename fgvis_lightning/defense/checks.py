@@ -1,4 +1,4 @@
-"""Checks that raise an error for networks whose nonlinearities the container cannot gate."""
+"""Checks that refuse networks whose nonlinearities the container cannot gate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def require_eval_mode(network: nn.Module) -> None:
     """Check that no layer is in training mode.
 
     Raises:
-        InputError: if one is.
+        InputError: if a layer is in training mode.
     """
     stateful = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     for path, module in network.named_modules():
@@ -38,12 +38,12 @@ def require_open(name: str, layers: Sequence[Layer], closed: Tensor) -> None:
     """Check that no gate is closed on the image itself.
 
     Args:
-        name: of the network.
-        layers: those that have gates.
+        name: name of the network.
+        layers: the gated layers.
         closed: share of closed gates (B,L) on the image.
 
     Raises:
-        InputError: if one is closed: rounding or randomness would close gates that features do not.
+        InputError: if a gate is closed, since then rounding or randomness would close gates during explanations.
     """
     shut = [
         f"{layer.name} in {layer.module or 'the network itself'} ({100 * share:.2g} % of its neurons)"
@@ -53,7 +53,7 @@ def require_open(name: str, layers: Sequence[Layer], closed: Tensor) -> None:
     if shut:
         raise InputError(
             f"Expected every gate to be open on the image itself, but {len(shut)} of {closed.shape[1]} layers have "
-            f"closed ones, first {shut[0]}: {name} does not compute the same twice. Likely "
+            f"closed gates, first {shut[0]}: {name} does not compute the same result twice. Likely "
             f"causes: randomness or state in the network; a precision, memory format or batch size that differs "
             f"between reference pass and explanation; kernels that are not deterministic (try "
             f"--trainer.deterministic true and --trainer.precision 32-true)."
@@ -61,49 +61,49 @@ def require_open(name: str, layers: Sequence[Layer], closed: Tensor) -> None:
 
 
 def judge_calls(name: str, witness: Witness, exempt: Collection[str]) -> None:
-    """Refuse what the dispatcher saw that gates do not cover.
+    """Refuse a network if the dispatcher saw operators that gates do not cover.
 
     Raises:
-        InputError: the network draws random numbers.
-        UngatedActivationError: a nonlinearity ran that was not intercepted.
+        InputError: if the network draws random numbers.
+        UngatedActivationError: if a nonlinearity was not intercepted.
     """
     if witness.random:
         calls = listed(witness.random)
         raise InputError(
             f"Expected {name} to give the same result twice, but it draws random numbers: {calls}. Call "
-            f"network.eval(), and give functions such as dropout training=self.training."
+            f"network.eval(), and pass training=self.training to functions such as dropout."
         )
     escaped = witness.missed + witness.steps
     refuse(name, Counter({call: n for call, n in escaped.items() if call[0] not in exempt}))
 
 
 def judge_graph(name: str, found: Findings) -> None:
-    """Refuse what autograd's graph holds between image and logits that gates do not cover.
+    """Refuse a network if autograd's graph between image and logits has nodes that gates do not cover.
 
     Raises:
-        InputError: no path leads from one to the other.
-        UngatedActivationError: a nonlinearity on the way has no gate.
+        InputError: if there is no path between image and logits.
+        UngatedActivationError: if a nonlinearity between them has no gate.
     """
     if not found.reached:
         raise InputError(
-            f"Expected the logits of {name} to depend on the image by operators that have a "
+            f"Expected the logits of {name} to depend on the image through operators that have a "
             f"gradient, but they do not: the network detaches them, or runs under no_grad."
         )
     refuse(name, found.problems)
 
 
 def refuse(name: str, problems: Found) -> None:
-    """Refuse nonlinearities that cannot be gated, if there are any.
+    """Refuse a network with nonlinearities that cannot be gated.
 
     Raises:
-        UngatedActivationError: it names them.
+        UngatedActivationError: if there are any; the message names them.
     """
     if problems:
         raise UngatedActivationError(
             f"Expected every nonlinearity of {name} to be gated, but these cannot be: "
             f"{listed(problems)}. Write them with activations of torch.nn or torch.nn.functional, outside of "
-            f"compiled and scripted code; or name the function, or the class of its module, in gated, to gate its "
-            f"output; or in exempt: what flows through it is then not defended."
+            f"compiled and scripted code; or list the function, or the class of its module, in gated, to gate its "
+            f"output, or in exempt, to leave gradients through it undefended."
         )
 
 
@@ -115,7 +115,7 @@ def listed(found: Found) -> str:
 
 
 class Layout(NamedTuple):
-    """How a tensor lies in memory and is computed with: kernels round differently for each."""
+    """Data type, device, autocast and memory format of a tensor; kernels round differently for each."""
 
     dtype: torch.dtype
     device: torch.device
@@ -131,17 +131,17 @@ class Layout(NamedTuple):
         return cls(x.dtype, x.device, autocast, last)
 
     def apply(self, e: Tensor) -> Tensor:
-        """``e`` in this memory format.
+        """Return ``e`` in this memory format.
 
         Raises:
-            InputError: if its type, device or autocast are not those of the reference pass.
+            InputError: if its data type, device or autocast differs from the reference pass.
         """
         own = Layout.of(e)
         if own[:3] != self[:3]:
             there, here = (f"{one.dtype} on {one.device}, autocast {one.autocast or 'off'}" for one in (self, own))
             raise InputError(
-                f"Expected images as record(x) had them, {there}, but got {here}: rounding differs, and closes gates. "
-                f"Record and run in one type, on one device."
+                f"Expected images as in record(x), {there}, but got {here}: different rounding would close gates. "
+                f"Record and run with the same data type, device and autocast."
             )
         if e.ndim != 4:
             return e

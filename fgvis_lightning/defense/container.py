@@ -1,18 +1,17 @@
 """The defense: gates behind every nonlinearity (Wagner et al., CVPR 2019, section 3.2, eq. 7 to 9).
 
-On the way back through the network the gradient at neuron ``i`` of nonlinearity ``l`` passes only
-while the neuron stays inside the range that it has on the real image ``x``::
+In the backward pass, the gradient at neuron ``i`` of nonlinearity ``l`` passes only while the neuron stays within its
+range on the real image ``x``::
 
     min(0, h(x)) <= h(e) <= max(0, h(x))
 
-so an explanation ``e`` can use features that the image has, and no others. The forward pass is the
-network's own, bit for bit. There is nothing to tune.
+so an explanation ``e`` can only use features that the image has. The forward pass equals the network's own, bit for
+bit. The defense has no hyperparameters.
 
-Activation calls are intercepted while the network runs, so it does not matter whether they are
-modules, functions or methods, in place or not, or one module that is used several times: each
-*call* has its own reference activation, found again by its place in the order of calls. What cannot
-be intercepted is found by two checks, `audit` and `graph`, and refused by name. Where a layer would
-touch no gate, as on the residual stream of a transformer, sums and normalizations are gated as well.
+Activation calls are intercepted while the network runs. They may be modules, functions or methods, in place or not, and
+modules may be reused: each *call* has its own reference activation, identified by its position in the order of calls.
+Two checks, `audit` and `graph`, find nonlinearities that cannot be intercepted, and the network is refused. If a layer
+would have no gate next to it, as on the residual stream of a transformer, sums and normalizations are gated as well.
 """
 
 from __future__ import annotations
@@ -46,28 +45,29 @@ class DefendedCNN(nn.Module):
     Usage::
 
         defended = DefendedCNN(network)
-        defended.record(x)  # h(x), the range of every neuron
+        defended.record(x)  # h(x) determines the range of every neuron
         logits = defended(e)  # the network's own logits; their gradient to e is gated
         with defended.undefended():
             logits = defended(e)  # the same network without gates
 
     Args:
-        network: a classifier in eval mode; takes normalized images (B,3,H,W), returns logits (B,K).
-        gate: ``strict``, the paper's, or ``restoring``, see `fgvis_lightning.method.gates`. A restoring gate asks which
-            way a step goes, so take gradients of what is *minimized*: of ``-logits`` to raise a class.
-        exempt: what to leave without a gate: functions by name, e.g. ``"sigmoid"``; classes of modules, e.g.
-            ``"my_project.layers.LayerNorm"``, with all that is within; and classes of custom autograd functions.
-            What flows through them is not defended.
-        gated: what to gate beside the activations of `fgvis_lightning.defense.nonlinearities`: functions by name, e.g.
-            ``"maximum"``; classes of modules, e.g. ``"my_project.layers.Swish"``, whose output is gated and nothing
-            within.
-        output: which of several outputs the logits are: a key, an attribute or an index. None for the only one,
-            or the one that is called ``logits``.
-        fused: whether gates are fused with the activation that they follow, where they can be: the same gradients, bit
-            for bit, in less time and memory.
+        network: a classifier in eval mode that takes normalized images (B,3,H,W) and returns logits (B,K).
+        gate: ``strict``, the paper's gate, or ``restoring``, see `fgvis_lightning.method.gates`. A restoring gate
+            depends on the direction of a step, so compute gradients of the *minimized* value: of ``-logits`` to raise a
+            class.
+        exempt: operations without a gate: functions by name, e.g. ``"sigmoid"``; classes of modules, e.g.
+            ``"my_project.layers.LayerNorm"``, including everything inside; and classes of custom autograd functions.
+            Gradients through them are not defended.
+        gated: operations to gate in addition to the activations of `fgvis_lightning.defense.nonlinearities`: functions
+            by name, e.g. ``"maximum"``; classes of modules, e.g. ``"my_project.layers.Swish"``, whose output is gated,
+            but nothing inside.
+        output: key, attribute or index of the logits among several outputs. None for the only output, or the one named
+            ``logits``.
+        fused: whether to fuse gates with their activations where possible: the same gradients, bit for bit, in less
+            time and memory.
 
-    Reference and gated pass must agree in batch size, type, device and autocast, else in rounding, whose last bit
-    closes gates: others are an error. Another memory format is converted.
+    Reference pass and gated pass must have the same batch size, data type, device and autocast, since a difference in
+    the last bit closes gates; otherwise an error is raised. Another memory format is converted.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class DefendedCNN(nn.Module):
     def record(self, x: Tensor) -> Tensor:
         """Run the reference pass on ``x`` (B,3,H,W), keep h(x), and return the logits (B,K).
 
-        The first time for each shape and type of input the network is checked as well, with one more forward pass.
-        Where a layer would touch no gate, the residual stream and normalizations are gated from then on, too.
+        The first pass for each shape and data type of input also checks the network, with one additional forward pass.
+        If a layer would have no gate next to it, the residual stream and normalizations are gated from then on.
 
         Raises:
-            UngatedActivationError: a nonlinearity ran that the container cannot gate.
-            InputError: the network is not deterministic, or its logits cannot be found among its outputs.
+            UngatedActivationError: if the container cannot gate a nonlinearity.
+            InputError: if the network is not deterministic, or if its logits cannot be found among its outputs.
         """
         logits = self._record(x)
         if self.coverage.gate_free and self.selection.widen():
@@ -118,7 +118,7 @@ class DefendedCNN(nn.Module):
     def _record(self, x: Tensor) -> Tensor:
         require_eval_mode(self.network)
         self._references = None
-        self._casts.clear()  # somebody may have changed the weights
+        self._casts.clear()  # the weights may have changed
         self.coverage = coverage = Coverage()
         references: list[Reference] = []
         outputs: list[tuple[Tensor, int]] = []
@@ -142,7 +142,7 @@ class DefendedCNN(nn.Module):
         key = (x.shape, x.stride(), x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
         interceptor = Interceptor(*self.selection.calls, visit, cast=self._casts.caster(self.network, x))
         witness = Witness(modules, lambda: interceptor.depth > 0) if key not in self._surveyed else None
-        # With a gradient, although none is needed: networks may take another path without.
+        # With gradients, although they are not needed: networks may take another path without them.
         with differentiable(x) as image, interceptor, witness or nullcontext():
             self._layout = Layout.of(image)
             logits = self._run(image)
@@ -168,8 +168,8 @@ class DefendedCNN(nn.Module):
         """The network's logits (B,K) for ``e`` (B,3,H,W); their gradient to ``e`` is gated.
 
         Raises:
-            RuntimeError: no reference pass, or one with other calls or shapes.
-            InputError: a reference pass in another type, on another device, or under another autocast.
+            RuntimeError: if there is no reference pass, or one with other calls or shapes.
+            InputError: if the reference pass had another data type, device or autocast.
         """
         if not self.defended or (self.selection.stream and not (e.requires_grad and torch.is_grad_enabled())):
             self.coverage = coverage = Coverage()
@@ -191,10 +191,10 @@ class DefendedCNN(nn.Module):
         return self.coverage.closed
 
     def verify(self, x: Tensor) -> None:
-        """Check that every gate is open on the image ``x`` itself, computed in whichever way explanations are.
+        """Check that every gate is open on the image ``x`` itself, computed in the same way as explanations.
 
         Raises:
-            InputError: if one is closed: rounding or randomness would close gates that features do not.
+            InputError: if a gate is closed, since then rounding or randomness would close gates during explanations.
         """
         require_open(self._name, self.coverage.layers, self.closed(x))
 
@@ -220,7 +220,7 @@ class DefendedCNN(nn.Module):
         """Run the network and call ``act(reference, h(e))`` at each gated call that is not fused."""
         references = self._references
         if references is None or self._layout is None:
-            raise RuntimeError("Expected record(x) before the gated pass, but there are no references.")
+            raise RuntimeError("Expected a reference pass before the gated pass, but got none. Call record(x) first.")
         e = self._layout.apply(e)
         self.coverage = coverage = replace(self._recorded, calls=Counter(), gated=Counter(), closed=None)
         done = 0
@@ -233,8 +233,8 @@ class DefendedCNN(nn.Module):
             if reference.name != name or (reference.h is not None and reference.h.shape != h.shape):
                 shape = "" if reference.h is None else f" of shape {tuple(reference.h.shape)}"
                 raise RuntimeError(
-                    f"Expected the calls of the reference pass, there {reference.name}{shape}, but got {name} of shape "
-                    f"{tuple(h.shape)}: record(x) must see the same batch size and take the same path."
+                    f"Expected the calls of the reference pass, next {reference.name}{shape}, but got {name} of shape "
+                    f"{tuple(h.shape)}: record(x) needs the same batch size and the same path through the network."
                 )
             coverage.gated[name] += reference.h is not None
             return reference
@@ -261,13 +261,13 @@ class DefendedCNN(nn.Module):
         if done < len(references):
             raise RuntimeError(
                 f"Expected {len(references)} nonlinearity calls as in the reference pass, but got "
-                f"{coverage.calls.total()} ({references[done].name} did not run): the network takes another path for e "
-                f"than x."
+                f"{coverage.calls.total()} ({references[done].name} did not run): the network takes different paths "
+                f"for e and x."
             )
         return logits
 
     def _survey(self, x: Tensor, modules: Modules) -> Coverage:
-        """One gated pass on the image itself: is every gate open, and does any nonlinearity escape them?"""
+        """Check with a gated pass on the image itself that every gate is open and that no nonlinearity escapes."""
         surveyors: list[Surveyor] = []
         shares: list[Tensor] = []
 
@@ -291,7 +291,7 @@ class DefendedCNN(nn.Module):
         return Coverage(exempt=found.exempt, gate_free=found.gate_free)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DefendedCNN:
-        self._references = None  # of another device or type from now on
+        self._references = None  # the device or data type changes
         self._casts.clear()
         super()._apply(fn, recurse)
         return self

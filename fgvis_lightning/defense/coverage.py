@@ -1,4 +1,4 @@
-"""Coverage: the nonlinearities that a pass met, which of them are gated, and the share of closed gates."""
+"""Coverage: the nonlinearities of a pass, the gated ones among them, and the share of closed gates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Layer:
 
     Attributes:
         name: the activation, e.g. ``relu6``.
-        module: path of the innermost module that was running, e.g. ``blocks.0.act``; empty for the network itself.
+        module: path of the innermost running module, e.g. ``blocks.0.act``; empty for the network itself.
     """
 
     name: str
@@ -26,18 +26,18 @@ class Layer:
 
 @dataclass
 class Coverage:
-    """Nonlinearities that the last pass met, and how many of their calls were gated.
+    """Nonlinearities of the last pass, and the number of their gated calls.
 
     Attributes:
         calls: number of activation calls by name, e.g. ``{"relu6": 33}``.
-        gated: how many of them have a gate; 0 for exempt ones and in an undefended pass.
-        layers: the gated calls in the order in which they ran.
-        operators: activations by operator, as the dispatcher saw them when the network was checked.
-        exempt: what is without a gate by design or because the user lists it as exempt, by kind, e.g.
-            ``{"pooling": 1, "exempt": 2}``, as found when the network was checked.
-        gate_free: whether a path from the image to the logits meets no gate, or several layers in a row meet none (see
+        gated: number of gated calls by name; 0 for exempt ones and in an undefended pass.
+        layers: the gated calls in order of execution.
+        operators: number of activations by operator, as seen by the dispatcher when the network was checked.
+        exempt: number of operations without a gate, by design or by the user's choice, for each kind, e.g.
+            ``{"pooling": 1, "exempt": 2}``, from the check of the network.
+        gate_free: whether a path from the image to the logits, or several layers in a row, have no gate (see
             `fgvis_lightning.defense.graph`).
-        closed: share of closed gates (B,L) in [0,1] for each image and layer, where it has been measured.
+        closed: share of closed gates (B,L) in [0,1] for each image and layer, if measured.
     """
 
     calls: Counter[str] = field(default_factory=Counter)
@@ -73,10 +73,10 @@ class Coverage:
 
     @classmethod
     def from_json(cls, text: str) -> Coverage:
-        """Read what `to_json` wrote: a coverage of one image.
+        """Read the output of `to_json`, a coverage of one image.
 
         Raises:
-            ValueError: the text is something else.
+            ValueError: if the text is not a coverage.
         """
         try:
             values: dict[str, Any] = json.loads(text)
@@ -88,7 +88,7 @@ class Coverage:
             raise ValueError(f"not a coverage: {error}") from error
 
     def stages(self) -> dict[str, float]:
-        """Mean share of closed gates by stage of the network: the beginning of the modules' paths."""
+        """Mean share of closed gates for each stage of the network, given by the beginning of the modules' paths."""
         assert self.closed is not None
         shares: dict[str, list[float]] = {}
         for layer, share in zip(self.layers, self.closed.mean(0).tolist(), strict=True):
@@ -97,13 +97,13 @@ class Coverage:
 
 
 GATE_FREE = (
-    "A path from the image to the logits meets no gate, or several layers in a row meet none: there the gradient is "
+    "A path from the image to the logits has no gate, or several layers in a row have none: there the gradient is "
     "the ordinary one, and adversarial evidence can arise."
 )
 
 
 def _stage(layer: Layer) -> str:
-    """``features.3`` of ``features.3.conv.act``, ``layer1`` of ``layer1.0.relu``, ``relu`` of a network's own call."""
+    """``features.3`` for ``features.3.conv.act``, ``layer1`` for ``layer1.0.relu``, ``relu`` for the network's own."""
     names = layer.module.split(".")
     numbered = len(names) > 1 and names[1].isdigit() and names[0] in {"features", "blocks", "stages"}
     return ".".join(names[: 1 + numbered]) or layer.name

@@ -1,7 +1,7 @@
-"""The gate of one activation: which gradients pass (Wagner et al., CVPR 2019, section 3.2, eq. 7 to 9).
+"""The gate of an activation (Wagner et al., CVPR 2019, section 3.2, eq. 7 to 9).
 
-`gate` puts one on any tensor. `GatedReLU` is ReLU or ReLU6 together with its gate: the same gradients, bit for bit, for
-little more than the activation alone costs.
+`gate` adds a gate to any tensor. `GatedReLU` is ReLU or ReLU6 together with its gate: the same gradients, bit for bit,
+at little more than the cost of the activation.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 LIMITS = {"relu": torch.inf, "relu6": 6.0}
-"""Activations that can be had together with their gate: what their output is at most. Its derivative is 0 there."""
+"""Activations that can be fused with their gate, and their largest output, where their derivative is 0."""
 
 CHUNK = 2**18
-"""Numbers worked on at a time, so that what is between stays in a core's own memory."""
+"""Numbers processed at a time, so that intermediate results stay in a core's cache."""
 
 
 class Range:
-    """h(x) of neurons of either sign, prepared for asking whether h(e) lies between 0 and h(x).
+    """h(x) of neurons of either sign, prepared for testing whether h(e) lies between 0 and h(x).
 
     Args:
         h: activations h(x), any shape.
@@ -34,29 +34,29 @@ class Range:
         self.low, self.high = torch.minimum(known, zero), torch.maximum(known, zero)
 
     def excess(self, h: Tensor) -> Tensor:
-        """As `fgvis_lightning.method.gates.excess`, but NaN where both are infinite; ``h`` is detached."""
+        """Like `fgvis_lightning.method.gates.excess`, but NaN if both are infinite; ``h`` is detached."""
         outside = h.clamp(self.low, self.high)
-        return torch.sub(h, outside, out=outside)  # memory that is new costs more than arithmetic
+        return torch.sub(h, outside, out=outside)  # new memory costs more than arithmetic
 
 
 def gate(h: Tensor, reference: Tensor | Range, rule: str = "strict", *, nonnegative: bool = False) -> None:
-    """Put a gate on the gradient that arrives at ``h``, see `fgvis_lightning.method.gates`.
+    """Add a gate to the gradient at ``h``, see `fgvis_lightning.method.gates`.
 
-    A hook on the tensor, not a new tensor: code that ignores the result of an in-place activation
-    and goes on with its input is gated as well, and so is an output that is changed in place later
-    (autograd calls the hook with the gradient of the value at the time of registration).
+    The gate is a hook on the tensor, not a new tensor. Thus code is also gated if it ignores the result of an in-place
+    activation and continues with its input, or if it changes an output in place later (autograd calls the hook with
+    the gradient of the value at the time of registration).
 
     Args:
         h: activations h(e), any shape.
         reference: reference activations h(x), same shape.
-        rule: ``strict`` or ``restoring``; what is not a number passes either.
-        nonnegative: whether neither can be negative, which saves two thirds of the work.
+        rule: ``strict`` or ``restoring``; NaN passes both.
+        nonnegative: whether h(e) and h(x) are never negative, which saves two thirds of the work.
     """
     known = h.detach()
     kind = torch.finfo(known.dtype)
     below_zero = -kind.smallest_normal * kind.eps  # the largest negative number
-    # Both ways below select, where a product would make NaN of 0 * inf. On CPUs the first, which takes the gradient
-    # where room > below_zero, is faster than a mask of booleans; but not where numbers that small count as zero.
+    # Both variants below select; a product would turn 0 * inf into NaN. On CPUs the first one, which selects the
+    # gradient where room > below_zero, is faster than a boolean mask, but it fails if such small numbers count as zero.
     by_threshold = known.is_cpu and torch.tensor(below_zero, dtype=known.dtype).item() < 0
     if isinstance(reference, Tensor) and not nonnegative:
         reference = Range(reference)
@@ -81,23 +81,23 @@ def gate(h: Tensor, reference: Tensor | Range, rule: str = "strict", *, nonnegat
 
 
 class Ceiling:
-    """h(x) of a ReLU or ReLU6, prepared for asking whether 0 < h(e) ≤ h(x).
+    """h(x) of a ReLU or ReLU6, prepared for testing whether 0 < h(e) ≤ h(x).
 
-    Where numbers have 16 bits, CPUs compare them best as integers, since those of non-negative floating-point numbers
-    are in the same order. Elsewhere the quotient h(e)/h(x) is compared with 1, which is exact: it is rounded to more
-    than 1 wherever h(e) is larger, for with ``1 ≤ c < 2`` the ceiling's digits and ``u`` a unit in their last place
-    ``1 + u/c`` lies beyond the middle between 1 and ``1 + u``. Only an h(e) of at most the smallest normal number,
-    1e-38 in float32, or of as small a share of h(x), can count as zero there; and h(x) must be finite.
+    On CPUs, 16-bit numbers are compared fastest as integers, which have the same order as the non-negative
+    floating-point numbers with these bits. Otherwise, the quotient h(e)/h(x) is compared with 1. This is exact: if h(e)
+    is larger, the quotient is rounded to more than 1, since with the ceiling's digits ``1 ≤ c < 2`` and ``u`` a unit in
+    their last place, ``1 + u/c`` lies beyond the middle between 1 and ``1 + u``. Only an h(e) up to the smallest normal
+    number, 1e-38 in float32, or up to this share of h(x), can count as zero; and h(x) must be finite.
 
     Args:
-        h: activations h(x), any shape, kept as a copy.
+        h: activations h(x), any shape, which are copied.
         most: the limit of the activation.
     """
 
     def __init__(self, h: Tensor, most: float) -> None:
         self.shape = h.shape
         self.most = most
-        # Where the activation has reached its limit, its own derivative is 0: at most the number before.
+        # At its limit, the activation's own derivative is 0, so the ceiling is at most the number before it.
         top = torch.tensor(most, dtype=h.dtype)
         if most < torch.inf:
             top = torch.nextafter(top, torch.zeros_like(top))
@@ -119,18 +119,18 @@ class Ceiling:
         return above & ~(at_limit & (h == self.most)) if self.most < torch.inf else above
 
     def select(self, gradient: Tensor, h: Tensor, rule: str = "strict") -> Tensor:
-        """The gradient that passes the gate and the activation, which has a slope where 0 < h(e) < its limit."""
+        """The gradient that passes the gate and the activation, whose derivative is 1 for 0 < h(e) < its limit."""
         restores = rule == "restoring"
         if not self.by_bits:
-            result = h / self.value  # and then the result, for memory that is new costs more than either operation
+            result = h / self.value  # also holds the result, since new memory costs more than arithmetic
             past = 1 + torch.finfo(h.dtype).eps
             torch.ops.aten.hardtanh_backward.grad_input(gradient, result, 0.0, past, grad_input=result)
             if restores:
-                # The gradient inside the range, and elsewhere 0, or the gradient if it is more: so it leads back.
+                # Inside the range the gradient, elsewhere 0, or the gradient if it is positive and thus leads back.
                 torch.maximum(result, gradient, out=result)
                 if self.most < torch.inf:
                     torch.ops.aten.hardtanh_backward.grad_input(result, h, 0.0, self.most, grad_input=result)
-                else:  # ReLU has a slope at infinity
+                else:  # ReLU has a derivative of 1 at infinity
                     torch.ops.aten.threshold_backward.grad_input(result, h, 0.0, grad_input=result)
             return result
         h, gradient = (
@@ -140,15 +140,15 @@ class Ceiling:
         result = torch.empty_like(h)
         scratch = torch.empty(2, min(CHUNK, h.numel()), dtype=torch.int16)
         limit = int(self._top.view(torch.int16)) + 1
-        lowest = int(torch.tensor(-torch.inf, dtype=h.dtype).view(torch.int16))  # what is not a number is above it
+        lowest = int(torch.tensor(-torch.inf, dtype=h.dtype).view(torch.int16))  # NaN is above it
         parts = (_bits(tensor).split(CHUNK) for tensor in (h, self.value, gradient, result))
         for activation, ceiling, incoming, outgoing in zip(*parts, strict=True):
             passes, other = scratch[:, : len(activation)]
-            if restores:  # a gradient that is not negative meets the limit in place of the ceiling
+            if restores:  # compare with the limit instead of the ceiling where the gradient is not negative
                 torch.clamp(incoming, lowest, lowest + 1, out=other).sub_(lowest).mul_(limit)
                 ceiling = torch.maximum(ceiling, other, out=other)
-            torch.sub(activation, ceiling, out=passes)  # the sign's bit is set where 0 ≤ h(e) ≤ h(x)
-            torch.neg(activation, out=other)  # and here where 0 < h(e), and for -0
+            torch.sub(activation, ceiling, out=passes)  # the sign bit is set where 0 ≤ h(e) ≤ h(x)
+            torch.neg(activation, out=other)  # and here where 0 < h(e), or for -0
             passes.bitwise_and_(other).bitwise_right_shift_(15)  # into all of the 16 bits
             torch.bitwise_and(incoming, passes, out=outgoing)
         return result
@@ -159,7 +159,7 @@ def _is_dense(tensor: Tensor) -> bool:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """A dense tensor of 16-bit numbers as integers, in the order in which they lie in memory."""
+    """A dense tensor of 16-bit numbers as integers in memory order."""
     return tensor.as_strided((tensor.numel(),), (1,)).view(torch.int16)
 
 
@@ -182,6 +182,6 @@ class GatedReLU(Function):
 
 
 def is_checkpointed() -> bool:
-    """Whether saved tensors are handled by hooks, as in checkpointing, which runs parts of the network again."""
+    """Whether hooks handle saved tensors, as in checkpointing, which runs parts of the network again."""
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return top is not None and top(False) is not None

@@ -1,9 +1,9 @@
-"""The second check that no nonlinearity escapes the gates: what autograd's graph holds between logits and image.
+"""The second check that no nonlinearity escapes the gates: it inspects autograd's graph between logits and image.
 
-Every node must be gated, linear, or one of those that are left without a gate by design
-(`fgvis_lightning.defense.nonlinearities`). This is the graph that the gradient will flow through, so it also shows what
-no interceptor and no dispatcher sees: activations in other threads, custom autograd functions, reentrant checkpoints,
-scripted code. It shows where a layer touches no gate, too: see `inspect`.
+Every node must be gated, linear, or exempt by design (`fgvis_lightning.defense.nonlinearities`). The gradient flows
+through this graph, so it also shows operations that neither the interceptor nor the dispatcher sees: activations in
+other threads, custom autograd functions, reentrant checkpoints, scripted code. It also shows layers without gates next
+to them, see `inspect`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WEIGHTED = frozenset({"Convolution", "Addmm", "Mm", "Linear", "Bmm", "Baddbmm"})
     f"{backend}{layer}" for backend in ("Mkldnn", "Mps") for layer in ("Convolution", "Linear")
 }
 BARE = 3
-"""Layers of weights in a row between two gates, at most: out of a linear bottleneck, and two into the next one."""
+"""Maximum number of weight layers between two gates: one out of a linear bottleneck, and two in the next one."""
 
 
 @dataclass
@@ -38,10 +38,10 @@ class Boundary:
     """An intercepted call in autograd's graph.
 
     Attributes:
-        inputs: what its output was computed from.
-        gated: whether it has a gate.
-        kind: why not, if not.
-        elementwise: whether it is an activation.
+        inputs: edges of the inputs of the call.
+        gated: whether the call has a gate.
+        kind: the reason if it has none.
+        elementwise: whether the call is an activation.
     """
 
     inputs: list[Edge]
@@ -55,9 +55,9 @@ class Findings:
     """Findings of `inspect` between the logits and the image.
 
     Attributes:
-        problems: nonlinearities that are not gated and not known.
-        exempt: what is without a gate by design, by kind.
-        gate_free: whether some path meets no gate, or more than `BARE` layers of weights in a row meet none.
+        problems: nonlinearities without a gate that are not known to be exempt.
+        exempt: number of exempt nodes by kind.
+        gate_free: whether a path has no gate, or more than `BARE` weight layers in a row without one.
         reached: whether there is a path at all.
     """
 
@@ -90,13 +90,13 @@ def inspect(
     exempt: frozenset[str],
     exempt_functions: tuple[type, ...],
 ) -> Findings:
-    """Judge every node of autograd's graph between ``logits`` and ``image``.
+    """Check every node of autograd's graph between ``logits`` and ``image``.
 
     Args:
         logits: output of a gated pass.
-        image: its input, which requires a gradient.
+        image: input of the pass, which requires a gradient.
         boundaries: intercepted calls, by the edge of their output.
-        places: which module was running, for the nodes where that is known.
+        places: path of the running module for each node, if known.
         exempt: names of operators that the user exempts.
         exempt_functions: custom autograd functions that the user exempts.
     """
@@ -113,8 +113,8 @@ def inspect(
             return [*boundary.inputs]
         return [(node, number) if node is not None else None for node, number in edge[0].next_functions]
 
-    # For each edge whether it leads to the image, whether without a gate, and how many layers of weights are on the way
-    # to the image or the next gate, at most. Depth first, without recursion.
+    # For each edge: whether it leads to the image, whether it does so without a gate, and the maximum number of weight
+    # layers before the image or the next gate. Depth first, without recursion.
     state: dict[Edge, tuple[bool, bool, int]] = {}
     stack = [sink]
     while stack:
@@ -158,32 +158,32 @@ def inspect(
 
 
 def kind(node: Node) -> str:
-    """``Hardtanh`` of ``HardtanhBackward0``."""
+    """``Hardtanh`` for ``HardtanhBackward0``."""
     return re.sub(r"Backwards?\d*$", "", node.name().rpartition("::")[2])
 
 
 def operator(name: str) -> str:
-    """``linalg_vector_norm`` of ``LinalgVectorNorm``."""
+    """``linalg_vector_norm`` for ``LinalgVectorNorm``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def _judge(
     node: Node, depends: list[bool], found: Findings, exempt: frozenset[str], functions: tuple[type, ...]
 ) -> str | None:
-    """What is wrong with a node that leads to the image, if anything. ``depends``: which inputs do."""
+    """The problem with a node that leads to the image, or None. ``depends``: which inputs lead to the image."""
     name = kind(node)
     function = getattr(type(node), "_forward_cls", None)
     if function is not None and function is not BackwardHookFunction:
-        # Before all names: a custom function may have any.
+        # Before all checks of names, since a custom function may have any name.
         if issubclass(function, functions):
             found.exempt["exempt"] += 1
             return None
         if function.__module__ == "torch._library.autograd" and function.__name__ in LINEAR_FUNCTIONS:
             return None
         if function is CheckpointFunction:
-            return "a reentrant checkpoint (give checkpoint use_reentrant=False)"
+            return "a reentrant checkpoint (call checkpoint with use_reentrant=False)"
         if name.startswith("CompiledFunction"):
-            return "compiled code (give the network that was compiled)"
+            return "compiled code (pass the network before compilation)"
         return f"the custom autograd function {function.__module__}.{function.__qualname__}"
     if name in EXEMPT or name.startswith("ScaledDotProduct"):
         found.exempt[EXEMPT.get(name, "attention")] += 1
@@ -197,7 +197,7 @@ def _judge(
         found.exempt["exempt"] += 1
         return None
     if name == "DifferentiableGraph":
-        return "scripted code (give the module that was scripted)"
+        return "scripted code (pass the module before scripting)"
     return f"{operator(name)} by values that depend on the image" if name == "Div" else operator(name)
 
 
@@ -219,7 +219,7 @@ def _handwritten(
         return [other for other in inputs(edge) if other is not None and state[other][0]]
 
     def sources(edge: Edge) -> set[Edge]:
-        """The edge, and what it is an elementwise function of."""
+        """The edge, and the edges that it is an elementwise function of."""
         found = {edge}
         while True:
             boundary = boundaries.get(edge)

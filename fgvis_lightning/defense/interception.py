@@ -1,6 +1,6 @@
 """Intercepts activation calls while a network runs: functions, methods, and modules that count as one call.
 
-A ``TorchFunctionMode`` sees each call of a function of torch and of a tensor's method in Python, whoever makes it.
+A ``TorchFunctionMode`` sees every Python call of a torch function or tensor method, wherever it comes from.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fgvis_lightning.defense.nonlinearities import NORMALIZATION, RESIDUAL, Func
 from fgvis_lightning.errors import InputError
 
 WEIGHTED = frozenset({torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d, F.linear})
-"""Functions whose second argument is a weight that autocast turns into its type."""
+"""Functions whose second argument is a weight that autocast casts."""
 
 
 class Interceptor(TorchFunctionMode):
@@ -30,10 +30,10 @@ class Interceptor(TorchFunctionMode):
     Args:
         functions: the functions, and their names.
         units: the modules, and their names.
-        visit: what to do with each call's output.
-        replace: asked before each call of a function of one tensor with the function's name, the tensor, and whether
-            the call is in place; what it returns, unless None, is taken for the call's output, and not visited.
-        cast: what convolutions and linear layers are to compute with in place of a weight.
+        visit: called with the output of each call.
+        replace: called before each call of a function of one tensor, with the function's name, the tensor, and whether
+            the call is in place. Its result, unless None, replaces the call's output, and is not visited.
+        cast: maps a weight to the weight that convolutions and linear layers use instead.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Interceptor(TorchFunctionMode):
         self.visit = visit
         self.replace = replace
         self.cast = cast
-        self.depth = 0  # how many of these calls are running
+        self.depth = 0  # number of intercepted calls in progress
         self._hooks = ExitStack()
 
     def __enter__(self) -> Interceptor:
@@ -79,11 +79,11 @@ class Interceptor(TorchFunctionMode):
         in_place = name != RESIDUAL or func.__name__ in ("add_", "__iadd__")
         view = args[0] if in_place and args and isinstance(args[0], Tensor) and args[0]._is_view() else None
         if view is not None:
-            # An in-place activation of a view changes its base, whose gradient would never meet a gate on the view.
+            # An in-place activation of a view changes its base, whose gradient would bypass a gate on the view.
             args = (view.clone(), *args[1:])
         try:
             output = func(*args, **kwargs)
-        except BaseException:  # which the network may catch
+        except BaseException:  # the network may catch it
             self.depth -= 1
             raise
         self.after(name, output)
@@ -120,7 +120,7 @@ class Interceptor(TorchFunctionMode):
         tensors = list(tensors_in(output))
         if not tensors:
             raise InputError(f"Expected {name} to return tensors, but got {type(output).__name__}.")
-        for tensor in tensors:  # still within, so that what is computed is not intercepted
+        for tensor in tensors:  # depth is still positive, so that calls in visit() are not intercepted
             self.visit(name, tensor)
         self.depth -= 1
 
@@ -131,7 +131,7 @@ class Interceptor(TorchFunctionMode):
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:
-    """The tensors that a call has returned, those in tuples, as recurrent layers have them, included."""
+    """The tensors in the output of a call, including those in tuples, as returned by recurrent layers."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, tuple | list):
@@ -140,12 +140,12 @@ def tensors_in(output: Any) -> Iterator[Tensor]:
 
 
 def _joins(args: tuple[Any, ...]) -> bool:
-    """Whether two tensors that depend on the image are added: all else is frozen, and requires no gradient."""
+    """Whether two tensors that depend on the image are added; other tensors are frozen and require no gradient."""
     return sum(isinstance(arg, Tensor) and arg.requires_grad for arg in args[:2]) == 2
 
 
 class Surveyor(Interceptor):
-    """Also notes where each call hangs in autograd's graph, and which module was running."""
+    """An interceptor that also records the position of each call in autograd's graph, and the running module."""
 
     def __init__(self, *args: Any, modules: Modules, why_not: Callable[[str], str | None]) -> None:
         super().__init__(*args)

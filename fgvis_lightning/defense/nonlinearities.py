@@ -1,22 +1,22 @@
-"""Tables of nonlinearities: which are gated, which are not, and why.
+"""Tables of gated and exempt nonlinearities, with reasons.
 
-Gated are activations: functions of one neuron's value (Wagner et al., CVPR 2019, section 3.2: "after each
-nonlinearity"). Every spelling counts: modules, functions, methods, in place or not.
+Activations, that is, functions of one neuron's value, are gated (Wagner et al., CVPR 2019, section 3.2: "after each
+nonlinearity"). All spellings count: modules, functions, methods, in place or not.
 
-Not gated, by design:
+Exempt by design:
 
-- *pooling*: passes on values that gates behind the activations before it have already judged.
+- *pooling*: passes on values that were gated at the activations before it.
 - *normalization*: in eval mode batch normalization is affine; the others rescale whole groups of neurons.
-- *softmax* and *attention*: weigh neurons against one another; no neuron has a range of its own. The
-  paper leaves the final softmax without a gate.
-- *product* of two tensors that depend on the image, as in squeeze-and-excitation, gated linear units and
-  attention: both factors are judged where they come from. The product of a tensor with a function of
-  itself is an activation written by hand, and refused.
+- *softmax* and *attention*: weigh neurons against one another; no neuron has its own range. The paper does not gate the
+  final softmax either.
+- *product* of two tensors that depend on the image, as in squeeze-and-excitation, gated linear units and attention:
+  both factors are gated at their source. The product of a tensor with a function of itself is a handwritten activation,
+  and is refused.
 
-Everything else between image and logits must be linear, or it is refused by name (see
+Every other operation between image and logits must be linear, or the network is refused (see
 `fgvis_lightning.defense.graph`).
 
-Where a layer would touch no gate otherwise, the sums of a residual stream and the normalizations are gated as well.
+If a layer would have no gate next to it, the sums of a residual stream and the normalizations are gated as well.
 """
 
 from __future__ import annotations
@@ -44,30 +44,30 @@ GATED: dict[str, tuple[str, ...]] = {
     "ELU family": ("elu", "selu", "celu"),
     "GLU": ("glu",),
 }
-"""Families of activations that are gated, by the names of their functions."""
+"""Families of gated activations, with the names of their functions."""
 
 NONNEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid", "softplus"})
 """Activations whose output is never negative: their lower bound, min(0, h(x)) = 0, always holds."""
 
 GATED_MODULES: tuple[type[nn.Module], ...] = (StarReLU, SquaredReLU)
-"""Activations that are written as a module: its output is gated, and nothing within."""
+"""Activations implemented as a module: its output is gated, but nothing inside."""
 
 NORMALIZATION = "normalization"
-"""Stands for each of the following as one call."""
+"""Name of a call to one of the following functions or modules."""
 
 NORMALIZATION_FUNCTIONS = ("normalize", "local_response_norm", "rms_norm")
 NORMALIZATION_MODULES: tuple[type[nn.Module], ...] = (GlobalResponseNorm,)
-"""Normalizations that compute with operators that would be gated or refused elsewhere: each is taken as one."""
+"""Normalizations built from operators that would otherwise be gated or refused; each counts as one call."""
 
 OPERATORS = frozenset(
     {"relu", "hardtanh", "sigmoid", "hardsigmoid", "softplus", "hardswish", "leaky_relu", "elu"}
     | {"silu", "gelu", "mish", "tanh", "glu", "log_sigmoid_forward", "hardshrink", "softshrink"}
     | {"threshold", "clamp", "clamp_min", "clamp_max", "_prelu_kernel", "rrelu_with_noise"}
 )
-"""The operators at which gated activations arrive at the dispatcher."""
+"""Operators of gated activations at the dispatcher."""
 
 STEPS = frozenset({"gt", "ge", "lt", "le", "eq", "ne", "heaviside", "signbit", "argmax", "argmin", "bucketize"})
-"""Operators that have no gradient: what is computed with them looks constant to autograd, and is not."""
+"""Operators without a gradient: autograd treats their results as constants, although they are not."""
 
 # --- the nodes of autograd's graph, without "Backward" and a number at their end ---
 
@@ -89,13 +89,13 @@ LINEAR = frozenset(
 LINEAR_FUNCTIONS = frozenset(
     f"GeneratedBackwardFor_torchvision_{name}_default" for name in ("roi_align", "ps_roi_align")
 )
-"""Autograd functions that torch makes for torchvision's operators: linear, for boxes that are given."""
+"""Autograd functions that torch generates for torchvision's operators; they are linear for fixed boxes."""
 
 PRODUCTS = {
     **dict.fromkeys(("Mul", "Mm", "Bmm", "Mv", "Dot", "Convolution", "Linear"), 0),
     **dict.fromkeys(("Addmm", "Baddbmm", "Addbmm", "Addmv", "Addcmul"), 1),
 }
-"""Linear in each factor; and the place of the first factor among the inputs."""
+"""Operators that are linear in each factor, with the position of the first factor among the inputs."""
 
 EXEMPT = {
     **dict.fromkeys(("MaxPool1D", "MaxPool2D", "MaxPool2DWithIndices", "MaxPool3DWithIndices"), "pooling"),
@@ -109,13 +109,13 @@ EXEMPT = {
     **dict.fromkeys(("NativeLayerNorm", "NativeGroupNorm", "FusedRmsNorm"), "normalization"),
     **dict.fromkeys(("Softmax", "LogSoftmax", "SafeSoftmax"), "softmax"),
 }
-"""Neither linear nor gated, by design. Every ScaledDotProduct… is attention."""
+"""Operators that are neither linear nor gated, by design. Every ScaledDotProduct… is attention."""
 
 Functions = dict[Callable[..., Any], str]
 
 
 def spellings(name: str) -> Iterator[Callable[..., Any]]:
-    """Every function of torch and method of a tensor that is called ``name``, in place or not, operators included."""
+    """All torch functions and tensor methods named ``name``, in place or not, including operators."""
     for namespace in (F, torch, torch._C._nn, Tensor, torch.special, torch.linalg, torch._C._VariableFunctions):
         for spelled in (name, f"{name}_", f"__{name}__", f"__r{name}__", f"__i{name}__"):
             function = getattr(namespace, spelled, None)
@@ -134,28 +134,28 @@ ACTIVATIONS[torch.special.expit] = "sigmoid"
 NORMALIZATIONS: Functions = dict.fromkeys(table(NORMALIZATION_FUNCTIONS), NORMALIZATION)
 
 RESIDUAL = "residual"
-"""Stands for each sum of two tensors that both depend on the image."""
+"""Name of a sum of two tensors that both depend on the image."""
 
 STREAM: Functions = {
     **dict.fromkeys(table(["add"]), RESIDUAL),
     **dict.fromkeys(table(["layer_norm", "group_norm", "instance_norm"]), NORMALIZATION),
 }
-"""What is gated beside activations where a layer would touch no gate otherwise, with `NORMALIZATIONS`."""
+"""Functions that are gated, with `NORMALIZATIONS`, if a layer would otherwise have no gate next to it."""
 
 
 def resolve(entries: Iterable[str | type], option: str) -> tuple[frozenset[str], tuple[type, ...]]:
-    """Functions' names and classes that a user lists.
+    """Resolve a user's list of function names and classes.
 
     Args:
-        entries: names of functions as in ``torch`` or ``torch.nn.functional``, of operators that an error
-            has named, or classes of modules and autograd functions as ``package.module.Class``.
-        option: who asks, for errors.
+        entries: names of functions in ``torch`` or ``torch.nn.functional``, names of operators from error messages, or
+            classes of modules and autograd functions as ``package.module.Class``.
+        option: name of the option, for error messages.
 
     Returns:
-        Names, and classes. ``residual`` and ``normalization`` are names, too.
+        Names, and classes. ``residual`` and ``normalization`` are valid names.
 
     Raises:
-        InputError: an entry is none of these.
+        InputError: if an entry is none of these.
     """
     names, classes = set(), []
     for entry in entries:

@@ -1,4 +1,4 @@
-"""Options of the defense, and the container made by them."""
+"""Options of the defense, and the container built from them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class DefenseOptions:
     """Options of the gates on a network's gradient.
 
     Args:
-        gate: ``strict``, the paper's, or ``restoring``, see `fgvis_lightning.method.gates`; unless given, restoring
-            where ``lam: auto`` is to keep a class, and strict elsewhere.
-        exempt: nonlinearities to leave without a gate, by the name of a function or the class of a module:
-            ``sigmoid``, ``my_project.layers.LayerNorm``. What flows through them is not defended.
-        gated: nonlinearities to gate beside those that always are, by the name of a function or the class of a module:
-            ``abs``, ``my_project.layers.Swish``.
-        fold: whether batch normalization is folded into the convolutions before it, see
+        gate: ``strict``, the paper's gate, or ``restoring``, see `fgvis_lightning.method.gates`; default: restoring
+            for ``lam: auto`` in games that keep the class, otherwise strict.
+        exempt: nonlinearities without a gate, as names of functions or classes of modules: ``sigmoid``,
+            ``my_project.layers.LayerNorm``. Gradients through them are not defended.
+        gated: additional nonlinearities to gate, as names of functions or classes of modules: ``abs``,
+            ``my_project.layers.Swish``.
+        fold: whether to fold batch normalization into the preceding convolutions, see
             `fgvis_lightning.networks.folding`.
-        fused: whether gates are fused with the activations that they follow, which changes no bit.
+        fused: whether to fuse gates with their activations, which changes no bit.
     """
 
     gate: Literal["strict", "restoring"] | None = None
@@ -39,17 +39,17 @@ class DefenseOptions:
 
 
 def defend(classifier: Classifier, options: DefenseOptions, gate: str) -> DefendedCNN:
-    """Put a classifier, with its batch normalization folded away if asked for, into the container.
+    """Wrap a classifier in the container, after folding its batch normalization if requested.
 
     Args:
-        classifier: the frozen network.
-        options: how its gradient is gated.
-        gate: the gate, which ``options`` may leave open.
+        classifier: the frozen classifier.
+        options: options of the defense.
+        gate: the gate, which replaces ``options.gate``.
     """
     frozen, gated = classifier.network, options.gated or ()
     exempt: Sequence[str | type] = options.exempt or ()
     output: str | int | None = None
-    if isinstance(frozen, Selected):  # the container selects by itself, and names modules as the network does
+    if isinstance(frozen, Selected):  # the container selects the output itself, and paths of modules stay the network's
         output, frozen = frozen.output, frozen.network
     if isinstance(frozen, Head) and frozen.inverse is not None:
         exempt = (*exempt, Inverse)

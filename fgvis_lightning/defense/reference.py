@@ -1,4 +1,4 @@
-"""Reference activations: what the pass on the real image leaves behind each nonlinearity."""
+"""Reference activations, recorded behind each nonlinearity in the pass on the real image."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fgvis_lightning.defense.nonlinearities import NONNEGATIVE
 
 
 def bounds(h: Tensor, name: str, fused: bool) -> Tensor | Ceiling | Range:
-    """What a gate has to know of h(x), in copies, since the network may change its activation in place later.
+    """Copy the part of h(x) that a gate needs, since the network may change its activation in place later.
 
     Args:
         h: h(x).
-        name: of the activation.
-        fused: whether the gate is fused with it.
+        name: name of the activation.
+        fused: whether the gate is fused with the activation.
     """
     if fused:
         return Ceiling(h, LIMITS[name])
@@ -31,10 +31,10 @@ class Reference:
     """Reference activation of one call.
 
     Attributes:
-        name: of the activation.
-        h: h(x); None where no gradient to the image flows through.
-        fused: whether the gate may be fused with the activation: nobody changes its output later, or computes it again
-            for the way back.
+        name: name of the activation.
+        h: h(x); None if no gradient to the image flows through the call.
+        fused: whether the gate may be fused with the activation, because its output is neither changed later nor
+            computed again for the backward pass.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Reference:
         return h > self.h
 
     def gate(self, h: Tensor, rule: str) -> None:
-        """Put the gate on the gradient that arrives at h(e), if one does."""
+        """Add the gate to the gradient at h(e), if there is one."""
         if not h.requires_grad or self.h is None:
             return
         if isinstance(self.h, Ceiling):
-            ceiling, known = self.h, h.detach().clone()  # which may be changed in place later
+            ceiling, known = self.h, h.detach().clone()  # h may be changed in place later
             h.register_hook(lambda gradient: ceiling.select(gradient, known, rule))
         else:
             gate(h, self.h, rule, nonnegative=self.name in NONNEGATIVE)
@@ -64,7 +64,7 @@ class Reference:
 def share_closed(batch: int, reference: Reference, h: Tensor) -> Tensor:
     """Share of closed gates of one call for each image (B,)."""
     closed = reference.closed(h.detach())
-    # Some networks fold parts of an image into the batch; where that cannot be told apart, all images together.
+    # Some networks move parts of an image into the batch; if the parts cannot be assigned, average over all images.
     closed = closed.reshape(batch, -1) if len(h) % batch == 0 else closed.reshape(1, -1).expand(batch, -1)
     return closed.float().mean(1)
 

@@ -1,4 +1,4 @@
-"""Selects the functions and modules of a network that are gated or exempt."""
+"""Selection of a network's gated and exempt functions and modules."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class Selection:
     """Gated and exempt functions and modules of a network.
 
     Args:
-        network: whose modules they are.
+        network: the network.
         exempt: functions by name, and classes of modules or of autograd functions.
         gated: functions by name, and classes of modules.
 
     Attributes:
-        exempt: names of what is left without a gate.
-        exempt_functions: autograd functions among it.
-        calls: what is intercepted: function → the name of its activation, and ``units``.
+        exempt: names of exempt functions and classes.
+        exempt_functions: exempt autograd functions.
+        calls: the intercepted calls: function → name of its activation, and ``units``.
         stream: which of ``residual`` and ``normalization`` are gated.
-        units: modules whose output is gated, or exempt, as a whole → the name of their class.
-        listed: ``exempt`` and ``gated`` as they were given, spelled out.
+        units: modules that are gated or exempt as a whole → name of their class.
+        listed: the arguments ``exempt`` and ``gated`` with full names.
 
     Raises:
-        InputError: an unknown name, one that is in both, or an autograd function to be gated.
+        InputError: if a name is unknown or in both lists, or if an autograd function is listed as gated.
     """
 
     def __init__(self, network: nn.Module, exempt: Collection[str | type], gated: Collection[str | type]) -> None:
@@ -49,7 +49,7 @@ class Selection:
             raise InputError(f"Expected exempt and gated to have nothing in common, but got {both[0]!r} in both.")
         if wrong := [c for c in gated_classes if issubclass(c, Function)]:
             raise InputError(
-                f"Expected gated to name classes of modules, but {wrong[0].__name__} is an autograd function: name the "
+                f"Expected gated to name classes of modules, but {wrong[0].__name__} is an autograd function. Name the "
                 f"module that applies it."
             )
         self.exempt_functions = tuple(c for c in exempt_classes if issubclass(c, Function))
@@ -71,11 +71,11 @@ class Selection:
             self._intercept_stream()
 
     def passes(self, name: str) -> bool:
-        """Whether calls of this name are intercepted as one, and nothing else."""
+        """Whether calls of this name are intercepted as a unit, but neither gated nor counted."""
         return name in (RESIDUAL, NORMALIZATION) and name not in self.stream
 
     def widen(self) -> bool:
-        """Gate the residual stream and normalizations, too, unless they are exempt; whether that changes anything."""
+        """Also gate the residual stream and normalizations unless they are exempt; return whether this is a change."""
         before, self.stream = self.stream, frozenset({RESIDUAL, NORMALIZATION} - self.exempt)
         if self.stream:
             self._intercept_stream()

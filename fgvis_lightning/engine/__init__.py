@@ -1,1 +1,1 @@
-"""The engine of a sweep: LightningModule bases, the strategy for many devices, batch size and signals."""
+"""The engine of a sweep: LightningModule bases, the strategy for several devices, batch size and signals."""

@@ -1,8 +1,8 @@
-"""``batch_size: auto``: the most images that fit the device, found by trying.
+"""``batch_size: auto``: the largest batch that fits on the device, found by trying.
 
-Sizes are doubled until one does not fit, then the gap is halved until it is an eighth. An accelerator says
-when its memory is full. On a CPU the system would end the process instead, so there a size counts as too
-large when, by what the smaller ones took, it would take more than half of the memory that is free.
+Sizes are doubled until one does not fit; then the gap is halved until it is an eighth. An accelerator reports when its
+memory is full. On a CPU, the system would kill the process instead, so a size counts as too large if, according to the
+memory of smaller sizes, it would take more than half of the free memory.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from pytorch_lightning.utilities.memory import garbage_collection_cuda, is_oom_e
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that the memory of a device is full."""
+    """Whether an exception means that a device is out of memory."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_oom_error(error)
 
 
 def largest_batch_size(
     attempt: Callable[[int], None], most: int, first: int = 1, room: Callable[[int], int] | None = None
 ) -> int:
-    """The largest size up to ``most`` that ``attempt`` gets through, to within an eighth.
+    """The largest size up to ``most`` for which ``attempt`` succeeds, to within an eighth.
 
     Args:
-        attempt: does with a batch of this size what takes most memory.
-        most: no more than these are of use.
-        first: the size to begin with, e.g. one found before.
-        room: what fits by estimate, given a size that has just been tried; None where only trying tells.
+        attempt: performs the steps that take the most memory, with a batch of the given size.
+        most: largest useful size.
+        first: first size to try, e.g. one found before.
+        room: estimates the largest size that fits, given the size tried last; None without an estimate.
 
     Raises:
-        BaseException: what ``attempt`` raises, if that is another error, or with a single image.
+        BaseException: an error of ``attempt`` other than out of memory, or any error with a single image.
     """
 
     def fits(size: int) -> bool:
@@ -43,7 +43,7 @@ def largest_batch_size(
         except BaseException as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
-            error.__traceback__ = None  # whose frames hold tensors
+            error.__traceback__ = None  # its frames hold tensors
             return False
         finally:
             gc.collect()
@@ -56,7 +56,7 @@ def largest_batch_size(
         bad, good = good, good // 2
     while True:
         limit = min(bad - 1, room(good)) if room is not None else bad - 1
-        bounded = limit < most  # by memory, and not by what there is to do
+        bounded = limit < most  # limited by memory, not by the number of images
         if limit <= good or (bounded and limit - good < good // 8):
             return good
         size = good + (bad - good) // 2 if bad <= most else 2 * good
@@ -67,15 +67,15 @@ def largest_batch_size(
 
 
 class FreeMemory:
-    """Estimate of the batch that fits half of a CPU's free memory, from the peak of the sizes tried so far.
+    """Estimate of the batch that fits into half of a CPU's free memory, based on the peak of the sizes tried so far.
 
     Args:
-        processes: how many share the memory.
+        processes: number of processes that share the memory.
     """
 
     def __init__(self, processes: int = 1) -> None:
         with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         self._before = _status("VmRSS")
         free = [_meminfo(), _cgroup()]
         self._budget = min((value for value in free if value is not None), default=2**32) // (2 * processes)
@@ -84,12 +84,12 @@ class FreeMemory:
         """The largest size that should fit, given that ``size`` was the largest tried so far."""
         peak, before = _status("VmHWM"), self._before
         if peak is None or before is None:
-            return max(size, 32)  # a system that does not tell
+            return max(size, 32)  # the system does not report memory
         return max(size, size * self._budget // max(1, peak - before))
 
 
 def _status(name: str) -> int | None:
-    """A size of this process, in bytes."""
+    """A memory size of this process, in bytes."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
@@ -104,7 +104,7 @@ def _meminfo() -> int | None:
 
 
 def _cgroup() -> int | None:
-    """Memory that a container or a job may still take."""
+    """Memory that a container or a job may still use, in bytes."""
     for limit, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),

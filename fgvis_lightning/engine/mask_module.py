@@ -1,4 +1,4 @@
-"""A LightningModule with masks: it scores them and makes explanations from them."""
+"""A LightningModule with masks, which computes their scores and explanations."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from fgvis_lightning.results.explanation import Explanation, rounded
 
 
 class MaskModule(SweepModule):
-    """The part of `FGVis` that scores masks and makes explanations; how masks are found is `FGVis`'s own.
+    """The part of `FGVis` that scores masks and makes explanations; the optimization of masks is in `FGVis` itself.
 
     Attributes:
         mask: the only parameter (B·seeds,3,H,W).
         network: the classifier with its gates.
-        work: the batch in work.
-        options: those of the method.
+        work: the current batch.
+        options: options of the method.
         game: the game.
         defended: whether the gradient is gated.
-        coverage: what the gates met in the last pass.
+        coverage: coverage of the last pass.
     """
 
     mask: nn.Parameter
@@ -75,15 +75,15 @@ class MaskModule(SweepModule):
             return super().plain(x)
 
     def judge(self, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B,K) by the plain network, and leads (B,), of masks (B,3,H,W)."""
+        """The plain network's logits (B,K), and the leads (B,), of masks (B,3,H,W)."""
         logits = self.logits_of(masks)
         return logits, self.work.lead_of_images(self.game, logits)
 
     @torch.no_grad()
     def explanation(self, places: Sequence[int]) -> Explanation:
-        """The explanations in these places as they are now, on the CPU: masks rounded to the files' type.
+        """The current explanations in these places, on the CPU, with masks rounded as in files.
 
-        Their scores come from plain passes of the network over e made from the rounded masks.
+        Their scores come from the plain network on explanations e of the rounded masks.
         """
         self.cost.images += len(places)
         at, more = torch.tensor(places, device=self.mask.device), dict[str, Any]()
@@ -124,7 +124,7 @@ class MaskModule(SweepModule):
         return replace(self.network.coverage, closed=self.work.first(closed) if self.work.all_used else closed)
 
     def logits_of(self, masks: Tensor) -> Tensor:
-        """The plain network's logits (B,K) for masks (B,3,H,W), in a batch of all rows: rounding depends on that."""
+        """The plain network's logits (B,K) for masks (B,3,H,W), in a batch of all rows, which determines rounding."""
         return self.work.first(self.plain(self.work.explained_all(masks)))
 
     @property
@@ -134,11 +134,11 @@ class MaskModule(SweepModule):
 
     @property
     def masks(self) -> Tensor:
-        """The masks of the places (B,3,H,W) as they are now, each the mean of its rows."""
+        """The current masks of the places (B,3,H,W), each averaged over its rows."""
         return self.mask.detach().unflatten(0, (-1, self.options.seeds)).mean(1)
 
     def latest_each(self) -> tuple[Tensor, Tensor] | None:
-        """Score and sparsity of each place (B,), at the latest iteration; before the first one, None."""
+        """Score and sparsity of each place (B,) in the latest iteration; None before the first one."""
         if self._logits is None:
             return None
         with torch.no_grad():
@@ -150,7 +150,7 @@ class MaskModule(SweepModule):
 
     @property
     def latest(self) -> tuple[Tensor, Tensor] | None:
-        """Mean score and sparsity of the items in work, likewise."""
+        """Mean score and sparsity of the current items; None before the first iteration."""
         if self.batch is None or (latest := self.latest_each()) is None:
             return None
         used = self.batch.used
@@ -158,7 +158,7 @@ class MaskModule(SweepModule):
         return score.mean(), sparsity.mean()
 
     def log_latest(self) -> None:
-        """Means over the items in work, to the loggers, when they are due: otherwise it would cost 1 % and more."""
+        """Log means over the current items, but only when they are due, since computing them costs 1 % and more."""
         trainer: Any = self.trainer  # whose class does not declare the attribute
         every = trainer.log_every_n_steps
         if every and (trainer.global_step + 1) % every == 0 and (latest := self.latest) is not None:
@@ -168,7 +168,7 @@ class MaskModule(SweepModule):
 
 
 class _Leaves(pl.Callback):
-    """Takes the hooks that count passes off the network also when a run fails."""
+    """Removes the hooks that count passes from the network if a run fails."""
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         assert isinstance(pl_module, MaskModule)

@@ -1,4 +1,4 @@
-"""Says so where a CPU merely imitates the precision that was asked for, which takes many times as long as float32."""
+"""Warns if a CPU only emulates the requested precision, which takes many times as long as float32."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from pytorch_lightning.accelerators import CPUAccelerator
 
 SLOW = 1.6
-"""How many times as long as float32 is worth a word: what has instructions of its own stays below, for small images."""
+"""Slowdown relative to float32 from which to warn; CPUs with native instructions stay below it for small images."""
 
 TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 def say_if_slow(trainer: pl.Trainer) -> None:
-    """Print a line, on one rank, if the trainer's precision is slower than float32 on this CPU, as a measurement says.
+    """Print a line, on one rank, if the trainer's precision is measurably slower than float32 on this CPU.
 
     Args:
-        trainer: not yet at work.
+        trainer: the trainer, before it starts.
     """
     kind = TYPES.get(str(trainer.precision).partition("-")[0])
     if kind is None or not trainer.is_global_zero or not isinstance(trainer.accelerator, CPUAccelerator):
@@ -35,9 +35,9 @@ def say_if_slow(trainer: pl.Trainer) -> None:
 
 
 def slowdown(kind: torch.dtype, repeats: int = 5) -> float:
-    """How many times as long as in float32 two small convolutions take in this type, there and back, on the CPU.
+    """Time of two small convolutions, forward and backward on the CPU, in this data type relative to float32.
 
-    The least of several times each, by turns, so that both meet the same machine; some tens of milliseconds.
+    It is the ratio of the minima of several alternating runs, which take some tens of milliseconds.
     """
     times: dict[torch.dtype, list[float]] = {torch.float32: [], kind: []}
     for _ in range(1 + repeats):  # the first one prepares kernels

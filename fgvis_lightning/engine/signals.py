@@ -1,8 +1,8 @@
 """Turns signals that end a run into exceptions, so that every exit takes the same path.
 
-Ctrl-C raises ``KeyboardInterrupt``, SIGTERM (a scheduler's preemption) Lightning's ``SIGTERMException``; in a
-SLURM job SIGUSR1 (``#SBATCH --signal=USR1@60``) does so after asking SLURM to requeue the job, as Lightning
-does, but without a checkpoint: a sweep goes on from its files.
+Ctrl-C raises ``KeyboardInterrupt``, and SIGTERM (a scheduler's preemption) raises Lightning's ``SIGTERMException``. In
+a SLURM job, SIGUSR1 (``#SBATCH --signal=USR1@60``) asks SLURM to requeue the job, as Lightning does, and then raises
+``SIGTERMException``, too; there is no checkpoint, since a sweep continues from its files.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 STOPS = (KeyboardInterrupt, SIGTERMException)
 
-_told = threading.Event()  # Lightning puts handlers back in place when it ends, so they have to know themselves
+_told = threading.Event()  # Lightning restores our handlers when it ends, so they must remember it themselves
 
 
 @contextmanager
 def as_exceptions(last: bool = False) -> Iterator[None]:
-    """Raise an exception at the first such signal, and let nothing disturb what it sets off.
+    """Raise an exception at the first such signal, and ignore further signals.
 
     Args:
-        last: whether the process ends after this context, so that further signals stay ignored.
+        last: whether the process ends after this context, so that signals stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -59,7 +59,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _again(lost: Any) -> None:
-    """Signals that come while a weak reference's callback or a ``__del__`` runs raise into the void: once more."""
+    """Send a signal again if its exception was lost in a weak reference's callback or in a ``__del__``."""
     number = signal.SIGINT if isinstance(lost.exc_value, KeyboardInterrupt) else signal.SIGTERM
     signal.signal(number, _stop)
     _told.clear()

@@ -1,9 +1,9 @@
-"""``--trainer.strategy independent``: one process for each device, each with masks of its own.
+"""``--trainer.strategy independent``: one process for each device, each with its own masks.
 
-Plain DDP averages gradients, and with them the masks, of different images; and it makes every rank take
-part in every step, so that one with less to do stalls the others. Here each rank explains its shard and
-ranks exchange nothing: there is no process group. Lightning's own launcher and cluster environments start
-the processes (on one machine, by torchrun, by SLURM).
+Plain DDP would average the gradients, and with them the masks, of different images. It also synchronizes all ranks in
+every step, so a rank with fewer items would stall the others. Here each rank explains its shard, and ranks exchange no
+data: there is no process group. Lightning's own launcher and cluster environments start the processes (on one machine,
+with torchrun, or with SLURM).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-# Private: Lightning has no public launcher to derive from, and no public form of what its own does about threads.
+# Private: Lightning has neither a public launcher to derive from nor a public function to set the number of threads.
 from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
@@ -29,21 +29,22 @@ from fgvis_lightning.engine.lightning_logs import quiet
 from fgvis_lightning.errors import InputError
 
 PATIENCE = 60
-"""Seconds that other ranks get to end cleanly, before they are killed, when this one was told to stop."""
+"""Seconds that other ranks have to end cleanly after this rank was stopped, before they are killed."""
 
 
 class RankFailedError(RuntimeError):
-    """A process of the sweep has ended before its shard was done."""
+    """A process of the sweep ended before its shard was done."""
 
 
 class IndependentStrategy(DDPStrategy):
-    """Ranks with independent masks; see the module's text.
+    """Ranks with independent masks, see the module's docstring.
 
-    The process that was started by hand is rank 0. It waits for those that it has started, whatever becomes of
+    The process started by the user is rank 0. It always waits for the processes that it has started, even if it fails
     itself, and raises `RankFailedError` if one of them has failed.
 
     Attributes:
-        waits: whether a trainer waits as soon as it is done; false where they have more to do, and `join` comes later.
+        waits: whether the trainer waits in its teardown; false if the processes have more to do and `join` is called
+            later.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -57,18 +58,18 @@ class IndependentStrategy(DDPStrategy):
         self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     def setup_distributed(self) -> None:
-        """Ranks, and no process group."""
+        """Set ranks, but create no process group."""
         self.set_world_ranks()
 
     def configure_ddp(self) -> None:
-        """The module stays as it is, so no gradient is averaged."""
+        """Do not wrap the module, so that no gradients are averaged."""
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: a checkpoint would hold one rank's masks, and a sweep resumes from its files."""
+        """Do nothing: a checkpoint would contain one rank's masks, and a sweep continues from its files."""
 
     def on_exception(self, exception: BaseException) -> None:
         self._failing = True
-        # Anything else is this rank's own affair, and the others finish their shards.
+        # Any other error concerns only this rank, and the others finish their shards.
         self._told_to_stop = isinstance(exception, KeyboardInterrupt | SIGTERMException)
 
     def teardown(self) -> None:
@@ -77,10 +78,10 @@ class IndependentStrategy(DDPStrategy):
         super().teardown()
 
     def join(self) -> None:
-        """Wait for the processes that this one has started.
+        """Wait for the processes that this process has started.
 
         Raises:
-            RankFailedError: if one of them failed and this one did not.
+            RankFailedError: if one of them failed, but this process did not.
         """
         if isinstance(self._launcher, _Launcher):
             if self._told_to_stop:
@@ -92,7 +93,7 @@ class IndependentStrategy(DDPStrategy):
 
 
 class _Launcher(_SubprocessScriptLauncher):
-    """Lightning's, but a failing child does not take the others with it."""
+    """Lightning's launcher, except that a failing child does not end the others."""
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
@@ -107,7 +108,7 @@ class _Launcher(_SubprocessScriptLauncher):
             process.wait()
 
     def stop(self) -> None:
-        """Ask the children to end, then make them."""
+        """Ask the child processes to end, and kill them after a while."""
         self.kill(signal.SIGTERM)
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and any(process.poll() is None for process in self.procs):
@@ -116,7 +117,7 @@ class _Launcher(_SubprocessScriptLauncher):
             process.kill()
 
     def failed(self) -> list[str]:
-        """Describe the children that failed."""
+        """Descriptions of the child processes that failed."""
         own = self.cluster_environment.node_rank() * self.num_processes
         ended = [(own + index, process.returncode) for index, process in enumerate(self.procs, start=1)]
         return [f"rank {rank} {_how(code)}" for rank, code in ended if code]
@@ -130,21 +131,21 @@ def check_strategy(strategy: Strategy, world_size: int) -> None:
     """Refuse strategies that would mix the masks of different ranks.
 
     Raises:
-        InputError: if the strategy is neither `IndependentStrategy` nor Lightning's for one device.
+        InputError: if the strategy is neither `IndependentStrategy` nor Lightning's strategy for one device.
     """
     if isinstance(strategy, IndependentStrategy) or (isinstance(strategy, SingleDeviceStrategy) and world_size == 1):
         return
     raise InputError(
         f"Expected the strategy independent, or auto, but got {type(strategy).__name__}: it would average the masks of "
-        f"different images and stall where ranks have different numbers of them. Use --trainer.strategy independent."
+        f"different images, and stall if ranks have different numbers of images. Use --trainer.strategy independent."
     )
 
 
 def check_processes(trainer: pl.Trainer) -> None:
-    """Refuse a number of devices that is not that of the processes which torchrun or SLURM has started.
+    """Check that the number of devices equals the number of processes started by torchrun or SLURM.
 
     Raises:
-        InputError: if the numbers differ: each process would explain the wrong part of the sweep.
+        InputError: if the numbers differ, since each process would explain the wrong part of the sweep.
     """
     for name, kind in (("torchrun", TorchElasticEnvironment), ("SLURM", SLURMEnvironment)):
         started = kind().world_size() if kind.detect() else None
@@ -157,23 +158,23 @@ def check_processes(trainer: pl.Trainer) -> None:
 
 def chosen_strategy(**trainer: Any) -> str:
     """Resolve ``strategy: auto`` for these Trainer arguments: ``independent`` for more than one device."""
-    with quiet(), trainer_options():  # which devices there are is said once, by the Trainer that is used
+    with quiet(), trainer_options():  # the list of devices is printed later, by the Trainer that is used
         probe = pl.Trainer(**trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     return "independent" if probe.world_size > 1 else "auto"
 
 
 if "independent" not in StrategyRegistry:
     StrategyRegistry.register(
-        "independent", IndependentStrategy, description="one process for each device, each with masks of its own"
+        "independent", IndependentStrategy, description="one process for each device, each with its own masks"
     )
 
 
 @contextmanager
 def trainer_options() -> Iterator[None]:
-    """Turn what Lightning's Trainer says of its options into one line.
+    """Convert errors of Lightning's Trainer about its options to one line.
 
     Raises:
-        InputError: that line.
+        InputError: if the Trainer refuses its options.
     """
     try:
         yield
@@ -181,4 +182,4 @@ def trainer_options() -> Iterator[None]:
         raise
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise InputError(f"Expected options that Lightning's Trainer takes, but it says: {reason}.") from error
+        raise InputError(f"Expected valid options of Lightning's Trainer, but it reports: {reason}.") from error

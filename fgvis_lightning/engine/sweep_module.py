@@ -1,4 +1,4 @@
-"""The LightningModule base of FGVis and the other methods: it explains the items of a sweep."""
+"""The LightningModule base of FGVis and the other methods, which explains the items of a sweep."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from fgvis_lightning.results.explanation import Attribution, Explanation
 
 
 class SweepModule(pl.LightningModule, ABC):
-    """Explains the items of each `Batch`; whatever is finished goes to every `ExplanationCallback`.
+    """Explains the items of each `Batch`, and passes finished items to every `ExplanationCallback`.
 
     Args:
         classifier: the frozen network.
 
     Attributes:
         network: takes normalized images (B,3,H,W), returns logits (B,K); set by the subclass.
-        batch: the one in work.
-        iterations: how many steps an item takes at most, as far as that is known.
-        rows_per_item: how often an item's image passes through the network in a step.
+        batch: the current batch.
+        iterations: maximum number of steps for an item, if known.
+        rows_per_item: number of times that an item's image passes through the network in a step.
         cost: accumulated cost of this run.
     """
 
@@ -49,12 +49,12 @@ class SweepModule(pl.LightningModule, ABC):
 
     @property
     def sweep(self) -> Sweep:
-        """The batches that the trainer hands out."""
+        """The trainer's dataloader of batches."""
         sweep: Sweep = self.trainer.datamodule.sweep  # type: ignore[attr-defined]
         return sweep
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images (B,C,H,W), 8-bit or in [0,1], as the network takes them, on this module's device."""
+        """Normalize images (B,C,H,W), 8-bit or in [0,1], on this module's device."""
         scale = 1 if images.is_floating_point() else 255
         images = images.to(self.device, self.dtype)  # type: ignore[arg-type]
         x = self.classifier.preprocessing.normalize(images / scale)
@@ -62,7 +62,7 @@ class SweepModule(pl.LightningModule, ABC):
 
     @property
     def latest(self) -> tuple[Tensor, Tensor] | None:
-        """Mean score and sparsity of the items in work; None for methods without masks."""
+        """Mean score and sparsity of the current items; None for methods without masks."""
         return None
 
     @torch.no_grad()
@@ -73,14 +73,14 @@ class SweepModule(pl.LightningModule, ABC):
         return logits
 
     def first_pass(self, x: Tensor, copies: int = 1) -> Tensor:
-        """The network's own logits of images that it has not seen before.
+        """The network's own logits of new images, with checks.
 
         Args:
-            x: (B,3,H,W).
-            copies: how many of each image there are, one after the other; the first one's logits are returned.
+            x: normalized images (B,3,H,W).
+            copies: number of successive copies of each image; the logits of the first copy are returned.
 
         Raises:
-            InputError: if the network cannot run on them or does not return logits.
+            InputError: if the network cannot run on the images or does not return logits.
         """
         try:
             logits = self.plain(x)
@@ -92,7 +92,7 @@ class SweepModule(pl.LightningModule, ABC):
         return checked(logits[every] if isinstance(logits, Tensor) else logits, x[every], self.classifier)
 
     def hand_out(self, places: Sequence[int], found: Explanation | Attribution) -> None:
-        """Hand finished items to every `ExplanationCallback`."""
+        """Pass finished items to every `ExplanationCallback`."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ExplanationCallback):
                 callback.on_explained(self.trainer, self, places, found)
@@ -100,7 +100,7 @@ class SweepModule(pl.LightningModule, ABC):
     def input_settings(self) -> dict[str, Any]:
         """The network's name and preprocessing, for `settings`."""
         preprocessing = asdict(self.classifier.preprocessing)
-        del preprocessing["source"], preprocessing["bands"]  # no mask depends on them
+        del preprocessing["source"], preprocessing["bands"]  # masks do not depend on them
         task = self.classifier.task.name
         return {
             "network": self.classifier.name,
@@ -114,7 +114,7 @@ class SweepModule(pl.LightningModule, ABC):
         """Return everything that an explanation depends on, apart from the image and the weights."""
 
     def fingerprint(self) -> str:
-        """SHA-256 over `settings` and the weights, as hexadecimal digits."""
+        """SHA-256 of `settings` and the weights, as hexadecimal digits."""
         text = json.dumps(self.settings(), sort_keys=True, default=list)
         if self._fingerprint is None or self._fingerprint[0] != text:
             digest = hashlib.sha256((text + self.classifier.fingerprint()).encode()).hexdigest()
@@ -131,8 +131,8 @@ class ExplanationCallback(pl.Callback):
         """Receive finished items.
 
         Args:
-            trainer: as in Lightning's hooks.
-            pl_module: its ``batch`` still has their items and images.
-            places: theirs in the batch.
-            found: their explanations, on the CPU, in the order of ``places``.
+            trainer: the trainer.
+            pl_module: the module, whose ``batch`` still contains the items and images.
+            places: places of the items in the batch.
+            found: explanations of the items, on the CPU, in the order of ``places``.
         """

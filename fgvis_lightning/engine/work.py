@@ -1,4 +1,4 @@
-"""A batch in work: each image has a row for each of its runs, one after the other."""
+"""The current batch, with one row for each run of each image, in succession."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Rows = TypeVar("Rows", Tensor, list[torch.Generator])
 
 
 class Work:
-    """Images, targets, references and levels of a batch: what its iterations need beside the mask.
+    """Images, targets, references and levels of a batch, which its iterations need in addition to the mask.
 
     Args:
-        images: normalized (B,3,H,W).
-        runs: rows of each image.
+        images: normalized images (B,3,H,W).
+        runs: number of rows for each image.
         reference: one of `fgvis_lightning.method.games.REFERENCES`.
         black: normalized black (3,1,1).
-        seed: of the noise of each first run; the others count on from it.
-        task: what the network's logits say of a class.
+        seed: seed of the noise in the first run of each image; the other runs use the following seeds.
+        task: meaning of the network's logits.
 
     Attributes:
         x: the images of all rows (B·runs,3,H,W).
-        all_used: whether all rows are in use, or the first of each image alone.
-        targets: target classes (B,); they and what follows are set by `aim`.
-        score_image: probability of the target on each image (B,).
+        all_used: whether all rows are in use, or only the first row of each image.
+        targets: target classes (B,), set by `aim`.
+        score_image: probability of the target on each image (B,), set by `aim`.
     """
 
     targets: Tensor
@@ -50,7 +50,7 @@ class Work:
             generator.manual_seed(seed + row % runs)
 
     def aim(self, targets: Tensor, logits: Tensor, level: float | None) -> None:
-        """Set the target classes (B,), given the logits of the images (B,K), and the level, where there is one."""
+        """Set the target classes (B,), given the logits of the images (B,K), and the level, if there is one."""
         self.targets = targets
         self.score_image = self.task.probability(logits, targets)
         self._targets = self.spread(targets)
@@ -70,38 +70,38 @@ class Work:
 
     def used(self, rows: Rows) -> Rows:
         """Select the rows in use of values of all rows (B·runs,…)."""
-        # Without a reason to slice there is none: even a view of everything would change the memory format.
+        # No slicing if all rows are used: even a full slice would change the memory format.
         return rows if self.all_used else _like_images(rows[self._first])
 
     def use_first(self) -> None:
-        """From now on only the first row of each image is in use."""
+        """Use only the first row of each image from now on."""
         self.all_used = False
 
-    # --- what the masks make of the images ---
+    # --- explanations ---
 
     def explained(self, mask: Tensor) -> Tensor:
-        """``e`` of the rows in use, for the mask of all rows (B·runs,3,H,W)."""
+        """Explanations ``e`` of the rows in use, for the mask of all rows (B·runs,3,H,W)."""
         return blend(self.used(self.x), self.used(mask), self._used_reference())
 
     def explained_all(self, masks: Tensor) -> Tensor:
-        """``e`` of all rows (B·runs,3,H,W), for the masks of the images (B,3,H,W)."""
+        """Explanations ``e`` of all rows (B·runs,3,H,W), for the masks of the images (B,3,H,W)."""
         return blend(self.x, self.spread(masks), self._reference)
 
     def explained_used(self, masks: Tensor) -> Tensor:
-        """``e`` of the rows in use, for the masks of the images (B,3,H,W)."""
+        """Explanations ``e`` of the rows in use, for the masks of the images (B,3,H,W)."""
         return self.explained(self.spread(masks))
 
     def disturbed(self, e: Tensor, noise: float) -> Tensor:
-        """``e`` of the rows in use with noise of this standard deviation."""
+        """Add noise of this standard deviation to ``e`` of the rows in use."""
         return e + noise * gaussian(e, self.used(self._generators)) if noise else e
 
     def lead(self, game: Game, logits: Tensor) -> Tensor:
-        """Leads of the rows in use beyond the level, from their logits."""
+        """Leads of the rows in use, from their logits."""
         assert self._bound is not None
         return lead(game, logits, self.used_targets, self.used(self._bound), self.task)
 
     def lead_of_images(self, game: Game, logits: Tensor) -> Tensor:
-        """Leads of the images' masks beyond the level (B,), from their logits (B,K)."""
+        """Leads of the images' masks (B,), from their logits (B,K)."""
         assert self._bound is not None
         return lead(game, logits, self.targets, self.first(self._bound), self.task)
 
@@ -115,7 +115,7 @@ class Work:
 
 
 def _like_images(rows: Rows) -> Rows:
-    """Images in the memory format that they have everywhere: another one rounds differently."""
+    """Convert images to the common memory format, since another format rounds differently."""
     if isinstance(rows, Tensor) and rows.ndim == 4:
         return rows.contiguous(memory_format=torch.channels_last)
     return rows

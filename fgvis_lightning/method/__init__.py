@@ -1,12 +1,12 @@
-"""The method (Wagner et al., CVPR 2019) as plain functions of torch, to be read with the paper beside it.
+"""The method (Wagner et al., CVPR 2019) in plain torch, to be read along with the paper.
 
-    games        what is minimized over the mask: four objectives, references, scores (section 3.1)
-    gates        which gradient passes a neuron: the defense's rule, and one that restores (section 3.2)
-    level        which score an explanation is to reach, for ``lam: auto``
-    solver       what optimizers of the mask share that look for the smallest evidence that reaches it
-    solvers      two of them: Pruning and Thresholding
-    convergence  when an image's explanation has stopped getting better
+    games        the four objectives, references, scores (section 3.1)
+    gates        rules for the gradient of a neuron: the paper's and a restoring one (section 3.2)
+    level        the score that an explanation must reach, for ``lam: auto``
+    solver       base of the optimizers that search for the smallest evidence that reaches the level
+    solvers      the two solvers, Pruning and Thresholding
+    convergence  early stopping of an image
     loop         all of it in one loop
 
-Nothing here knows of Lightning, files or devices.
+Nothing here depends on Lightning, files or devices.
 """

@@ -1,9 +1,9 @@
-"""The four games of FGVis: what is minimized over the mask (Wagner et al., CVPR 2019, section 3.1, eq. 1 to 6).
+"""The four games of FGVis: objectives to minimize over the mask (Wagner et al., CVPR 2019, section 3.1, eq. 1 to 6).
 
-An explanation is ``e = r + m (x - r)`` for a mask ``m`` in [0,1], one value for each pixel and color
-channel, and a reference image ``r``. Preservation and generation look for the smallest mask that
-keeps the class; deletion and repression for the smallest removal that loses it. Within a pair the
-objective is the same and the start differs: the whole image, or the reference.
+An explanation is ``e = r + m (x - r)``, with a mask ``m`` in [0,1] that has one value for each pixel and color channel,
+and a reference image ``r``. Preservation and generation search for the smallest mask that keeps the class; deletion and
+repression for the smallest removal that loses it. The games of a pair have the same objective but different starts: the
+whole image, or the reference.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Game:
     """One game.
 
     Attributes:
-        name: as in the paper.
-        start: value of the mask at the beginning, 1 (the image) or 0 (the reference).
-        keeps: whether the class is to stay (true) or to go (false).
+        name: name of the game in the paper.
+        start: initial value of the mask, 1 (the image) or 0 (the reference).
+        keeps: whether the game keeps the class (true) or loses it (false).
     """
 
     name: str
@@ -36,21 +36,21 @@ class Game:
         Args:
             score: CNN_c(e), the target class's probability or log-probability (B,).
             mask: (B,3,H,W) in [0,1].
-            lam: λ ≥ 0, one for all or (B,).
+            lam: λ ≥ 0, one value for all images or (B,).
 
         Returns:
-            (B,); ‖·‖₁ is the sum over all 3HW entries. Sum over the batch, never average, so that
-            the batch size does not change an explanation.
+            Loss of each image (B,); ‖·‖₁ is the sum over all 3HW entries. Sum the losses over the batch and do not
+            average them, so that the batch size does not change an explanation.
         """
-        objective = lam * mask.flatten(1).sum(1) - score  # m ≥ 0, and abs() would have no slope at 0
+        objective = lam * mask.flatten(1).sum(1) - score  # m ≥ 0, so abs() is not needed; its gradient at 0 would be 0
         return objective if self.keeps else -objective
 
     def evidence(self, mask: Tensor) -> Tensor:
-        """Evidence of a mask: m where the class stays, 1 - m where it goes."""
+        """Evidence of a mask: m if the game keeps the class, 1 - m if it loses it."""
         return mask if self.keeps else 1 - mask
 
     def size(self, mask: Tensor) -> Tensor:
-        """Mean of the evidence of each image (B,), 0 (nothing) to 1 (the whole image); what λ keeps small."""
+        """Mean evidence of each image (B,), from 0 (nothing) to 1 (the whole image); λ keeps it small."""
         return self.evidence(mask).flatten(1).mean(1)
 
 
@@ -66,30 +66,30 @@ GAMES = {
 
 
 def blend(x: Tensor, mask: Tensor, reference: Tensor | None) -> Tensor:
-    """``e = r + m (x - r)``, an image the network can be run on.
+    """``e = r + m (x - r)``, an image for the network.
 
     Args:
         x: normalized images (B,3,H,W).
         mask: (B,3,H,W) in [0,1]; 1 gives x and 0 gives r, bit for bit.
         reference: r, (B,3,H,W), normalized; None for zero.
     """
-    # lerp starts from the nearer end, so it is exact at both.
+    # lerp starts from the nearer end, so it is exact at both ends.
     return mask * x if reference is None else torch.lerp(reference, x, mask)
 
 
 def of_rows(values: Tensor, like: Tensor) -> Tensor:
-    """A value for each row (B,) as (B,1,…,1), with as many dimensions as another tensor."""
+    """Values of the rows (B,), viewed as (B,1,…,1) with the number of dimensions of ``like``."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def divide_by_largest(gradient: Tensor) -> None:
-    """Divide the gradient of each mask (B,…) by its largest absolute value, where that is not 0, in place."""
+    """Divide the gradient of each mask (B,…) by its largest absolute value in place, unless that is 0."""
     largest = of_rows(gradient.abs().flatten(1).amax(1), gradient)
     gradient /= torch.where(largest > 0, largest, 1)
 
 
 def gaussian(e: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal noise like ``e`` (B,3,H,W), each image's from the generator of its own."""
+    """Standard normal noise like ``e`` (B,3,H,W); each image has its own generator."""
     draw = torch.empty_like(e)
     for image, generator in zip(draw, generators, strict=True):
         image.copy_(torch.randn(image.shape, generator=generator, device=e.device, dtype=e.dtype))
@@ -104,9 +104,9 @@ def zero(x: Tensor, black: Tensor, generator: torch.Generator) -> None:
 
 
 def blurred(x: Tensor, black: Tensor, generator: torch.Generator) -> Tensor:
-    """The image under a Gaussian blur, σ = 10 pixels of 224 (Fong and Vedaldi, ICCV 2017, section 4.1).
+    """The image after a Gaussian blur of σ = 10 pixels at size 224 (Fong and Vedaldi, ICCV 2017, section 4.1).
 
-    Signals and volumes are blurred along each of their dimensions by the same share of its length.
+    Signals and volumes are blurred along each dimension by the same share of its length.
     """
     if x.ndim != 4:
         for dim in range(2, x.ndim):
@@ -122,13 +122,13 @@ def blurred(x: Tensor, black: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def noise(x: Tensor, black: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian noise with the data set's mean and deviation, the same for every image."""
+    """Gaussian noise with the data set's mean and standard deviation, the same for every image."""
     draw = torch.randn(x.shape[1:], generator=generator, device=generator.device)
     return torch.empty_like(x).copy_(draw.expand_as(x))
 
 
 def black(x: Tensor, black: Tensor, generator: torch.Generator) -> Tensor:
-    """Black, before normalization."""
+    """A black image, normalized."""
     return torch.empty_like(x).copy_(black.expand_as(x))
 
 
@@ -145,7 +145,7 @@ def probability(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def log_probability(logits: Tensor, targets: Tensor) -> Tensor:
-    """Logarithm of the target class's softmax probability, the negative cross-entropy."""
+    """Log-probability of the target class (softmax), the negative cross-entropy."""
     return logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1)
 
 
@@ -154,7 +154,7 @@ SCORES: dict[str, Score] = {f.__name__: f for f in (probability, log_probability
 
 
 def log_odds(logits: Tensor, targets: Tensor) -> Tensor:
-    """Log p/(1 - p) of the target class (B,), exact where p is too close to 0 or 1 for its type."""
+    """Log p/(1 - p) of the target class (B,), exact even if p is too close to 0 or 1 for its data type."""
     own = logits.gather(1, targets[:, None])
     others = logits.scatter(1, targets[:, None], -torch.inf)
     return own.squeeze(1) - others.logsumexp(1)

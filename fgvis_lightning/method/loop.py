@@ -1,6 +1,6 @@
 """The method in one loop (Wagner et al., CVPR 2019, sections 3.1 and 3.2).
 
-`FGVis` runs the same steps under Lightning; here they stand one below the other.
+`FGVis` runs the same steps under Lightning; here they are in sequence.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ def solve(
     seed: int = 0,
     score: Callable[[Tensor, Tensor], Tensor] = log_probability,
 ) -> Tensor:
-    """Explain images by the zero reference.
+    """Explain images with the zero reference.
 
     Args:
         network: a `fgvis_lightning.DefendedCNN`.
         x: normalized images (B,C,H,W).
         targets: target classes (B,).
         game: one of `fgvis_lightning.method.games.GAMES`.
-        optimizer: of the masks: a solver, or any of torch's for a fixed λ.
-        iterations: how many.
-        lam: the fixed λ; a solver has none.
+        optimizer: makes the optimizer of the masks: a solver, or any torch optimizer for a fixed λ.
+        iterations: number of iterations.
+        lam: the fixed λ; unused by solvers.
         level: for a solver, the score to reach as a share of the image's own.
-        seeds: runs of each image.
-        seed: of the first of them.
-        score: of the target class, from logits (B,K) and targets (B,).
+        seeds: number of runs for each image.
+        seed: seed of the first run.
+        score: function of logits (B,K) and targets (B,) that returns the score of the target class (B,).
 
     Returns:
-        The masks (B,C,H,W): of a solver the best that it has found, else those of the last iteration.
+        The masks (B,C,H,W): the best ones found by a solver, otherwise those of the last iteration.
     """
     x, targets = x.repeat_interleave(seeds, 0), targets.repeat_interleave(seeds, 0)
-    clean = network.record(x)  # h(x), what the gates go by
+    clean = network.record(x)  # h(x) for the gates
     goal = bound(level, clean, targets)
     mask = nn.Parameter(torch.full_like(x, game.start))
     own = {"runs": seeds, "keeps": game.keeps, "iterations": iterations, "seed": seed}
@@ -58,7 +58,7 @@ def solve(
     every = slice(None)
     for _ in range(iterations):
         if isinstance(steps, Solver) and seeds > 1 and steps.finishing and every == slice(None):
-            every = slice(None, None, seeds)  # one run of each image goes on
+            every = slice(None, None, seeds)  # only one run of each image continues
             network.record(x[every])
         logits = network(blend(x[every], mask[every], None))
         game.loss(score(logits, targets[every]), mask[every], lam).sum().backward()  # through the gates

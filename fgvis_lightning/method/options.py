@@ -1,4 +1,4 @@
-"""Options of an explanation: checks, and defaults that depend on one another."""
+"""Options of an explanation, with checks and defaults that depend on each other."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ NOISE = 0.3
 """Chosen on 13 ImageNet photos by deletion and insertion AUC (``benchmarks/rules.py``)."""
 
 NEAR_ONE = 0.99
-"""Start of masks without a solver and without noise, in place of 1.
+"""Start of masks without a solver and without noise, instead of 1.
 
-On the image itself all gates are open, so the first step would be an ordinary gradient's: one sign step of 3 % leaves a
-photo's class 0.07 of its score (median of 13). From here, as with noise of 0.1 on the image, it leaves 0.96.
+On the image itself all gates are open, so the first step would follow the ordinary gradient: one sign step of 3 %
+reduces the class of a photo to 0.07 of its score (median of 13). From 0.99, or with noise of 0.1 on the image, the step
+leaves 0.96.
 """
 
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
@@ -36,11 +37,11 @@ def sgd(params: Iterable[Any]) -> Optimizer:
 
 @dataclass(frozen=True)
 class Options:
-    """Options of `fgvis_lightning.explainer.FGVis`, by the same names; none is missing.
+    """Options of `fgvis_lightning.explainer.FGVis`, under the same names and without missing values.
 
     Attributes:
         auto: whether λ is ``auto``.
-        start: value of the mask at the beginning.
+        start: initial value of the mask.
     """
 
     game: Game
@@ -59,7 +60,7 @@ class Options:
     optimizer: MakeOptimizer
 
     def described(self) -> dict[str, Any]:
-        """Everything that an explanation depends on, in words and numbers."""
+        """All options that an explanation depends on, as words and numbers."""
         made = self.optimizer([nn.Parameter(torch.zeros(1))])
         rule = {key: value for key, value in sorted(made.defaults.items()) if value is not None}
         return {
@@ -92,10 +93,10 @@ def choose(
     noise: float | None,
     optimizer: MakeOptimizer | None,
 ) -> Options:
-    """Check options and fill in those that are None.
+    """Check options, and replace None with defaults.
 
     Raises:
-        InputError: if an option is invalid, or if two do not fit together.
+        InputError: if an option is invalid, or if two options contradict each other.
     """
     _require_one_of(GAMES, game=game)
     _require_one_of(SCORES, score=score)
@@ -117,15 +118,15 @@ def choose(
     if not 0 <= noise < float("inf"):
         raise InputError(f"Expected noise to be a number of at least 0, but got {noise}.")
     if level is not None and not 0 < level < (float("inf") if keeps else 1):
-        most = "" if keeps else f" and less than 1 where the class is to go ({game})"
+        most = "" if keeps else f" and less than 1 for {game}"
         raise InputError(f"Expected level to be more than 0{most}, but got {level}.")
     optimizer = optimizer if optimizer is not None else SOLVERS[game] if auto else sgd
     if isinstance(optimizer([nn.Parameter(torch.zeros(1))]), Solver) != auto:
         solvers = "fgvis_lightning.method.solvers.Pruning or Thresholding"
         raise InputError(
-            f"Expected optimizer to be a solver for lam: auto, {solvers}, but got torch's. Give lam a number."
+            f"Expected optimizer to be a solver for lam: auto, {solvers}, but got torch's. Set lam to a number."
             if auto
-            else f"Expected an optimizer of torch's for lam {lam}, but got a solver. Give lam: auto."
+            else f"Expected a torch optimizer for lam {lam}, but got a solver. Set lam: auto."
         )
     undisturbed = not auto and not noise and GAMES[game].start == 1
     return Options(
@@ -138,7 +139,7 @@ def choose(
         gate=gate,
         patience=patience if seeds == 1 else 0,
         tolerance=tolerance if tolerance is not None else 0.02 if auto else 0.001,
-        # For λ = 0 both scores have gradients of one direction, but the logarithm's do not vanish where p is small.
+        # For λ = 0 the gradients of both scores have the same direction, but only the logarithm's survive a small p.
         score="log_probability" if auto else score,
         reference=REFERENCES[reference],
         noise=noise,
@@ -148,10 +149,10 @@ def choose(
 
 
 def within(name: str, value: int, least: int, most: int) -> int:
-    """The value of an option.
+    """Return the value of an option after checking its range.
 
     Raises:
-        InputError: if it is not from ``least`` to ``most``.
+        InputError: if the value is less than ``least`` or greater than ``most``.
     """
     if not least <= value <= most:
         raise InputError(f"Expected {name} from {least} to {most}, but got {value}.")

@@ -1,4 +1,4 @@
-"""Runs: a solver's state of one mask, and comparisons of the runs of an image."""
+"""Runs: a solver's state for one mask, and comparisons between the runs of an image."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import torch
 from torch import Tensor
 
 MARGIN = 1e-3
-"""Margin by which log-odds must exceed the level, so that rounding elsewhere does not undo it.
+"""Margin by which log-odds must exceed the level, so that rounding elsewhere does not push them below it.
 
-Less will do where the best evidence so far has less: an image can be its own limit.
+If the best evidence so far has a smaller margin, that margin suffices: even the whole image may have no more.
 """
 
 
 @dataclass
 class Run:
-    """A solver's state of one mask (C,H,W), or of what all masks of an image have in common.
+    """A solver's state for one mask (C,H,W), or the common state of all masks of an image.
 
     Attributes:
-        best: the smallest evidence that has reached the level; before that, the nearest to it.
-        lead: of ``best``, see `fgvis_lightning.method.level.lead`.
+        best: the smallest evidence that has reached the level; before that, the closest to it.
+        lead: lead of ``best``, see `fgvis_lightning.method.level.lead`.
         worth: moving average of gated gradients, at least 0.
-        ranking: how long, or how much, an entry was held to be evidence, at least 0.
-        amount: the solver's own: the share to drop, the share that is evidence, or the size of a step.
-        memory: of the moving average.
-        shake: standard deviation of the disturbances; 0 for a run on its own.
-        threshold: the worth below which an entry loses evidence, as a multiple of the mean.
-        even: the share of a step that all entries lose evidence by.
-        draws: random numbers for the disturbances.
-        reached: the iteration after which the level was first reached, from 0; -1 before.
-        margin: by how much the level is to be exceeded.
+        ranking: how long, or how strongly, an entry was evidence, at least 0.
+        amount: depends on the solver: the share to drop, the share that is evidence, or the size of a step.
+        memory: decay factor of the moving average.
+        shake: standard deviation of the perturbations; 0 for a single run.
+        threshold: the worth below which an entry loses evidence, as a multiple of the mean worth.
+        even: the share of a step that reduces all entries.
+        draws: random generator of the perturbations.
+        reached: the iteration in which the level was first reached, from 0; -1 before.
+        margin: the amount by which the level must be exceeded.
         sure: the best evidence when it was last confirmed; None before.
-        mean: of the runs' evidence or worth, until something made from it has reached the level.
-        trials: the factor of the mean that each mask is trying.
-        low: the largest factor that was too small; and
-        high: the smallest one that was enough.
+        mean: mean of the runs' evidence or worth, until evidence made from it has reached the level.
+        trials: factors of the mean that the masks are trying.
+        low: the largest factor that was too small.
+        high: the smallest factor that was large enough.
     """
 
     best: Tensor
@@ -64,7 +64,7 @@ class Run:
         self.size = float(self.best.mean())
 
     def take(self, evidence: Tensor, lead: float, iteration: int) -> bool:
-        """Judge evidence that was tried, and keep it if it is the best; whether it reaches the level."""
+        """Keep evidence that was tried if it is the best so far, and return whether it reaches the level."""
         good = lead >= min(max(self.lead, 0.0), self.margin)
         size = float(evidence.mean())
         first = self.reached < 0
@@ -75,11 +75,11 @@ class Run:
         return good
 
     def learn(self, gradients: Sequence[Tensor], keeps: bool) -> None:
-        """Take in gated gradients of what is minimized, their mean where there are several.
+        """Update the worth with gated gradients of the minimized objective, averaged if there are several.
 
         Args:
-            gradients: to the masks (C,H,W).
-            keeps: whether the masks are the evidence, or what is left of the image without it.
+            gradients: gradients with respect to the masks (C,H,W).
+            keeps: whether the masks are the evidence (true), or the image without it (false).
         """
         total = torch.zeros_like(self.worth)
         for gradient in gradients:
@@ -89,7 +89,7 @@ class Run:
         self.worth.lerp_(total / len(gradients), 1 - self.memory)
 
     def shaken(self) -> Tensor:
-        """The worth times exp(shake · normal)."""
+        """The worth, multiplied by exp(shake · normal noise)."""
         if not self.shake:
             return self.worth
         draw = torch.randn(self.worth.shape, generator=self.draws, device=self.draws.device, dtype=torch.float32)
@@ -97,12 +97,12 @@ class Run:
 
 
 def best_of(runs: Sequence[Run]) -> Run:
-    """The run with the smallest evidence that reaches the level; where none does, the nearest to it."""
+    """The run with the smallest evidence that reaches the level; if none does, the run closest to it."""
     return min(runs, key=lambda run: (run.reached < 0, run.size if run.reached >= 0 else -run.lead))
 
 
 def top(worth: Tensor, share: float) -> Tensor:
-    """The entries of most worth as evidence (C,H,W) of 0 and 1; those of no worth only where all are asked for."""
+    """The entries of most worth as evidence (C,H,W) of 0 and 1; entries of no worth count only for a share of 1."""
     count = int(share * worth.numel())
     if count >= worth.numel():
         return torch.ones_like(worth)
@@ -112,7 +112,7 @@ def top(worth: Tensor, share: float) -> Tensor:
 
 
 def agreement(evidence: Sequence[Tensor]) -> float:
-    """Mean correlation (Pearson) of the pairs of evidence (C,H,W), -1 to 1; NaN where none varies."""
+    """Mean pairwise Pearson correlation of evidence (C,H,W), -1 to 1; NaN if all pairs contain a constant one."""
     rows = torch.stack([one.flatten().double() for one in evidence])
     rows = rows - rows.mean(1, keepdim=True)
     rows = rows / rows.norm(dim=1, keepdim=True)

@@ -1,20 +1,19 @@
-"""Solvers: optimizers of the mask that look for the smallest evidence whose score reaches a level.
+"""Solvers: optimizers of the mask that search for the smallest evidence whose score reaches a level.
 
-A solver is a ``torch.optim.Optimizer`` of one parameter, the masks of all images. In each iteration it
-is told how far the masks as they are now reach beyond the level (`Solver.tell`), gets their gated gradients as any
-optimizer does, and puts the masks that are to be tried next in their place (``step``). Every entry that it drops or
-adds is chosen by gated gradients::
+A solver is a ``torch.optim.Optimizer`` with one parameter, the masks of all images. In each iteration it receives the
+distance of the current masks from the level (`Solver.tell`) and their gated gradients, and replaces the masks with the
+next ones to try (``step``). Gated gradients alone determine which entries it drops or adds::
 
-    worth     moving average of the helpful part of the gated gradient at what was tried, each divided by its size
-    best      the smallest evidence that has reached the level so far; nothing else is ever the result
+    worth     moving average of the helpful part of the gated gradients of the masks tried, each normalized
+    best      the smallest evidence that has reached the level so far; the result is always this one
 
-Several masks of one image are *runs* with small disturbances of their own. First each looks for its own best
-evidence. Then they are joined: from the mean of what they found, a few iterations of all masks find evidence that
-reaches the level, and one run goes on from there in the first mask alone. So an explanation depends little on chance,
-and what the runs agree on is known.
+Several masks of one image are *runs* with small perturbations. At first, each run searches for its own best evidence.
+Then the runs are joined: from the mean of their results, all masks together find evidence that reaches the level within
+a few iterations, and a single run continues from there in the first mask. Thus an explanation depends little on chance,
+and the agreement of the runs is known.
 
-Worth is what a neuron in the range of the image says (`fgvis_lightning.method.gates`). No solver takes a step of the
-gradient's size: at m = 1 all gates are open, and one such step can take a class away with next to no evidence.
+Only neurons within their range contribute to the worth (`fgvis_lightning.method.gates`). No solver takes a step of the
+gradient's size: at m = 1 all gates are open, and one such step can remove a class with almost no evidence.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from fgvis_lightning.method.storage import STORAGE
 
 @dataclass
 class Search:
-    """A solver's state of one image.
+    """A solver's state for one image.
 
     Attributes:
-        runs: one for each of its masks.
-        common: what they have in common, once they are joined.
-        agreement: mean correlation of the evidence they had found by then.
-        iteration: the latest, from 0.
+        runs: one run for each of its masks.
+        common: common state of the runs, once they are joined.
+        agreement: mean correlation of the runs' evidence when they were joined.
+        iteration: the latest iteration, from 0.
     """
 
     runs: list[Run]
@@ -51,22 +50,23 @@ class Search:
 
     @property
     def in_use(self) -> int:
-        """Number of masks in use: all, until one run goes on in the first."""
+        """Number of masks in use: all of them, until a single run continues in the first one."""
         return 1 if self.common is not None and self.common.mean is None else len(self.runs)
 
 
 class Solver(Optimizer, ABC):
-    """Base of the solvers: it judges masks, feeds runs, and joins them.
+    """Base class of the solvers: it evaluates masks, updates runs, and joins them.
 
     Args:
-        params: one parameter, masks (B·runs,C,H,W) in [0,1], those of an image one after the other; or a group with it,
-            which may have, beside the solver's own options:
+        params: one parameter, masks (B·runs,C,H,W) in [0,1], with the masks of an image in succession; or a group with
+            this parameter, which may have these options in addition to the solver's own:
 
-            - ``runs``: masks of each image;
-            - ``keeps``: whether the class is to stay, so that the mask is the evidence, or to go, so that 1 - mask is;
-            - ``iterations``: how many there will be;
-            - ``seed``: of the disturbances.
-        defaults: options of a group that does not have them.
+            - ``runs``: number of masks for each image;
+            - ``keeps``: whether the game keeps the class, so that the mask is the evidence, or loses it, so that
+              1 - mask is;
+            - ``iterations``: number of iterations;
+            - ``seed``: seed of the perturbations.
+        defaults: default options of the group.
     """
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
@@ -86,27 +86,27 @@ class Solver(Optimizer, ABC):
         return bool(self.images) and all(image.in_use == 1 for image in self.images)
 
     def tell(self, leads: Tensor) -> None:
-        """Take in how far the current masks reach beyond the level.
+        """Receive the leads of the current masks, see `fgvis_lightning.method.level.lead`.
 
         Args:
-            leads: of all masks (B·runs,), or, where the solver is `finishing`, of the first one of each image (B,).
+            leads: leads of all masks (B·runs,), or of the first mask of each image (B,) if the solver is `finishing`.
         """
         self._leads = leads.tolist()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Judge the masks by what `tell` was given, learn from their gradients, and put the next ones in place."""
+        """Evaluate the masks by their leads, learn from their gradients, and replace them with the next ones."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         group = self.param_groups[0]
         (mask,) = group["params"]
-        if not self._leads or mask.grad is None:  # a step that a gradient scaler leaves out
+        if not self._leads or mask.grad is None:  # a step skipped by a gradient scaler
             return loss
         runs, keeps = group["runs"], group["keeps"]
         starts = range(0, len(mask), runs)
-        told = len(self._leads) // len(starts)  # of each image
+        told = len(self._leads) // len(starts)  # number of leads for each image
         if not self.images:
             self.state[mask]["images"] = [
                 Search([self.begin(evidence_of(mask[start + run], keeps), group, run) for run in range(runs)])
@@ -130,7 +130,7 @@ class Solver(Optimizer, ABC):
         leads: Sequence[float],
         group: dict[str, Any],
     ) -> Sequence[Tensor]:
-        """Take in what an image's masks have tried; the evidence that each is to try next."""
+        """Evaluate an image's masks, and return the next evidence for each of them."""
         image.iteration += 1
         keeps, count = group["keeps"], len(image.runs)
         if image.common is None:
@@ -147,7 +147,7 @@ class Solver(Optimizer, ABC):
                 self._go_on(image.common, tried[0], leads[0], image.iteration, group)
             else:
                 self.compare(image.common, tried, leads, image.iteration, group)
-        if image.common.mean is None:  # one run goes on, and all masks are its
+        if image.common.mean is None:  # a single run continues, and all masks equal its evidence
             return [self.propose(image.common)] * count
         return self.search(image.common, count)
 
@@ -155,17 +155,17 @@ class Solver(Optimizer, ABC):
         good = run.take(evidence, lead, iteration)
         self.adapt(run, good, iteration, group)
 
-    # --- what is known of an image ---
+    # --- results for an image ---
 
     def found(self, image: int) -> Run | None:
-        """The best evidence of the image of this number so far; None before the first step."""
+        """The run with the best evidence of an image (by its number) so far; None before the first step."""
         if not self.images:
             return None
         search = self.images[image]
         return search.common if search.common is not None else best_of(search.runs)
 
     def best(self) -> Tensor:
-        """The best masks of the images so far (B,C,H,W); before the first step, those of the start."""
+        """The best masks of the images so far (B,C,H,W); before the first step, the initial masks."""
         group = self.param_groups[0]
         masks: Tensor = group["params"][0].detach()
         runs = [self.found(image) for image in range(len(self.images))]
@@ -175,7 +175,7 @@ class Solver(Optimizer, ABC):
         return torch.empty_like(masks[:: group["runs"]]).copy_(torch.stack(best))
 
     def summary(self, images: Sequence[int]) -> dict[str, Tensor]:
-        """Fields of an `Explanation`, on the CPU, that some images have beside their masks."""
+        """Further fields of the `Explanation` of these images, on the CPU."""
         runs = [self.found(image) for image in images]
         known = {
             "reached": torch.tensor([-1 if run is None else run.reached for run in runs]),
@@ -186,16 +186,16 @@ class Solver(Optimizer, ABC):
         return known
 
     def agreement(self, image: int) -> float:
-        """Mean correlation of the runs' evidence, before they come together; NaN with fewer than two."""
+        """Mean correlation of the runs' evidence before they are joined; NaN for fewer than two runs."""
         search = self.images[image]
         if search.common is None and len(search.runs) > 1:
             return agreement([run.best for run in search.runs])
         return search.agreement
 
     def ranking(self, image: int) -> Tensor:
-        """Importance of each entry (C,H,W), 0 to 1: when it was given up, squared, and a tenth of that where it was.
+        """Importance of each entry (C,H,W), 0 to 1: the square of the time it was kept, and a tenth of that if dropped.
 
-        The order is what counts; so shaped, most of the sum is in the evidence.
+        Only the order matters; with this shape, most of the sum lies in the evidence.
         """
         run = self.found(image)
         assert run is not None
@@ -203,11 +203,11 @@ class Solver(Optimizer, ABC):
         return share.square() * torch.where(run.best > 0, 1.0, 0.1)
 
     def confirm(self, image: int, lead: float) -> None:
-        """Take in the lead of the best evidence by the network that judges the result.
+        """Check the best evidence against its lead on the network that confirms the result.
 
-        Under mixed precision the iterations are off by some tenths of log-odds. Evidence that falls short gives way to
-        what was last confirmed, or gets a fifth of what is missing back, and what is tried from there needs as much
-        more as it was too good by.
+        Under mixed precision, the iterations are off by a few tenths of log-odds. If the best evidence misses the
+        level, the evidence confirmed last replaces it; if there is none, a fifth of the missing evidence is restored.
+        From then on, the margin includes the error.
         """
         run = self.found(image)
         if run is None or run.reached < 0:
@@ -219,15 +219,15 @@ class Solver(Optimizer, ABC):
         run.best = run.sure if run.sure is not None else run.best + 0.2 * (1 - run.best)
         run.size, run.lead = float(run.best.mean()), run.margin
 
-    # --- what a solver decides ---
+    # --- decisions of a solver ---
 
     @staticmethod
     def alone(group: dict[str, Any]) -> int:
-        """Number of iterations that runs have on their own."""
+        """Number of iterations before the runs are joined."""
         return max(1, round(group["alone"] * group["iterations"]))
 
     def begin(self, evidence: Tensor, group: dict[str, Any], number: int) -> Run:
-        """Start the run of this number."""
+        """Start the run with this number."""
         draws = torch.Generator(evidence.device).manual_seed(group["seed"] + number)
         shake = group["shake"] if group["runs"] > 1 else 0.0
         zero = torch.zeros_like(evidence)
@@ -235,27 +235,27 @@ class Solver(Optimizer, ABC):
 
     @abstractmethod
     def adapt(self, run: Run, good: bool, iteration: int, group: dict[str, Any]) -> None:
-        """Change a run's pace after evidence that reached the level, or did not."""
+        """Adapt a run's pace after evidence that reached the level (``good``) or missed it."""
 
     @abstractmethod
     def propose(self, run: Run) -> Tensor:
-        """The evidence (C,H,W) that a run is to try next."""
+        """The next evidence (C,H,W) for a run to try."""
 
     @abstractmethod
     def join(self, runs: Sequence[Run], group: dict[str, Any]) -> Run:
-        """Join the runs by the mean of what they found, `Run.mean`."""
+        """Join the runs by averaging their results in `Run.mean`."""
 
     @abstractmethod
     def search(self, common: Run, count: int) -> list[Tensor]:
-        """Evidence made from the mean for each mask (``count`` of (C,H,W)), to find out what reaches the level."""
+        """Evidence made from the mean for each of the ``count`` masks (C,H,W), to find out what reaches the level."""
 
     @abstractmethod
     def compare(
         self, common: Run, tried: Sequence[Tensor], leads: Sequence[float], iteration: int, group: dict[str, Any]
     ) -> None:
-        """Judge what the masks tried of the mean; where the search is over, there is no mean any more."""
+        """Evaluate the evidence made from the mean; `Run.mean` becomes None when the search is over."""
 
 
 def evidence_of(mask: Tensor, keeps: bool) -> Tensor:
-    """The evidence of a mask, and the mask of evidence."""
+    """Evidence from a mask, or a mask from evidence."""
     return mask if keeps else 1 - mask

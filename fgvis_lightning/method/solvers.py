@@ -1,6 +1,6 @@
 """The two solvers: `Pruning` for games that keep a class, `Thresholding` for games that lose it.
 
-Gated gradients alone decide which entries they drop or add; `fgvis_lightning.method.solver` has what they share.
+Gated gradients alone determine which entries they drop or add. Their common base is `fgvis_lightning.method.solver`.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from fgvis_lightning.method.runs import Run, best_of, top
 from fgvis_lightning.method.solver import Solver
 
 DROPPED = 2.0**-10
-"""Evidence of less than a thousandth is none."""
+"""Smaller evidence, below about a thousandth, is set to 0."""
 
 FIRST_SHARE, FASTER = 0.02, 1.6
-"""Share of the entries that `Thresholding` takes first, and what it grows by until the level is reached."""
+"""First share of entries of `Thresholding`, and its growth factor until the level is reached."""
 FADED_IN, BRIGHTER = 0.1, 2.0
-"""Likewise the evidence of all entries with which `Pruning` starts where a game has none."""
+"""First evidence of all entries of `Pruning` in games that start without any, and its growth factor."""
 LARGEST_FACTOR = 4.0  # of a mean
 CLOSE_ENOUGH = 1.05  # ratio of the factors that are and are not enough
 STALLED = 0.2
-"""A step below which a soft pruning starts again with a larger one and a shorter memory."""
+"""Step size below which a soft pruning restarts with a larger step and a shorter memory."""
 
 
 class Pruning(Solver):
-    """Starts from all of the image and drops what has least worth, for games that keep a class.
+    """Starts from the whole image and drops the entries of least worth, for games that keep a class.
 
-    Several runs prune hard: each drops a share of its entries, those of least worth, after the worth was shaken a
-    little. The share grows after a success and falls after a failure. Hard prunings are grain; their mean,
-    scaled by the smallest factor with which it reaches the level, is smooth, stable and smaller. From there, as a
-    single run from the start, evidence is pruned softly: all of it fades a little, and entries of less worth than a
-    threshold the faster the less they have::
+    Several runs prune hard: each drops a share of its entries, those with the least slightly perturbed worth. The share
+    grows after a success and shrinks after a failure. Masks from hard pruning are grainy; their mean, scaled by the
+    smallest factor that reaches the level, is smooth, stable and smaller. From there (or from the start, for a single
+    run), evidence is pruned softly: all of it fades a little, and entries below a threshold of worth fade faster, the
+    less worth they have::
 
         evidence ← best · exp(-step · max(even, 1 - worth / threshold))
 
-    What fades evenly keeps the pruning from roughening the image, which costs score by itself; where it stalls, as it
-    must where no evidence can be spared, prunings with and without it take turns.
+    The even part keeps the image smooth during pruning, since roughness by itself costs score. When the pruning stalls
+    because no evidence can be spared, it restarts, alternately with and without the even part.
 
-    Where a game starts without evidence, the image fades in evenly until the level is reached.
+    In games that start without evidence, the image fades in evenly until the level is reached.
 
     Args:
         params: see `Solver`.
-        share: that a hard pruning drops first.
-        shake: standard deviation of the logarithm of what the worth is multiplied by in hard prunings.
-        step: of the first soft prunings of a single run; a third of it after it stalled, and after several runs.
-        even: how much of a step all entries take, until it stalls, and in every other turn after that.
-        memory: of the moving average of gradients, in hard prunings;
-        long: in a soft pruning from the start; and
-        short: after it stalled.
-        alone: share of the iterations in which several runs look for evidence of their own.
+        share: first share of entries that a hard pruning drops.
+        shake: standard deviation of the logarithm of the factor that perturbs the worth in hard prunings.
+        step: first step size of the soft pruning of a single run; a third of it after a stall, or after several runs.
+        even: part of a step that all entries take, until it stalls, and after every other stall.
+        memory: decay factor of the moving average of gradients in hard prunings.
+        long: decay factor in a soft pruning from the start.
+        short: decay factor after a stall.
+        alone: share of the iterations in which several runs search separately.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Pruning(Solver):
         assert common.mean is not None
         high = min(common.high, LARGEST_FACTOR)
         low = max(common.low, high / 50)
-        # Evenly spread in their logarithms, the largest one included where nothing was enough so far.
+        # Evenly spread logarithms; the largest factor is included if none was large enough so far.
         last = count - 1 if math.isinf(common.high) and count > 1 else count + 1
         first = 0 if math.isinf(common.high) and count > 1 else 1
         common.trials = [low * (high / low) ** ((number + first) / last) for number in range(count)]
@@ -145,7 +145,7 @@ class Pruning(Solver):
     def _fade(self, run: Run) -> Tensor:
         """A soft pruning."""
         inside = run.best > 0
-        mean = run.worth.sum() / inside.sum().clamp(min=1)  # hardly any worth is outside
+        mean = run.worth.sum() / inside.sum().clamp(min=1)  # there is hardly any worth outside
         missing = (1 - run.worth / (run.threshold * mean).clamp(min=1e-30)).clamp(min=run.even)
         evidence = run.best * (-run.amount * missing).exp()
         return torch.where(evidence < DROPPED, 0, evidence)
@@ -158,7 +158,7 @@ class Pruning(Solver):
         if dropped < 1:
             return run.best
         worth = run.shaken()
-        # Chance alone decides between entries of equal worth, as those of none at all.
+        # Ties are broken at random, also among entries of zero worth.
         chance = torch.rand(worth.shape, generator=run.draws, device=run.draws.device).to(worth)
         worth = worth + 1e-6 * worth.mean() * chance + 1e-30 * chance
         least = worth[inside].kthvalue(dropped).values
@@ -166,20 +166,20 @@ class Pruning(Solver):
 
 
 class Thresholding(Solver):
-    """The entries of most worth are the evidence, whole, for games that lose a class.
+    """Removes the entries of most worth completely, for games that lose a class.
 
-    Entries may come back. Until the level is reached their share grows; a success tries a smaller share than the
-    smallest evidence so far, a failure a slightly larger one than it was. Nothing is taken away in small steps, so the
-    step at m = 1, which no gate holds back, does not exist. Several runs are joined by the mean of their worth.
+    Entries may return. Until the level is reached, their share grows. After a success, the next share is smaller than
+    the smallest evidence so far; after a failure, it is slightly larger than before. Nothing is removed in small steps,
+    so there is no ungated step at m = 1. Several runs are joined by averaging their worth.
 
     Args:
         params: see `Solver`.
-        shrink: what a success multiplies the share by.
-        grow: what a failure multiplies the share by.
-        shake: standard deviation of the logarithm of what the worth is multiplied by where there are several runs.
-        memory: of the moving average of gradients, of each run; and
-        long: of what they have in common: the longer, the more stable and the larger the evidence.
-        alone: share of the iterations in which several runs look for evidence of their own.
+        shrink: factor of the share after a success.
+        grow: factor of the share after a failure.
+        shake: standard deviation of the logarithm of the factor that perturbs the worth of several runs.
+        memory: decay factor of each run's moving average of gradients.
+        long: decay factor after the runs are joined; larger values give more stable and larger evidence.
+        alone: share of the iterations in which several runs search separately.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class Thresholding(Solver):
         self, common: Run, tried: Sequence[Tensor], leads: Sequence[float], iteration: int, group: dict[str, Any]
     ) -> None:
         if any(lead >= common.margin for lead in leads):
-            common.mean, common.size = None, math.inf  # from here on what is common is the best
+            common.mean, common.size = None, math.inf  # from here on, the common run has the best evidence
         good = [common.take(evidence, lead, iteration) for evidence, lead in zip(tried, leads, strict=True)]
         if common.mean is None:
             self.adapt(common, any(good), iteration, group)
@@ -247,4 +247,4 @@ SOLVERS: dict[str, Callable[[Iterable[Any]], Solver]] = {
     "deletion": Thresholding,
     "repression": Thresholding,
 }
-"""The solver of each game, unless another is chosen."""
+"""Default solver of each game."""

@@ -1,4 +1,4 @@
-"""Masks as files hold them: rounded, and confirmed by the network that judges the result."""
+"""Masks as stored in files: rounded, and confirmed by the plain network."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 from fgvis_lightning.method.games import Game, of_rows
 
 STORAGE = torch.float16
-"""Type of evidence as files hold it: what is tried is what is stored.
+"""Data type of stored evidence; solvers try evidence exactly as it is stored.
 
-A score computed from it differs by less than 0.001 from that of the exact one.
+Its score differs by less than 0.001 from the score of the unrounded evidence.
 """
 
 Judge = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -20,15 +20,15 @@ Judge = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @torch.no_grad()
 def give_back(best: Tensor, game: Game, judge: Judge) -> tuple[Tensor, Tensor, Tensor]:
-    """The best masks as files hold them, confirmed by the network that judges them.
+    """Round the best masks as for storage, and confirm them with the plain network.
 
-    Where rounding or another precision has spoiled a mask that had reached its level, evidence is given back evenly
-    until it does again.
+    If a mask misses its level because of rounding or another precision, evidence is restored evenly until the mask
+    reaches the level again.
 
     Args:
         best: masks (B,3,H,W).
-        game: whose they are.
-        judge: of masks, the plain network's logits (B,K) and the leads (B,).
+        game: the game of the masks.
+        judge: function of masks that returns the plain network's logits (B,K) and the leads (B,).
 
     Returns:
         Masks (B,3,H,W), their logits (B,K) and leads (B,).
@@ -44,7 +44,7 @@ def give_back(best: Tensor, game: Game, judge: Judge) -> tuple[Tensor, Tensor, T
         more = game.evidence((evidence + back * (1 - evidence)).to(STORAGE).to(best.dtype))
         masks = torch.where(of_rows(short, masks), more, masks)
         logits, leads = judge(masks)
-    # Where even all of the image does not, what was found stays.
+    # If even the whole image misses the level, the mask stays unchanged.
     missed = leads < 0
     return (
         torch.where(of_rows(missed, masks), nearest[0], masks),

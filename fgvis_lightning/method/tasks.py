@@ -1,7 +1,7 @@
-"""Tasks, named as torchmetrics names them: what a network's outputs (B,K) say of one class.
+"""Tasks, with torchmetrics' names: the meaning of a network's outputs (B,K).
 
-A binary classifier's one output z counts as the logits (-z/2, z/2) of two classes, whose softmax is its sigmoid; so
-there are two rules alone. All functions take logits (B,K) and targets (B,) and return (B,).
+The single output z of a binary classifier is treated as logits (-z/2, z/2) of two classes, whose softmax equals its
+sigmoid; so there are only two rules. All functions take logits (B,K) and targets (B,) and return (B,).
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from torch import Tensor
 from fgvis_lightning.method.games import log_odds, log_probability
 
 ATTRIBUTE = "fgvis_task"
-"""Name of the attribute of a network that says its `Task`; without it, it is a multiclass network."""
+"""Name of the attribute that holds a network's `Task`; a network without it is a multiclass network."""
 
 
 class Task:
-    """One of K classes is there: softmax."""
+    """Exactly one of K classes applies: softmax."""
 
     name = "multiclass"
     says = "softmax over the classes"
 
     def log_odds(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Log p/(1 - p) of the target class, exact where p is near 0 or 1."""
+        """Log p/(1 - p) of the target class, exact for p near 0 or 1."""
         return log_odds(logits, targets)
 
     def log_probability(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logarithm of the target class's probability."""
+        """Log-probability of the target class."""
         return log_probability(logits, targets)
 
     def probability(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -37,11 +37,11 @@ class Task:
         return self.log_probability(logits, targets).exp()
 
     def present(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Whether the network decides for the target class: it is the most probable one."""
+        """Whether the network predicts the target class, that is, whether it is the most probable one."""
         return logits.argmax(1) == targets
 
     def same_decision(self, logits: Tensor, others: Tensor, targets: Tensor) -> Tensor:
-        """Whether other logits make the network decide alike: for the same class."""
+        """Whether two sets of logits predict the same class."""
         return logits.argmax(1) == others.argmax(1)
 
     def score(self, name: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -51,14 +51,14 @@ class Task:
 
 
 class Binary(Task):
-    """One class is there or not: sigmoid."""
+    """One class applies or not: sigmoid."""
 
     name = "binary"
     says = "sigmoid of the one output; class 0 is the complement of class 1"
 
 
 class Multilabel(Task):
-    """Each of K labels is there or not, whatever the others: sigmoid of each."""
+    """Each of K labels applies or not, independently of the others: a sigmoid for each."""
 
     name = "multilabel"
     says = "sigmoid of each label"
@@ -83,6 +83,6 @@ TASKS: dict[str, Task] = {task.name: task for task in (MULTICLASS, Binary(), Mul
 
 
 def task_of(network: Any) -> Task:
-    """The task of a network; multiclass unless it has been loaded as another."""
+    """The task of a network; multiclass unless it was loaded with another task."""
     task = getattr(network, ATTRIBUTE, None)
     return task if isinstance(task, Task) else MULTICLASS

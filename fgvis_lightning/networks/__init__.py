@@ -1,1 +1,1 @@
-"""Frozen classifiers: their weights, preprocessing and class names, and the logits they return."""
+"""Frozen classifiers with their weights, preprocessing, class names and logits."""

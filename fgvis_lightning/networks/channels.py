@@ -1,4 +1,4 @@
-"""Channels that a network takes, and normalization for them."""
+"""The channels of a network's input, and their normalization."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn
 from fgvis_lightning.networks.preprocessing import Preprocessing
 
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in gray (ITU-R BT.601), as torchvision's Grayscale has them."""
+"""Weights of red, green and blue in gray (ITU-R BT.601), as in torchvision's Grayscale."""
 
 UNKNOWN = 0.5, 0.25
-"""Mean and standard deviation of channels of which nothing is known."""
+"""Mean and standard deviation of unknown channels."""
 
 
 KINDS = {1: "signals (B,C,T)", 2: "images (B,C,H,W)", 3: "volumes (B,C,D,H,W)"}
@@ -21,13 +21,13 @@ SPATIAL = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
 
 def channels_of(network: nn.Module) -> int:
-    """The channels that a network's first convolution takes; 3 where there is none."""
+    """Number of input channels of a network's first convolution; 3 if there is none."""
     first = _first_convolution(network)
     return 3 if first is None else first.in_channels
 
 
 def dimensions_of(network: Any, unknown: int = 2) -> int:
-    """The spatial dimensions of what a network takes, by its first convolution; ``unknown`` where there is none."""
+    """Number of spatial dimensions of a network's first convolution; ``unknown`` if there is none."""
     first = _first_convolution(network) if isinstance(network, nn.Module) else None
     return next((count for kind, count in SPATIAL.items() if isinstance(first, kind)), unknown)
 
@@ -37,18 +37,18 @@ def _first_convolution(network: nn.Module) -> Any:
 
 
 def as_they_are(own: Preprocessing, count: int) -> Preprocessing:
-    """Preprocessing of signals and volumes, which nobody normalizes in a common way: none."""
-    source = "not normalized: give mean and std if they are to be"
+    """Preprocessing of signals and volumes: none, since there is no common normalization."""
+    source = "not normalized: set mean and std to normalize"
     return replace(own, mean=(0.0,) * count, std=(1.0,) * count, source=source)
 
 
 def for_channels(own: Preprocessing, count: int, known: bool) -> Preprocessing:
-    """Preprocessing of as many channels: gray by luma for one; else what is known of three again and again.
+    """Preprocessing for another number of channels: one channel is gray by luma; known values of three are repeated.
 
     Args:
-        own: the network's or ImageNet's.
+        own: preprocessing of the network or of ImageNet.
         count: number of channels.
-        known: whether it is the network's own.
+        known: whether ``own`` is the network's own preprocessing.
     """
     if count == len(own.mean):
         return own
@@ -60,5 +60,5 @@ def for_channels(own: Preprocessing, count: int, known: bool) -> Preprocessing:
         mean, std = (tuple(values[place % 3] for place in range(count)) for values in both)
         return replace(own, mean=mean, std=std, source=f"{own.source}, for {count} channels")
     mean, std = ((value,) * count for value in UNKNOWN)
-    source = f"nothing is known of the network's {count} channels: give mean and std"
+    source = f"the network's {count} channels are unknown: set mean and std"
     return replace(own, mean=mean, std=std, source=source)

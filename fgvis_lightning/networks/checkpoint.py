@@ -1,4 +1,4 @@
-"""Weights from files: a state_dict, a training's checkpoint, Lightning's, or safetensors."""
+"""Weights from files: state_dicts, training checkpoints, Lightning checkpoints, and safetensors."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from fgvis_lightning.names import class_at
 
 EMPTY = "an empty name"
 LIGHTNING = "lightning:"
-"""Stands before the class_path of a LightningModule that its checkpoint is to build."""
+"""Prefix of the class_path of a LightningModule to build from its checkpoint."""
 
 KEYS = ("state_dict", "model_state_dict", "model")
-"""Where checkpoints have their state_dict, unless told."""
+"""Default names of a checkpoint's entry with the state_dict."""
 
 
 def load_weights(network: nn.Module, path: str | Path, key: str | None = None) -> str:
     """Load weights from a file into a network.
 
-    Parts of names that ``torch.compile`` and parallel training add are left out, and a prefix that all names of the
-    network share, as ``model.`` in a checkpoint of Lightning's.
+    Parts of names that ``torch.compile`` and parallel training add are removed, and so is a prefix shared by all names
+    of the network, such as ``model.`` in a Lightning checkpoint.
 
     Args:
-        network: it gets the weights.
-        path: a ``.safetensors`` file, or one of ``torch.save``, read with ``weights_only=True``.
-        key: the file's entry with the state_dict, where it is none of `KEYS`.
+        network: the network that receives the weights.
+        path: a ``.safetensors`` file, or a file of ``torch.save``, which is read with ``weights_only=True``.
+        key: the file's entry with the state_dict, if it is not among `KEYS`.
 
     Returns:
-        What was left out, in a sentence; empty where that is nothing.
+        A sentence about a removed prefix and ignored weights; empty if there are none.
 
     Raises:
-        InputError: if the file cannot be read, has no state_dict, or one that does not fit.
+        InputError: if the file cannot be read, has no state_dict, or has one that does not fit.
     """
     state = {plain_name(str(name)): tensor for name, tensor in _state_dict(_read(path), path, key).items()}
     own = network.state_dict()
@@ -65,52 +65,50 @@ def load_weights(network: nn.Module, path: str | Path, key: str | None = None) -
     network.load_state_dict(inside)
     if not prefix:
         return ""
-    rest = f", and {len(outside)} others passed over: {', '.join(outside[:5])}" if outside else ""
-    return f"{Path(path).name}: the names of the weights without their prefix {prefix!r}{rest}"
+    rest = f", ignored {len(outside)} other weights: {', '.join(outside[:5])}" if outside else ""
+    return f"{Path(path).name}: removed the prefix {prefix!r} from the names of the weights{rest}"
 
 
 def from_hyper_parameters(name: str, path: str | Path | None) -> LightningModule:
-    """A LightningModule made with the hyperparameters of its checkpoint (``save_hyperparameters()``).
+    """A LightningModule built with the hyperparameters of its checkpoint (``save_hyperparameters()``).
 
     Args:
-        name: its class_path.
+        name: class_path of the module.
         path: the checkpoint.
 
     Raises:
-        InputError: if there is no such class, the file has no hyperparameters, or the class does not take them.
+        InputError: if the class does not exist, the file has no hyperparameters, or the class does not accept them.
     """
     kind = class_at(name, LightningModule)
     if kind is None:
         raise InputError(f"Expected {LIGHTNING} and the class_path of a LightningModule, but got {name!r}.")
     if path is None:
-        raise InputError(
-            f"Expected the checkpoint of {name}, but got none. Give it with --model.classifier.checkpoint."
-        )
+        raise InputError(f"Expected the checkpoint of {name}, but got none. Set --model.classifier.checkpoint.")
     saved = _read(path)
     known = saved.get("hyper_parameters") if isinstance(saved, Mapping) else None
     if not isinstance(known, Mapping):
         raise InputError(
-            f"Expected hyper_parameters in {path}, which build {kind.__name__}, but it has none: call "
-            f"save_hyperparameters() in its __init__, or give its arguments with --model.network.init_args."
+            f"Expected hyper_parameters for {kind.__name__} in {path}, but got none. Call "
+            f"save_hyperparameters() in its __init__, or set its arguments with --model.network.init_args."
         )
     takes = signature(kind.__init__).parameters
     every = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values())
     try:
         return kind(**{str(name): value for name, value in known.items() if every or name in takes})
-    except Exception as error:  # it is anybody's constructor
+    except Exception as error:  # the user's constructor may raise anything
         raise InputError(
             f"Expected the hyper_parameters in {path} to build {kind.__name__}, but its constructor raised {error!r}. "
-            f"Give its arguments with --model.network.init_args."
+            f"Set its arguments with --model.network.init_args."
         ) from error
 
 
 def plain_name(name: str) -> str:
-    """A weight's name without what ``torch.compile``, DataParallel and DistributedDataParallel add."""
+    """A weight's name without the additions of ``torch.compile``, DataParallel and DistributedDataParallel."""
     return re.sub(r"^(?:module\.)+", "", name.replace("_orig_mod.", ""))
 
 
 def _prefix(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """What stands before all of the network's own names in a file; empty where nothing does."""
+    """The prefix that all of the network's names have in a file; empty if there is none."""
     if not own or own.keys() <= state.keys():
         return ""
     first = next(iter(own))
@@ -128,18 +126,18 @@ def _read(path: str | Path) -> Any:
             f"Expected a file with weights, but {str(path) or EMPTY}: {error.strerror or error}."
         ) from error
     except SafetensorError as error:
-        raise InputError(f"Expected a file with weights, but {path} is no safetensors file: {error}.") from error
-    except Exception as error:  # unpickling raises many kinds
+        raise InputError(f"Expected a file with weights, but {path} is not a safetensors file: {error}.") from error
+    except Exception as error:  # unpickling raises many kinds of errors
         foreign = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it has objects of {foreign[1]}" if foreign else "torch did not save it, or it is damaged"
+        reason = f"it contains objects of {foreign[1]}" if foreign else "torch did not save it, or it is damaged"
         raise InputError(
-            f"Expected a file with weights that torch.load(weights_only=True) reads, but {path} is none: {reason}. "
-            f"Save the network's state_dict() alone."
+            f"Expected a file with weights that torch.load(weights_only=True) can read, but got {path}: {reason}. "
+            f"Save only the network's state_dict()."
         ) from error
 
 
 def _state_dict(saved: Any, path: str | Path, key: str | None) -> Mapping[str, Tensor]:
-    """The mapping of names to tensors in what was saved."""
+    """The mapping of names to tensors in a saved object."""
     if not isinstance(saved, Mapping):
         raise InputError(f"Expected a state_dict (names to tensors) in {path}, but got something else.")
     if key is not None:
@@ -161,8 +159,8 @@ def _is_state_dict(saved: Any) -> bool:
 
 
 def _entries(saved: Mapping[Any, Any]) -> str:
-    """Which entries of a file could be meant."""
+    """A sentence about the entries of a file."""
     names = [str(name) for name, value in saved.items() if _is_state_dict(value)]
     if names:
-        return f" It has one under {', '.join(names)}: name it with --model.classifier.checkpoint_key."
+        return f" It has one under {', '.join(names)}: set --model.classifier.checkpoint_key."
     return f" It has {', '.join(map(str, list(saved)[:5]))}."

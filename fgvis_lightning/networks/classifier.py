@@ -1,4 +1,4 @@
-"""Frozen classifiers, and what each one knows about its input and its classes."""
+"""Frozen classifiers with their preprocessing and class names."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from fgvis_lightning.networks.preprocessing import Preprocessing
 
 @dataclass
 class Classifier:
-    """A frozen network with what it knows about its input and its classes.
+    """A frozen network with its preprocessing and class names.
 
     Attributes:
-        network: frozen (see `freeze`); takes normalized images (B,3,H,W), returns logits (B,K).
-        preprocessing: its input.
-        classes: names of the K classes; empty where nobody knows them.
-        name: for people and file metadata.
-        order: of the color channels that the network was trained on; ``network`` itself always takes RGB.
-        note: what was left out of its weights' file.
-        outputs: what they mean, for people; empty where that is not known yet.
-        threshold: probability above which a label is predicted, in a multilabel task.
+        network: the frozen network (see `freeze`); takes normalized images (B,3,H,W), returns logits (B,K).
+        preprocessing: preprocessing of the network's input.
+        classes: names of the K classes; empty if unknown.
+        name: name of the network, for messages and file metadata.
+        order: order of the color channels in the network's training; ``network`` itself always takes RGB.
+        note: a sentence about ignored weights of the checkpoint.
+        outputs: description of the network's outputs, for messages; empty if unknown.
+        threshold: probability above which a label is predicted in a multilabel task.
     """
 
     network: nn.Module
@@ -44,29 +44,29 @@ class Classifier:
 
     @property
     def task(self) -> Task:
-        """What its logits say of a class."""
+        """Meaning of the network's logits."""
         return task_of(self.network)
 
     @property
     def described(self) -> str:
-        """Name, preprocessing, outputs and note, as the first lines of a run say them."""
+        """Name, preprocessing, outputs and note, for the first lines of a run."""
         lines = f"network: {self.name}; {self.preprocessing}", self.outputs and f"task: {self.outputs}", self.note
         return "\n".join(filter(None, lines))
 
     def class_name(self, index: int) -> str:
-        """The name of class ``index``, or ``class <index>`` where it has none."""
+        """The name of class ``index``, or ``class <index>`` if it has none."""
         return self.classes[index] if 0 <= index < len(self.classes) else f"class {index}"
 
     def class_slug(self, index: int) -> str:
-        """The name of class ``index`` as a part of a file name; no two classes share one."""
+        """The name of class ``index`` as a part of a file name, unique among the classes."""
         return self._slugs[index] if 0 <= index < len(self._slugs) else slug(self.class_name(index))
 
     @cached_property
     def _slugs(self) -> tuple[str, ...]:
-        """Each class's name, with its index where another is spelled alike, also where case does not count."""
+        """The slug of each class, with the class's index if another slug is equal (ignoring case)."""
         plain = [slug(name) for name in self.classes]
         numbered: set[int] = set()
-        while True:  # the name with an index may be another class's name, which then gets its index too
+        while True:  # a slug with an index may equal another class's slug, which then gets its index, too
             slugs = [f"{name}_{index}" if index in numbered else name for index, name in enumerate(plain)]
             count = Counter(map(str.casefold, slugs))
             shared = {index for index, name in enumerate(slugs) if count[name.casefold()] > 1} - numbered
@@ -75,27 +75,27 @@ class Classifier:
             numbered |= shared
 
     def class_index(self, name: str) -> int:
-        """The index of the class called ``name``.
+        """The index of the class named ``name``.
 
         Raises:
-            InputError: no class or several have this name; the message lists the nearest.
+            InputError: if no class or several classes have this name; the message lists similar names.
         """
         found = [index for index, known in enumerate(self.classes) if known.lower() == name.lower()]
         if len(found) == 1:
             return found[0]
         if not self.classes:
             raise InputError(
-                f"Expected the index of a class, but got the name {name!r}: the names of {self.name}'s classes are "
-                f"not known. Give the index, or the names with --model.classifier.classes."
+                f"Expected the index of a class, but got the name {name!r}: the class names of {self.name} are "
+                f"unknown. Use the index, or set the names with --model.classifier.classes."
             )
         if found:
-            raise InputError(f"Expected the name of one class, but {name!r} names {found}: give the index.")
+            raise InputError(f"Expected the name of one class, but {name!r} names {found}. Use the index.")
         raise InputError(
             f"Expected the name of one of {len(self.classes)} classes, but got {name!r}.{nearest(name, self.classes)}"
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, types and bytes of all weights, as hexadecimal digits."""
+        """SHA-256 of names, data types and bytes of all weights, as hexadecimal digits."""
         digest = hashlib.sha256()
         for name, tensor in _tensors(self.network).items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -104,17 +104,17 @@ class Classifier:
 
 
 class Reordered(nn.Module):
-    """A network that was trained on another order of color channels, as one of RGB.
+    """Wrapper that takes RGB images for a network trained on another order of color channels.
 
     Args:
-        network: takes images (B,3,H,W) with channels in ``order``.
-        order: the letters R, G and B.
+        network: a network of images (B,3,H,W) with channels in ``order``.
+        order: the letters R, G and B in any order.
     """
 
     def __init__(self, network: nn.Module, order: str) -> None:
         super().__init__()
         self.network = network
-        # A buffer, since explanations depend on it as they do on the weights.
+        # A buffer, since explanations depend on it as on the weights.
         self.register_buffer("order", torch.tensor(["RGB".index(color) for color in order]))
 
     def forward(self, images: Tensor) -> Any:
@@ -124,25 +124,25 @@ class Reordered(nn.Module):
 def freeze(network: nn.Module) -> nn.Module:
     """A copy of ``network`` in eval mode that shares its weights and has no parameters.
 
-    Every parameter becomes a buffer that is not saved, so a module that holds the copy has no
-    weights to train, and moving the copy leaves the caller's network where it is.
+    Every parameter becomes a non-persistent buffer, so a module that contains the copy has no weights to train, and
+    moving the copy does not move the caller's network.
 
     Raises:
-        InputError: the network cannot be copied, is scripted, or has quantized layers.
+        InputError: if the network cannot be copied, is scripted, or has quantized layers.
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise InputError(
-            f"Expected a network as Python runs it, but {getattr(network, 'original_name', type(network).__name__)} is "
-            f"scripted or traced, and its activations cannot be gated. Give the module that it was made from."
+            f"Expected a Python module, but {getattr(network, 'original_name', type(network).__name__)} is "
+            f"scripted or traced, and its activations cannot be gated. Pass the original module."
         )
     for path, module in network.named_modules():
         if ".quantized" in type(module).__module__:
             raise InputError(
                 f"Expected a network whose layers have gradients, but {path or 'it'} ({type(module).__name__}) is "
-                f"quantized. Give the network as it was before."
+                f"quantized. Pass the network before quantization."
             )
     shared: dict[int, Any] = {id(tensor): tensor.detach() for tensor in _tensors(network).values()}
-    # A LightningModule in training knows its trainer, which is not to be copied.
+    # A LightningModule in training has a reference to its trainer, which must not be copied.
     shared |= {id(part): None for module in network.modules() if (part := vars(module).get("_trainer")) is not None}
     try:
         frozen = copy.deepcopy(network, shared)

@@ -1,12 +1,12 @@
-"""Batch normalization folded into the convolution before it, as inference engines do.
+"""Folding of batch normalization into the preceding convolution, as in inference engines.
 
-In eval mode batch normalization multiplies each channel by a constant and adds one, which the convolution can do as
-well: ``w' = w s``, ``b' = (b - mean) s + beta`` with ``s = gamma / sqrt(var + eps)`` (computed in float64). The
-function stays the same up to rounding, and a pass that only reads and writes memory is gone. h(x) and h(e) come from
+In eval mode, batch normalization multiplies each channel by a constant and adds another. The convolution can do the
+same: ``w' = w s``, ``b' = (b - mean) s + beta`` with ``s = gamma / sqrt(var + eps)`` (computed in float64). The
+function stays the same up to rounding, and a pass that only reads and writes memory is saved. h(x) and h(e) come from
 the same folded network, so the gates stay consistent.
 
-What follows on what is not read from the code but seen: one pass on an image tells which batch normalization takes a
-convolution's output, and whether anything else does.
+The pairs are not derived from the code but observed: one pass on an image shows which batch normalization takes a
+convolution's output, and whether another operation takes it as well.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from torch.overrides import TorchFunctionMode
 from fgvis_lightning.networks.classifier import Classifier
 
 CLOSE = 1e-3
-"""Largest difference of logits, relative to the largest one, that rounding may make."""
+"""Largest difference of logits attributed to rounding, relative to the largest logit."""
 
 
 def folded(network: nn.Module, size: tuple[int, ...], keep: tuple[type, ...] = ()) -> tuple[nn.Module, int]:
-    """A copy of a network that `fgvis_lightning.networks.classifier.freeze` froze, its batch normalization folded away.
+    """A copy of a network with its batch normalization folded.
 
     Args:
-        network: in eval mode; takes images (B,C,H,W).
-        size: C, H and W of an image that it can be run on.
-        keep: classes of modules that are left as they are.
+        network: a network of images (B,C,H,W), frozen by `fgvis_lightning.networks.classifier.freeze`.
+        size: C, H and W of a valid image.
+        keep: classes of modules that are not folded.
 
     Returns:
-        The copy, which shares all other weights, and how many batch normalizations are gone; the network itself and 0
-        where none can be, e.g. because the network cannot be run on such an image, or computes something else then.
+        The copy, which shares all other weights, and the number of folded batch normalizations; the network itself and
+        0 if folding is impossible, e.g. because the network cannot run on such an image, or because its logits change.
     """
     image = torch.rand(1, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     weight = next((tensor for tensor in network.buffers() if tensor.is_floating_point()), None)
@@ -55,7 +55,7 @@ def folded(network: nn.Module, size: tuple[int, ...], keep: tuple[type, ...] = (
             for conv, norm in pairs:
                 _fold(made, conv, norm)
             after = _tensors(made(image))
-    except Exception:  # if it is the network itself that cannot, the first batch of real images will tell the user
+    except Exception:  # if the network itself fails, the first batch of real images raises an error
         return network, 0
     same = all((a - b).abs().max() <= CLOSE * b.abs().max() for a, b in zip(after, before, strict=True))
     return (made, len(pairs)) if pairs and before and same else (network, 0)  # NaN is not the same
@@ -76,8 +76,8 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.made: dict[int, tuple[int, Tensor]] = {}  # output → weight of its convolution; kept, so that ids stay
-        self.used: Counter[int] = Counter()  # output → calls that take it
+        self.made: dict[int, tuple[int, Tensor]] = {}  # output → weight of its convolution; keeps ids valid
+        self.used: Counter[int] = Counter()  # output → number of calls that take it
         self.normalized: dict[int, int] = {}  # output → running mean of the batch normalization that takes it
         self.calls: Counter[int] = Counter()  # weight or running mean → calls
 
@@ -88,7 +88,7 @@ class _Watch(TorchFunctionMode):
             self.used.update(map(id, _tensors((*args, *kwargs.values()))))
         if func in (F.conv2d, torch.conv2d) and len(args) > 1:
             self.made[id(output)] = id(args[1]), output
-            self.used[id(output)] = 0  # the id may have been another tensor's before
+            self.used[id(output)] = 0  # another tensor may have had the same id before
             self.normalized.pop(id(output), None)
             self.calls[id(args[1])] += 1
         elif func is F.batch_norm and len(args) > 1 and args[1] is not None:
@@ -106,7 +106,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _pairs(network: nn.Module, watch: _Watch, keep: tuple[type, ...]) -> list[tuple[str, str]]:
-    """The names of convolutions and of batch normalizations that take all of their output, and nothing else."""
+    """Names of convolutions with the batch normalization that alone takes their output, and takes nothing else."""
     owners: dict[int, list[str]] = {}
     for path, module in network.named_modules():
         for name, kind in (("weight", nn.Conv2d), ("running_mean", nn.modules.batchnorm._BatchNorm)):

@@ -1,8 +1,8 @@
-"""Heads of networks: outputs of any kind made logits (B,K) of K ≥ 2 classes or of labels.
+"""Heads of networks, which turn any outputs into logits (B,K) of K ≥ 2 classes or of labels.
 
-A network may end in a sigmoid or a softmax, which the paper leaves without a gate (Wagner et al., CVPR 2019, section
-3.2): where its output is that function's, the function is left out, which loses no digit where it saturates. Other
-outputs that are probabilities are turned back into logits.
+A network may end in a sigmoid or a softmax, which the paper does not gate (Wagner et al., CVPR 2019, section 3.2). If
+it does, this function is skipped, which keeps full precision where it saturates. Other probabilities are converted back
+to logits.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ FINAL: dict[Any, str] = {
     **dict.fromkeys((torch.softmax, torch.Tensor.softmax, F.softmax, torch.special.softmax), "softmax"),
 }
 IMAGES = 2
-"""Images of noise that a network is tried on."""
+"""Number of noise images for a trial pass."""
 
 NO_REGRESSION = (
-    "An amount has no probability of which evidence could keep a share. Ask a yes-or-no question of it: a module that "
-    "returns (amount - threshold) / scale, as binary."
+    "An amount is not a probability and cannot be explained. Turn it into a yes-or-no question: a module that "
+    "returns (amount - threshold) / scale, with task binary."
 )
 
 MANY = 8
-"""Outputs that are hardly all from 0 to 1 if they are logits."""
+"""Number of outputs from which logits are unlikely to be all between 0 and 1."""
 
 
 class _Finals(TorchFunctionMode):
-    """Counts calls of sigmoid and softmax, and leaves the one with the number ``skip`` out."""
+    """Records calls of sigmoid and softmax, and skips the call with the number ``skip``."""
 
     def __init__(self, skip: int | None = None) -> None:
         super().__init__()
@@ -53,10 +53,10 @@ class _Finals(TorchFunctionMode):
 
 
 class Inverse(nn.Module):
-    """Logits of probabilities. It is no part of the network, and has no gate.
+    """Converts probabilities to logits; it is not a part of the network, and has no gate.
 
     Args:
-        function: ``sigmoid`` or ``softmax``, which made them.
+        function: ``sigmoid`` or ``softmax``, the source of the probabilities.
     """
 
     def __init__(self, function: str) -> None:
@@ -70,14 +70,14 @@ class Inverse(nn.Module):
 
 
 class Head(nn.Module):
-    """A network that returns logits (B,K), K ≥ 2 unless they are labels'.
+    """A network that returns logits (B,K), K ≥ 2 unless they are logits of labels.
 
     Args:
-        network: takes images.
-        output: which of its outputs, see `fgvis_lightning.networks.outputs.select`.
-        skip: number of the call of a sigmoid or a softmax that is left out.
-        inverse: what makes logits of its outputs, if they are probabilities.
-        two: whether one output is made two classes.
+        network: a network of images.
+        output: the output to use, see `fgvis_lightning.networks.outputs.select`.
+        skip: number of the call of sigmoid or softmax to skip.
+        inverse: module that converts the outputs to logits, if they are probabilities.
+        two: whether to turn the single output into two classes.
     """
 
     def __init__(
@@ -105,17 +105,17 @@ class Head(nn.Module):
 def with_head(
     network: nn.Module, output: str | int | None, task: str, kind: str | None, x: Tensor
 ) -> tuple[nn.Module, Task, str]:
-    """A network as one that returns logits, its task, and what was found out, for people.
+    """Wrap a network so that it returns logits; also returns its task and a description of its outputs.
 
     Args:
-        network: frozen.
-        output: which of its outputs.
-        task: as the user says.
-        kind: of the outputs, ``logits`` or ``probabilities``; None to find out.
-        x: normalized images of the size and channels that it takes.
+        network: the frozen network.
+        output: the output to use.
+        task: the task given by the user.
+        kind: kind of the outputs, ``logits`` or ``probabilities``; None to detect it.
+        x: normalized images of a valid size and number of channels.
 
     Raises:
-        InputError: a task that the outputs cannot have.
+        InputError: if the task does not fit the outputs.
     """
     if task not in TASKS:
         more = f" {NO_REGRESSION}" if task == "regression" else ""
@@ -124,7 +124,7 @@ def with_head(
     try:
         with torch.no_grad(), finals:
             found = select(network(x), output, type(network).__name__)
-    except Exception:  # the first batch of real images will tell the user
+    except Exception:  # the first batch of real images raises an error
         return network, TASKS[task], ""
     if found.ndim > 2 or found.shape[0] != len(x):
         return network, TASKS[task], ""
@@ -140,7 +140,7 @@ def with_head(
         final = "softmax" if count > 1 and total and task != "multilabel" else "sigmoid"
         inverse = Inverse(final)
     if task == "binary" and count > 2:
-        raise InputError(f"Expected one output, or two, for task binary, but got {count}: multiclass or multilabel?")
+        raise InputError(f"Expected one or two outputs for task binary, but got {count}. Set multiclass or multilabel.")
     if task == "multiclass" and count == 1:
         task = "binary"
     elif task != "multilabel" and final == "sigmoid" and count > 1:
@@ -149,14 +149,14 @@ def with_head(
     says = f"{task}, {TASKS[task].says}" if task != "binary" or two else "binary, softmax over two outputs"
     says += f"; the network's outputs are probabilities ({final})" if final else ""
     if not final and seen is None:
-        says += "; the outputs, all from 0 to 1, taken for logits: are they --model.outputs probabilities?"
+        says += "; outputs from 0 to 1 treated as logits: set --model.outputs if they are probabilities"
     if number is None and inverse is None and not two:
         return network, TASKS[task], says
     return Head(network, output, number, inverse, two), TASKS[task], says
 
 
 def _final(finals: _Finals, found: Tensor) -> tuple[int | None, str]:
-    """Number and name of the call of a sigmoid or softmax that made the outputs; None where none did."""
+    """Number and name of the call of sigmoid or softmax that returned the outputs; None if there is none."""
     for number, (name, made) in enumerate(finals.calls):
         if made is found:
             return number, name
@@ -164,9 +164,9 @@ def _final(finals: _Finals, found: Tensor) -> tuple[int | None, str]:
 
 
 def _are_probabilities(found: Tensor) -> bool | None:
-    """Whether outputs are from 0 to 1, and sum to 1 or are so many that they are no logits; None if it is unclear.
+    """Whether outputs are probabilities: from 0 to 1, and with a sum of 1 or too many for logits; None if unclear.
 
-    A sigmoid is never 0 where the network is sane; a ReLU is, as at the end of SqueezeNet.
+    A sigmoid is never exactly 0 in a sane network, but a ReLU is, as at the end of SqueezeNet.
     """
     if not ((found >= 0).all() and (found <= 1).all()):
         return False

@@ -1,4 +1,4 @@
-"""HuggingFace's image classifiers, with their preprocessing and the names of their classes."""
+"""Image classifiers of HuggingFace, with their preprocessing and class names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load_huggingface(name: str) -> tuple[nn.Module, Preprocessing, str]:
     """An image classifier, its preprocessing, and its task.
 
     Args:
-        name: of a model on HuggingFace's hub, or a folder of ``save_pretrained``.
+        name: name of a model on HuggingFace's hub, or a folder written by ``save_pretrained``.
 
     Raises:
         InputError: if transformers is not installed, or cannot load it.
@@ -34,13 +34,13 @@ def load_huggingface(name: str) -> tuple[nn.Module, Preprocessing, str]:
         from transformers import AutoImageProcessor, AutoModelForImageClassification
     except ImportError as error:
         raise InputError(
-            f"Expected the package transformers, which loads {PREFIX}{name}, but it is not installed. Install it with: "
+            f"Expected the package transformers to load {PREFIX}{name}, but it is not installed. Install it with: "
             f'pip install "fgvis-lightning[huggingface]"'
         ) from error
     try:
         network: nn.Module = AutoModelForImageClassification.from_pretrained(name)
         processor: Any = AutoImageProcessor.from_pretrained(name)
-    except Exception as error:  # transformers and the hub raise dozens of kinds
+    except Exception as error:  # transformers and the hub raise dozens of kinds of errors
         says = str(error).strip().splitlines()
         raise InputError(
             f"Expected transformers to load an image classifier from {name}, but it could not: "
@@ -51,14 +51,14 @@ def load_huggingface(name: str) -> tuple[nn.Module, Preprocessing, str]:
 
 
 def preprocessing_of(processor: Any) -> Preprocessing:
-    """What an image processor does to an image: resize, center crop, normalize."""
+    """The preprocessing of an image processor: resize, center crop, normalize."""
     size = {key: value for key, value in dict(processor.size).items() if value}
     crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
     short = size.get("shortest_edge")
     resize: int | tuple[int, int] = short if short else (size["height"], size["width"])
     if crop:
         inputs = crop["height"], crop["width"]
-    elif short:  # ConvNeXt's crops without saying so
+    elif short:  # ConvNeXt's processor crops without a crop_size
         inputs, share = (short, short), getattr(processor, "crop_pct", None) or 1
         resize = int(short / share) if short < 384 else (short, short)
     else:
@@ -75,7 +75,7 @@ def preprocessing_of(processor: Any) -> Preprocessing:
 
 
 def class_names(network: nn.Module) -> tuple[str, ...]:
-    """The names in a network's ``config.id2label``; empty where there is none."""
+    """The names in a network's ``config.id2label``; empty if there are none."""
     labels = getattr(getattr(network, "config", None), "id2label", None)
     if not isinstance(labels, dict) or sorted(labels) != list(range(len(labels))):
         return ()

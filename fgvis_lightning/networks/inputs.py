@@ -1,4 +1,4 @@
-"""Networks that take more than images: the rest of their inputs, fixed."""
+"""Networks with further inputs, which are fixed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class FixedInputs(nn.Module):
     """A network whose further inputs are fixed.
 
     Args:
-        network: takes images (B,…) and further inputs.
-        inputs: by name. Tensors (1,…) are repeated for each image of a batch; all else is given as it is.
+        network: a network of images (B,…) and further inputs.
+        inputs: the further inputs by name. Tensors (1,…) are repeated for each image of a batch; other values are
+            passed unchanged.
     """
 
     def __init__(self, network: nn.Module, inputs: Mapping[str, Any]) -> None:
@@ -40,28 +41,28 @@ class FixedInputs(nn.Module):
 
 
 def unbound(network: Any) -> tuple[Any, Mapping[str, Any]]:
-    """A network, and the inputs that ``functools.partial`` has bound to it.
+    """A network and the inputs bound to it with ``functools.partial``.
 
     Raises:
-        InputError: one that is bound by its place.
+        InputError: if an input is bound by position.
     """
     if not isinstance(network, partial):
         return network, {}
     if network.args:
-        raise InputError(f"Expected inputs of {type(network.func).__name__} by name, but got some by their place.")
+        raise InputError(f"Expected inputs of {type(network.func).__name__} by name, but got some by position.")
     return network.func, network.keywords
 
 
 def with_inputs(network: nn.Module, bound: Mapping[str, Any], inputs: Mapping[str, Any] | None) -> nn.Module:
-    """A network with its further inputs fixed, where there are any.
+    """Fix the further inputs of a network, if there are any.
 
     Args:
-        network: takes images and further inputs by name.
-        bound: as the network takes them.
-        inputs: of one image: numbers and lists of them, or ``.npy`` files.
+        network: a network of images and further inputs by name.
+        bound: inputs to pass unchanged.
+        inputs: inputs for one image: numbers, lists of numbers, or ``.npy`` files.
 
     Raises:
-        InputError: an input that is none of these, or a file that cannot be read.
+        InputError: if an input is none of these, or if a file cannot be read.
     """
     made = {**bound, **{name: _tensor(name, value)[None] for name, value in (inputs or {}).items()}}
     return FixedInputs(network, made) if made else network

@@ -1,4 +1,4 @@
-"""Loads classifiers: by name, from a checkpoint, or as they are."""
+"""Loading of classifiers by name, from a checkpoint, or from a module."""
 
 from __future__ import annotations
 
@@ -31,29 +31,28 @@ class ClassifierOptions:
     """Weights, class names and preprocessing of a network.
 
     Args:
-        checkpoint: file with the network's weights: a ``state_dict``, a training's or Lightning's checkpoint, read with
-            ``weights_only=True``, or ``.safetensors``.
-        checkpoint_key: the checkpoint's entry that has them, where it has several or an unusual one.
-        weights: torchvision's weights entry, e.g. ``ResNet18_Weights.IMAGENET1K_V1``, for its preprocessing and class
-            names; the command line fills it in from ``network``.
-        classes: names of the classes, or a text file with one on each line, where the network does not bring its own.
-        mean: mean by channel that images are normalized with, where it is not to be the network's own.
-        std: standard deviation by channel, where it is not to be the network's own.
-        size: height and width of the network's input in pixels, where they are not to be the network's own.
-        resize: length of an image's short side before the center crop; unless given, the network's own, or the short
-            side of ``size``.
-        interpolation: how images are resized, ``bilinear``, ``bicubic``, …, if not in the network's own way.
-        channels: how a file becomes the network's channels: ``gray`` (by luma), ``rgb``, or ``all`` for its bands, its
-            pages or an array's; unless given, what the network's first convolution takes.
-        levels: values of gray that are black and white in files of more than 8 bits, e.g. ``[0, 4095]``.
-        order: of the color channels that the network takes, e.g. ``BGR``; mean and std are always in the order RGB.
-        output: which of the network's several outputs the logits are: a key, an attribute or an index; unless given,
-            the one that is called ``logits``.
-        inputs: what the network takes beside images, by name: numbers or lists of one image, or ``.npy`` files.
-        reduce: a function, or a class of them, that makes class scores (B,K) of the network's outputs, such as
-            `fgvis_lightning.networks.reduce.SegmentationLogits` of segmentation's.
-        bands: which three channels stand for red, green and blue in pictures, counted from 1; unless given, the first,
-            the middle and the last of more than three.
+        checkpoint: file with the network's weights: a ``state_dict``, a training or Lightning checkpoint (read with
+            ``weights_only=True``), or ``.safetensors``.
+        checkpoint_key: the checkpoint's entry with the weights, if it has several or an unusual one.
+        weights: torchvision's weights entry, e.g. ``ResNet18_Weights.IMAGENET1K_V1``, for preprocessing and class
+            names; the command line sets it from ``network``.
+        classes: class names, or a text file with one name on each line; default: the network's own, if any.
+        mean: mean of each channel for the normalization of images; default: the network's own.
+        std: standard deviation of each channel; default: the network's own.
+        size: height and width of the network's input in pixels; default: the network's own.
+        resize: length of an image's short side before the center crop; default: the network's own, or the short side of
+            ``size``.
+        interpolation: interpolation for resizing, ``bilinear``, ``bicubic``, …; default: the network's own.
+        channels: conversion of a file to the network's channels: ``gray`` (by luma), ``rgb``, or ``all`` for the bands
+            or pages of a file or array; default: chosen by the network's first convolution.
+        levels: gray values of black and white in files of more than 8 bits, e.g. ``[0, 4095]``.
+        order: order of the network's color channels, e.g. ``BGR``; mean and std are always in RGB order.
+        output: key, attribute or index of the logits among the network's outputs; default: the output named ``logits``.
+        inputs: the network's further inputs by name: numbers or lists for one image, or ``.npy`` files.
+        reduce: a function, or a class with ``__call__``, that turns the network's outputs into class scores (B,K), such
+            as `fgvis_lightning.networks.reduce.SegmentationLogits` for segmentation.
+        bands: the three channels shown as red, green and blue in pictures, counted from 1; default: the first, the
+            middle and the last channel, if there are more than three.
     """
 
     checkpoint: str | Path | None = None
@@ -85,18 +84,19 @@ def load_classifier(
     """Load and freeze a classifier.
 
     Args:
-        network: a module, left as it is, compiled or DataParallel ones without that; or the name of a packaged network
-            or of a timm model; or ``hf:`` and the name or the folder of one of HuggingFace's; or ``lightning:`` and the
-            class_path of a LightningModule that its checkpoint's ``hyper_parameters`` build. A `Classifier`, which is
-            loaded already, is returned as it is.
-        task: what its outputs say: ``multiclass``, ``multilabel`` or ``binary``; what has one output is binary, and
-            what ends in a sigmoid of several is multilabel, also where nobody says so.
-        outputs: whether they are ``logits`` or ``probabilities``; None to find out.
-        threshold: probability above which a label is predicted, in a multilabel task.
-        options: those of `ClassifierOptions`.
+        network: a module, which is not changed (wrappers of ``torch.compile`` and DataParallel are removed); the name
+            of a packaged network or of a timm model; ``hf:`` and the name or folder of a HuggingFace model; or
+            ``lightning:`` and the class_path of a LightningModule, built from its checkpoint's ``hyper_parameters``. A
+            `Classifier` is returned unchanged.
+        task: meaning of the network's outputs: ``multiclass``, ``multilabel`` or ``binary``. A network with one output
+            is recognized as binary, and a network that ends in several sigmoids as multilabel.
+        outputs: whether the network returns ``logits`` or ``probabilities``; None to detect it.
+        threshold: probability above which a label is predicted in a multilabel task.
+        options: options of `ClassifierOptions`.
 
     Raises:
-        InputError: if the name is unknown, the weights cannot be found, read or loaded, or the normalization is bad.
+        InputError: if the name is unknown, if the weights cannot be found, read or loaded, or if the normalization is
+            invalid.
     """
     if isinstance(network, Classifier):
         return network
@@ -147,21 +147,21 @@ def load_classifier(
 
 
 def _require_dimensions(network: nn.Module, name: str, given: int) -> None:
-    """Refuse a size of more or fewer numbers than the dimensions of a network's first convolution.
+    """Check that a size has as many numbers as the network's first convolution has dimensions.
 
     Raises:
-        InputError: where they differ.
+        InputError: if they differ.
     """
     own = dimensions_of(network, given)
     if own != given:
         raise InputError(
             f"Expected a size of {own} for {name}, whose first convolution takes {KINDS[own]}, but got one of {given}. "
-            f"Signals and volumes are explained in Python, by explain()."
+            f"Use explain() in Python for signals and volumes."
         )
 
 
 def _made(network: nn.Module | str, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing | None, str]:
-    """The network that is meant, its preprocessing where it comes with one, and its task."""
+    """The network for a name or module, its preprocessing if it provides one, and its task."""
     if not isinstance(network, str):
         return network, None, "multiclass"
     if network.startswith(PREFIX):
@@ -172,7 +172,7 @@ def _made(network: nn.Module | str, checkpoint: str | Path | None) -> tuple[nn.M
 
 
 def _noise(network: nn.Module, preprocessing: Preprocessing) -> Tensor:
-    """Normalized images of noise, as the network takes them."""
+    """Normalized noise images for the network."""
     noise = torch.Generator().manual_seed(0)
     x = torch.rand(IMAGES, preprocessing.count, *preprocessing.size, generator=noise)
     weight = next((tensor for tensor in network.buffers() if tensor.is_floating_point()), x)
@@ -186,20 +186,20 @@ def from_options(
     outputs: Literal["logits", "probabilities"] | None = None,
     threshold: float = 0.5,
 ) -> Classifier:
-    """`load_classifier` with the arguments that the command line has.
+    """`load_classifier` with the arguments of the command line.
 
     Args:
-        network: the name of a timm model or of a packaged network, or a module of your own by class_path.
+        network: the name of a timm model or of a packaged network, or your own module by class_path.
         classifier: weights, class names and preprocessing of the network.
-        task: what the network's outputs say.
-        outputs: whether they are ``logits`` or ``probabilities``; unless given, found out.
-        threshold: probability above which a label is ``predicted``, in a multilabel task.
+        task: meaning of the network's outputs.
+        outputs: whether the network returns ``logits`` or ``probabilities``; detected by default.
+        threshold: probability above which a label is ``predicted`` in a multilabel task.
     """
     return load_classifier(network, task=task, outputs=outputs, threshold=threshold, **vars(classifier))
 
 
 def _preprocessing(own: Preprocessing, given: ClassifierOptions) -> Preprocessing:
-    """The network's own, but for what is given."""
+    """The network's own preprocessing, with the given options replaced."""
     chosen: dict[str, Any] = {
         "mean": given.mean and tuple(given.mean),
         "std": given.std and tuple(given.std),
@@ -215,7 +215,7 @@ def _preprocessing(own: Preprocessing, given: ClassifierOptions) -> Preprocessin
 
 
 def _wrapped(network: nn.Module) -> nn.Module | None:
-    """The network in what ``torch.compile``, DataParallel or DistributedDataParallel makes of it; else None."""
+    """The network inside a wrapper of ``torch.compile``, DataParallel or DistributedDataParallel; otherwise None."""
     wrappers = nn.DataParallel, nn.parallel.DistributedDataParallel
     inside = network.module if isinstance(network, wrappers) else getattr(network, "_orig_mod", None)
     return inside if isinstance(inside, nn.Module) else None
@@ -228,4 +228,4 @@ def _class_names(classes: Sequence[str] | str | Path | None) -> Sequence[str] | 
         return read_text(Path(classes)).rstrip().splitlines()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"Expected a text file with the classes' names, but {classes}: {reason}.") from error
+        raise InputError(f"Expected a text file with class names, but got {classes}: {reason}.") from error

@@ -1,4 +1,4 @@
-"""Checks a network's logits and resolves the target classes that depend on them."""
+"""Checks of a network's logits, and target classes that depend on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def checked(logits: Tensor, x: Tensor, classifier: Classifier) -> Tensor:
     """Return the logits of images ``x`` (B,3,H,W) after checking them.
 
     Raises:
-        InputError: if they are not finite, not (B,K) with K > 1, or probabilities.
+        InputError: if the logits are not finite, not (B,K) with K > 1, or probabilities.
     """
     name = classifier.name
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
@@ -24,28 +24,28 @@ def checked(logits: Tensor, x: Tensor, classifier: Classifier) -> Tensor:
         raise InputError(f"Expected {name} to return logits of shape ({len(x)}, classes), but got {shape}.")
     if logits.shape[1] < 2 and classifier.task.name == "multiclass":
         raise InputError(
-            f"Expected {name} to return logits of at least two classes, but got one, on images of "
-            f"{x.shape[-2]}×{x.shape[-1]} pixels alone. Give that size with --model.classifier.size."
+            f"Expected {name} to return logits of at least two classes, but got one on images of "
+            f"{x.shape[-2]}×{x.shape[-1]} pixels. Set --model.classifier.size."
         )
     if not logits.isfinite().all():
         bad = int((~logits.isfinite()).any(1).sum())
         raise InputError(
-            f"Expected {name} to return finite logits, but {bad} of {len(x)} images gave NaN or infinity. "
+            f"Expected {name} to return finite logits, but got NaN or infinity for {bad} of {len(x)} images. "
             f"Check its weights and its normalization ({classifier.preprocessing})."
         )
     if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
         raise InputError(
-            f"Expected {name} to return logits, but got probabilities: each image's are not negative and sum to 1. Say "
-            f"so with outputs, --model.outputs probabilities."
+            f"Expected {name} to return logits, but got probabilities: they are not negative and sum to 1 for each "
+            f"image. Set outputs to probabilities (--model.outputs probabilities)."
         )
     return logits
 
 
 def resolve(targets: Tensor, logits: Tensor, classifier: Classifier) -> Tensor:
-    """Class indices (B,): -k becomes the k-th most probable class by the logits (B,K).
+    """Class indices (B,), where -k is replaced by the k-th most probable class according to the logits (B,K).
 
     Raises:
-        InputError: if there is no such class, or if the number of class names is not K.
+        InputError: if a class does not exist, or if the number of class names is not K.
     """
     count = logits.shape[1]
     if targets.max() >= count or targets.min() < -count:
@@ -62,42 +62,42 @@ def resolve(targets: Tensor, logits: Tensor, classifier: Classifier) -> Tensor:
 
 
 SIZE = r"mat1 and mat2|kernel size|padded input|output size|size of tensor|shape|too small|expected input.*channels"
-"""What torch says where a network cannot take images of this size."""
+"""Parts of torch's error messages for images of a wrong size."""
 
 
 def why_not(network: nn.Module, name: str, x: Tensor, error: Exception) -> str:
-    """Why a network cannot run on its first images, and what to do, in a sentence or two.
+    """An error message for a network that cannot run on its first images, with a remedy.
 
     Args:
-        network: it.
-        name: its name.
+        network: the network.
+        name: name of the network.
         x: the images (B,3,H,W).
-        error: what it has raised.
+        error: the error it raised.
     """
     says = (str(error).splitlines() or [type(error).__name__])[0]
     types = {tensor.dtype for tensor in network.buffers() if tensor.is_floating_point()}
     if types and x.dtype not in types:
         return (
-            f"Expected {name} in {x.dtype}, but its weights are {types.pop()}. Give it as network.float(), and speed "
-            f"up by precision, e.g. bf16-mixed."
+            f"Expected {name} in {x.dtype}, but its weights are {types.pop()}. Pass network.float(), and for more "
+            f"speed set precision, e.g. bf16-mixed."
         )
     dimensions = dimensions_of(network)
     if dimensions != x.ndim - 2:
         kinds = KINDS[x.ndim - 2], KINDS[dimensions]
-        return f"Expected {name} to take {kinds[0]}, but it takes {kinds[1]}. Explain those in Python, by explain()."
+        return f"Expected {name} to take {kinds[0]}, but it takes {kinds[1]}. Use explain() in Python for those."
     if isinstance(error, NotImplementedError) and "forward" in says:
-        return f"Expected {name} to have a forward method, but it has none. Give the module that has one."
+        return f"Expected {name} to have a forward method, but it has none. Pass a module that has one."
     if channels := re.search(r"to have (\d+) channels, but got (\d+) channels", says):
         return (
-            f"Expected {name} to take images of {x.shape[1]} channels, as its mean and std have values, but it has a "
-            f"layer that takes {channels[1]} and got {channels[2]}. Give mean and std for its channels."
+            f"Expected {name} to take images of {x.shape[1]} channels, like its mean and std, but it has a "
+            f"layer that takes {channels[1]} and got {channels[2]}. Set mean and std for the network's channels."
         )
     if "required positional argument" in says:
         return (
-            f"Expected {name} to take images alone, but it takes more ({says}). Give the rest with --model.inputs, or "
-            f"by functools.partial."
+            f"Expected {name} to take only images, but it has further inputs ({says}). Set them with "
+            f"--model.classifier.inputs, or with functools.partial."
         )
     height, width = x.shape[-2:]
     sized = re.search(SIZE, says, re.IGNORECASE)
-    remedy = " Give images of the size that it takes, or --model.classifier.size." if sized else ""
+    remedy = " Use images of the network's size, or set --model.classifier.size." if sized else ""
     return f"Expected {name} to run on images of {height}×{width} pixels, but it does not ({says}).{remedy}"

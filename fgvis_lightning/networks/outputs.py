@@ -1,4 +1,4 @@
-"""Networks with several outputs: which of them the logits are."""
+"""The logits of networks with several outputs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
     Args:
         outputs: a tensor, tuple, list, mapping or object, such as torchvision's ``InceptionOutputs`` or the
             ``ModelOutput`` of HuggingFace.
-        output: a key, an attribute or an index; None for the only tensor, or the one that is called ``logits``.
-        name: of the network, for errors.
+        output: a key, an attribute or an index; None for the only tensor, or the output named ``logits``.
+        name: name of the network, for error messages.
 
     Raises:
-        InputError: if there is no such output; the message lists those there are.
+        InputError: if the output does not exist; the message lists all outputs.
     """
     if isinstance(outputs, Tensor):
         if output is None:
@@ -44,7 +44,7 @@ def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
 
 
 class Selected(nn.Module):
-    """A network that returns the logits alone, see `select`."""
+    """A network that returns only the logits, see `select`."""
 
     network: nn.Module
     output: str | int

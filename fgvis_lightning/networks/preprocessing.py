@@ -11,7 +11,7 @@ from torchvision.transforms import InterpolationMode
 from fgvis_lightning.errors import InputError
 
 LARGEST = 16384
-"""Pixels of an input's height or width, at most."""
+"""Maximum height or width of an input in pixels."""
 
 CHANNELS = ("gray", "rgb", "all")
 COLORS = ("red", "green", "blue")
@@ -24,16 +24,15 @@ class Preprocessing:
     """Size, cropping and normalization of a network's input.
 
     Attributes:
-        size: height and width of the network's input, in pixels; or the length of a signal, or three of a volume.
+        size: height and width of the network's input in pixels; the length of a signal; or the three of a volume.
         resize: length of the short side before the center crop, or (height, width).
         interpolation: ``bilinear``, ``bicubic``, …, as in torchvision's ``InterpolationMode``.
-        mean, std: normalization of images in [0,1], by channel.
-        channels: how a file becomes as many channels as there are means: ``gray`` (by luma), ``rgb``, or ``all`` for
-            its bands or pages; None for ``gray`` where there is one, ``rgb`` where there are three, else ``all``.
-        levels: values of a file's gray that are black and white; None for the rule of
-            `fgvis_lightning.data.levels`.
-        bands: which channels stand for red, green and blue in pictures, from 1; None for the first, middle and last.
-        source: where these values come from, for people.
+        mean, std: normalization of images in [0,1], one value for each channel.
+        channels: conversion of a file to these channels: ``gray`` (by luma), ``rgb``, or ``all`` for its bands or
+            pages; None for ``gray`` with one channel, ``rgb`` with three, otherwise ``all``.
+        levels: gray values of black and white in files; None for the rule of `fgvis_lightning.data.levels`.
+        bands: channels shown as red, green and blue in pictures, from 1; None for the first, middle and last.
+        source: origin of these values, for messages.
     """
 
     size: tuple[int, ...] = (224, 224)
@@ -44,13 +43,13 @@ class Preprocessing:
     channels: str | None = None
     levels: tuple[float, float] | None = None
     bands: tuple[int, ...] | None = None
-    source: str = "ImageNet's usual values: the network does not bring its own"
+    source: str = "ImageNet's usual values, since the network has none"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be.
+        """Check all values.
 
         Raises:
-            InputError: a bad normalization, interpolation or size.
+            InputError: if the normalization, interpolation or size is invalid.
         """
         mean, std = self.mean, self.std
         if not mean or len(mean) != len(std) or min(std) <= 0:
@@ -88,7 +87,7 @@ class Preprocessing:
 
     @property
     def chosen_channels(self) -> str:
-        """How a file becomes these channels, ``gray``, ``rgb`` or ``all``."""
+        """Conversion of a file to these channels, ``gray``, ``rgb`` or ``all``."""
         return self.channels or {1: "gray", 3: "rgb"}.get(self.count, "all")
 
     @property
@@ -97,7 +96,7 @@ class Preprocessing:
         return channel_names(self.count, self.channels)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images (…,C,H,W) in [0,1] as the network takes them; signals (…,C,T) and volumes (…,C,D,H,W) likewise."""
+        """Normalize images (…,C,H,W) in [0,1], signals (…,C,T) or volumes (…,C,D,H,W)."""
         mean, std = self._by_channel(images)
         return (images - mean) / std
 
@@ -111,7 +110,7 @@ class Preprocessing:
         return images.new_tensor(self.mean).view(shape), images.new_tensor(self.std).view(shape)
 
     def background(self) -> Tensor:
-        """The data set's mean color (C,1,1) in [0,1]: zero in normalized space, which the mask uncovers."""
+        """The data set's mean color (C,1,1) in [0,1], which is zero in normalized space."""
         return torch.tensor(self.mean)[:, None, None]
 
     def __str__(self) -> str:
@@ -122,11 +121,11 @@ class Preprocessing:
 
 
 def channel_names(count: int, channels: str | None) -> tuple[str, ...]:
-    """Names of the channels of masks and images: colors where there are three that are not bands or pages of a file.
+    """Names of the channels of masks and images: colors for three channels that are not bands or pages of a file.
 
     Args:
-        count: how many there are.
-        channels: as in `Preprocessing`.
+        count: number of channels.
+        channels: see `Preprocessing`.
     """
     if count == 3 and channels != "all":
         return COLORS

@@ -1,4 +1,4 @@
-"""Dense outputs, as those of segmentation: what makes one score for each class of them."""
+"""Reduction of dense outputs, such as those of segmentation, to one score for each class."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fgvis_lightning.method.tasks import ATTRIBUTE, TASKS
 from fgvis_lightning.networks.outputs import select
 
 Reduce = Callable[[Any], Tensor]
-"""Makes class scores (B,K) of a network's outputs."""
+"""Function that turns a network's outputs into class scores (B,K)."""
 
 
 class Reduction(nn.Module):
-    """A function behind a network. It is no part of the network, and has no gate.
+    """A function behind a network; it is not a part of the network, and has no gate.
 
     Args:
-        function: makes class scores (B,K) of the network's outputs.
+        function: function that turns the network's outputs into class scores (B,K).
     """
 
     def __init__(self, function: Reduce) -> None:
@@ -40,9 +40,10 @@ class Reduced(nn.Module):
     """A network that returns class scores (B,K).
 
     Args:
-        network: takes images.
-        function: makes class scores of its outputs; its own task, where it has one, is that of the whole.
-        output: which of the outputs the function is given; all of them unless given.
+        network: a network of images.
+        function: function that turns the network's outputs into class scores; the task of the result is the function's
+            own, if it has one.
+        output: the output to pass to the function; all outputs by default.
     """
 
     def __init__(self, network: nn.Module, function: Reduce, output: str | int | None = None) -> None:
@@ -60,17 +61,17 @@ class Reduced(nn.Module):
 
 
 class SegmentationLogits(nn.Module):
-    """Scores of the classes of a segmentation network: each class's mean log-odds over a region, for each image.
+    """Class scores of a segmentation network: the mean log-odds of each class over a region, for each image.
 
-    The log-odds of class k at a pixel are those of its softmax probability there, so that the sigmoid of their mean is
-    the class's score and the task is ``multilabel``: the classes of a picture do not compete, each being in a region of
-    its own. The region of a class is where the network predicts it on the image that is explained, and stays that while
-    masks are tried; the mean over a region is the score of Seg-Grad-CAM (Vinogradova et al., AAAI 2020, eq. 2). A class
-    that is predicted nowhere is judged where its log-odds are highest.
+    The log-odds of class k at a pixel are those of its softmax probability, so the sigmoid of their mean is the class's
+    score. The task is ``multilabel``, since the classes of a picture do not compete; each has its own region. The
+    region of a class consists of the pixels for which the network predicts it on the explained image, and stays fixed
+    while masks are optimized. The mean over a region is the score of Seg-Grad-CAM (Vinogradova et al., AAAI 2020,
+    eq. 2). For a class that is predicted nowhere, the score is its highest log-odds.
 
     Args:
-        region: one region for all classes and images instead: a picture whose pixels above half of white are in it, of
-            any size; or a tensor (H,W) whose values above 0.5 are.
+        region: a fixed region for all classes and images: a picture of any size, whose pixels brighter than half of
+            white are inside; or a tensor (H,W), whose values above 0.5 are inside.
     """
 
     region: Tensor | None
@@ -88,7 +89,7 @@ class SegmentationLogits(nn.Module):
         self.seen = None
 
     def forward(self, outputs: Any) -> Tensor:
-        """The outputs' logits (B,K,H,W), the tensor or the entry ``out`` or ``logits``, as scores (B,K)."""
+        """Class scores (B,K) from logits (B,K,H,W), given as a tensor or as an entry ``out`` or ``logits``."""
         named = isinstance(outputs, Mapping) and "out" in outputs
         logits = select(outputs, "out" if named else None, "the segmentation network")
         if logits.ndim < 3:
@@ -103,7 +104,7 @@ class SegmentationLogits(nn.Module):
         return torch.where(weights.any(2), mean, flat.amax(2))
 
     def _predicted(self, logits: Tensor) -> Tensor:
-        """The class at each pixel (B,H,W), on the images that the rows of these logits (B,K,H,W) are made of."""
+        """The predicted class at each pixel (B,H,W) on the explained images of these logits (B,K,H,W)."""
         predicted = logits.detach().argmax(1)
         if self.looks:
             self.seen = predicted
@@ -117,7 +118,7 @@ class SegmentationLogits(nn.Module):
 
 @contextmanager
 def looking(network: nn.Module) -> Iterator[None]:
-    """The passes within are on images that will be explained: their regions are kept."""
+    """Record the regions of all passes inside this context, which run on the images to explain."""
     modules = [module for module in network.modules() if isinstance(module, SegmentationLogits)]
     for module in modules:
         module.looks = True
@@ -129,11 +130,11 @@ def looking(network: nn.Module) -> Iterator[None]:
 
 
 def pixel_log_odds(logits: Tensor) -> Tensor:
-    """Log p/(1 - p) of each class's softmax probability, for logits (B,K,…); exact where p is near 0 or 1."""
+    """Log p/(1 - p) of each class's softmax probability for logits (B,K,…), exact for p near 0 or 1."""
     top = logits.argmax(1, keepdim=True)
     of_all = logits.logsumexp(1, keepdim=True)
     without_top = logits.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True)
-    # p is at most a half beside the top class, where 1 - p loses no digit.
+    # Except for the top class, p is at most 0.5, so 1 - p keeps full precision.
     p = (logits - of_all).exp().scatter(1, top, 0)
     others = of_all + torch.log1p(-p)
     is_top = torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, value=True)
@@ -145,4 +146,4 @@ def _read_region(path: str | Path) -> Tensor:
         with Image.open(path) as file:
             return torch.from_numpy(np.array(file.convert("L"), dtype=np.float32) / 255)
     except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"Expected the picture of a region, but {path} cannot be read: {error}") from error
+        raise InputError(f"Expected a picture of a region, but {path} cannot be read: {error}") from error

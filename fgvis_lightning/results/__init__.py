@@ -1,1 +1,1 @@
-"""Explanations in memory and on disk, the results folder, its tables and figures."""
+"""Explanations in memory and on disk; the results folder with its tables and figures."""

@@ -1,4 +1,4 @@
-"""Locks a results folder for one sweep at a time, each rank of it once."""
+"""Locks that allow only one sweep at a time in a results folder, with one process for each rank."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from fgvis_lightning.errors import InputError
 
 LOCKS = ".locks"
 SECONDS = 2
-"""Time to wait for another rank that is just checking whether this one is alive."""
+"""Time to wait for another rank that is checking whether this rank is alive."""
 
 
 class Claim:
-    """One rank's claim to work in a folder; it ends with the process, however that ends.
+    """One rank's claim to work in a folder; it ends with the process, even after a crash.
 
     Args:
         output: the results folder.
-        rank: of this process among all of the sweep's.
+        rank: rank of this process in the sweep.
 
     Raises:
-        InputError: if another sweep is at work there.
+        InputError: if another sweep is running in the folder.
     """
 
     def __init__(self, output: Path, rank: int) -> None:
@@ -38,8 +38,8 @@ class Claim:
         self._works = _works(output / LOCKS)
         if not self._works:
             print(
-                f"{output} is on a file system without locks: take care that no two sweeps fill it at once. Temporary "
-                f"files of runs that were killed stay there.",
+                f"{output} is on a file system without locks: make sure that only one sweep writes to it at a time. "
+                f"Temporary files of killed runs are not removed.",
                 file=sys.stderr,
             )
             return
@@ -47,23 +47,23 @@ class Claim:
             self._own.acquire(SECONDS)
         except Timeout:
             raise InputError(
-                f"Expected no other sweep at work in {output}, but there is one. Wait for it to end, use more devices "
-                f"for it instead of a second sweep, or choose another --output."
+                f"Expected no other sweep at work in {output}, but there is one. Wait for it to end, give it more "
+                f"devices instead of starting a second sweep, or choose another --output."
             ) from None
         if rank == 0:
             self._sweep_up()
 
     def alone(self) -> bool:
-        """Whether no other rank is at work, as far as locks can tell."""
+        """Whether no other rank is running, according to the locks."""
         if not self._works:
             return True
         with ExitStack() as locks:
             return self._lock_others(locks)
 
     def release(self, at_last: Callable[[], object]) -> None:
-        """End the claim. The last one to end calls ``at_last``, while no other can begin; a second call does nothing.
+        """End the claim. The last rank to end calls ``at_last``, while no other can start; a second call does nothing.
 
-        All that a rank has written is there before it lets go, so whoever finds itself to be the last sees all of it.
+        Every rank finishes writing before it releases its claim, so the last rank sees all files.
         """
         own, self._own = self._own, None
         if own is None:
@@ -71,7 +71,7 @@ class Claim:
         if not self._works:
             at_last()
             return
-        # One after the other, so that of two that end together one is the last.
+        # One rank at a time, so that one of two that end together is the last.
         with ExitStack() as locks:
             _try(FileLock(self.output / LOCKS / "end"), locks, timeout=-1)
             if self._lock_others(locks):
@@ -79,12 +79,12 @@ class Claim:
             own.release()
 
     def _lock_others(self, locks: ExitStack) -> bool:
-        """Lock all other ranks' files; False where one of them is at work."""
+        """Lock all other ranks' files; False if one of the ranks is running."""
         others = [path for path in (self.output / LOCKS).glob("rank*") if path.name != f"rank{self.rank}"]
         return all(_try(FileLock(path), locks) for path in others)
 
     def _sweep_up(self) -> None:
-        """Remove the temporary files of processes that are no more."""
+        """Remove temporary files of processes that no longer exist."""
         for folder in (self.output, *(path for path in self.output.iterdir() if path.is_dir())):
             with os.scandir(folder) as entries:
                 names = [entry.name for entry in entries if entry.name.endswith(".tmp")]
@@ -99,7 +99,7 @@ class Claim:
 
 
 def _works(folder: Path) -> bool:
-    """Whether a file that nobody else knows can be locked there."""
+    """Whether locks work in a folder, tested with a private file."""
     path = folder / f"probe{os.getpid()}.{threading.get_native_id()}"
     try:
         with FileLock(path).acquire(0):
@@ -111,7 +111,7 @@ def _works(folder: Path) -> bool:
 
 
 def _try(lock: FileLock, locks: ExitStack, timeout: float = 0) -> bool:
-    """Lock a file until ``locks`` is closed; False where another process holds it."""
+    """Lock a file until ``locks`` is closed; False if another process holds the lock."""
     try:
         locks.enter_context(lock.acquire(timeout))
     except Timeout:

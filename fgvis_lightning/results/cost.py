@@ -1,4 +1,4 @@
-"""Cost of explanations: seconds, and images passed through the network forward and backward."""
+"""Cost of explanations: seconds, and numbers of forward and backward passes of images."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Cost:
         return Cost(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
 
     def add_to(self, folder: Path, rank: int) -> None:
-        """Add this cost to the total that the folder keeps of this rank."""
+        """Add this cost to this rank's total in the folder."""
         known = Cost.read(folder, f"cost.rank{rank}.json")
         write_whole(folder / f"cost.rank{rank}.json", json.dumps(asdict(known + self)).encode(), f"rank{rank}")
 

@@ -1,4 +1,4 @@
-"""Explanations: masks with the scores that they reach; and the maps of other methods."""
+"""Explanations: masks with their scores; and maps of other methods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fgvis_lightning.results.notebook import evidence_picture, overlay_picture, 
 from fgvis_lightning.results.tensor_files import save_tensors
 
 LINES = 20
-"""Items that an explanation prints, at most."""
+"""Maximum number of items that an explanation prints."""
 
 _WORDS = {"true": True, "false": False}
 ROWS: dict[str, Callable[[str], float]] = {
@@ -27,21 +27,21 @@ ROWS: dict[str, Callable[[str], float]] = {
     "reached": int,
     "agreement": float,
 }
-"""Optional fields with a value for each item, and how each is read from a file's metadata."""
+"""Optional fields with one value for each item, and their conversions from a file's metadata."""
 
 
 def rounded(mask: Tensor, game: Game) -> Tensor:
-    """A mask as a file holds it: with its evidence rounded to float16.
+    """A mask as it is stored in a file: with its evidence rounded to float16.
 
-    Float16 has many numbers next to 0 and none between 0.9995 and 1. So where evidence is 1 - mask, the mask itself
-    would lose all that is faint. One minus a number in float16 is one in float32, exactly, and back.
+    Float16 has many numbers near 0, but none between 0.9995 and 1. If evidence is 1 - mask, rounding the mask itself
+    would therefore lose faint evidence. One minus a float16 number is exact in float32, and so is the way back.
 
     Args:
-        mask: of any shape, in [0,1].
-        game: whose mask it is.
+        mask: mask of any shape, in [0,1].
+        game: the game of the mask.
 
     Returns:
-        A mask of the same type; what is rounded once does not change any more.
+        A mask of the same data type; rounding it again does not change it.
     """
     evidence = game.evidence(mask.to(torch.promote_types(mask.dtype, torch.float32)))
     return game.evidence(evidence.to(STORAGE).to(evidence.dtype)).to(mask.dtype)
@@ -49,31 +49,32 @@ def rounded(mask: Tensor, game: Game) -> Tensor:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Masks of B items with the scores that they reach.
+    """Masks of B items with their scores.
 
     Attributes:
-        mask: (B,3,H,W) in [0,1].
+        mask: masks (B,3,H,W) in [0,1].
         targets: target classes (B,).
         score_image: CNN_c(x) (B,), softmax probability of the target class on the image.
-        score_explanation: CNN_c(e) (B,), on ``e = r + m (x - r)``.
-        game: which game made the masks.
+        score_explanation: CNN_c(e) (B,), the same on ``e = r + m (x - r)``.
+        game: the game of the masks.
         feasible: for ``lam: auto``, whether the level was reached (B,); None otherwise.
-        ids: item ids, B of them; empty for images in memory.
-        metadata: what the file says beside the mask; empty for images in memory.
-        coverage: which nonlinearities were gated, and the share of closed gates (B,L) at the masks.
-        iterations: how many each item had (B,).
-        ranking: when the solver gave each pixel up (B,H,W) ≥ 0, high = matters most; None where it does not tell.
-        agreement: mean correlation between the masks of each two of the runs (B,) in [-1,1]; None for a single run.
-        seeds: how many runs with seeds of their own the masks are the mean of; None where that is not known.
-        reached: after which iteration the level was first reached (B,), 0 at the start and -1 never; None without one.
-        names: names of the target classes, B of them; empty where they are not known.
-        images: what was explained (B,C,H,W) in [0,1], before normalization; None where it is not in memory.
-        background: the color (C,1,1) in [0,1] that stands for nothing in pictures; None with the images.
-        bands: which channels stand for red, green and blue in pictures, from 1; None for the first, middle and last.
+        ids: ids of the B items; empty for images in memory.
+        metadata: further entries of the file; empty for images in memory.
+        coverage: the gated nonlinearities, and the share of closed gates (B,L) at the masks.
+        iterations: number of iterations of each item (B,).
+        ranking: importance of each pixel (B,H,W) ≥ 0 according to the solver, high = matters most; None if unknown.
+        agreement: mean pairwise correlation of the runs' masks (B,) in [-1,1]; None for a single run.
+        seeds: number of runs with different seeds that were averaged; None if unknown.
+        reached: iteration in which the level was first reached (B,), 0 at the start and -1 for never; None without a
+            level.
+        names: names of the B target classes; empty if unknown.
+        images: the explained images (B,C,H,W) in [0,1], before normalization; None if they are not in memory.
+        background: color (C,1,1) in [0,1] of removed parts in pictures; None if images is None.
+        bands: channels shown as red, green and blue in pictures, from 1; None for the first, middle and last.
 
-    It prints as a line for each item, ``espresso 0.951 → 0.952, 8.0 %, reached``: class, both scores, size of the
-    evidence, and whether the level was reached. A notebook shows the panels of the first items. An index or a slice
-    gives one or some of the items.
+    An explanation prints one line for each item, ``espresso 0.951 → 0.952, 8.0 %, reached``: class, both scores, size
+    of the evidence, and whether the level was reached. A notebook displays the panels of the first items. Indexing and
+    slicing select items.
     """
 
     mask: Tensor
@@ -128,17 +129,17 @@ class Explanation:
 
     @property
     def evidence(self) -> Tensor:
-        """(B,3,H,W) in [0,1], high = evidence: the mask where the class stays, 1 - mask where it goes."""
+        """Evidence (B,3,H,W) in [0,1]: the mask in games that keep the class, 1 - mask in games that lose it."""
         return self.game.evidence(self.mask)
 
     @property
     def sparsity(self) -> Tensor:
-        """Share of the image that is not evidence (B,), 1 - mean of `evidence`: 0 for all of it, 1 for none."""
+        """Share of the image that is not evidence (B,), 1 - mean of `evidence`: 0 for the whole image, 1 for none."""
         return 1 - self.game.size(self.mask)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Explanation]) -> Explanation:
-        """The items of several explanations of one game, without metadata."""
+        """Join the items of several explanations of the same game, without metadata."""
         coverage, closed = parts[0].coverage, [c.closed for p in parts if (c := p.coverage) and c.closed is not None]
         known: dict[str, Any] = {}
         for name in (*ROWS, "ranking"):
@@ -159,7 +160,7 @@ class Explanation:
         )
 
     def select(self, order: Tensor) -> Explanation:
-        """Some of the items, in the order of their indices (N,)."""
+        """Select items by their indices (N,), in this order."""
 
         def rows(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[order]
@@ -179,15 +180,15 @@ class Explanation:
         )
 
     def saliency(self) -> Tensor:
-        """The map that metrics rank pixels by (B,H,W) ≥ 0, high = evidence.
+        """The map (B,H,W) ≥ 0 by which metrics rank pixels, high = evidence.
 
-        It is the `ranking` where there is one: a mask tells what is enough, and a ranking in which order it matters.
-        Else it is the mean of the `evidence` over the channels.
+        If there is a `ranking`, it is the ranking, since a mask only tells which pixels are enough, not their order of
+        importance. Otherwise, it is the mean of the `evidence` over the channels.
         """
         return self.evidence.float().mean(1) if self.ranking is None else self.ranking
 
     def save(self, path: Path, index: int, metadata: Mapping[str, str], owner: str | None = None) -> None:
-        """Write one of the items as a file, see `save_tensors`."""
+        """Write one item to a file, see `save_tensors`."""
         own = {
             "target": str(int(self.targets[index])),
             "score_image": repr(float(self.score_image[index])),
@@ -217,14 +218,14 @@ class Attribution:
     """Maps of another method for B items.
 
     Attributes:
-        map: (B,H,W), high = evidence; signs and scale are the method's.
+        map: maps (B,H,W), high = evidence; sign and scale depend on the method.
         targets: target classes (B,).
         score_image: softmax probability of the target class on the image (B,).
-        method: its name.
-        ids: item ids, B of them; empty for images in memory.
-        metadata: what the file says beside the map; empty for images in memory.
-        explanation: what the method leaves of the images as enough for the class (B,C,H,W), before normalization: black
-            is 0 and white 1; None for methods that make no such claim.
+        method: name of the method.
+        ids: ids of the B items; empty for images in memory.
+        metadata: further entries of the file; empty for images in memory.
+        explanation: images (B,C,H,W) that the method leaves as sufficient for the class, before normalization: black is
+            0 and white is 1; None for methods that make no such claim.
     """
 
     map: Tensor
@@ -239,11 +240,11 @@ class Attribution:
         return len(self.map)
 
     def saliency(self) -> Tensor:
-        """The map that metrics rank pixels by (B,H,W), high = evidence."""
+        """The map (B,H,W) by which metrics rank pixels, high = evidence."""
         return self.map
 
     def save(self, path: Path, index: int, metadata: Mapping[str, str], owner: str | None = None) -> None:
-        """Write one of the items as a file, see `save_tensors`."""
+        """Write one item to a file, see `save_tensors`."""
         own = {
             "target": str(int(self.targets[index])),
             "score_image": repr(float(self.score_image[index])),
@@ -251,6 +252,6 @@ class Attribution:
         }
         tensors = {"map": self.map[index].float()}
         if self.explanation is not None:
-            # Of half the size of float32, in steps that are at most 1/8 of those of an 8-bit image.
+            # Half the size of float32, with steps of at most 1/8 of a step in an 8-bit image.
             tensors["explanation"] = self.explanation[index].to(STORAGE)
         save_tensors(path, tensors, own | dict(metadata), owner)

@@ -1,17 +1,17 @@
 """Tensors → pictures; no files.
 
-Three views of one item, each at the network's own resolution so that every pixel of the mask is there:
+There are three views of each item, at the network's own resolution, so that every pixel of the mask is visible:
 
-* the image, as the network gets it before normalization;
-* the explanation: the evidence of the image on the reference's gray, everything else gone;
-* the mask: the evidence by color channel on black, so white is evidence in all three channels, and
-  yellow, say, evidence in red and green.
+* the image: the network's input before normalization;
+* the explanation: the image's evidence on the reference's gray, with everything else removed;
+* the mask: the evidence by color channel on black; white is evidence in all three channels, yellow is evidence in red
+  and green.
 
-Gray images have gray masks. Of more than three channels, three stand for red, green and blue (see `as_rgb`), and a
-picture beside them has the evidence of each.
+Gray images have gray masks. For more than three channels, three are shown as red, green and blue (see `as_rgb`), and a
+separate picture shows the evidence of each channel.
 
-Where the evidence is faint, the latter two have a brightened picture beside them. Of a volume its three middle slices
-are shown, and of a signal each channel's line (see `fgvis_lightning.results.shapes`).
+If the evidence is faint, brightened versions of the latter two are added. Volumes are shown as their three middle
+slices, and signals as one line for each channel (see `fgvis_lightning.results.shapes`).
 """
 
 from __future__ import annotations
@@ -37,48 +37,48 @@ if TYPE_CHECKING:
 
 
 FAINT = 0.5
-"""Evidence whose brightest part (see `brightest`) is below this is shown brightened as well."""
+"""Evidence with a brightest part (see `brightest`) below this value is also shown brightened."""
 
 IN_A_ROW = 4
-"""Pictures of a panel that stand side by side, at most; more stand in two rows."""
+"""Maximum number of pictures in one row of a panel; more pictures take two rows."""
 
-KEY = "by color channel, white is evidence in all three, and green, say, in green alone"
+KEY = "by color channel, white is evidence in all three channels, and green in green alone"
 GAP_INCHES = 0.12
 DPI = 100
 LINE, LETTER = 1.4, 0.6  # height of a line, and about the width of a letter, in sizes of the font
 
 
 Bands = Sequence[int] | None
-"""Which three of C channels stand for red, green and blue, counted from 1; None for the first, middle and last."""
+"""The three of C channels shown as red, green and blue, counted from 1; None for the first, middle and last."""
 
 
 def explanation_image(image: Tensor, evidence: Tensor, background: Tensor, bands: Bands = None) -> Tensor:
     """Picture of an explanation: the evidence on a plain background.
 
     Args:
-        image: (C,H,W) in [0,1].
-        evidence: (C,H,W) in [0,1], the mask or 1 - mask.
-        background: (C,1,1) in [0,1], e.g. the data set's mean color.
-        bands: which channels are shown.
+        image: image (C,H,W) in [0,1].
+        evidence: evidence (C,H,W) in [0,1], the mask or 1 - mask.
+        background: color (C,1,1) in [0,1], e.g. the data set's mean color.
+        bands: channels to show.
 
     Returns:
-        (3,H,W) in [0,1].
+        Picture (3,H,W) in [0,1].
     """
     return as_rgb(torch.lerp(background.expand_as(image), image, evidence), bands)
 
 
 def triple(count: int, bands: Bands = None) -> list[int]:
-    """Which of C channels stand for red, green and blue: those chosen, or the first, the middle and the last."""
+    """Indices of the channels shown as red, green and blue: the chosen ones, or the first, the middle and the last."""
     return [band - 1 for band in bands] if bands else [0, (count - 1) // 2, count - 1]
 
 
 def as_rgb(picture: Tensor, bands: Bands = None) -> Tensor:
-    """A picture of any number of channels (C,H,W) as one of red, green and blue (3,H,W)."""
+    """Convert a picture with any number of channels (C,H,W) to red, green and blue (3,H,W)."""
     return picture[triple(len(picture), bands)]
 
 
 def each_channel(evidence: Tensor) -> Tensor:
-    """Evidence (C,H,W), smaller and side by side: each channel as a gray map, row by row (3,H,W)."""
+    """Evidence (C,H,W) as small gray maps of all channels in one picture (3,H,W), row by row."""
     count, height, width = evidence.shape
     columns = math.ceil(math.sqrt(count))
     tall, wide = height // columns, width // columns
@@ -90,14 +90,14 @@ def each_channel(evidence: Tensor) -> Tensor:
 
 
 def panel(views: Mapping[str, Tensor], title: str, note: str = "") -> Figure:
-    """Pictures (3,H,W) in [0,1], each under its name, in one row or, more than four, in two.
+    """Pictures (3,H,W) in [0,1] under their names, in one row, or in two rows if there are more than four.
 
-    Pixels are whole screen pixels.
+    Each pixel covers whole screen pixels.
 
     Args:
-        views: name → picture, all of one size.
-        title: above all of them.
-        note: below the title, in smaller letters.
+        views: name → picture, all of the same size.
+        title: title above all pictures.
+        note: note below the title, in a smaller font.
     """
     height, width = next(iter(views.values())).shape[-2:]
     zoom = max(1, round(448 / max(height, width)))
@@ -128,7 +128,7 @@ def panel(views: Mapping[str, Tensor], title: str, note: str = "") -> Figure:
 
 
 def _fitted(text: str, size: float, inches: float) -> tuple[str, float, float]:
-    """A text in lines that a width has room for, the size of its letters, and its height: whole pixels, in inches."""
+    """A text wrapped to a width, its font size, and its height in inches (a whole number of pixels)."""
     lines = wrap(text, max(1, int(72 * inches / (LETTER * size))))
     return "\n".join(lines), size, math.ceil(LINE * size * len(lines) / 72 * DPI) / DPI
 
@@ -136,15 +136,15 @@ def _fitted(text: str, size: float, inches: float) -> tuple[str, float, float]:
 def explanation_panel(explanation: Explanation, index: int, image: Tensor, background: Tensor, name: str) -> Figure:
     """Image, explanation and mask of one item side by side, under the class and both scores.
 
-    Evidence that is faint is shown brightened beside what it is, so that no picture looks empty. The title says where
-    the level was missed, and the line below it how well several runs agree.
+    Faint evidence is also shown brightened, so that no picture looks empty. The title tells if the level was missed,
+    and the line below it how well several runs agree.
 
     Args:
-        explanation: of B items.
-        index: which of them.
-        image: (C,H,W) in [0,1], before normalization; or a signal (C,T), or a volume (C,D,H,W).
-        background: (C,1,1) in [0,1], the color that stands for nothing.
-        name: of the target class.
+        explanation: explanation of B items.
+        index: index of the item.
+        image: image (C,H,W) in [0,1], before normalization; or a signal (C,T), or a volume (C,D,H,W).
+        background: color (C,1,1) in [0,1] of removed parts.
+        name: name of the target class.
     """
     game, evidence = explanation.game, explanation.evidence[index].float().cpu()
     count, bands, what = len(evidence), explanation.bands, {2: "signal", 4: "volume"}.get(image.ndim, "image")
@@ -189,23 +189,23 @@ def _agreement(explanation: Explanation, index: int) -> str:
 
 
 def _percent(share: Tensor) -> str:
-    """One decimal, or more where it would be zero."""
+    """A percentage with one decimal, or more if it would be zero."""
     value = 100 * float(share)
     return f"{value:.1f} %" if value >= 0.1 or value == 0 else f"{value:.1g} %"
 
 
 def _factor(value: float) -> str:
-    """Two digits: 3.2, 32, 3,200."""
+    """A factor with two digits: 3.2, 32, 3,200."""
     return f"{value:.1f}" if value < 9.95 else f"{float(f'{value:.2g}'):,.0f}"
 
 
 def overlay(image: Tensor, evidence: Tensor, bands: Bands = None) -> Tensor:
-    """The image where the evidence is, in dim gray elsewhere (3,H,W); the evidence is the channels' mean, brightened.
+    """The image at its evidence (the channels' mean, brightened), and in dim gray elsewhere (3,H,W).
 
     Args:
-        image: (C,H,W) in [0,1].
-        evidence: (C,H,W) in [0,1].
-        bands: which channels are shown.
+        image: image (C,H,W) in [0,1].
+        evidence: evidence (C,H,W) in [0,1].
+        bands: channels to show.
     """
     image = as_rgb(image, bands)
     dim = 0.35 * image.mean(0).expand(3, -1, -1)
@@ -213,10 +213,10 @@ def overlay(image: Tensor, evidence: Tensor, bands: Bands = None) -> Tensor:
 
 
 def heat(saliency: Tensor) -> Tensor:
-    """A map (H,W) as a picture (3,H,W) in [0,1], black where it is lowest.
+    """A map (H,W) as a picture (3,H,W) in [0,1], black at its lowest values.
 
-    Brightness grows up to the map's 99.8 % quantile (see `brightened`), so that no single pixel decides what is seen;
-    all that is negative, evidence against the class, is black. A constant map is gray.
+    Brightness grows up to the map's 99.8 % quantile (see `brightened`), so that no single pixel dominates the picture.
+    Negative values, evidence against the class, are black. A constant map is gray.
     """
     evidence = saliency.float().clamp(min=0)
     if evidence.max() == evidence.min():
@@ -226,13 +226,13 @@ def heat(saliency: Tensor) -> Tensor:
 
 
 def brightened(values: Tensor) -> Tensor:
-    """Values of any shape, cut off below at 0 and divided by their 99.8 % quantile, in [0,1]."""
+    """Values of any shape, clipped at 0 and divided by their 99.8 % quantile, in [0,1]."""
     values = values.float().clamp(min=0)
     return (values / brightest(values)).clamp(max=1)
 
 
 def brightest(values: Tensor) -> Tensor:
-    """The 99.8 % quantile of values ≥ 0, a scalar; where that is 0, the largest of them; never 0."""
+    """The 99.8 % quantile of values ≥ 0 (a scalar), or their maximum if the quantile is 0; never 0."""
     top = values.flatten().sort().values[int(0.998 * (values.numel() - 1))]
     return top if top > 0 else values.max().clamp(min=torch.finfo(values.dtype).tiny)
 
@@ -247,12 +247,11 @@ def grid(
     """Rows of pictures under the names of their columns, for print.
 
     Args:
-        rows: in each, a picture (C,H,W) in [0,1] for each column with what is written below it; None where there is
-            none.
-        columns: their names.
-        names: of the rows, at their left.
+        rows: rows with a picture (C,H,W) in [0,1], or None, and the text below it for each column.
+        columns: names of the columns.
+        names: names of the rows, to the left of them.
         inches: width of a picture.
-        note: below all of them.
+        note: note below all pictures.
     """
     shape = next(picture.shape for row in rows for picture, _ in row if picture is not None)
     tall = inches * shape[-2] / shape[-1]
@@ -282,7 +281,7 @@ def grid(
 
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:
-    """A figure as (H,W,3), for loggers that take arrays."""
+    """A figure as an array (H,W,3), for loggers."""
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()

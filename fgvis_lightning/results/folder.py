@@ -1,13 +1,13 @@
-"""A results folder: what is in it, who works in it, and the tables made from it.
+"""The results folder and its tables.
 
-Many processes fill one folder, on one machine or several, and each may be killed at any moment::
+Many processes, on one machine or several, write to the same folder, and each may be killed at any time::
 
-    explanations/<item id>.safetensors   one for each finished item; that it is there says that it is done
-    failures/<image id>.txt              why an image could not be read; gone once it could
-    sweep.json                           the configuration, and what later runs must repeat
+    explanations/<item id>.safetensors   one file for each finished item; if it exists, the item is done
+    failures/<image id>.txt              why an image could not be read; removed when it can be read
+    sweep.json                           the configuration, and values that later runs must reuse
     summary.csv, coverage.csv            tables, rebuilt from the files
-    .locks/rank<number>                  locked by the processes at work, see `fgvis_lightning.results.claim`
-    .checked/                            what need not be read again, see `fgvis_lightning.results.unchanged`
+    .locks/rank<number>                  locks of running processes, see `fgvis_lightning.results.claim`
+    .checked/                            notes about unchanged files, see `fgvis_lightning.results.unchanged`
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ from fgvis_lightning.results.unchanged import QuickCheck
 FAILURES = "failures"
 SWEEP = "sweep.json"
 IMAGE = "image_sha256"
-"""Name of the metadata that tells which image is explained, by its content."""
+"""Name of the metadata entry with the content hash of the explained image."""
 
 
 def prepare_folder(output: Path) -> None:
-    """Make a results folder.
+    """Create a results folder.
 
     Raises:
-        InputError: if it cannot be written to.
+        InputError: if the folder is not writable.
     """
-    # If killed now, the next sweep removes it. Not among the explanations, where nothing has changed yet.
+    # If this process is killed, the next sweep removes the file. It is not in the folder of explanations, whose time of
+    # change must stay.
     probe = output / f".writable{os.getpid()}.rank0.tmp"
     try:
         (output / EXPLANATIONS).mkdir(parents=True, exist_ok=True)
@@ -51,13 +52,12 @@ def prepare_folder(output: Path) -> None:
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"Expected a folder that can be written to, but {printable(str(output))}: {reason}. Choose another "
-            f"--output."
+            f"Expected a writable folder, but got {printable(str(output))}: {reason}. Choose another --output."
         ) from error
 
 
 def finished(output: Path) -> set[str]:
-    """The ids of the items that have a file, found without opening any."""
+    """The ids of the items that have a file, without opening the files."""
     return {name.removesuffix(SUFFIX) for name in _names(output / EXPLANATIONS, SUFFIX)}
 
 
@@ -67,13 +67,13 @@ def count_finished(output: Path) -> int:
 
 
 def why_unusable(output: Path, id: str, fingerprint: str, sha256: str | None = None) -> str | None:
-    """Read an item's file as a whole: why it cannot stay, or None where it is as this configuration made it.
+    """Read an item's file completely; the reason why it cannot be kept, or None if it belongs to this configuration.
 
     Args:
         output: the results folder.
-        id: of the item.
-        fingerprint: of the configuration.
-        sha256: of the image as it is now; None where there is none to compare with.
+        id: id of the item.
+        fingerprint: fingerprint of the configuration.
+        sha256: hash of the current image; None if there is no image to compare with.
     """
     path = output / EXPLANATIONS / (id + SUFFIX)
     try:
@@ -81,7 +81,7 @@ def why_unusable(output: Path, id: str, fingerprint: str, sha256: str | None = N
     except InputError as error:
         return str(error).partition(". Run the same")[0]
     if metadata.get("fingerprint") != fingerprint:
-        return f"{path} is of another configuration"
+        return f"{path} belongs to another configuration"
     return f"{path} explains another image" if sha256 not in (None, metadata.get(IMAGE)) else None
 
 
@@ -105,13 +105,13 @@ def _names(folder: Path, suffix: str) -> Iterator[str]:
 
 
 def note_failure(output: Path, image_id: str, reason: str, owner: str) -> None:
-    """Keep why an image could not be read, for people and for the process that sums up."""
+    """Record why an image could not be read."""
     (output / FAILURES).mkdir(exist_ok=True)
     write_whole(output / FAILURES / f"{image_id}.txt", f"{printable(reason)}\n".encode(), owner)
 
 
 def forget_failure(output: Path, image_id: str) -> None:
-    """An image is going to be tried again."""
+    """Delete the record of an image before reading it again."""
     (output / FAILURES / f"{image_id}.txt").unlink(missing_ok=True)
 
 
@@ -121,19 +121,19 @@ def unreadable(output: Path) -> set[str]:
 
 
 def failures(output: Path) -> dict[str, str]:
-    """Image id → why it could not be read."""
+    """Image id → reason why the image could not be read."""
     notes = {}
     for image_id in sorted(unreadable(output)):
-        with suppress(FileNotFoundError):  # tried again by another process meanwhile
+        with suppress(FileNotFoundError):  # another process is reading the image again
             notes[image_id] = (output / FAILURES / f"{image_id}.txt").read_text(encoding="utf-8").strip()
     return notes
 
 
-# --- what later runs in the folder must repeat ---
+# --- values that later runs in the folder must reuse ---
 
 
 def recall(output: Path) -> dict[str, Any]:
-    """Read ``sweep.json``; empty where there is none."""
+    """Read ``sweep.json``; empty if it does not exist."""
     try:
         known = json.loads((output / SWEEP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -142,13 +142,13 @@ def recall(output: Path) -> dict[str, Any]:
 
 
 def recall_number(output: Path, name: str, most: int) -> int | None:
-    """A whole number from 1 to ``most`` in ``sweep.json``; None where there is no such number."""
+    """An integer from 1 to ``most`` in ``sweep.json``; None if there is no such number."""
     value = recall(output).get(name)
     return value if type(value) is int and 1 <= value <= most else None
 
 
 def remember(output: Path, **values: object) -> None:
-    """Add to ``sweep.json``; for rank 0."""
+    """Add values to ``sweep.json``; only for rank 0."""
     known = recall(output)
     if known != (known | values):
         write_whole(output / SWEEP, (json.dumps(known | values, indent=2) + "\n").encode(), "rank0")
@@ -158,10 +158,10 @@ def check_configuration(output: Path, settings: Mapping[str, object], fingerprin
     """Refuse to mix explanations of two configurations in one folder.
 
     Raises:
-        InputError: the folder is one of another configuration; the message says what differs.
+        InputError: if the folder belongs to another configuration; the message lists the differences.
     """
     known = recall(output)
-    if "fingerprint" not in known:  # made by hand, or its sweep.json was lost: the first file that can be read decides
+    if "fingerprint" not in known:  # without sweep.json, the first readable file decides
         known = {}
         for path in files(output):
             with suppress(InputError, ValueError):
@@ -179,7 +179,7 @@ def check_configuration(output: Path, settings: Mapping[str, object], fingerprin
     ]
     raise InputError(
         f"Expected {output} to be empty or to hold explanations of this configuration, but it holds those of another "
-        f"({'; '.join(differences) or 'the weights of the network differ'}). Choose another --output, or delete that "
+        f"({'; '.join(differences) or 'the weights of the network differ'}). Choose another --output, or delete this "
         f"folder."
     )
 
@@ -193,7 +193,7 @@ COLUMNS = (
 
 
 class Levels(NamedTuple):
-    """How many items of a run have a level to reach, and the ids of those that missed it."""
+    """Number of items of a run with a level, and ids of the items that missed it."""
 
     with_level: int
     missed: list[str]
@@ -202,19 +202,19 @@ class Levels(NamedTuple):
 def write_summary(
     output: Path, owner: str | None = None, listed: Collection[str] | None = None
 ) -> tuple[list[str], Levels]:
-    """Rebuild two tables from the explanation files, unless nothing has changed since they were made.
+    """Rebuild two tables from the explanation files, unless nothing has changed since the last time.
 
-    ``summary.csv`` has one row for each item, ``coverage.csv`` one for each gated layer, with the share of its gates
-    that are closed at the explanations, as a mean over the items.
+    ``summary.csv`` has one row for each item, ``coverage.csv`` one row for each gated layer, with its share of closed
+    gates at the explanations, averaged over the items.
 
     Args:
         output: the results folder.
         owner: see `fgvis_lightning.results.tensor_files.write_whole`.
-        listed: ids of the items of this run; the column ``listed`` says of each item whether it is one. Others are of
-            images that this run does not have, or that have another name now.
+        listed: ids of the items of this run, which the column ``listed`` marks. Other items belong to images that are
+            not in this run or have been renamed.
 
     Returns:
-        Why files could not be read, and the levels of the listed items.
+        Reasons why files could not be read, and the levels of the listed items.
     """
     tables = [str(output / name) for name in (EXPLANATIONS, "summary.csv", "coverage.csv")]
     quick = QuickCheck(output, "tables", "\n".join(listed or ()), owner)

@@ -1,4 +1,4 @@
-"""What a run has found, as a few lines for a terminal."""
+"""The results of a run as a few lines for a terminal."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_metadata
 
 MOST = 20
-"""Items that are listed, at most."""
+"""Maximum number of items to list."""
 
 LEVELS = {"true": "reached", "false": "missed"}
 
 
 def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
-    """A line for each item: class, both scores, size of the evidence, and whether the level was reached.
+    """One line for each item: class, both scores, size of the evidence, and whether the level was reached.
 
     Args:
         output: the results folder.
-        ids: of its items; those whose file cannot be read are left out.
+        ids: ids of the items; items with unreadable files are skipped.
 
     Returns:
-        Lines of columns with a heading; none for more items than `MOST`.
+        Lines of aligned columns with a heading; empty for more than `MOST` items.
     """
     if not 0 < len(ids) <= MOST:
         return []

@@ -1,7 +1,7 @@
-"""Explanations from files.
+"""Loading explanations from files.
 
-One explanation is one ``.safetensors`` file: the tensor ``mask``, with ``ranking`` beside it where there is one, or
-``map`` for another method, with ``explanation`` beside it where the method leaves an image; and string metadata.
+An explanation is one ``.safetensors`` file with string metadata. It contains the tensor ``mask`` and optionally
+``ranking``; or, for another method, the tensor ``map`` and optionally ``explanation``, the image left by the method.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ TENSORS = ("mask", "ranking", "map", "explanation")
 
 
 def check_links(output: Path) -> None:
-    """Refuse a folder with links to elsewhere: a stranger's could lead to any file of this machine.
+    """Refuse a folder with links to the outside, which could lead to any file of this machine.
 
     Raises:
-        InputError: it names one.
+        InputError: if there is such a link.
     """
     real = output.resolve()
     for place, folders, names in os.walk(output):
@@ -36,8 +36,8 @@ def check_links(output: Path) -> None:
             path = os.path.join(place, name)  # noqa: PTH118, a million times
             if os.path.islink(path) and not Path(path).resolve().is_relative_to(real):  # noqa: PTH114
                 raise InputError(
-                    f"Expected results that lie in {output}, but {printable(path)} is a link to elsewhere. Remove it, "
-                    f"or put what it stands for in its place."
+                    f"Expected all results inside {output}, but {printable(path)} is a link to the outside. Remove it, "
+                    f"or replace it with its target."
                 )
 
 
@@ -45,7 +45,7 @@ def load_item(path: str | Path) -> Explanation | Attribution:
     """Read the file of one item (B = 1), an explanation or another method's map, and verify its checksum.
 
     Raises:
-        InputError: not there, damaged, or neither.
+        InputError: if the file is missing, damaged, or neither of these.
     """
     path = Path(path)
     try:
@@ -56,7 +56,7 @@ def load_item(path: str | Path) -> Explanation | Attribution:
             raise ValueError("it has neither a mask nor a map")
         expected = metadata.pop(CHECKSUM)
         if expected != checksum(tensors, metadata):
-            raise ValueError("its checksum is another")
+            raise ValueError("its checksum is wrong")
         own: dict[str, Any] = {
             "targets": torch.tensor([int(metadata["target"])]),
             "score_image": torch.tensor([float(metadata["score_image"])]),
@@ -79,7 +79,7 @@ def load_item(path: str | Path) -> Explanation | Attribution:
             **own,
         )
     except FileNotFoundError as error:
-        raise InputError(f"Expected an explanation file, but there is none at {path}.") from error
+        raise InputError(f"Expected an explanation file, but {path} does not exist.") from error
     except UNREADABLE as error:
         raise damaged(path, error) from error
 
@@ -88,7 +88,7 @@ def load_explanation(path: str | Path) -> Explanation:
     """Read one explanation file (B = 1) and verify its checksum.
 
     Raises:
-        InputError: not there, damaged, or not an explanation.
+        InputError: if the file is missing, damaged, or not an explanation.
     """
     item = load_item(path)
     if not isinstance(item, Explanation):
@@ -122,7 +122,7 @@ def load_explanations(folder: str | Path) -> Explanations:
     """The explanations in a results folder or in its ``explanations`` folder.
 
     Raises:
-        InputError: if there are none, or if one of them is a link to elsewhere.
+        InputError: if there are none, or if the folder has a link to the outside.
     """
     check_links(Path(folder))
     folders = Path(folder) / EXPLANATIONS, Path(folder)

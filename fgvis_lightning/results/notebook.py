@@ -35,14 +35,14 @@ def draw(
     """One item's image, explanation and mask side by side, for a notebook.
 
     Args:
-        explanation: as `fgvis_lightning.explain` returns it.
-        images: those that were explained (B,C,H,W) in [0,1]; unless given, what the explanation remembers.
-        index: which of them.
-        name: of the target class; unless given, likewise.
-        background: the color in [0,1] that stands for nothing, the mean that images are normalized by; likewise.
+        explanation: result of `fgvis_lightning.explain`.
+        images: the explained images (B,C,H,W) in [0,1]; default: the images in the explanation.
+        index: index of the item.
+        name: name of the target class; default: the name in the explanation.
+        background: color of removed parts in [0,1], the mean of the normalization; default: the explanation's.
 
     Raises:
-        InputError: the images are not those of the explanation, or there is none of that index.
+        InputError: if the images do not belong to the explanation, or if the index is invalid.
     """
     image, color = _of(explanation, images, index, background)
     named = explanation.names[index] if explanation.names else f"class {int(explanation.targets[index])}"
@@ -52,10 +52,10 @@ def draw(
 
 
 def evidence_picture(explanation: Explanation, index: int = 0) -> Image.Image:
-    """One item's evidence on the background, at the network's own resolution; brightened where it is faint.
+    """One item's evidence on the background, at the network's own resolution; faint evidence is brightened.
 
     Raises:
-        InputError: the explanation does not have its images, or they are no images, or there is none of that index.
+        InputError: if the explanation has no images, if they are signals or volumes, or if the index is invalid.
     """
     image, color = _of(explanation, None, index, None, flat=True)
     evidence = explanation.evidence[index].float().cpu()
@@ -64,7 +64,7 @@ def evidence_picture(explanation: Explanation, index: int = 0) -> Image.Image:
 
 
 def overlay_picture(explanation: Explanation, index: int = 0) -> Image.Image:
-    """One item's evidence, brightened, on the image in dim gray; errors as in `evidence_picture`."""
+    """One item's brightened evidence on the image in dim gray; errors as in `evidence_picture`."""
     image, _ = _of(explanation, None, index, None, flat=True)
     return as_pil(overlay(image, explanation.evidence[index].float().cpu(), explanation.bands))
 
@@ -72,10 +72,10 @@ def overlay_picture(explanation: Explanation, index: int = 0) -> Image.Image:
 def _of(
     explanation: Explanation, images: Tensor | None, index: int, background: Sequence[float] | None, flat: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """An item's image, and the color (C,1,1) that stands for nothing."""
+    """An item's image, and the color (C,1,1) of removed parts."""
     images = images if images is not None else explanation.images
     if images is None:
-        raise InputError("Expected the images that were explained, which an explanation from a file does not have.")
+        raise InputError("Expected the explained images, but an explanation from a file has none. Pass images.")
     if images.shape != explanation.mask.shape:
         raise InputError(
             f"Expected the images of the explanation, {tuple(explanation.mask.shape)}, but got {tuple(images.shape)}."
@@ -83,7 +83,7 @@ def _of(
     if not -len(images) <= index < len(images):
         raise InputError(f"Expected an index below {len(images)}, but got {index}.")
     if flat and images.ndim != 4:
-        raise InputError(f"Expected images (B,C,H,W), but got {tuple(images.shape)}. Show others with draw().")
+        raise InputError(f"Expected images (B,C,H,W), but got {tuple(images.shape)}. Use draw() for other inputs.")
     image = images[index].detach().float().cpu()
     color = explanation.background if explanation.background is not None else image.new_full((1, 1, 1), 0.5)
     color = color if background is None else image.new_tensor(background)[:, None, None]
@@ -91,12 +91,12 @@ def _of(
 
 
 def as_pil(picture: Tensor) -> Image.Image:
-    """A picture (3,H,W) in [0,1]."""
+    """Convert a picture (3,H,W) in [0,1] to a PIL image."""
     return Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
 def png(explanation: Explanation, most: int = 5) -> bytes | None:
-    """The panels of the first few items, one below the other, for a notebook; None without their images."""
+    """The panels of the first few items, stacked vertically, for a notebook; None without images."""
     if explanation.images is None or not len(explanation):
         return None
     panels = [draw(explanation, index=index) for index in range(min(most, len(explanation)))]

@@ -1,4 +1,4 @@
-"""Pictures of inputs that are no images: signals as lines, volumes by their middle slices."""
+"""Pictures of other inputs than images: signals as lines, volumes as their middle slices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 LINES = 12
-"""Channels of a signal that are drawn, at most."""
+"""Maximum number of channels to draw for a signal."""
 
 WIDE, TALL = 9.0, 1.1  # inches of a signal's channel
 INK, PALE = "#0b6e69", "#c9c9c9"
@@ -20,11 +20,11 @@ def middle_slices(volume: Tensor, fill: Tensor) -> Tensor:
     """The middle slices of a volume across its depth, height and width, side by side.
 
     Args:
-        volume: (C,D,H,W).
-        fill: what stands where there is no slice (C,1,1).
+        volume: volume (C,D,H,W).
+        fill: color (C,1,1) of the space around the slices.
 
     Returns:
-        (C,max(H,D),W+W+H), one slice after the other: (H,W), (D,W) and (D,H).
+        Picture (C,max(H,D),W+W+H) with the slices (H,W), (D,W) and (D,H).
     """
     depth, height, width = (side // 2 for side in volume.shape[1:])
     slices = volume[:, depth], volume[:, :, height], volume[..., width]
@@ -34,13 +34,13 @@ def middle_slices(volume: Tensor, fill: Tensor) -> Tensor:
 
 
 def signal_figure(signal: Tensor, evidence: Tensor, title: str, note: str) -> Figure:
-    """A signal as a pale line for each channel, dark where it is evidence.
+    """A signal as a pale line for each channel, dark at its evidence.
 
     Args:
-        signal: (C,T).
-        evidence: (C,T) in [0,1], as dark as it is to be.
-        title: above.
-        note: below the title, in smaller letters.
+        signal: signal (C,T).
+        evidence: evidence (C,T) in [0,1], which determines the darkness.
+        title: title of the figure.
+        note: note below the title, in a smaller font.
     """
     count = min(len(signal), LINES)
     head = 0.55 if note else 0.35

@@ -10,32 +10,32 @@ UNDEFINED = "undefined"
 
 
 class Table:
-    """Rows under the names of their columns."""
+    """A table with named columns."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = tuple(columns)
         self.rows: list[tuple[object, ...]] = []
 
     def add(self, row: Iterable[object]) -> None:
-        """Add a row, a value for each column."""
+        """Add a row with one value for each column."""
         self.rows.append(tuple(row))
 
     def csv(self) -> str:
-        """The whole table, with its values as they are; NaN is undefined."""
+        """The whole table with unrounded values; NaN becomes "undefined"."""
         text = io.StringIO(newline="")
         csv.writer(text).writerows([self.columns, *(map(_plain, row) for row in self.rows)])
         return text.getvalue()
 
     def markdown(self) -> str:
-        """The whole table, with numbers to three digits; NaN is undefined."""
+        """The whole table with numbers of three digits; NaN becomes "undefined"."""
         head = [_cell(name) for name in self.columns], ["---"] * len(self.columns)
         lines = [*head, *([_cell(value) for value in row] for row in self.rows)]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _plain(value: object) -> object:
-    """A value as CSV has it: a text that a spreadsheet would take for a formula gets an apostrophe."""
-    if value != value:  # NaN is not itself
+    """A value for CSV; text that a spreadsheet would read as a formula gets an apostrophe."""
+    if value != value:  # NaN differs from itself
         return UNDEFINED
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 

@@ -1,6 +1,6 @@
-"""Tensor files that are there whole or not at all.
+"""Tensor files that are written completely or not at all.
 
-A file is written under a temporary name and moved into place. Its string metadata hold a checksum of everything in it.
+A file is written under a temporary name and moved into place. Its string metadata contains a checksum of its content.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ UNREADABLE = (SafetensorError, KeyError, ValueError, TypeError, OSError)
 
 
 def write_whole(path: Path, data: bytes, owner: str | None = None) -> None:
-    """Write a file that is there whole or not at all, also after a power failure.
+    """Write a file completely or not at all, even in case of a power failure.
 
     Args:
-        path: the file; its folder exists.
-        data: its content.
-        owner: a part of the temporary name that no other process shares; unless given, this one's id.
+        path: the file; its folder must exist.
+        data: content of the file.
+        owner: part of the temporary name that is unique to this process; default: the process id.
     """
-    # Two threads may be about to write one file, the failure of an image that two items share.
+    # Two threads may write the same file: the failure of an image shared by two items.
     temporary = path.with_name(f".{path.name}.{threading.get_native_id()}.{owner or f'pid{os.getpid()}'}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            # Else a file system may put the new name on disk before the data. Should the name be lost instead, the
-            # file is missing as if it had not been written, so its folder need not be synchronized.
+            # Without this, a file system may write the new name before the data. If the name is lost instead, the file
+            # is just missing, so its folder need not be synchronized.
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
@@ -52,33 +52,33 @@ def write_whole(path: Path, data: bytes, owner: str | None = None) -> None:
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], owner: str | None = None
 ) -> None:
-    """Write tensors with their metadata and a checksum of all of it, whole or not at all.
+    """Write tensors with metadata and a checksum of both, completely or not at all.
 
     Args:
-        path: the file; its folder exists.
-        tensors: by name, each in float16 or float32.
-        metadata: strings to keep beside them.
+        path: the file; its folder must exist.
+        tensors: tensors by name, in float16 or float32.
+        metadata: strings to store with them.
         owner: see `write_whole`.
     """
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     entries: dict[str, Any] = {}
     data = b""
-    # The wider types first, so that each tensor begins at a multiple of its numbers' size, as it must to be read.
+    # Wider data types first, so that each tensor is aligned to the size of its numbers, as readers require.
     for name, tensor in sorted(tensors.items(), key=lambda pair: (-pair[1].element_size(), pair[0])):
         kind = {torch.float16: "F16", torch.float32: "F32"}[tensor.dtype]
         start, data = len(data), data + tensor.numpy().tobytes()
         entries[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, len(data)]}
-    # Laid out by us: safetensors' own function shuffles the metadata, and equal explanations are to be equal files.
+    # Written by hand: safetensors' own function shuffles the metadata, but equal explanations must be equal files.
     header = json.dumps({"__metadata__": {**metadata, CHECKSUM: checksum(tensors, metadata)}, **entries}).encode()
     header += b" " * (-len(header) % 8)
     write_whole(path, struct.pack("<Q", len(header)) + header + data, owner)
 
 
 def load_metadata(path: Path) -> dict[str, str]:
-    """The strings of an explanation file, without its tensor.
+    """The metadata of an explanation file, without its tensors.
 
     Raises:
-        InputError: not there, or damaged so that not even these can be read.
+        InputError: if the file is missing, or if its metadata is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -88,17 +88,17 @@ def load_metadata(path: Path) -> dict[str, str]:
 
 
 def change_metadata(path: Path, values: Mapping[str, str], owner: str | None = None) -> None:
-    """Replace strings of a tensor file; nothing is written where it has them already.
+    """Replace metadata of a tensor file; nothing is written if it is up to date.
 
     Raises:
-        InputError: not there, or damaged.
+        InputError: if the file is missing or damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             if metadata == {**metadata, **values}:
                 return
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a dict
     except UNREADABLE as error:
         raise damaged(path, error) from error
     metadata.pop(CHECKSUM, None)
@@ -106,7 +106,7 @@ def change_metadata(path: Path, values: Mapping[str, str], owner: str | None = N
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 over the bytes of the tensors, in the order of their names, and the metadata, as hexadecimal digits."""
+    """SHA-256 of the tensors' bytes, in the order of their names, and of the metadata, as hexadecimal digits."""
     digest = hashlib.sha256()
     for _, tensor in sorted(tensors.items()):
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
@@ -118,5 +118,5 @@ def damaged(path: Path, error: Exception) -> InputError:
     """The error for a file that cannot be read."""
     return InputError(
         f"Expected an explanation file, but {path} is damaged or of another kind ({error}). "
-        f"Run the same command again to compute it anew."
+        f"Run the same command again to compute it again."
     )

@@ -1,7 +1,7 @@
-"""A quick check: are files as they were when they were last read as a whole?
+"""A quick check whether files have changed since they were last read completely.
 
-To read a million photos and explanations takes an hour. So who has read files, and found all well, notes their names,
-sizes and times in the results folder; where these are the same later, nothing is read again.
+Reading a million photos and explanations takes an hour. Therefore, names, sizes and times of checked files are noted in
+the results folder; if they are the same later, the files are not read again.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from fgvis_lightning.results.tensor_files import write_whole
 
 CHECKED = ".checked"
 SETTLED = 60
-"""Seconds that files must have been left alone before they were read: clocks of file servers differ."""
+"""Seconds that files must have been unchanged before they were read, since clocks of file servers differ."""
 
 
 class QuickCheck:
-    """Notes names, sizes and times of files.
+    """A note of names, sizes and times of files.
 
     Args:
         output: the results folder.
-        name: of the note, e.g. ``rank0of1``.
+        name: name of the note, e.g. ``rank0of1``.
         what: anything else that must be the same, e.g. a configuration's fingerprint.
         owner: see `fgvis_lightning.results.tensor_files.write_whole`.
 
     Attributes:
-        text: what was noted beside the files, once `same` was true.
+        text: text stored in the note, available after `same` was true.
     """
 
     def __init__(self, output: Path, name: str, what: str, owner: str | None = None) -> None:
@@ -41,7 +41,7 @@ class QuickCheck:
         self._begun = time.time()
 
     def same(self, files: Iterable[str]) -> bool:
-        """Whether these paths' files are as they were when they were noted."""
+        """Whether these files are unchanged since they were noted."""
         try:
             known, _, self.text = self.path.read_text(encoding="utf-8").partition("\n")
         except (OSError, ValueError):
@@ -49,12 +49,12 @@ class QuickCheck:
         return known == self._state(files)[0]
 
     def note(self, read: Iterable[str], written: Iterable[str], text: str = "") -> None:
-        """Note files, unless one that was read has been changed since, or just before.
+        """Note files, unless a file was changed after it was read, or just before.
 
         Args:
-            read: paths of files that have been read, all since this object was made.
-            written: of further ones, which this run may have written.
-            text: to keep beside them.
+            read: paths of files that were read since this object was created.
+            written: paths of further files, which this run may have written.
+            text: text to store in the note.
         """
         read = list(read)
         if self._state(read)[1] > self._begun - SETTLED:
@@ -65,7 +65,7 @@ class QuickCheck:
         write_whole(self.path, f"{state}\n{text}".encode(), self.owner)
 
     def _state(self, files: Iterable[str]) -> tuple[str, float]:
-        """SHA-256 of it all, and the latest change in seconds, now where a file is missing."""
+        """SHA-256 of all values, and the time of the latest change in seconds; now, if a file is missing."""
         digest, latest = hashlib.sha256(self.what.encode()), 0
         for some in batched(files, 1000):  # a million files, each in two microseconds
             lines = []

@@ -190,7 +190,7 @@ def test_damaged_images_are_reported_and_the_others_explained(
     error = fails(capsys, output, folder, "--data.batch_size", "2")
     assert error.startswith("fgvis: 2 of 5 items could not be read:\n")
     assert "photo 1b.jpg cannot be decoded" in error
-    assert "Pillow knows no format for" in error
+    assert "Pillow does not recognize the format of" in error
     assert len(load_explanations(output)) == 3
     assert len((output / "summary.csv").read_text().splitlines()) == 4
 
@@ -210,8 +210,8 @@ def test_corrupt_and_foreign_explanations_are_computed_again(
     capsys.readouterr()
     fit(output, folder)
     printed = capsys.readouterr().out
-    assert f"{corrupt} is damaged or of another kind (its checksum is another): it is computed again" in printed
-    assert f"{foreign} is of another configuration: it is computed again" in printed
+    assert f"{corrupt} is damaged or of another kind (its checksum is wrong): it will be computed again" in printed
+    assert f"{foreign} belongs to another configuration: it will be computed again" in printed
     assert "2 of 3 items explained, 1 were already there" in printed
     assert {path.name: path.read_bytes() for path in (output / "explanations").iterdir()} == whole
 
@@ -345,7 +345,7 @@ def test_only_damaged_images(tmp_path: Path, output: Path, capsys: pytest.Captur
         (["--model.classifier.checkpoint", "nowhere.pth"], "nowhere.pth: No such file"),
         (["--model.classifier.size", "[96, 96]"], "at least half the network's input of 96×96 pixels"),
         (["--data.images", "nowhere.png"], "there is no nowhere.png"),
-        (["--data.images", "package:no_such_package/a.png"], "Expected the installed package 'no_such_package'"),
+        (["--data.images", "package:no_such_package/a.png"], "Expected the package 'no_such_package'"),
         (["--data.batch_size", "0"], "Expected batch_size to be at least 1"),
         (["--model.game", "destruction"], "destruction"),
     ],

@@ -81,7 +81,7 @@ def test_gray_networks_have_gray_masks() -> None:
         explain(network, torch.rand(1, 3, 64, 64), iterations=2)
     six = load_classifier(timm.create_model("resnet10t", in_chans=6, num_classes=3)).preprocessing
     assert six.mean == 2 * (0.485, 0.456, 0.406)
-    assert "nothing is known of the network's 6 channels" in load_classifier(Bands(6)).described
+    assert "the network's 6 channels are unknown" in load_classifier(Bands(6)).described
 
 
 def test_photos_become_gray_by_luma(tmp_path: Path) -> None:
@@ -131,15 +131,15 @@ def test_files_of_many_channels(tmp_path: Path, suffix: str, kind: str, layout: 
     [
         ("two.npz", r"Expected one array in .*two\.npz, but it has a, b"),
         ("five.npy", r"of 6 channels, but .*five\.npy has 5×12×12"),
-        ("both.npy", r"has 6×12×6 in its first and its last dimension"),
+        ("both.npy", r"has 6×12×6 in both its first and last dimension"),
         ("objects.npy", r"cannot be decoded: .*[oO]bject"),
         ("words.npy", r"Expected numbers, but .*words\.npy has values of type"),
         ("nan.npy", r"Expected finite values"),
-        ("large.npy", r"from 0 to 1, but it has 0 to 700\. Say which are black and white"),
+        ("large.npy", r"from 0 to 1, but it has 0 to 700\. Set the values of black and white"),
         ("broken.npy", "cannot be decoded"),
         ("broken.npz", "cannot be decoded"),
         ("broken.tif", "cannot be decoded"),
-        ("none.npy", "there is no file"),
+        ("none.npy", "does not exist"),
         ("rgb.png", r"of 6 channels, but .*rgb\.png has 12×12×3"),
     ],
 )

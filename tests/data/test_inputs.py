@@ -82,8 +82,8 @@ def test_images_that_can_be_meant(photo: Callable[..., Path]) -> None:
         (torch.zeros(1, 1, 16, 16), r"of shape \(B,3,H,W\) or \(3,H,W\), but got \(1, 1, 16, 16\)"),
         (torch.full((3, 16, 16), float("nan")), r"Expected images in \[0,1\]"),
         (torch.full((3, 16, 16), 200.0), "Divide them by 255"),
-        (torch.full((3, 16, 16), -1.0), "Give mean and std"),
-        ("missing.png", "there is no file missing.png"),
+        (torch.full((3, 16, 16), -1.0), "Pass mean and std"),
+        ("missing.png", "the file missing.png does not exist"),
         (Image.new("RGB", (4, 4)), "at least half the network's input of 16×16 pixels, but the image has 4×4"),
     ],
 )

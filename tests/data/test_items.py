@@ -192,7 +192,7 @@ def test_csv_with_a_file_of_a_package(tmp_path: Path) -> None:
     assert ids(items) == [("coffee", 1), ("coffee", 0)]
     assert all(Path(item.path).is_file() for item in items)
     (tmp_path / "t.csv").write_text("path\npackage:no_such_package/a.png\n")
-    with pytest.raises(InputError, match="Expected the installed package 'no_such_package'"):
+    with pytest.raises(InputError, match="Expected the package 'no_such_package'"):
         list_items(str(tmp_path / "t.csv"), "predicted", CLASSIFIER)
 
 
@@ -207,7 +207,8 @@ def test_csv_with_a_file_of_a_package(tmp_path: Path) -> None:
 def test_csv_row_without_a_path(text: str, row: int, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(
-        InputError, match=rf"Expected an image in each row of .*t\.csv, but row {row} has .*'path'\. Fill"
+        InputError,
+        match=rf"an image in each row of .*t\.csv, but the column 'path' of row {row} is empty\. Fill",
     ):
         list_items(str(tmp_path / "t.csv"), "auto", CLASSIFIER)
 
@@ -253,7 +254,7 @@ def test_targets(targets: str | int | list[str | int], expected: list[int], phot
         ("shool bus", "Expected the name of one of 5 classes, but got 'shool bus'. Nearest: school bus"),
         (5, "Expected a class index from 0 to 4, but got 5"),
         ("-2", "Expected a class index from 0 to 4, but got -2"),
-        ("bus", r"names \[3, 4\]: give the index"),
+        ("bus", r"names \[3, 4\]. Use the index"),
         ("label", "Expected a label for each image"),
     ],
 )

@@ -94,7 +94,7 @@ def test_masks_of_any_mode(mode: str, tmp_path: Path) -> None:
         image = image.convert(mode)
     image.save(tmp_path / "m.png")
     assert torch.equal(Picture(tmp_path / "m.png").mask(6, 8), torch.from_numpy(mask > 0))
-    with pytest.raises(InputError, match=r"masks of their images' sizes, here 6×9, but .* has 6×8"):
+    with pytest.raises(InputError, match=r"a mask of the image's size, 6×9, but .* has 6×8"):
         Picture(tmp_path / "m.png").mask(6, 9)
 
 
@@ -250,13 +250,13 @@ def test_annotations_of_coco(tmp_path: Path, classifier: Classifier) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"segmentation": {"size": [10, 12], "counts": "PPYo0"}}, "has compressed run lengths .RLE.. Write them out"),
+        ({"segmentation": {"size": [10, 12], "counts": "PPYo0"}}, "has compressed run lengths .RLE.. Decode them"),
         ({"bbox": [1, 2, 0, 3]}, "a box with a width and a height in annotation 5"),
         ({"segmentation": [[1, 2, 3, 4]]}, "polygons of at least three corners"),
-        ({"segmentation": [[1, 2, 3, 4, 5]]}, "as COCO has it, but it is not"),
-        ({"image_id": 99}, "as COCO has it, but it is not"),
-        ({"category_id": 99}, "as COCO has it, but it is not"),
-        ({"bbox": None}, "as COCO has it, but it is not"),
+        ({"segmentation": [[1, 2, 3, 4, 5]]}, "in COCO's format, but it is invalid"),
+        ({"image_id": 99}, "in COCO's format, but it is invalid"),
+        ({"category_id": 99}, "in COCO's format, but it is invalid"),
+        ({"bbox": None}, "in COCO's format, but it is invalid"),
     ],
 )
 def test_annotations_with_mistakes(
@@ -269,7 +269,7 @@ def test_annotations_with_mistakes(
 def test_annotations_of_another_size_of_the_image(tmp_path: Path, classifier: Classifier) -> None:
     dog = {"id": 5, "image_id": 7, "category_id": 18, "bbox": [1, 2, 4, 3]}
     with pytest.raises(
-        InputError, match=r"pixels of the image file itself, 10×12, but annotation 5 .* is of an image of 20×24"
+        InputError, match=r"pixels of the image file itself, 10×12, but annotation 5 .* is for an image of 20×24"
     ):
         masks(coco(tmp_path, dog, height=20, width=24), classifier)
     (tmp_path / "coco.json").write_text('{"images": []}')
@@ -290,7 +290,7 @@ def test_objects_find_their_images(tmp_path: Path, photo: Callable[..., Path], m
         second: [second],
         third: ["2.png"],
     }
-    with pytest.raises(InputError, match=r"Expected to know which image 1\.png is, but it is .*1\.png, .*1\.png"):
+    with pytest.raises(InputError, match=r"Expected 1\.png to match one image, but it matches .*1\.png, .*1\.png"):
         by_image([Marked("1.png", 0, box(0, 0, 1, 1))], [first, second])
     assert not by_image([Marked("ts/1.png", 0, box(0, 0, 1, 1))], [first])  # not the end of a name
     monkeypatch.chdir(tmp_path)

@@ -323,7 +323,7 @@ def test_an_image_that_disappears(images: Path, tmp_path: Path, photo: PhotoMake
     assert process.returncode == 2
     assert err.strip().splitlines()[-2:] == [
         "fgvis: 1 of 13 items could not be read:",
-        f"  Expected an image, but there is no file {last}.",
+        f"  Expected an image, but the file {last} does not exist.",
     ]
     assert "12 of 13 items done, 1 failed" in out
     assert len(contents(output)) == 12

@@ -207,7 +207,7 @@ def test_mistakes(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     photo("in/0.png", *HERE, seed=9)
     assert "is another one now" in fails(capsys, results, good)
     (tmp_path / "in" / "0.png").unlink()
-    assert "there is no file" in fails(capsys, results, good)
+    assert "does not exist" in fails(capsys, results, good)
 
 
 @pytest.mark.parametrize("tolerance", [0, 1, 2, 5])

@@ -60,7 +60,8 @@ def test_lightnings_checkpoint_into_the_network_alone(
     classifier = load_classifier(Tiny(seed=0), checkpoint=path)
     assert same(classifier.network, module.network)
     note = (
-        "lit.ckpt: the names of the weights without their prefix 'network.', and 1 others passed over: criterion.weight"
+        "lit.ckpt: removed the prefix 'network.' from the names of the weights, "
+        "ignored 1 other weights: criterion.weight"
     )
     assert classifier.note == note
     fit(output, folder, "--model.classifier.checkpoint", str(path))
@@ -82,7 +83,7 @@ def test_prefixes_of_wrappers(name: str, key: str | None, tmp_path: Path) -> Non
 def test_an_entry_of_another_name(tmp_path: Path) -> None:
     network = Tiny(seed=1)
     torch.save({"net": network.state_dict(), "ema": Tiny().state_dict(), "epoch": 3}, tmp_path / "w.pth")
-    message = r"It has one under net, ema: name it with --model\.classifier\.checkpoint_key\."
+    message = r"It has one under net, ema: set --model\.classifier\.checkpoint_key\."
     with pytest.raises(InputError, match=message):
         load_classifier(Tiny(), checkpoint=tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"a state_dict in .* under 'nett', but there is none\. It has one under net,"):
@@ -95,7 +96,7 @@ def test_safetensors(tmp_path: Path) -> None:
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     assert same(load_classifier(Tiny(seed=0), checkpoint=tmp_path / "w.safetensors").network, network)
     (tmp_path / "w.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(InputError, match="is no safetensors file"):
+    with pytest.raises(InputError, match="is not a safetensors file"):
         load_classifier(Tiny(), checkpoint=tmp_path / "w.safetensors")
     with pytest.raises(InputError, match="No such file"):
         load_classifier(Tiny(), checkpoint=tmp_path / "x.safetensors")
@@ -115,5 +116,5 @@ class Setting:
 
 def test_the_class_in_the_way_is_named(tmp_path: Path) -> None:
     torch.save({"state_dict": Tiny().state_dict(), "hyper_parameters": Setting()}, tmp_path / "w.ckpt")
-    with pytest.raises(InputError, match=r"it has objects of \S*Setting\. Save the network's state_dict\(\) alone"):
+    with pytest.raises(InputError, match=r"it contains objects of \S*Setting\. Save only the network's state_dict\(\)"):
         load_classifier(Tiny(), checkpoint=tmp_path / "w.ckpt")

@@ -95,11 +95,11 @@ def test_own_preprocessing_and_classes(tmp_path: Path) -> None:
     assert own.preprocessing.mean == (0.1, 0.2, 0.3)
     assert (own.preprocessing.size, own.preprocessing.resize) == ((20, 24), 20)
     assert own.class_index("dog") == 1
-    with pytest.raises(InputError, match=r"Expected the name of one class, but 'bus' names \[2, 3\]: give the index"):
+    with pytest.raises(InputError, match=r"Expected the name of one class, but 'bus' names \[2, 3\]. Use the index"):
         own.class_index("bus")
     with pytest.raises(InputError, match=r"Expected the name of one of 5 classes, but got 'dogg'\. Nearest: dog"):
         own.class_index("dogg")
-    with pytest.raises(InputError, match=r"give the index|Give the index"):
+    with pytest.raises(InputError, match=r"Use the index"):
         plain.class_index("dog")
 
 
@@ -163,7 +163,7 @@ def test_checkpoint_that_does_not_fit_names_the_first_mismatches(tmp_path: Path)
 
 def test_checkpoint_with_code_is_refused(tmp_path: Path) -> None:
     torch.save(Tiny(), tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"weights_only=True.* Save the network's state_dict"):
+    with pytest.raises(InputError, match=r"weights_only=True.* Save only the network's state_dict"):
         load_classifier(Tiny(), checkpoint=tmp_path / "w.pth")
     torch.save([1, 2], tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"Expected a state_dict \(names to tensors\)"):
@@ -212,10 +212,10 @@ class Broken(NoForward):
     ("network", "message"),
     [
         (NoForward(), "Expected NoForward to have a forward method"),
-        (TwoInputs(), "Expected TwoInputs to take images alone, but it takes more .*'age'"),
+        (TwoInputs(), "Expected TwoInputs to take only images, but it has further inputs .*'age'"),
         (Broken(), r"16×16 pixels, but it does not \(the moon is full\)\.$"),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), r"Expected images of shape \(B,1,H,W\)"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), r"Give images of the size that it takes"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), r"Use images of the network's size"),
         (Tiny().double(), r"Expected Tiny in torch\.float32, but its weights are torch\.float64"),
     ],
 )

@@ -60,16 +60,14 @@ def test_a_lightning_module_is_built_by_its_checkpoint(checkpoint: Path, tmp_pat
     assert len(list((tmp_path / "out" / "explanations").iterdir())) == 1
     plain = Lit(3, width=5).net
     assert (
-        "without their prefix 'net.', and 1 others passed over: loss.weight"
+        "removed the prefix 'net.' from the names of the weights, ignored 1 other weights: loss.weight"
         in load_classifier(plain, checkpoint=checkpoint, size=(16, 16)).note
     )
 
 
 def test_checkpoints_that_build_nothing(checkpoint: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "bare.ckpt")
-    with pytest.raises(
-        InputError, match=r"Expected hyper_parameters in .*bare\.ckpt, which build Lit, but it has none"
-    ):
+    with pytest.raises(InputError, match=r"Expected hyper_parameters for Lit in .*bare\.ckpt, but got none"):
         load_classifier("lightning:test_own_networks.Lit", checkpoint=tmp_path / "bare.ckpt")
     with pytest.raises(InputError, match=r"Expected the checkpoint of test_own_networks\.Lit, but got none"):
         load_classifier("lightning:test_own_networks.Lit")

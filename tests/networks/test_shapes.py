@@ -143,7 +143,7 @@ def test_another_shape_is_told_apart(folder: Path, output: Path, capsys: pytest.
     assert "size of 1 for Where, whose first convolution takes signals (B,C,T), but" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         fit(output, folder, *network, "--data.upscale=true")
-    assert "to take images (B,C,H,W), but it takes signals (B,C,T). Explain those" in capsys.readouterr().err
+    assert "to take images (B,C,H,W), but it takes signals (B,C,T). Use explain()" in capsys.readouterr().err
 
 
 LAYERS: list[tuple[int, nn.Module]] = [
@@ -238,7 +238,7 @@ def test_regions_are_those_of_the_rows_images() -> None:
 
 @pytest.mark.parametrize(
     ("region", "message"),
-    [("missing.png", "the picture of a region, but missing.png"), (torch.zeros(2, 2), "values above 0.5")],
+    [("missing.png", "a picture of a region, but missing.png"), (torch.zeros(2, 2), "values above 0.5")],
 )
 def test_what_is_no_region_is_refused(region: str | Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -315,12 +315,12 @@ def test_further_inputs_are_fixed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "it takes more .*--model.inputs, or by functools.partial"),
+        ({}, "it has further inputs .*--model.classifier.inputs, or with functools.partial"),
         ({"inputs": {"age": "missing.npy"}}, "the input age as numbers or an .npy file, but got 'missing.npy'"),
     ],
 )
 def test_missing_inputs_are_pointed_out(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         explain(WithAge(), torch.rand(1, 3, 8, 8), 0, **QUICK, **given)
-    with pytest.raises(InputError, match="by name, but got some by their place"):
+    with pytest.raises(InputError, match="by name, but got some by position"):
         explain(partial(WithAge(), torch.rand(1, 3, 8, 8)), torch.rand(1, 3, 8, 8), 0, **QUICK)

@@ -138,7 +138,7 @@ def test_the_user_has_the_last_word(images: Tensor) -> None:
     as_logits = run(network, images, 0, outputs="logits")
     assert torch.allclose(as_logits.score_image, network(images).softmax(1)[:, 0])
     tenth = nn.Sequential(Quadrants(2), nn.Hardtanh(0.2, 0.8))  # from 0 to 1, but few
-    assert "all from 0 to 1, taken for logits: are they" in load_classifier(tenth, size=(16, 16)).described
+    assert "outputs from 0 to 1 treated as logits" in load_classifier(tenth, size=(16, 16)).described
     assert "probabilities" not in load_classifier(tenth, size=(16, 16), outputs="logits").described
     rectified = nn.Sequential(Quadrants(8), nn.Hardtanh(0, 1))  # many, but zeros are a ReLU's, as in SqueezeNet
     assert "multiclass, softmax over the classes; the outputs" in load_classifier(rectified, size=(16, 16)).described
@@ -151,7 +151,7 @@ def test_what_has_no_explanation_is_said() -> None:
         InputError, match=r"Expected task to be one of multiclass, binary, multilabel, but got 'regress"
     ):
         load_classifier(Quadrants(1), task="regression")
-    with pytest.raises(InputError, match=r"one output, or two, for task binary, but got 4: multiclass or multilabel\?"):
+    with pytest.raises(InputError, match=r"one or two outputs for task binary, but got 4. Set multiclass"):
         load_classifier(Quadrants(), size=(16, 16), task="binary")
     with pytest.raises(InputError, match=r"Expected threshold between 0 and 1, but got 1\.5"):
         load_classifier(Quadrants(), size=(16, 16), threshold=1.5)

@@ -172,7 +172,7 @@ def test_links_in_place_of_folders_are_refused(tmp_path: Path, capsys: pytest.Ca
     there = sorted((tmp_path / "elsewhere").iterdir())
     with pytest.raises(SystemExit):
         report(folder)
-    assert f"{folder / 'report' / 'items'} is a link to elsewhere" in capsys.readouterr().err
+    assert f"{folder / 'report' / 'items'} is a link to the outside" in capsys.readouterr().err
     assert sorted((tmp_path / "elsewhere").iterdir()) == there
 
 
@@ -196,7 +196,7 @@ def test_images_that_are_gone_are_named_and_the_panel_is_shown(tmp_path: Path) -
     photo(tmp_path / "run" / "panels" / "a@cat.png", 1)
     view = Page(report(tmp_path / "run")).data["view-0"]
     assert view["image"] is None
-    assert "there is no file" in view["problem"]
+    assert "does not exist" in view["problem"]
     assert "gone.png" in view["problem"]
     assert picture(view["panel"]).shape == (32, 32, 3)
     assert picture(view["evidence"]).shape == (32, 32, 3)

@@ -91,7 +91,7 @@ def test_evaluate_and_report_notice_a_replaced_photo(
     path = photo("in/photo 1.png", seed=7)
     with pytest.raises(SystemExit):
         main(["evaluate", "--results", f"[{done}]", *NETWORK, "--output", str(tmp_path / "evaluation")])
-    problem = f"Expected the image that was explained, but {path} is another one now."
+    problem = f"Expected the image that was explained, but {path} has changed."
     assert problem in capsys.readouterr().err
     main(["report", str(done)])
     assert problem in (done / "report.html").read_text(encoding="utf-8")
@@ -105,10 +105,10 @@ def test_the_report_finds_moved_photos(
     shutil.rmtree(folder)
     main(["report", str(done)])
     page = (done / "report.html").read_text(encoding="utf-8")
-    assert page.count("there is no file") == 3
+    assert page.count("does not exist") == 3
     main(["report", str(done), "--images", str(tmp_path / "elsewhere")])
     page = (done / "report.html").read_text(encoding="utf-8")
-    assert "there is no file" not in page
+    assert "does not exist" not in page
     assert "another one now" not in page
 
 

@@ -179,7 +179,7 @@ def test_an_explanation_gives_pictures_of_its_own_size() -> None:
     faint = replace(found, mask=1 - 0.1 * evidence[None]).to_pil()
     bright = torch.lerp(torch.full_like(image, 0.5), image, brightened(evidence))
     torch.testing.assert_close(pil_to_tensor(faint) / 255, bright, atol=0.003, rtol=0)
-    with pytest.raises(InputError, match="an explanation from a file does not have"):
+    with pytest.raises(InputError, match="an explanation from a file has none"):
         replace(found, images=None).overlay()
 
 
@@ -204,7 +204,7 @@ def test_an_explanation_shows_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Image.open(BytesIO(shown)).height == sum(draw(explanation, index=index).height for index in range(3))
     without = replace(explanation, images=None)
     assert without._repr_png_() is None
-    with pytest.raises(InputError, match="Expected the images that were explained, which an explanation from a file"):
+    with pytest.raises(InputError, match="Expected the explained images, but an explanation from a file"):
         draw(without)
 
 

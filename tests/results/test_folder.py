@@ -99,7 +99,7 @@ def test_another_configuration_is_refused(output: Path) -> None:
 def test_files_that_cannot_stay(output: Path) -> None:
     path = save(output, "a@bus")
     assert why_unusable(output, "a@bus", "abc") is None
-    assert why_unusable(output, "a@bus", "xyz") == f"{path} is of another configuration"
+    assert why_unusable(output, "a@bus", "xyz") == f"{path} belongs to another configuration"
     assert why_unusable(output, "a@bus", "abc", "12ef") == f"{path} explains another image"
     assert why_unusable(output, save(output, "b@bus", image_sha256="12ef").stem, "abc", "12ef") is None
     path.write_bytes(path.read_bytes()[:-1])
