@@ -36,7 +36,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.baselines.layers import module_called
 from fgvis_lightning.baselines.propagation import differentiable
-from fgvis_lightning.baselines.winning_probability import COPIES, Linear, Pass, Rules, Sum, rule_of
+from fgvis_lightning.baselines.winning_probability import COPIES, ExcitationRules, Linear, Pass, Sum, rule_of
 from fgvis_lightning.defense.graph import kind
 from fgvis_lightning.errors import InputError
 
@@ -69,7 +69,7 @@ class _Pathways:
     def __init__(self, network: nn.Module, images: Tensor, signed: bool = False) -> None:
         self.name = type(network).__name__
         self.ends: dict[str, tuple[GradientEdge, torch.Size]] = {}
-        with ExitStack() as stack, Rules(signed):
+        with ExitStack() as stack, ExcitationRules(signed):
             for name, module in network.named_modules():
                 stack.callback(module.register_forward_hook(self._note(name)).remove)
             leaf = images.detach().clone().requires_grad_()

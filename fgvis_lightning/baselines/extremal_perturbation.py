@@ -7,10 +7,10 @@ from math import ceil
 
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.v2.functional as tvf
 from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import MaskMethod, require, steps
+from fgvis_lightning.baselines.coarse import blur
 from fgvis_lightning.errors import InputError
 
 COLDNESS = 20
@@ -138,9 +138,7 @@ class ExtremalPerturbation(MaskMethod):
         blurs = []
         for level in range(self.levels - 1):
             sigma = max(20 * side / 224 * (1 - level / (self.levels - 1)), 0.1)
-            kernel = 2 * min(ceil(3 * sigma), (side - 1) // 2) + 1
-            rows = tvf.gaussian_blur(images, [kernel, 1], [sigma, sigma])
-            blurs.append(tvf.gaussian_blur(rows, [1, kernel], [sigma, sigma]))
+            blurs.append(blur(images, sigma, ceil(3 * sigma)))
         return torch.stack([*blurs, images])
 
     def smoothed(self, mask: Tensor, images: Tensor) -> Tensor:

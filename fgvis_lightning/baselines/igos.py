@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.v2.functional as tvf
 from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import MaskMethod, require, steps
+from fgvis_lightning.baselines.coarse import blur, grid
 from fgvis_lightning.method.games import blend
 from fgvis_lightning.method.tasks import task_of
 
@@ -162,18 +162,13 @@ class IGOSPlusPlus(MaskMethod):
 
     def start(self, image: Tensor) -> Tensor:
         """Coarse masks (1,2,h,w) of ones for an image (1,3,H,W)."""
-        sides = image.shape[-2:]
-        cells = min(self.cells, *sides)
-        height, width = (max(1, round(cells * side / min(sides))) for side in sides)
         exact = torch.promote_types(image.dtype, torch.float32)
-        return torch.ones(1, 2, height, width, dtype=exact, device=image.device)
+        return torch.ones(1, 2, *grid(image, self.cells), dtype=exact, device=image.device)
 
     def reference(self, images: Tensor) -> Tensor:
         """The blurred images (B,3,H,W)."""
         side = min(images.shape[-2:])
-        sigma, kernel = max(50 * side / 224, 0.1), 2 * min(round(25 * side / 224), (side - 1) // 2) + 1
-        rows = tvf.gaussian_blur(images, [kernel, 1], [sigma, sigma])
-        return tvf.gaussian_blur(rows, [1, kernel], [sigma, sigma])
+        return blur(images, max(50 * side / 224, 0.1), round(25 * side / 224))
 
 
 def upsampled(masks: Tensor, images: Tensor) -> Tensor:

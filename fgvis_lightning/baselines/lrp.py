@@ -40,10 +40,9 @@ class _Weighted(Function):
     def backward(ctx: Any, passed: Tensor) -> tuple[None, None, None, Tensor]:
         x, y = ctx.values
         weight, bias = ctx.call.argument(1, "weight").detach(), ctx.call.argument(2, "bias")
-        options = {name: value for name, value in ctx.call.kwargs.items() if name not in ("input", "weight", "bias")}
 
         def layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            return ctx.call.function(x, weight, bias, *ctx.call.args[3:], **options)
+            return ctx.call.function(x, weight, bias, *ctx.call.args[3:], **ctx.call.options)
 
         def down(x: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:
             with torch.enable_grad():

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import MaskMethod, require, scores, steps
+from fgvis_lightning.baselines.coarse import grid
 from fgvis_lightning.method.games import blend, blurred
 from fgvis_lightning.method.tasks import task_of
 
@@ -112,10 +113,9 @@ class MeaningfulPerturbation(MaskMethod):
 
     def circles(self, images: Tensor) -> Tensor:
         """Coarse masks (radii,1,h,w) of 1 outside a centered circle, which grows from nothing to everything."""
-        sides = images.shape[-2:]
-        cells = min(self.cells, *sides)
-        y, x = (torch.arange(n) + 0.5 - n / 2 for n in (max(1, round(cells * side / min(sides))) for side in sides))
-        distance = (y[:, None] ** 2 + x**2).sqrt() * 224 / cells
+        sides = grid(images, self.cells)
+        y, x = (torch.arange(n) + 0.5 - n / 2 for n in sides)
+        distance = (y[:, None] ** 2 + x**2).sqrt() * 224 / min(sides)
         radii = torch.arange(0, float(distance.max()) + 10, 5)
         exact = torch.promote_types(images.dtype, torch.float32)
         return (distance >= radii[:, None, None, None]).to(images.device, exact)

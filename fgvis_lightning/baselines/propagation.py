@@ -40,8 +40,9 @@ class Call:
 
     def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        self.depending = [value for value in tensors if value.requires_grad]
+        self.tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        self.depending = [value for value in self.tensors if value.requires_grad]
+        self.options = {name: value for name, value in kwargs.items() if name not in ("input", "weight", "bias")}
 
     def __call__(self) -> Any:
         return self.function(*self.args, **self.kwargs)

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.overrides import TorchFunctionMode
 
+from fgvis_lightning.baselines.propagation import Call, Rules
 from fgvis_lightning.defense.nonlinearities import ACTIVATIONS, table
 
 # --- functions with a rule, by name ---
@@ -169,62 +169,50 @@ def _fold(x: Tensor, factor: Tensor) -> None:
         node.sign = sign if node.sign is None else node.sign * sign
 
 
-class Rules(TorchFunctionMode):
-    """Calls the functions that have a rule with that rule as their backward.
+class ExcitationRules(Rules):
+    """Replaces the derivatives of functions by their rules for P.
 
     Args:
-        signed: whether a sum is shared by the values of its parts, or by what is positive of them.
+        signed: whether the parts of a sum share P by their values, or by their positive parts.
     """
+
+    table = RULES
 
     def __init__(self, signed: bool = False) -> None:
         super().__init__()
         self.signed = signed
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = RULES.get(func)
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        depending = [value for value in tensors if value.requires_grad]  # on the image: nothing else requires it
-        if name is None or not depending:
-            return func(*args, **kwargs)
-
-        def call() -> Tensor:
-            return func(*args, **kwargs)
-
-        def argument(place: int, key: str) -> Any:
-            return args[place] if len(args) > place else kwargs.get(key)
-
-        signal = depending[0]
+    def apply(self, name: str, call: Call) -> Any:
+        function, depending, signal = call.function, call.depending, call.depending[0]
         gate: int | None = GATES.get(name, 0)
-        options = {key: value for key, value in kwargs.items() if key not in ("input", "weight", "bias")}
         if name in AVERAGES:
-            return Linear.apply(call, lambda x, _: func(x, *args[1:], **options), None, signal)
+            return Linear.apply(call, lambda x, _: function(x, *call.args[1:], **call.options), None, signal)
         if name in WEIGHTED:
-            if signal is not argument(0, "input"):
+            if signal is not call.argument(0, "input"):
                 return call()  # leaves a node that is refused if P arrives there
-            weight = argument(1, "weight").detach()
-            return Linear.apply(call, lambda x, w: func(x, w, None, *args[3:], **options), weight, signal)
+            weight = call.argument(1, "weight").detach()
+            return Linear.apply(call, lambda x, w: function(x, w, None, *call.args[3:], **call.options), weight, signal)
         if name == "matmul":
-            if signal is not argument(0, "input") or len(depending) == 2:
+            if signal is not call.argument(0, "input") or len(depending) == 2:
                 return call()
-            return Linear.apply(call, func, argument(1, "other").detach(), signal)
+            return Linear.apply(call, function, call.argument(1, "other").detach(), signal)
         if name in SUMS and len(depending) == 2:
-            return Sum.apply(call, kwargs.get("alpha", 1), self.signed, *depending)
+            return Sum.apply(call, call.kwargs.get("alpha", 1), self.signed, *depending)
         if name in PRODUCTS and len(depending) == 2:
             factor = signal_of(*depending)
             if factor is None:
                 return call()
             signal = factor
         elif name in PRODUCTS | QUOTIENTS:
-            constants = [value for value in args[:2] if value is not signal]
+            constants = [value for value in call.args[:2] if value is not signal]
             if constants and not (isinstance(constants[0], Tensor) and constants[0].requires_grad):
                 _fold(signal, torch.as_tensor(constants[0]))
         elif name == "batch_norm":
-            factor = argument(3 if func is F.batch_norm else 1, "weight")
+            factor = call.argument(3 if function is F.batch_norm else 1, "weight")
             if factor is not None:
                 _fold(signal, factor.reshape(1, -1, *[1] * (signal.ndim - 2)))
         elif name == "glu":
-            signal = signal.chunk(2, argument(1, "dim") or -1)[0]
+            signal = signal.chunk(2, call.argument(1, "dim") or -1)[0]
         if name in SUMS | DIFFERENCES | PRODUCTS | QUOTIENTS:
             gate = None  # still a gate if it was
-        return Pass.apply(call, gate, signal, *[value for value in tensors if value is not signal])
+        return Pass.apply(call, gate, signal, *[value for value in call.tensors if value is not signal])

@@ -16,23 +16,26 @@ from fgvis_lightning.metrics.road import SHARES, road, road_curves
 
 
 class _CurveAUC(MeanOverImages):
+    _curve: Callable[..., Tensor]
+
     def __init__(self, network: Network, profile: Profile | str = "rise", batch_size: int = 64, **options: Any) -> None:
         super().__init__(**options)
-        # In a tuple: else its weights would be in every checkpoint of a module that has this metric.
+        # In a tuple, so that checkpoints of a module with this metric do not contain the network's weights.
         self._network = (network,)
         self.profile = find_profile(profile)
         self.batch_size = batch_size
 
+    def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
+        """Update with normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
+        scores = self._curve(self._network[0], x, saliency, targets, self.profile, self.batch_size)
+        self.add(auc(scores, self.profile))
+
 
 class DeletionAUC(_CurveAUC):
-    """Mean area under the `fgvis_lightning.metrics.deletion_curve`; arguments as `InsertionAUC`."""
+    """Mean area under the `fgvis_lightning.metrics.deletion_curve`; for the arguments see `InsertionAUC`."""
 
     higher_is_better = False
-
-    def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
-        """Take in normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
-        scores = deletion_curve(self._network[0], x, saliency, targets, self.profile, self.batch_size)
-        self.add(auc(scores, self.profile))
+    _curve = staticmethod(deletion_curve)
 
 
 class InsertionAUC(_CurveAUC):
@@ -49,11 +52,7 @@ class InsertionAUC(_CurveAUC):
     """
 
     higher_is_better = True
-
-    def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
-        """Take in normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
-        scores = insertion_curve(self._network[0], x, saliency, targets, self.profile, self.batch_size)
-        self.add(auc(scores, self.profile))
+    _curve = staticmethod(insertion_curve)
 
 
 class ROAD(MeanOverImages):
