@@ -26,6 +26,8 @@ ROWS: dict[str, Callable[[str], float]] = {
     "iterations": int,
     "reached": int,
     "agreement": float,
+    "highest": float,
+    "topped": _WORDS.__getitem__,
 }
 """Optional fields with a value for each item, and how each is read from a file's metadata."""
 
@@ -66,6 +68,8 @@ class Explanation:
         agreement: mean correlation between the masks of each two of the runs (B,) in [-1,1]; None for a single run.
         seeds: how many runs with seeds of their own the masks are the mean of; None where that is not known.
         reached: after which iteration the level was first reached (B,), 0 at the start and -1 never; None without one.
+        highest: for an attack, the highest score of the target class on the way (B,); None otherwise.
+        topped: likewise, whether the network decided for the target class at some time (B,).
         names: names of the target classes, B of them; empty where they are not known.
         images: what was explained (B,C,H,W) in [0,1], before normalization; None where it is not in memory.
         background: the color (C,1,1) in [0,1] that stands for nothing in pictures; None with the images.
@@ -90,6 +94,8 @@ class Explanation:
     agreement: Tensor | None = None
     seeds: int | None = None
     reached: Tensor | None = None
+    highest: Tensor | None = None
+    topped: Tensor | None = None
     names: tuple[str, ...] = ()
     images: Tensor | None = None
     background: Tensor | None = None
