@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.adversarial_tables import Row, count, strongest
-from fgvis_lightning.experiments.attack import OWN, RANDOM, AttackMethod, Start
+from fgvis_lightning.experiments.attack import OWN, RANDOM, AttackMethod, Start, named
 from fgvis_lightning.experiments.output import save_table
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
@@ -161,24 +161,27 @@ def _rows(config: Namespace) -> list[Row]:
     """What the table is to have.
 
     Raises:
-        InputError: a start is not in [0,1], or there is nothing to draw anew.
+        InputError: a list is empty, a start is not in [0,1], or there is nothing to draw anew.
     """
+    for option in ("games", "optimizers", "starts"):
+        if not config[option]:
+            raise InputError(f"Expected one or more --{option}, but got an empty list.")
     for start in config.starts:
         if not isinstance(start, str) and not 0 <= start <= 1:
-            raise InputError(f"Expected starts from 0 to 1, {OWN} or {RANDOM}, but got {start:g}.")
+            raise InputError(f"Expected starts from 0 to 1, {OWN} or {RANDOM}, but got {named(start)}.")
     within("restarts", config.restarts, 1, 1000)
     if config.restarts > 1 and RANDOM not in config.starts:
         raise InputError(
             f"Expected {RANDOM} among --starts for {config.restarts} restarts, but got "
-            f"{', '.join(map(str, config.starts))}, from where all would be the same."
+            f"{', '.join(map(named, config.starts))}, from where all would be the same."
         )
     found = []
     for game, optimizer in product(config.games, config.optimizers):
-        starts = [OWN] if optimizer == SOLVER else dict.fromkeys(config.starts)
-        for start, defended in product(starts, (False, True)):
+        starts = {OWN: OWN} if optimizer == SOLVER else {named(start): start for start in config.starts}
+        for (word, start), defended in product(starts.items(), (False, True)):
             name = f"{game} {'defended' if defended else 'undefended'}"
             name += "" if optimizer == DEFAULT else f" {optimizer}"
-            name += "" if start == OWN else f" from {start}"
+            name += "" if start == OWN else f" from {word}"
             again = range(2, config.restarts + 1) if start == RANDOM else ()
             found.append(Row(game, optimizer, start, defended, (name, *(f"{name} {number}" for number in again))))
     return found

@@ -10,7 +10,7 @@ import torch
 
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.data.items import Item
-from fgvis_lightning.experiments.attack import OWN, Start
+from fgvis_lightning.experiments.attack import OWN, Start, named
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.method.games import blend
@@ -49,7 +49,7 @@ class Row(NamedTuple):
     @property
     def cells(self) -> tuple[str, str, str, str]:
         """Its values in the columns of `ATTACK`."""
-        start = f"{self.start} (best of {len(self.runs)})" if len(self.runs) > 1 else str(self.start)
+        start = named(self.start) + (f" (best of {len(self.runs)})" if len(self.runs) > 1 else "")
         return self.game, self.optimizer, start, "on" if self.defended else "off"
 
 

@@ -20,6 +20,11 @@ Start = Literal["own", "random"] | float
 """Of masks: FGVis's own; values uniform in [0,1]; or one value in [0,1] for all entries."""
 
 
+def named(start: Start) -> str:
+    """A start in a word."""
+    return start if isinstance(start, str) else f"{start:g}"
+
+
 class Attack(FGVis):
     """`FGVis` that begins where it is told to, and knows the most that any of its masks reached.
 
