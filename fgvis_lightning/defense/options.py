@@ -57,5 +57,8 @@ def defend(classifier: Classifier, options: DefenseOptions, gate: str) -> Defend
         exempt = (*exempt, Reduction)
     if options.fold:
         listed = (*resolve(exempt, "exempt")[1], *resolve(gated, "gated")[1])
-        frozen, _ = folded(frozen, (classifier.preprocessing.count, *classifier.preprocessing.size), keep=listed)
+        known, key = classifier.folded, (frozen, listed)
+        if key not in known:
+            known[key], _ = folded(frozen, (classifier.preprocessing.count, *classifier.preprocessing.size), listed)
+        frozen = known[key]
     return DefendedCNN(frozen, gate=gate, exempt=exempt, gated=gated, output=output, fused=options.fused).eval()

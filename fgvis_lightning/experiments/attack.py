@@ -15,7 +15,8 @@ from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.results.explanation import Explanation
 
-OWN, RANDOM = "own", "random"
+OWN: Literal["own"] = "own"
+RANDOM: Literal["random"] = "random"
 Start = Literal["own", "random"] | float
 """Of masks: FGVis's own; values uniform in [0,1]; or one value in [0,1] for all entries."""
 
@@ -39,6 +40,8 @@ class Attack(FGVis):
 
     start: Start = OWN
     restart: int = 1
+    _highest: Tensor
+    _topped: Tensor
 
     @classmethod
     def of(cls, network: Any, start: Start = OWN, restart: int = 1, **options: Any) -> Attack:
@@ -66,6 +69,14 @@ class Attack(FGVis):
             self._topped |= tops.any(1)
         return loss
 
+    def on_train_end(self) -> None:
+        """Let go of what takes memory: a command may have a hundred attacks, and keeps them until it sums up."""
+        super().on_train_end()
+        self._logits = None
+        for optimizer in self.trainer.optimizers:
+            optimizer.state.clear()
+        self.mask.grad, self.mask.data = None, self.mask.detach().new_empty(0)
+
     def explanation(self, places: Sequence[int]) -> Explanation:
         found = super().explanation(places)
         if not self.watches:
@@ -86,7 +97,7 @@ class Attack(FGVis):
         with torch.no_grad():
             if self.start == RANDOM:
                 self.mask.copy_(self.work.spread(self._drawn(batch)))
-            elif self.start != OWN:
+            elif not isinstance(self.start, str):
                 self.mask.fill_(self.start)
 
     def _drawn(self, batch: Batch) -> Tensor:
@@ -94,8 +105,8 @@ class Attack(FGVis):
         draws = []
         for image, target in zip(batch.images, self.targets.tolist(), strict=True):
             text = image.cpu().numpy().tobytes() + f" {target} {self.seed} {self.restart}".encode()
-            seed = int.from_bytes(hashlib.sha256(text).digest()[:7])
-            draws.append(torch.rand(image.shape, generator=torch.Generator().manual_seed(seed)))
+            seed = int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
+            draws.append(torch.rand(self.work.x.shape[1:], generator=torch.Generator().manual_seed(seed)))
         return torch.stack(draws)
 
 

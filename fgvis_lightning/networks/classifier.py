@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,7 @@ class Classifier:
         note: what was left out of its weights' file.
         outputs: what they mean, for people; empty where that is not known yet.
         threshold: probability above which a label is predicted, in a multilabel task.
+        folded: what `fgvis_lightning.defense.options.defend` has made of it, for the next time.
     """
 
     network: nn.Module
@@ -41,6 +42,7 @@ class Classifier:
     note: str = ""
     outputs: str = ""
     threshold: float = 0.5
+    folded: dict[Any, nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def task(self) -> Task:
