@@ -37,6 +37,8 @@ from fgvis_lightning.method.options import sgd, within
 from fgvis_lightning.results.tensor_files import write_whole
 
 GAMES = ("generation", "preservation", "deletion", "repression")
+TWINS = GAMES[:2]
+"""With λ = 0 they differ in their own starts alone, so that from another one the first stands for both."""
 
 
 class SignSGD(Optimizer):
@@ -113,7 +115,8 @@ def make_parser() -> Parser:
         type=list[Start],
         default=[OWN],
         help=f"Of the masks, each with masks of its own: a value from 0 to 1; {RANDOM}, uniform in [0,1] by image and "
-        f"class; {OWN}, where FGVis itself begins. The solver always begins by itself, and runs once.",
+        f"class; {OWN}, where FGVis itself begins. The solver always begins by itself, and runs once; from another "
+        f"start {' and '.join(TWINS)} are one attack.",
     )
     parser.add_argument("--restarts", type=int, default=1, help=f"Draws of the start {RANDOM}; the best one counts.")
     parser.add_argument(
@@ -176,12 +179,16 @@ def _rows(config: Namespace) -> list[Row]:
             f"{', '.join(map(named, config.starts))}, from where all would be the same."
         )
     found = []
-    for game, optimizer in product(config.games, config.optimizers):
+    for game, optimizer in product(dict.fromkeys(config.games), dict.fromkeys(config.optimizers)):
         starts = {OWN: OWN} if optimizer == SOLVER else {named(start): start for start in config.starts}
         for (word, start), defended in product(starts.items(), (False, True)):
+            twins = game in TWINS and start != OWN and {*TWINS} <= {*config.games}
+            if twins and game != TWINS[0]:
+                continue
             name = f"{game} {'defended' if defended else 'undefended'}"
             name += "" if optimizer == DEFAULT else f" {optimizer}"
             name += "" if start == OWN else f" from {word}"
             again = range(2, config.restarts + 1) if start == RANDOM else ()
-            found.append(Row(game, optimizer, start, defended, (name, *(f"{name} {number}" for number in again))))
+            runs = (name, *(f"{name} {number}" for number in again))
+            found.append(Row(game, " or ".join(TWINS) if twins else game, optimizer, start, defended, runs))
     return found

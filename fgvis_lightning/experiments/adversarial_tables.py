@@ -34,6 +34,7 @@ class Row(NamedTuple):
 
     Attributes:
         game: of the masks.
+        games: for which it stands, in words.
         optimizer: by the name that the user chose.
         start: of the masks.
         defended: whether the gradient is gated.
@@ -41,6 +42,7 @@ class Row(NamedTuple):
     """
 
     game: str
+    games: str
     optimizer: str
     start: Start
     defended: bool
@@ -50,7 +52,7 @@ class Row(NamedTuple):
     def cells(self) -> tuple[str, str, str, str]:
         """Its values in the columns of `ATTACK`."""
         start = named(self.start) + (f" (best of {len(self.runs)})" if len(self.runs) > 1 else "")
-        return self.game, self.optimizer, start, "on" if self.defended else "off"
+        return self.games, self.optimizer, start, "on" if self.defended else "off"
 
 
 class Outcome(NamedTuple):

@@ -238,6 +238,25 @@ def test_the_way_is_judged_by_the_networks_own_precision_or_not_at_all(photo: Ph
     assert {row["highest"] for row in table} != {"undefined"}
 
 
+def test_what_is_the_same_attack_is_run_once(photo: PhotoMaker, tmp_path: Path) -> None:
+    photo("in/a.png")
+    options = ["--data.targets", "absent1", "--games", "[preservation, generation]", "--iterations", "2"]
+    given = ["--starts", "[own, 0.5, 0.5]", "--optimizers", "[sgd, sgd]"]
+    table = adversarial(tmp_path / "out", tmp_path / "in", *FIVE, *options, *given)
+    both = "generation or preservation"
+    kinds = [(row["game"], row["start"]) for row in table if row["defense"] == "on"]
+    assert kinds == [("preservation", "own"), ("generation", "own"), (both, "0.5")]
+    alone = ["--data.targets", "absent1", "--games", "[preservation]", "--iterations", "2", "--starts", "[0.5]"]
+    other = adversarial(tmp_path / "other", tmp_path / "in", *FIVE, *alone, "--optimizers", "[sgd]")
+    assert [row["game"] for row in other] == ["preservation"] * 2
+    for word in ("defended", "undefended"):
+        one, same = (
+            load_explanations(tmp_path / folder / f"{game}_{word}_sgd_from_0.5")[0]
+            for folder, game in (("out", "generation"), ("other", "preservation"))
+        )
+        assert torch.equal(one.mask, same.mask)
+
+
 @pytest.mark.parametrize("gate", ["strict", "restoring"])
 def test_gates_keep_a_planted_class_out(
     gate: str, photo: PhotoMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
