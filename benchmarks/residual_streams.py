@@ -132,7 +132,7 @@ def strongest(network: nn.Module, gates: str, x: Tensor, iterations: int) -> int
         attacked = DefendedCNN(network, **GATES[gates])
         attacked.record(x)
     thorough = gates in ("strict", "restoring")
-    optimizers = OPTIMIZERS.values() if thorough else [OPTIMIZERS["Adam 0.05"]]
+    optimizers = OPTIMIZERS.values() if thorough else [OPTIMIZERS["adam"]]
     starts = [*STARTS.values(), partial(uniform, seed=1)] if thorough else [STARTS["0"]]
     found = [attack(attacked, x, least, one, start, iterations) for one in optimizers for start in starts]
     return max(int((one.highest > 0.5).sum()) for one in found)

@@ -15,18 +15,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fgvis_lightning.defense.container import DefendedCNN
-from fgvis_lightning.experiments.adversarial import SignSGD
+from fgvis_lightning.experiments import adversarial
 from fgvis_lightning.method.games import blend, log_probability
+from fgvis_lightning.method.options import sgd
 
 GATES = ("strict", "restoring", "none")
 
 OPTIMIZERS: dict[str, Callable[[Iterable[Any]], Optimizer]] = {
-    "SGD 0.1": partial(torch.optim.SGD, lr=0.1),
-    "SGD 1": partial(torch.optim.SGD, lr=1.0),
-    "Adam 0.05": partial(torch.optim.Adam, lr=0.05),
-    "sign 0.03": partial(SignSGD, lr=0.03),
+    adversarial.DEFAULT: sgd,
+    **{name: optimizer for name, optimizer in adversarial.OPTIMIZERS.items() if optimizer is not None},
 }
-"""All get the gradient of each image divided by its largest absolute value, as in FGVis."""
+"""Those of ``adversarial``. All get the gradient of each image divided by its largest absolute value, as in FGVis."""
 
 
 def uniform(x: Tensor, seed: int = 0) -> Tensor:

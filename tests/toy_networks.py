@@ -78,6 +78,23 @@ class Tiny(nn.Module):
         return self.head(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
 
 
+class Planted(nn.Module):
+    """Of bright images of 16x16: class 1 is there where even columns are bright and odd ones are not, else class 0.
+
+    Its neuron is asleep on an image without stripes, and a little awake on nothing at all.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stripes = nn.Conv2d(3, 1, 16, bias=False)
+        with torch.no_grad():
+            self.stripes.weight[..., ::2], self.stripes.weight[..., 1::2] = 1 / 384, -1.5 / 384
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = F.relu(self.stripes(x) + 0.1).flatten(1)
+        return torch.cat([torch.full_like(found, 4.0), 10 * found], 1)
+
+
 class Smooth(Tiny):
     """Without any ReLU."""
 

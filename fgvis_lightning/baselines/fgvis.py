@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,14 @@ from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results.explanation import Explanation
 
 
-def explain_normalized(network: nn.Module, images: Tensor, targets: Sequence[int], **options: Any) -> Explanation:
+def explain_normalized(
+    network: nn.Module, images: Tensor, targets: Sequence[int], kind: type[FGVis] = FGVis, **options: Any
+) -> Explanation:
     """Explain normalized images (B,C,H,W) for classes (B,), -1 for the predicted one, by `FGVis` on their device."""
     count, size, device = images.shape[1], tuple(images.shape[-2:]), images.device
     where: Any = {"accelerator": device.type} | ({} if device.type == "cpu" else {"devices": [device.index or 0]})
     with torch.inference_mode(False), torch.enable_grad():
-        model = FGVis.of(network, mean=(0.0,) * count, std=(1.0,) * count, size=size, **options)
+        model = kind.of(network, mean=(0.0,) * count, std=(1.0,) * count, size=size, **options)
         return explain_with(model, images.detach().clone().float(), targets, len(images), **where)
 
 
@@ -52,6 +54,7 @@ class FGVisMethod(Method):
         fused: whether gates are fused with their activations.
     """
 
+    kind: ClassVar[type[FGVis]] = FGVis
     game: Literal["preservation", "deletion", "generation", "repression"] = "preservation"
     lam: float | Literal["auto"] = "auto"
     level: float | None = None
@@ -72,11 +75,12 @@ class FGVisMethod(Method):
     fused: bool = True
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        return explain_normalized(network, images, targets.tolist(), **self._options()).saliency().to(images.device)
+        found = explain_normalized(network, images, targets.tolist(), self.kind, **self._options())
+        return found.saliency().to(images.device)
 
     def module(self, classifier: Classifier, name: str, parameters: dict[str, Any]) -> FGVis:
         loaded: Any = classifier  # which FGVis takes, although its command line does not
-        return FGVis.of(loaded, **self._options())
+        return self.kind.of(loaded, **self._options())
 
     def _options(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -9,7 +9,7 @@ from typing import Literal
 from fgvis_lightning.defense.container import DefendedCNN
 from fgvis_lightning.defense.nonlinearities import resolve
 from fgvis_lightning.networks.classifier import Classifier
-from fgvis_lightning.networks.folding import folded
+from fgvis_lightning.networks.folding import faster
 from fgvis_lightning.networks.heads import Head, Inverse
 from fgvis_lightning.networks.outputs import Selected
 from fgvis_lightning.networks.reduce import Reduction
@@ -57,5 +57,5 @@ def defend(classifier: Classifier, options: DefenseOptions, gate: str) -> Defend
         exempt = (*exempt, Reduction)
     if options.fold:
         listed = (*resolve(exempt, "exempt")[1], *resolve(gated, "gated")[1])
-        frozen, _ = folded(frozen, (classifier.preprocessing.count, *classifier.preprocessing.size), keep=listed)
+        frozen = faster(classifier, frozen, listed)
     return DefendedCNN(frozen, gate=gate, exempt=exempt, gated=gated, output=output, fused=options.fused).eval()

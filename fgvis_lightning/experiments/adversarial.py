@@ -7,8 +7,12 @@ optimizer need not hold against another, so there are several to try::
 
     <output>/<game>_<defended or undefended>/explanations/<item id>.safetensors   the masks, by the default optimizer
     <output>/<game>_<defended or undefended>_<optimizer>/…                        by another
+    <output>/<game>_<defended or undefended>_<optimizer>_from_<start>/…           from another start
     <output>/adversarial.csv, .md                         how often the false class became the most probable one
-    <output>/adversarial_pairs.csv                        each pair of an image and a false class
+    <output>/adversarial_pairs.csv                        each pair of an image and a false class, by its best start
+
+Nor need it hold from every start: ``--starts`` has others. What an explanation would be is the last mask, and what an
+attacker would take is the best one on the way; the tables have both.
 """
 
 from __future__ import annotations
@@ -23,20 +27,18 @@ import torch
 from jsonargparse import Namespace
 from torch.optim import Optimizer
 
-from fgvis_lightning.baselines.fgvis import FGVisMethod
-from fgvis_lightning.data.images import load_image
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.experiments.adversarial_tables import Row, count, strongest
+from fgvis_lightning.experiments.attack import OWN, RANDOM, AttackMethod, Start, named
 from fgvis_lightning.experiments.output import save_table
 from fgvis_lightning.experiments.parsing import Parser
-from fgvis_lightning.experiments.run import Run
-from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
-from fgvis_lightning.method.games import blend
-from fgvis_lightning.method.options import sgd
-from fgvis_lightning.results.load import load_explanation
-from fgvis_lightning.results.tables import Table
-from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
+from fgvis_lightning.method.options import sgd, within
+from fgvis_lightning.results.tensor_files import write_whole
 
 GAMES = ("generation", "preservation", "deletion", "repression")
+TWINS = GAMES[:2]
+"""With λ = 0 they differ in their own starts alone, so that from another one the first stands for both."""
 
 
 class SignSGD(Optimizer):
@@ -108,6 +110,21 @@ def make_parser() -> Parser:
         default=sgd,
         help=f"What {DEFAULT} among --optimizers is; the literature's SGD unless given.",
     )
+    parser.add_argument(
+        "--starts",
+        type=list[Start],
+        default=[OWN],
+        help=f"Of the masks, each with masks of its own: a value from 0 to 1; {RANDOM}, uniform in [0,1] by image and "
+        f"class; {OWN}, where FGVis itself begins. The solver always begins by itself, and runs once; from another "
+        f"start {' and '.join(TWINS)} are one attack.",
+    )
+    parser.add_argument("--restarts", type=int, default=1, help=f"Draws of the start {RANDOM}; the best one counts.")
+    parser.add_argument(
+        "--gate",
+        type=Literal["strict", "restoring"] | None,
+        default=None,
+        help="Of the defense. Unless given, FGVis's own: strict, and restoring for the solver where the class stays.",
+    )
     return parser
 
 
@@ -120,85 +137,58 @@ def main(args: Sequence[str]) -> None:
     """
     parser = make_parser()
     config = parser.parse_args(list(args))
+    rows = _rows(config)
 
     def methods(objects: Namespace) -> Methods:
-        given = {"iterations": config.iterations, "score": config.score}
+        given = {"iterations": config.iterations, "score": config.score, "gate": config.gate, "patience": 0}
         chosen: dict[str, Any] = {}
-        for game, optimizer, defended in product(config.games, config.optimizers, (False, True)):
-            made = OPTIMIZERS.get(optimizer, objects.optimizer)
-            lam: Any = "auto" if optimizer == SOLVER else 0.0
-            method = FGVisMethod(game=game, lam=lam, patience=0, defended=defended, optimizer=made, **given)
-            chosen[_name(game, optimizer, defended)] = (method, {})
+        for row in rows:
+            made = OPTIMIZERS.get(row.optimizer, objects.optimizer)
+            options: dict[str, Any] = {"game": row.game, "defended": row.defended, "optimizer": made, **given}
+            options["lam"] = "auto" if row.optimizer == SOLVER else 0.0
+            for number, name in enumerate(row.runs, 1):
+                chosen[name] = AttackMethod(start=row.start, restart=number, **options), {}
         return chosen
 
     runs, sums_up, problems = sweep(parser, config, methods, ["--data.images", ""])
     if sums_up:
-        table, pairs = count(runs, config.games, config.optimizers)
+        table, pairs = count(runs, rows)
         output = Path(config.output)
         save_table(output / "adversarial", table)
         write_whole(output / "adversarial_pairs.csv", pairs.csv().encode())
-        print(f"\n{table.markdown()}\n{strongest(table)}\nEach pair: {output / 'adversarial_pairs.csv'}")
+        print(f"\n{table.markdown()}\n{strongest(table, pairs)}\nEach pair: {output / 'adversarial_pairs.csv'}")
         raise_problems(problems, runs)
 
 
-def _name(game: str, optimizer: str, defended: bool) -> str:
-    name = f"{game} {'defended' if defended else 'undefended'}"
-    return name if optimizer == DEFAULT else f"{name} {optimizer}"
+def _rows(config: Namespace) -> list[Row]:
+    """What the table is to have.
 
-
-def strongest(table: Table) -> str:
-    """A sentence on the game and the optimizer that fooled the defended network most."""
-    rows: list[dict[str, Any]] = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-    defended = [row for row in rows if row["defense"] == "on"]
-    if not defended:
-        return ""
-    worst = max(defended, key=lambda row: (row["false class on top"], row["highest"]))
-    tops = round(worst["false class on top"] * worst["pairs"])
-    return (
-        f"Strongest against the defense: {worst['game']} by {worst['optimizer']}, {tops} of {worst['pairs']} false "
-        f"classes on top, highest score {worst['highest']:.3g}."
-    )
-
-
-@torch.no_grad()
-def count(runs: dict[str, Run], games: Sequence[str], optimizers: Sequence[str]) -> tuple[Table, Table]:
-    """Count how often the false class is the most probable one on its evidence, judged by the plain network.
-
-    Returns:
-        The table by network, game, optimizer and defense, with 95 % intervals by Wilson; and that of all pairs.
+    Raises:
+        InputError: a list is empty, a start is not in [0,1], or there is nothing to draw anew.
     """
-    table = Table(
-        (
-            "network",
-            "game",
-            "optimizer",
-            "defense",
-            "pairs",
-            "false class on top",
-            "from",
-            "to",
-            "mean score",
-            "highest",
+    for option in ("games", "optimizers", "starts"):
+        if not config[option]:
+            raise InputError(f"Expected one or more --{option}, but got an empty list.")
+    for start in config.starts:
+        if not isinstance(start, str) and not 0 <= start <= 1:
+            raise InputError(f"Expected starts from 0 to 1, {OWN} or {RANDOM}, but got {named(start)}.")
+    within("restarts", config.restarts, 1, 1000)
+    if config.restarts > 1 and RANDOM not in config.starts:
+        raise InputError(
+            f"Expected {RANDOM} among --starts for {config.restarts} restarts, but got "
+            f"{', '.join(map(named, config.starts))}, from where all would be the same."
         )
-    )
-    pairs = Table(("id", "class", "game", "optimizer", "defense", "score on the image", "score", "on top"))
-    for game, optimizer, defended in product(games, optimizers, (False, True)):
-        run = runs[_name(game, optimizer, defended)]
-        model, tops, scores = run.model, 0, []
-        row = game, optimizer, "on" if defended else "off"
-        for item, id in run.split()[1]:
-            found = load_explanation(run.output / EXPLANATIONS / (id + SUFFIX))
-            image = load_image(item.path, model.classifier.preprocessing, upscale=run.data.upscale)
-            evidence = blend(model.normalize(image[None]), found.evidence.to(model.device), None)
-            logits, targets = model.plain(evidence).float(), found.targets.to(model.device)
-            on_top = bool(model.classifier.task.present(logits, targets))
-            tops += on_top
-            scores.append(float(model.classifier.task.probability(logits, targets)))
-            name = model.classifier.class_name(int(found.targets))
-            pairs.add((id, name, *row, float(found.score_image), scores[-1], on_top))
-        if scores:
-            low, high = wilson(tops, len(scores))
-            mean = sum(scores) / len(scores)
-            rate = tops / len(scores)
-            table.add((model.classifier.name, *row, len(scores), rate, low, high, mean, max(scores)))
-    return table, pairs
+    found = []
+    for game, optimizer in product(dict.fromkeys(config.games), dict.fromkeys(config.optimizers)):
+        starts = {OWN: OWN} if optimizer == SOLVER else {named(start): start for start in config.starts}
+        for (word, start), defended in product(starts.items(), (False, True)):
+            twins = game in TWINS and start != OWN and {*TWINS} <= {*config.games}
+            if twins and game != TWINS[0]:
+                continue
+            name = f"{game} {'defended' if defended else 'undefended'}"
+            name += "" if optimizer == DEFAULT else f" {optimizer}"
+            name += "" if start == OWN else f" from {word}"
+            again = range(2, config.restarts + 1) if start == RANDOM else ()
+            runs = (name, *(f"{name} {number}" for number in again))
+            found.append(Row(game, " or ".join(TWINS) if twins else game, optimizer, start, defended, runs))
+    return found

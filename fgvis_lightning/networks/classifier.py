@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,7 @@ class Classifier:
         note: a sentence about ignored weights of the checkpoint.
         outputs: description of the network's outputs, for messages; empty if unknown.
         threshold: probability above which a label is predicted in a multilabel task.
+        folded: cache of `fgvis_lightning.networks.folding.faster`.
     """
 
     network: nn.Module
@@ -41,6 +42,7 @@ class Classifier:
     note: str = ""
     outputs: str = ""
     threshold: float = 0.5
+    folded: dict[Any, nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def task(self) -> Task:

@@ -65,10 +65,19 @@ DESCRIPTIONS = (bool, int, torch.Size, torch.dtype, torch.device, torch.layout)
 """Type of the result of calls that do not look at values, such as ``x.dim()``."""
 
 
-def faster(classifier: Classifier) -> nn.Module:
-    """A classifier's network, `folded` for images of its own size."""
-    size = classifier.preprocessing.count, *classifier.preprocessing.size
-    return folded(classifier.network, size)[0]
+def faster(classifier: Classifier, network: nn.Module | None = None, keep: tuple[type, ...] = ()) -> nn.Module:
+    """A classifier's network, `folded` for images of its own size; made once.
+
+    Args:
+        classifier: the classifier.
+        network: part of its network to fold; None for all of it.
+        keep: see `folded`.
+    """
+    network = classifier.network if network is None else network
+    if (network, keep) not in classifier.folded:
+        size = classifier.preprocessing.count, *classifier.preprocessing.size
+        classifier.folded[network, keep] = folded(network, size, keep)[0]
+    return classifier.folded[network, keep]
 
 
 class _Watch(TorchFunctionMode):

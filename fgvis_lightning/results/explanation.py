@@ -26,6 +26,8 @@ ROWS: dict[str, Callable[[str], float]] = {
     "iterations": int,
     "reached": int,
     "agreement": float,
+    "highest": float,
+    "topped": _WORDS.__getitem__,
 }
 """Optional fields with one value for each item, and their conversions from a file's metadata."""
 
@@ -67,6 +69,8 @@ class Explanation:
         seeds: number of runs with different seeds that were averaged; None if unknown.
         reached: iteration in which the level was first reached (B,), 0 at the start and -1 for never; None without a
             level.
+        highest: for an attack, the highest score of the target class on the way (B,); None otherwise.
+        topped: for an attack, whether the network predicted the target class on the way (B,); None otherwise.
         names: names of the B target classes; empty if unknown.
         images: the explained images (B,C,H,W) in [0,1], before normalization; None if they are not in memory.
         background: color (C,1,1) in [0,1] of removed parts in pictures; None if images is None.
@@ -91,6 +95,8 @@ class Explanation:
     agreement: Tensor | None = None
     seeds: int | None = None
     reached: Tensor | None = None
+    highest: Tensor | None = None
+    topped: Tensor | None = None
     names: tuple[str, ...] = ()
     images: Tensor | None = None
     background: Tensor | None = None

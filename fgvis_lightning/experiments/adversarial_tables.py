@@ -1,0 +1,154 @@
+"""Tables of `adversarial`: how often a false class came up, and on which pairs of an image and a class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.items import Item
+from fgvis_lightning.experiments.attack import OWN, Start, named
+from fgvis_lightning.experiments.run import Run
+from fgvis_lightning.experiments.statistics import wilson
+from fgvis_lightning.method.games import blend
+from fgvis_lightning.results.load import load_explanation
+from fgvis_lightning.results.tables import Table
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
+
+ATTACK = ("game", "optimizer", "start", "defense")
+ROWS = (
+    *("network", *ATTACK, "pairs", "false class on top", "from", "to", "mean score", "highest"),
+    *("on top on the way", "way from", "way to", "highest on the way"),
+)
+PAIRS = (
+    *("id", "class", *ATTACK),
+    *("score on the image", "score", "on top", "on top on the way", "highest on the way"),
+)
+
+
+class Row(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        game: of the masks.
+        games: for which it stands, in words.
+        optimizer: by the name that the user chose.
+        start: of the masks.
+        defended: whether the gradient is gated.
+        runs: names of the sweeps, one for each restart.
+    """
+
+    game: str
+    games: str
+    optimizer: str
+    start: Start
+    defended: bool
+    runs: tuple[str, ...]
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """Its values in the columns of `ATTACK`."""
+        start = named(self.start) + (f" (best of {len(self.runs)})" if len(self.runs) > 1 else "")
+        return self.games, self.optimizer, start, "on" if self.defended else "off"
+
+
+class Outcome(NamedTuple):
+    """What an attack made of a pair, by the plain network; of two, the greater one is the better attack.
+
+    Attributes:
+        topped: whether the network decided for the false class, on the way or at the end.
+        highest: its highest score, on the way or at the end.
+        on_top: whether at the end.
+        score: at the end.
+        watched: whether masks on the way were judged.
+    """
+
+    topped: bool
+    highest: float
+    on_top: bool
+    score: float
+    watched: bool
+
+
+def count(runs: dict[str, Run], rows: Sequence[Row]) -> tuple[Table, Table]:
+    """Count how often the false class is the most probable one on its evidence, judged by the plain network.
+
+    Args:
+        runs: by their names.
+        rows: what the first table is to have.
+
+    Returns:
+        The table by network, game, optimizer, start and defense, with 95 % intervals by Wilson, in which of several
+        restarts the best one counts for each pair; and that of all pairs, each with its best start. What concerns the
+        way is NaN where masks on the way were not judged.
+    """
+    table, pairs = Table(ROWS), Table(PAIRS)
+    best: dict[tuple[Any, ...], tuple[Outcome, Row, tuple[str, float]]] = {}
+    for row in rows:
+        found: dict[str, Outcome] = {}
+        for run in (runs[name] for name in row.runs):
+            for item, id in run.split()[1]:
+                outcome, about = _outcome(run, item, id)
+                found[id] = Outcome._make(map(max, outcome, found.get(id, outcome)))
+                key = row.game, row.optimizer, row.defended, id
+                if key not in best or outcome > best[key][0]:
+                    best[key] = outcome, row, about
+        if found:
+            topped, highest, on_top, scores, watched = zip(*found.values(), strict=True)
+            way = (*_rate(topped), max(highest)) if all(watched) else [math.nan] * 4
+            name = runs[row.runs[0]].model.classifier.name
+            table.add((name, *row.cells, len(found), *_rate(on_top), sum(scores) / len(found), max(scores), *way))
+    for (*_, id), (one, row, (name, before)) in best.items():
+        on_the_way = (one.topped, one.highest) if one.watched else [math.nan] * 2
+        pairs.add((id, name, *row.cells, before, one.score, one.on_top, *on_the_way))
+    return table, pairs
+
+
+@torch.no_grad()
+def _outcome(run: Run, item: Item, id: str) -> tuple[Outcome, tuple[str, float]]:
+    """Of a pair; and its class's name and score on the image."""
+    model = run.model
+    found = load_explanation(run.output / EXPLANATIONS / (id + SUFFIX))
+    image = load_image(item.path, model.classifier.preprocessing, upscale=run.data.upscale)
+    evidence = blend(model.normalize(image[None]), found.evidence.to(model.device), None)
+    logits, targets = model.plain(evidence).float(), found.targets.to(model.device)
+    on_top = bool(model.classifier.task.present(logits, targets))
+    score = float(model.classifier.task.probability(logits, targets))
+    about = model.classifier.class_name(int(found.targets)), float(found.score_image)
+    if found.highest is None or found.topped is None:
+        return Outcome(on_top, score, on_top, score, watched=False), about
+    return Outcome(on_top or bool(found.topped), max(score, float(found.highest)), on_top, score, watched=True), about
+
+
+def _rate(happened: Sequence[bool]) -> tuple[float, float, float]:
+    """How often, as a share with its interval."""
+    return (sum(happened) / len(happened), *wilson(sum(happened), len(happened)))
+
+
+def strongest(table: Table, pairs: Table) -> str:
+    """A sentence on what fooled the defended network most, and how often all attacks together did; of `count`."""
+    rows = [row for row in _named(table) if row["defense"] == "on"]
+    if not rows:
+        return ""
+    for row in rows:
+        row["watched"] = row["highest on the way"] == row["highest on the way"]  # NaN is not itself
+        row["top"] = row["on top on the way"] if row["watched"] else row["false class on top"]
+        row["best"] = row["highest on the way"] if row["watched"] else row["highest"]
+    worst = max(rows, key=lambda row: (row["top"], row["best"]))
+    last, tops = (round(worst[name] * worst["pairs"]) for name in ("false class on top", "top"))
+    fooled = {row["id"]: False for row in _named(pairs)}
+    for row in _named(pairs):
+        fooled[row["id"]] |= row["defense"] == "on" and True in (row["on top"], row["on top on the way"])
+    return (
+        f"Strongest against the defense: {worst['game']} by {worst['optimizer']}"
+        f"{'' if worst['start'] == OWN else ' from ' + worst['start']}, {tops} of {worst['pairs']} false classes on "
+        f"top{f' on the way and {last} at the end' if worst['watched'] else ''}, highest score {worst['best']:.3g}."
+        + (f" All attacks together: {sum(fooled.values())} of {len(fooled)}." if len(rows) > 1 else "")
+    )
+
+
+def _named(table: Table) -> list[dict[str, Any]]:
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]

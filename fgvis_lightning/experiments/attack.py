@@ -1,0 +1,124 @@
+"""An attack: FGVis from any start, which remembers how far its masks came on the way."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fgvis_lightning.baselines.fgvis import FGVisMethod
+from fgvis_lightning.data.batches import Batch
+from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.results.explanation import Explanation
+
+OWN: Literal["own"] = "own"
+RANDOM: Literal["random"] = "random"
+Start = Literal["own", "random"] | float
+"""Of masks: FGVis's own; values uniform in [0,1]; or one value in [0,1] for all entries."""
+
+
+def named(start: Start) -> str:
+    """A start in a word."""
+    return start if isinstance(start, str) else f"{start:g}"
+
+
+class Attack(FGVis):
+    """`FGVis` that begins where it is told to, and knows the most that any of its masks reached.
+
+    The last mask need not be the best, and who attacks takes the best. What the masks on the way reach is known where
+    each step computes it anyway: where the mask is the evidence (preservation and generation), in the precision of the
+    network itself, and without noise.
+
+    Attributes:
+        start: of the masks; with ``random`` each pair of an image and a class has a draw of its own.
+        restart: number of the draw.
+    """
+
+    start: Start = OWN
+    restart: int = 1
+    _highest: Tensor
+    _topped: Tensor
+
+    @classmethod
+    def of(cls, network: Any, start: Start = OWN, restart: int = 1, **options: Any) -> Attack:
+        """Make an attack from options of `FGVis.of` and its own."""
+        attack = super().of(network, **options)
+        assert isinstance(attack, Attack)
+        attack.start, attack.restart = start, restart
+        return attack
+
+    @property
+    def watches(self) -> bool:
+        """Whether what the masks on the way reach is known."""
+        return self.game.keeps and not self.options.noise and "mixed" not in str(self.trainer.precision)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        if self.watches:
+            assert self._logits is not None
+            task, logits, targets = self.classifier.task, self._logits.float(), self.work.used_targets
+            scores, tops = (
+                rows.unflatten(0, (len(self.targets), -1))
+                for rows in (task.probability(logits, targets), task.present(logits, targets))
+            )
+            self._highest = torch.maximum(self._highest, scores.amax(1))
+            self._topped |= tops.any(1)
+        return loss
+
+    def on_train_end(self) -> None:
+        """Let go of what takes memory: a command may have a hundred attacks, and keeps them until it sums up."""
+        super().on_train_end()
+        self._logits = None
+        for optimizer in self.trainer.optimizers:
+            optimizer.state.clear()
+        self.mask.grad, self.mask.data = None, self.mask.detach().new_empty(0)
+
+    def explanation(self, places: Sequence[int]) -> Explanation:
+        found = super().explanation(places)
+        if not self.watches:
+            return found
+        at = list(places)
+        return replace(found, highest=self._highest[at].cpu(), topped=self._topped[at].cpu())
+
+    def settings(self) -> dict[str, Any]:
+        start: dict[str, Any] = {} if self.start == OWN else {"start": self.start}
+        if self.start == RANDOM:
+            start["restart"] = self.restart
+        return {**super().settings(), **start}
+
+    def _begin(self, batch: Batch) -> None:
+        super()._begin(batch)
+        self._highest = torch.zeros(len(self.targets), device=self.device)
+        self._topped = torch.zeros(len(self.targets), dtype=torch.bool, device=self.device)
+        with torch.no_grad():
+            if self.start == RANDOM:
+                self.mask.copy_(self.work.spread(self._drawn(batch)))
+            elif not isinstance(self.start, str):
+                self.mask.fill_(self.start)
+
+    def _drawn(self, batch: Batch) -> Tensor:
+        """Masks uniform in [0,1] (B,3,H,W), on the CPU: by image, class and restart, wherever these are in a batch."""
+        draws = []
+        for image, target in zip(batch.images, self.targets.tolist(), strict=True):
+            text = image.cpu().numpy().tobytes() + f" {target} {self.seed} {self.restart}".encode()
+            seed = int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
+            draws.append(torch.rand(self.work.x.shape[1:], generator=torch.Generator().manual_seed(seed)))
+        return torch.stack(draws)
+
+
+@dataclass(frozen=True)
+class AttackMethod(FGVisMethod):
+    """`Attack` as one method among others.
+
+    Args:
+        start: see `Attack`.
+        restart: likewise.
+    """
+
+    kind: ClassVar[type[FGVis]] = Attack
+    start: Start = OWN
+    restart: int = 1
