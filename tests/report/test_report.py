@@ -104,11 +104,13 @@ def test_pictures_come_first_and_plots_from_ten_items_on(tmp_path: Path, items: 
 def test_channels_are_called_what_they_are(tmp_path: Path) -> None:
     path = explanation(tmp_path / "run", "a@cat", tmp_path / "gone.png")
     item = load_explanation(path)
-    five = item.mask[0, [0, 0, 1, 1, 2]].half()
-    save_tensors(path, {"mask": five}, {**item.metadata, "bands": "5 1 2"})
-    assert Page(report(tmp_path / "run")).data["view-0"]["channels"] == ["band 5", "band 1", "band 2"]
-    save_tensors(path, {"mask": five[:1]}, item.metadata)
-    view = Page(report(tmp_path / "run")).data["view-0"]
+    for count, bands in ((5, "5 1 2"), (1, "")):
+        settings = json.loads(item.metadata["settings"]) | {"mean": [0.5] * count, "std": [0.5] * count}
+        says = {**item.metadata, "settings": json.dumps(settings)} | ({"bands": bands} if bands else {})
+        save_tensors(path, {"mask": item.mask[0, [0, 0, 1, 1, 2][:count]].half()}, says)
+        view = Page(report(tmp_path / "run")).data["view-0"]
+        if bands:
+            assert view["channels"] == ["band 5", "band 1", "band 2"]
     assert (view["channels"], view["means"]) == (["gray"] * 3, {})
 
 
