@@ -41,7 +41,7 @@ class Overview:
         facts: name → number, in a few words.
         setup: name → what the items were made with.
         histograms: of scores, sparsity and AUC.
-        points: sparsity, score on the explanation, and the number of the entry.
+        points: sparsity, score on the explanation, the number of the entry, and whether its level was missed.
         methods: a row for each, where there are several.
         classes: the most frequent ones.
         failures: what is missing and why.
@@ -52,7 +52,7 @@ class Overview:
     facts: tuple[tuple[str, str], ...]
     setup: tuple[tuple[str, str], ...]
     histograms: tuple[Histogram, ...]
-    points: tuple[tuple[float, float, int], ...]
+    points: tuple[tuple[float, float, int, bool], ...]
     methods: Rows | None
     classes: Rows | None
     failures: Rows | None
@@ -142,9 +142,9 @@ def _histograms(done: Sequence[Entry]) -> tuple[Histogram, ...]:
     return tuple(found)
 
 
-def _points(entries: Sequence[Entry]) -> tuple[tuple[float, float, int], ...]:
+def _points(entries: Sequence[Entry]) -> tuple[tuple[float, float, int, bool], ...]:
     points = [
-        (entry.sparsity, entry.score_explanation, number)
+        (entry.sparsity, entry.score_explanation, number, entry.state == MISSED)
         for number, entry in enumerate(entries)
         if entry.sparsity is not None and entry.score_explanation is not None
     ]

@@ -58,8 +58,8 @@ class Pictures:
         problem: why, where it is.
         evidence: of a mask, its evidence divided by ``scale``, as PNG, by color channel.
         scale: largest evidence.
-        top: the evidence from which on a brightened mask is white.
-        middle: the evidence, averaged over the channels, from which on an overlay is the image itself.
+        top: the evidence from which on a brightened mask is white; 0 where there is none.
+        middle: the evidence, averaged over the channels, from which on an overlay is the image itself, or 0.
         channels: names of the channels that stand for red, green and blue.
         means: of the evidence in each channel, by name; none where there is one channel, whose mean is the sparsity.
         background: what the explanation has where there is no evidence, red, green and blue in [0,1].
@@ -117,8 +117,8 @@ def make_pictures(entry: Entry, side: int = THUMBNAIL) -> Pictures:
             problem=problem,
             evidence=_png(evidence / scale),
             scale=scale,
-            top=float(brightest(evidence)),
-            middle=float(brightest(evidence.mean(0))),
+            top=float(brightest(evidence)) if evidence.any() else 0.0,
+            middle=float(brightest(evidence.mean(0))) if evidence.any() else 0.0,
             channels=[names[place] for place in triple(len(names), bands)],
             means=evidence_by_channel(item.evidence[0].nan_to_num(), preprocessing.channels),
             background=tuple(as_rgb(preprocessing.background(), bands).flatten().tolist()),

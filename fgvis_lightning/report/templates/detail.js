@@ -76,7 +76,7 @@ async function openItem(place, from = opener) {
 function fill(row, view) {
   tell(row.reason || (view.problem && `The image is not shown: ${view.problem}${view.panel ? " Below is the panel of the run." : ""}`));
   byId("missed").hidden = row.state !== "missed";
-  for (const id of ["stage", "controls", "pixel"]) byId(id).hidden = !view;
+  for (const id of ["stage", "controls", "pixel", "about"]) byId(id).hidden = !view;
   byId("compare").hidden = true;
   const panel = byId("panel");
   panel.hidden = !view?.panel;
@@ -134,7 +134,7 @@ async function fillOthers(row, place, item) {
       ? element("strong", { "aria-current": "true" }, title)
       : element("a", { href: `#${hashOf({ item: keyOf(rows[at]) })}` }, title));
     const figure = stage.figure(kind, other, title);
-    figure.firstChild.replaceChildren(words, element("span", { className: "soft" }, scoresOf(rows[at])), ...chip(state));
+    figure.firstChild.prepend(words, element("span", {}, scoresOf(rows[at])), ...chip(state));
     byId("others").append(figure);
     stage.move(0, 0);
   }

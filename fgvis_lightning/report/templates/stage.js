@@ -83,32 +83,33 @@ const stage = {
   },
 
   draw(picture) {
-    const { kind, item, canvas, note, title } = picture;
+    const { item, canvas, note, title } = picture;
     const { view, image, evidence, shown, heat, size } = item;
+    const kind = picture.kind === "overlay" && !(image && evidence) ? (image ? "evidence" : "mask") : picture.kind;
     const fade = kind === "image" ? Number(byId("fade").value) / 100 : (FADES[kind] ?? 0);
     const mask = byId("channels").hidden ? "all" : document.querySelector("input[name=channel]:checked").value;
-    const gain = byId("brighten").checked ? 1 / view.top : 1;
+    const gain = byId("brighten").checked && view.top ? 1 / view.top : 1;
     const context = canvas.getContext("2d");
     const drawn = context.createImageData(size.width, size.height);
     const first = fade < 1 ? 0 : 1;
     const part = fade - first;
+    const mean = (data, at) => (data[at] + data[at + 1] + data[at + 2]) / 3;
+    // Image, evidence and mask of one pixel's channel, each from 0 to 255.
+    const stops = (at, channel) => {
+      const photo = image ? image.data[at + channel] : 0;
+      if (!evidence) return [photo, shown ? shown.data[at + channel] : 0, heat.data[at + channel]];
+      const share = (place) => Math.min(1, (evidence.data[at + place] / 255) * view.scale * gain);
+      const gray = 255 * view.background[channel];
+      return [photo, gray + share(channel) * (photo - gray), 255 * share(mask === "all" ? channel : Number(mask))];
+    };
+    const overlay = (at, channel) => {
+      const dim = DIM * mean(image.data, at);
+      return dim + Math.min(1, (mean(evidence.data, at) / 255) * (view.scale / (view.middle || 1))) * (image.data[at + channel] - dim);
+    };
     for (let at = 0; at < drawn.data.length; at += 4) {
-      const mean = (data) => (data[at] + data[at + 1] + data[at + 2]) / 3;
-      const dim = kind === "overlay" && evidence && image ? DIM * mean(image.data) : 0;
-      const seen = Math.min(1, (mean((evidence ?? heat).data) * view.scale) / 255 / view.middle);
       for (let channel = 0; channel < 3; channel++) {
-        const photo = image ? image.data[at + channel] : 0;
-        let stops;
-        if (evidence) {
-          const share = (place) => Math.min(1, (evidence.data[at + place] / 255) * view.scale * gain);
-          const gray = 255 * view.background[channel];
-          stops = [photo, gray + share(channel) * (photo - gray), 255 * share(mask === "all" ? channel : Number(mask))];
-          if (kind === "overlay") stops[0] = dim + seen * (photo - dim);
-        } else {
-          stops = [photo, shown ? shown.data[at + channel] : 0, heat.data[at + channel]];
-          if (kind === "overlay") stops[0] = stops[1];
-        }
-        drawn.data[at + channel] = stops[first] + part * (stops[first + 1] - stops[first]);
+        const values = kind === "overlay" ? null : stops(at, channel);
+        drawn.data[at + channel] = values ? values[first] + part * (values[first + 1] - values[first]) : overlay(at, channel);
       }
       drawn.data[at + 3] = 255;
     }
@@ -116,9 +117,9 @@ const stage = {
     const names = ["image", evidence ? "evidence" : "image × map", evidence ? "mask" : "map"];
     let text = kind === "overlay" ? "overlay on the dimmed image" : names[first + part];
     text ??= `between ${names[first]} and ${names[first + 1]}`;
-    if (text === "mask" && !byId("channels").hidden)
-      text += mask === "all" ? ` by channel: ${view.channels.join(", ")}` : `, ${view.channels[mask]} channel`;
-    if (evidence && fade >= 1 && gain > 1.05) text += `, brightened × ${gain < 9.95 ? gain.toFixed(1) : Math.round(gain).toLocaleString("en")}`;
+    if (text === "mask" && !byId("channels").hidden) text += mask === "all" ? " by channel" : `, ${view.channels[mask]}`;
+    if (evidence && kind !== "image" && !view.top) text += ": there is none";
+    else if (evidence && fade >= 1 && gain > 1.05) text += `, brightened ×\u00a0${gain < 9.95 ? gain.toFixed(1) : Math.round(gain).toLocaleString("en")}`;
     note.textContent = text;
     canvas.setAttribute("aria-label", title ? `${title}: ${text}` : text);
     if (kind === "image") byId("fade").setAttribute("aria-valuetext", text);
