@@ -1,6 +1,6 @@
 """TensorBoard: how masks form, what came of it, and how settings compare.
 
-Steps of what belongs to an item are its own iterations, steps of ``closed gates by layer`` are numbers of layers.
+Steps of what belongs to an item are its own iterations.
 """
 
 from __future__ import annotations
@@ -12,20 +12,26 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
-from fgvis_lightning.callbacks.writer import image_in_work, item_panel, items_in_work
+from fgvis_lightning.callbacks.writer import image_in_work, items_in_work
 from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.results.explanation import Attribution, Explanation
-from fgvis_lightning.results.figures import as_rgb, explanation_image, pixels
+from fgvis_lightning.results.figures import as_rgb, brightened, brightest, explanation_image, overlay, pixels
 
-CLOSED = "closed gates by layer"
+GATES = "gates"
+LABELS = 12  # names of layers in a picture, at most
+CARD = 3.7, 2.0  # inches at 100 dots each: what TensorBoard's cards have room for
+DPI = 300
 GOLDEN = 0.6180339887  # its multiples are spread evenly between whole numbers
 
 
@@ -33,10 +39,10 @@ class TensorBoardImages(ExplanationCallback):
     """Shows masks, their scores and their gates in TensorBoard.
 
     For each item that is shown, under its id: ``mask`` and ``explanation`` while they form, ``score`` and ``sparsity``
-    as curves, at the end ``panel`` and ``closed gates by layer``, where a layer's number stands for a step. For the
-    run: mean curves of the items in work, the mean of the closed gates, the layers' names under Text, and
-    hyperparameters with final metrics. Every rank writes those of its own items; ranks other than 0 into a subfolder
-    each, which TensorBoard shows as a run.
+    as curves, at the end a ``panel`` that fits a card and ``gates``, the share of each layer's closed gates as bars.
+    For the run: mean curves of the items in work, the mean of the closed gates, all layers under Text, and settings
+    with final metrics under HParams, in a subfolder ``final``. Every rank writes those of its own items; ranks other
+    than 0 into a subfolder each, which TensorBoard shows as a run.
 
     Args:
         every_n_iterations: how often masks and explanations are logged; 0 for panels alone. Curves have a point in
@@ -49,7 +55,7 @@ class TensorBoardImages(ExplanationCallback):
         self.every_n_iterations = every_n_iterations
         self.max_items = max_items
         self._own: SummaryWriter | None = None
-        self._sums = torch.zeros(3, dtype=torch.float64)  # items, scores of the explanations, sparsity
+        self._sums = torch.zeros(4, dtype=torch.float64)  # items, scores of the explanations, sparsity, levels reached
         self._coverage = Coverage()
         self._closed: Tensor | None = None  # of each layer, summed over items
 
@@ -86,7 +92,8 @@ class TensorBoardImages(ExplanationCallback):
     ) -> None:
         assert isinstance(pl_module, FGVis)
         assert isinstance(found, Explanation)
-        rows = torch.stack([torch.ones_like(found.sparsity), found.score_explanation, found.sparsity])
+        reached = torch.ones_like(found.sparsity) if found.feasible is None else found.feasible.to(found.sparsity)
+        rows = torch.stack([torch.ones_like(found.sparsity), found.score_explanation, found.sparsity, reached])
         self._sums += rows.double().sum(1)
         closed = None
         if found.coverage is not None and (closed := found.coverage.closed) is not None:
@@ -95,21 +102,27 @@ class TensorBoardImages(ExplanationCallback):
         for place, name in self._shown(trainer, pl_module, places):
             index, batch, writer = places.index(place), pl_module.batch, self._writer(trainer)
             assert batch is not None
-            figure = pixels(item_panel(pl_module, place, found, index))
-            writer.add_image(f"{name}/panel", figure, batch.iterations, dataformats="HWC")
+            class_name = pl_module.classifier.class_name(int(found.targets[index]))
+            item = replace(found[index], names=(class_name,))
+            panel = _card(item, *image_in_work(pl_module, place))
+            writer.add_image(f"{name}/panel", panel, batch.iterations, dataformats="HWC")
             if closed is not None:
-                _add_layers(writer, f"{name}/{CLOSED}", closed[index])
+                gates = _bars(self._coverage, closed[index])
+                writer.add_image(f"{name}/{GATES}", gates, batch.iterations, dataformats="HWC")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, FGVis)
         if isinstance(trainer.logger, TensorBoardLogger) and self._sums[0]:
             if self._closed is not None:
                 mean = self._closed / self._sums[0].item()
-                _add_layers(self._writer(trainer), CLOSED, mean)
+                self._writer(trainer).add_image(GATES, _bars(self._coverage, mean), dataformats="HWC")
                 self._writer(trainer).add_text("coverage", _coverage_text(self._coverage, mean))
-            score, sparsity = (self._sums[1:] / self._sums[0]).tolist()
-            metrics = {"final/score_explanation": score, "final/sparsity": sparsity}
-            trainer.logger.log_hyperparams(pl_module.settings(), metrics)
+            if trainer.is_global_zero:
+                score, sparsity, reached = (self._sums[1:] / self._sums[0]).tolist()
+                metrics = {"final/score": score, "final/sparsity": sparsity}
+                if pl_module.options.auto:
+                    metrics["final/level reached"] = reached
+                _add_settings(Path(trainer.logger.log_dir), pl_module.settings(), metrics)
         if self._own is not None:
             self._own.close()
 
@@ -134,10 +147,73 @@ class TensorBoardImages(ExplanationCallback):
         return self._own
 
 
-def _add_layers(writer: Any, tag: str, closed: Tensor) -> None:
-    """A curve over the layers, from the image to the logits."""
-    for number, share in enumerate(closed.tolist(), 1):
-        writer.add_scalar(tag, share, number)
+def _add_settings(folder: Path, settings: dict[str, Any], metrics: dict[str, float]) -> None:
+    """Settings and final metrics, alone in a run of their own.
+
+    TensorBoard puts the settings that differ between runs first if no run lists them, and takes all of a run's curves
+    for metrics. That is why it is not `add_hparams`, which lists them.
+    """
+    plain = {name: value if type(value) in (int, float, str) else str(value) for name, value in settings.items()}
+    _, begins, ends = hparams(plain, metrics)
+    with SummaryWriter(folder / "final") as writer:
+        for tag, value in metrics.items():
+            writer.add_scalar(tag, value)
+        for part in (begins, ends):
+            writer._get_file_writer().add_summary(part)
+
+
+def _figure(inches: float, title: str) -> Figure:
+    """As wide as a card, in letters that are legible there."""
+    figure = Figure(figsize=(CARD[0], inches), dpi=DPI)
+    FigureCanvasAgg(figure)
+    figure.text(0.5, 1 - 0.11 / inches, title, ha="center", va="center", fontsize=8, parse_math=False)
+    return figure
+
+
+def _bars(coverage: Coverage, closed: Tensor) -> Any:
+    """The share of closed gates (L,) as a bar for each layer, the image's on top, as pixels (H,W,3)."""
+    count = len(closed)
+    every = -(-count // LABELS)
+    figure = _figure(CARD[1], "closed gates, from the image to the logits")
+    axes = figure.add_axes((0.36, 0.1, 0.58, 0.79))
+    axes.barh(range(count), [100 * share for share in closed.tolist()], color="#1d5a9e")
+    axes.set_yticks(range(0, count, every), [(one.module or one.name)[-20:] for one in coverage.layers[::every]])
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.set_xticks([0, 50, 100], ["0 %", "50 %", "100 %"])
+    axes.tick_params(labelsize=6.5, length=0, pad=2)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.grid(axis="x", linewidth=0.4)
+    return pixels(figure)
+
+
+def _card(item: Explanation, image: Tensor, background: Tensor) -> Any:
+    """Image, evidence, mask and overlay of one item, in a row under one line, as pixels (H,W,3).
+
+    Args:
+        item: with the name of its class.
+        image: (C,H,W) in [0,1].
+        background: (C,1,1) in [0,1].
+    """
+    evidence, bands = item.evidence[0].float().cpu(), item.bands
+    bright, times = brightened(evidence), 1 / float(brightest(evidence))
+    factor = f" × {times:,.0f}" if 9.5 < times < 1e6 else f" × {times:.1f}" if 1.05 < times <= 9.5 else ""
+    views = {
+        "image": as_rgb(image, bands),
+        f"evidence{factor}": explanation_image(image, bright, background, bands),
+        f"mask{factor}": as_rgb(bright, bands),
+        "overlay": overlay(image, evidence, bands),
+    }
+    side = CARD[0] / len(views)
+    tall = side * image.shape[-2] / image.shape[-1]
+    inches = 0.42 + tall
+    figure = _figure(inches, repr(item))
+    for place, (name, view) in enumerate(views.items()):
+        axes = figure.add_axes((place / len(views), 0, 0.98 / len(views), tall / inches))
+        axes.imshow(view.clamp(0, 1).permute(1, 2, 0).float().numpy())
+        axes.set_title(name, fontsize=7, pad=2)
+        axes.set_axis_off()
+    return pixels(figure)
 
 
 def _coverage_text(coverage: Coverage, closed: Tensor) -> str:

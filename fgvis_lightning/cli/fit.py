@@ -21,6 +21,7 @@ from fgvis_lightning.experiments.network_option import building, check_optimizer
 from fgvis_lightning.experiments.parsing import Parser, asks_for_help
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.names import slug
 from fgvis_lightning.results import folder
 from fgvis_lightning.results.lines import item_lines
 from fgvis_lightning.results.tensor_files import write_whole
@@ -97,7 +98,9 @@ class FGVisCLI(LightningCLI):
             own = {name: config.trainer[name] for name in ("accelerator", "devices", "num_nodes")}
             kwargs["strategy"] = chosen_strategy(**own)
         if config.trainer.logger is None:
-            kwargs["logger"] = TensorBoardLogger(config.output, name="tensorboard", version="", default_hp_metric=False)
+            name = slug(Path(config.output).resolve().name)  # which TensorBoard shows
+            own = {"name": "tensorboard", "version": name, "default_hp_metric": False}
+            kwargs["logger"] = TensorBoardLogger(config.output, **own)
         trainer: pl.Trainer = super().instantiate_trainer(**kwargs)
         return trainer
 
@@ -144,7 +147,7 @@ class FGVisCLI(LightningCLI):
         print(f"See {panels}{output / 'summary.csv'}")
         print(f"To view all results on one page: python train.py report {output}")
         if isinstance(self.trainer.logger, TensorBoardLogger):
-            print(f"To view masks and curves: tensorboard --logdir {Path(self.trainer.logger.log_dir)}")
+            print(f"To view masks and curves: tensorboard --logdir {Path(self.trainer.logger.root_dir)}")
         self.run.check(missing)
 
 

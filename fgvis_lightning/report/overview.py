@@ -11,6 +11,9 @@ from fgvis_lightning.report.gather import MISSED, REACHED, Entry, Results
 from fgvis_lightning.report.sections import Rows
 
 BINS = 20
+MANY = 10
+"""Items from which on there are plots."""
+
 MOST_POINTS = 3000
 """Points of a plot; of more items so many, evenly spread."""
 
@@ -38,21 +41,23 @@ class Overview:
         facts: name → number, in a few words.
         setup: name → what the items were made with.
         histograms: of scores, sparsity and AUC.
-        points: sparsity, score on the explanation, and the number of the entry.
+        points: sparsity, score on the explanation, the number of the entry, and whether its level was missed.
         methods: a row for each, where there are several.
         classes: the most frequent ones.
         failures: what is missing and why.
         judged: whether some items have deletion and insertion AUC.
+        agree: whether some items have several runs.
     """
 
     facts: tuple[tuple[str, str], ...]
     setup: tuple[tuple[str, str], ...]
     histograms: tuple[Histogram, ...]
-    points: tuple[tuple[float, float, int], ...]
+    points: tuple[tuple[float, float, int, bool], ...]
     methods: Rows | None
     classes: Rows | None
     failures: Rows | None
     judged: bool
+    agree: bool
 
 
 def look_over(results: Results) -> Overview:
@@ -64,12 +69,13 @@ def look_over(results: Results) -> Overview:
     return Overview(
         facts=_facts(done, missing, methods),
         setup=_setup(done),
-        histograms=_histograms(done),
+        histograms=_histograms(done) if len(done) >= MANY else (),
         points=_points(results.entries),
         methods=_methods(done, methods) if len(methods) > 1 else None,
         classes=_classes(done),
         failures=Rows("What is missing, and why", ("of", "name", "what", "reason"), failures) if missing else None,
         judged=any(entry.values for entry in done),
+        agree=any(entry.agreement is not None for entry in done),
     )
 
 
@@ -77,12 +83,19 @@ def _facts(done: Sequence[Entry], missing: Sequence[Entry], methods: Sequence[st
     facts = [("items", f"{len({entry.id for entry in done}):,}")]
     if len(methods) > 1:
         facts.append(("methods", str(len(methods))))
-    facts.append(("classes", f"{len({entry.name for entry in done}):,}"))
-    facts.append(("missing", f"{len(missing):,}"))
-    known = [entry.state for entry in done if entry.state in (REACHED, MISSED)]
-    if known:
-        facts.append(("level reached", f"{100 * known.count(REACHED) / len(known):.0f} %"))
-    facts += [(f"median {name}", f"{median(values):.3f}") for name, values in _numbers(done).items() if values]
+    if (classes := len({entry.name for entry in done})) > 1:
+        facts.append(("classes", f"{classes:,}"))
+    if missing:
+        facts.append(("missing", f"{len(missing):,}"))
+    missed = [entry.state for entry in done].count(MISSED)
+    if known := missed + [entry.state for entry in done].count(REACHED):
+        facts.append(("level reached", f"{known - missed:,} of {known:,}"))
+    if missed:
+        facts.append(("level missed", f"{missed:,}"))
+    values = _numbers(done) | {"agreement of the runs": _known(entry.agreement for entry in done)}
+    facts += [
+        (f"median {name}" if len(done) > 1 else name, f"{median(own):.3f}") for name, own in values.items() if own
+    ]
     return tuple(facts)
 
 
@@ -106,17 +119,18 @@ def _numbers(done: Iterable[Entry]) -> dict[str, list[float]]:
     """The values that items have, by name."""
     done = list(done)
 
-    def known(values: Iterable[float | None]) -> list[float]:
-        return [value for value in values if value is not None and value == value]
-
     images = {entry.id: entry.score_image for entry in done}  # the same for every method
     return {
-        "score on the image": known(images.values()),
-        "score on the explanation": known(entry.score_explanation for entry in done),
-        "sparsity": known(entry.sparsity for entry in done),
-        "deletion AUC": known(entry.values.get("deletion") for entry in done),
-        "insertion AUC": known(entry.values.get("insertion") for entry in done),
+        "score on the image": _known(images.values()),
+        "score on the explanation": _known(entry.score_explanation for entry in done),
+        "sparsity": _known(entry.sparsity for entry in done),
+        "deletion AUC": _known(entry.values.get("deletion") for entry in done),
+        "insertion AUC": _known(entry.values.get("insertion") for entry in done),
     }
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None and value == value]
 
 
 def _histograms(done: Sequence[Entry]) -> tuple[Histogram, ...]:
@@ -128,9 +142,9 @@ def _histograms(done: Sequence[Entry]) -> tuple[Histogram, ...]:
     return tuple(found)
 
 
-def _points(entries: Sequence[Entry]) -> tuple[tuple[float, float, int], ...]:
+def _points(entries: Sequence[Entry]) -> tuple[tuple[float, float, int, bool], ...]:
     points = [
-        (entry.sparsity, entry.score_explanation, number)
+        (entry.sparsity, entry.score_explanation, number, entry.state == MISSED)
         for number, entry in enumerate(entries)
         if entry.sparsity is not None and entry.score_explanation is not None
     ]
@@ -152,7 +166,7 @@ def _methods(done: Sequence[Entry], methods: Sequence[str]) -> Rows:
 def _classes(done: Sequence[Entry]) -> Rows | None:
     """The ten most frequent classes, with the medians of their items."""
     count = Counter(entry.name for entry in done)
-    if len(count) < 2:
+    if len(count) < 2 or max(count.values()) == 1:  # the list says the same
         return None
     rows = []
     for name, _ in sorted(count.items(), key=lambda pair: (-pair[1], pair[0]))[:10]:

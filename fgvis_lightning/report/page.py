@@ -26,11 +26,12 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
 from fgvis_lightning.report.gather import Entry, Results
 from fgvis_lightning.report.overview import look_over
-from fgvis_lightning.report.pictures import Pictures, figure_url, make_pictures, url
+from fgvis_lightning.report.pictures import LARGE, THUMBNAIL, Pictures, figure_url, make_pictures, url
 from fgvis_lightning.results.tensor_files import write_whole
 
 SCRIPTS = ("stage.js", "curves.js", "detail.js", "list.js")
 ITEMS, THUMBNAILS = "items", "thumbnails"  # folders beside the page, where it is not one file
+FEW = 3  # items that are shown larger, as in list.js
 GENERATOR = '<meta name="generator" content="fgvis_lightning report">'
 
 
@@ -98,10 +99,11 @@ def write_page(
     output.parent.mkdir(parents=True, exist_ok=True)
     _clear(folder)
     files, rows = _Files(folder, limit), []
+    side = LARGE if len(results.entries) <= FEW else THUMBNAIL
     for number, entry in enumerate(results.entries):
         rows.append(_row(entry))
         if not entry.missing:
-            pictures = make_pictures(entry)
+            pictures = make_pictures(entry, side)
             files.add(number, _json(_view(entry, pictures)), pictures.thumbnail)
             rows[-1]["thumbnail"] = f"{THUMBNAILS}/{number}.jpg"
         progress(number + 1, len(results.entries))
@@ -180,6 +182,7 @@ def _row(entry: Entry) -> dict[str, Any]:
         "score_image": _rounded(entry.score_image),
         "score_explanation": _rounded(entry.score_explanation),
         "sparsity": _rounded(entry.sparsity),
+        "agreement": _rounded(entry.agreement),
         "deletion": _rounded(entry.values.get("deletion")),
         "insertion": _rounded(entry.values.get("insertion")),
     }
@@ -195,7 +198,8 @@ def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
         **{name: None if data is None else url(data) for name, data in shown.items()},
         "scale": pictures.scale,
         "top": pictures.top,
-        "agreement": _rounded(entry.agreement),
+        "middle": pictures.middle,
+        "channels": pictures.channels,
         "means": {name: _rounded(mean) for name, mean in pictures.means.items()},
         "background": pictures.background,
         "values": {name: _rounded(value) for name, value in entry.values.items()},

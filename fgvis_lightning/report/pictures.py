@@ -7,7 +7,7 @@ JPEG; the page computes the explanation from the two.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -25,14 +25,17 @@ from fgvis_lightning.names import printable
 from fgvis_lightning.networks.preprocessing import Preprocessing, channel_names
 from fgvis_lightning.report.gather import Entry
 from fgvis_lightning.results.explanation import Explanation
-from fgvis_lightning.results.figures import as_rgb, brightened, brightest, heat
+from fgvis_lightning.results.figures import as_rgb, brightened, brightest, heat, overlay, triple
 from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.notebook import as_pil
 from fgvis_lightning.results.tensor_files import SUFFIX
 
-THUMBNAIL = 112
+THUMBNAIL = 160
 """Height of a thumbnail, and width of each of its two pictures."""
+
+LARGE = 320
+"""The same, where there are few."""
 
 WIDEST = 2400
 """Figures that are wider are made smaller."""
@@ -55,13 +58,15 @@ class Pictures:
         problem: why, where it is.
         evidence: of a mask, its evidence divided by ``scale``, as PNG, by color channel.
         scale: largest evidence.
-        top: the evidence from which on a brightened mask is white.
+        top: the evidence from which on a brightened mask is white; 0 where there is none.
+        middle: the evidence, averaged over the channels, from which on an overlay is the image itself, or 0.
+        channels: names of the channels that stand for red, green and blue.
         means: of the evidence in each channel, by name; none where there is one channel, whose mean is the sparsity.
         background: what the explanation has where there is no evidence, red, green and blue in [0,1].
         heat: of a map, its colors from black to bright, as PNG.
         shown: of a map, the image multiplied by it, as JPEG.
         panel: the panel of the run, as JPEG, where the image is gone.
-        thumbnail: image and evidence side by side, as JPEG.
+        thumbnail: the image, and the image where the evidence is, side by side, as JPEG; the mask where it is gone.
     """
 
     thumbnail: bytes
@@ -70,6 +75,8 @@ class Pictures:
     evidence: bytes | None = None
     scale: float = 1.0
     top: float = 1.0
+    middle: float = 1.0
+    channels: Sequence[str] = ()
     means: Mapping[str, float] = field(default_factory=dict)
     background: tuple[float, ...] = ()
     heat: bytes | None = None
@@ -77,14 +84,19 @@ class Pictures:
     panel: bytes | None = None
 
 
-def make_pictures(entry: Entry) -> Pictures:
+def make_pictures(entry: Entry, side: int = THUMBNAIL) -> Pictures:
     """The pictures of an item that has an explanation file.
+
+    Args:
+        entry: the item.
+        side: height of the thumbnail, at most; no picture is enlarged.
 
     Raises:
         InputError: the file is damaged.
     """
     item = load_item(entry.path)
     size = item.saliency().shape[-2:]
+    side = min(side, max(size))
     preprocessing = _preprocessing(entry.settings, (int(size[0]), int(size[1])))
     image, problem = None, f"{entry.image} does not come out in the size of the explanation."
     if preprocessing.size == tuple(size):  # else what a stranger's file says could take all memory
@@ -96,14 +108,18 @@ def make_pictures(entry: Entry) -> Pictures:
     if isinstance(item, Explanation):
         evidence = as_rgb(item.evidence[0].nan_to_num(), bands)
         scale = float(evidence.max()) or 1.0
-        bright = brightened(evidence)
+        names = channel_names(len(item.evidence[0]), preprocessing.channels)
         return Pictures(
-            thumbnail=_thumbnail(image, bright),
+            thumbnail=_thumbnail(
+                image, brightened(evidence if image is None else evidence.mean(0, keepdim=True)), side
+            ),
             image=photo,
             problem=problem,
             evidence=_png(evidence / scale),
             scale=scale,
-            top=float(brightest(evidence)),
+            top=float(brightest(evidence)) if evidence.any() else 0.0,
+            middle=float(brightest(evidence.mean(0))) if evidence.any() else 0.0,
+            channels=[names[place] for place in triple(len(names), bands)],
             means=evidence_by_channel(item.evidence[0].nan_to_num(), preprocessing.channels),
             background=tuple(as_rgb(preprocessing.background(), bands).flatten().tolist()),
             panel=panel,
@@ -111,7 +127,7 @@ def make_pictures(entry: Entry) -> Pictures:
     saliency = item.saliency()[0].float().nan_to_num()
     colors = heat(saliency)
     return Pictures(
-        thumbnail=_thumbnail(image, colors),
+        thumbnail=_thumbnail(image, colors if image is None else brightened(saliency)[None], side),
         image=photo,
         problem=problem,
         heat=_png(colors),
@@ -159,11 +175,12 @@ def _image(entry: Entry, preprocessing: Preprocessing) -> tuple[Tensor | None, s
     return None, problem
 
 
-def _thumbnail(image: Tensor | None, evidence: Tensor) -> bytes:
-    side = [THUMBNAIL, THUMBNAIL]
-    small = F.adaptive_max_pool2d(evidence[None], THUMBNAIL)[0]  # a mean would lose single pixels
-    both = [small] if image is None else [tvf.resize(image, side, antialias=True), small]
-    return _jpeg(torch.cat(both, 2), 82)
+def _thumbnail(image: Tensor | None, evidence: Tensor, side: int) -> bytes:
+    small = F.adaptive_max_pool2d(evidence[None], side)[0]  # a mean would lose single pixels
+    if image is None:
+        return _jpeg(small, 82)
+    photo = tvf.resize(image, [side, side], antialias=True).clamp(0, 1)
+    return _jpeg(torch.cat([photo, overlay(photo, small)], 2), 82)
 
 
 def _png(picture: Tensor) -> bytes:

@@ -9,41 +9,91 @@ import socket
 import subprocess
 import sys
 import time
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from command_line import fit
+from numpy.typing import NDArray
+from PIL import Image
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams.backend_context import Context
 
 from fgvis_lightning import load_explanations
+from fgvis_lightning.callbacks.tensorboard import _bars
+from fgvis_lightning.defense.coverage import Coverage, Layer
 
 CURVES = ["--tensorboard.every_n_iterations", "2", "--trainer.log_every_n_steps", "2", "--data.batch_size", "2"]
 
 
-def test_each_item_has_curves_and_gates(folder: Path, output: Path) -> None:
+def events(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
+
+
+def picture(found: EventAccumulator, tag: str) -> NDArray[np.uint8]:
+    (image,) = found.Images(tag)
+    return np.asarray(Image.open(BytesIO(image.encoded_image_string)).convert("RGB"))
+
+
+def test_each_item_has_curves_a_panel_and_gates(folder: Path, output: Path) -> None:
     fit(output, folder, *CURVES)
-    events = EventAccumulator(str(output / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    explanations = list(load_explanations(output))
-    mean = torch.zeros(3)
-    for explanation in explanations:
+    found = events(output / "tensorboard" / "out")  # named as the output folder
+    for explanation in load_explanations(output):
         id, coverage = explanation.ids[0], explanation.coverage
         for name in ("score", "sparsity"):
-            points = events.Scalars(f"{id}/{name}")
+            points = found.Scalars(f"{id}/{name}")
             assert [point.step for point in points] == [2, 4]
             assert all(0 <= point.value <= 1 for point in points)
+        assert picture(found, f"{id}/panel").shape[1] == 1110
+        assert [image.step for image in found.Images(f"{id}/gates")] == [4]
         assert coverage is not None
         assert coverage.closed is not None
-        gates = events.Scalars(f"{id}/closed gates by layer")
-        assert [point.step for point in gates] == list(range(1, len(coverage.layers) + 1))
-        assert torch.tensor([point.value for point in gates]).allclose(coverage.closed[0], atol=1e-5)
-        mean = mean[: len(gates)] + coverage.closed[0] / len(explanations)
-    overall = [point.value for point in events.Scalars("closed gates by layer")]
-    assert torch.tensor(overall).allclose(mean, atol=1e-5)
-    text = events.Tensors("coverage/text_summary")[0].tensor_proto.string_val[0].decode()
+        rows = (picture(found, f"{id}/gates") == (29, 90, 158)).all(2).sum(1)
+        lengths = rows[rows > 0][[0, -1]].tolist()  # two layers, the image's on top
+        assert lengths == pytest.approx((0.58 * 1110 * coverage.closed[0]).tolist(), abs=6)
+    assert picture(found, "gates").shape == (600, 1110, 3)
+    assert max(len(tag.rpartition("/")[2]) for kind in ("scalars", "images") for tag in found.Tags()[kind]) < 12
+    text = found.Tensors("coverage/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "nonlinearity calls gated" in text
     assert coverage is not None
     assert [row for row in text.splitlines() if f"| {coverage.layers[0].module} |" in row]
+
+
+def test_many_layers_have_some_of_their_names() -> None:
+    layers = tuple(Layer("relu", f"blocks.{number}.act") for number in range(50))
+    shown = _bars(Coverage(layers=layers), torch.linspace(0, 1, 50))
+    assert shown.shape == (600, 1110, 3)
+    ends = [row.nonzero()[0].max() for row in (shown == (29, 90, 158)).all(2) if row.any()]
+    assert ends == sorted(ends)
+
+
+def test_settings_that_differ_come_first(folder: Path, output: Path) -> None:
+    fit(output / "one", folder, *CURVES)
+    fit(output / "two", folder, *CURVES, "--model.level", "0.5")
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(output)).Reload()
+    runs = {f"{name}/tensorboard/{name}{end}" for name in ("one", "two") for end in ("", "/final")}
+    assert set(multiplexer.Runs()) == runs
+    provider = MultiplexerDataProvider(multiplexer, str(output))
+    context = Context(TBContext(data_provider=provider))
+    request = RequestContext()
+    experiment = context.experiment_from_metadata(
+        request, "", True, context.hparams_metadata(request, ""), context.hparams_from_data_provider(request, "", 0)
+    )
+    assert [info.name for info in experiment.hparam_infos if info.differs] == ["level"]
+    assert {info.name.tag for info in experiment.metric_infos} == {
+        "final/score",
+        "final/sparsity",
+        "final/level reached",
+    }
+    (final,) = events(output / "two" / "tensorboard" / "two" / "final").Scalars("final/sparsity")
+    expected = torch.stack([explanation.sparsity for explanation in load_explanations(output / "two")]).mean()
+    assert final.value == pytest.approx(float(expected), abs=1e-5)
 
 
 @pytest.mark.slow
@@ -68,8 +118,8 @@ def test_tensorboard_shows_it_in_a_browser(folder: Path, output: Path) -> None:
         driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
         try:
             expected = {
-                "timeseries": ["photo_0@", "closed gates by layer", "sparsity"],
-                "images": ["photo_0@", "mask", "panel"],
+                "timeseries": ["photo_0@", "sparsity", "one/tensorboard"],
+                "images": ["photo_0@", "mask", "panel", "gates"],
                 "text": ["coverage", "nonlinearity"],
                 "hparams": ["final/sparsity", "level", "0.5"],
             }

@@ -115,15 +115,18 @@ def test_tensorboard_shows_curves_masks_and_hyperparameters(folder: Path, output
         "--data.batch_size",
         "2",
     )
-    events = EventAccumulator(str(output / "tensorboard"), size_guidance={"images": 0}).Reload()
+    events = EventAccumulator(str(output / "tensorboard" / "out"), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
-    assert {"score", "sparsity", "final/sparsity", "final/score_explanation"} <= set(tags["scalars"])
+    assert {"score", "sparsity"} <= set(tags["scalars"])
     assert len(events.Scalars("score")) == 8
     ids = [explanation.ids[0] for explanation in load_explanations(output)]
-    assert set(tags["images"]) == {f"{id}/{kind}" for id in ids for kind in ("mask", "explanation", "panel")}
+    kinds = ("mask", "explanation", "panel", "gates")
+    assert set(tags["images"]) == {"gates", *(f"{id}/{kind}" for id in ids for kind in kinds)}
     masks = events.Images(f"{ids[0]}/mask")
     assert [(image.step, image.width, image.height) for image in masks] == [(2, 16, 16), (4, 16, 16)]
-    assert "_hparams_/session_start_info" in events.summary_metadata
+    final = EventAccumulator(str(output / "tensorboard" / "out" / "final")).Reload()
+    assert {"final/score", "final/sparsity"} <= set(final.Tags()["scalars"])
+    assert "_hparams_/session_start_info" in final.summary_metadata
 
 
 def test_resuming_explains_what_is_missing(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:

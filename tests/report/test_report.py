@@ -88,10 +88,30 @@ def test_a_page_has_all_items_with_their_numbers(tmp_path: Path, capsys: pytest.
     assert view["curves"] == [[0.25, 0.1875, 0.125, 0.0625, 0], [0, 0.25, 0.5, 0.75, 1]]
     assert view["metadata"]["network"] == "Tiny"
     assert view["settings"]["level"] == "1.0"
-    assert (view["agreement"], page.data["view-1"]["agreement"]) == (None, 0.875)
+    assert [row["agreement"] for row in rows] == [None, 0.875, None, 0.875, None]
     assert page.data["view-1"]["metadata"]["seeds"] == "3"
     assert "view-4" not in page.data
-    assert "level reached75 %" in re.sub(r"\s+", "", page.words).replace("levelreached75", "level reached75 ")
+    assert "level reached3 of 4" in re.sub(r"\s+", " ", page.words)
+
+
+@pytest.mark.parametrize(("items", "plots"), [(9, 0), (10, 4)])
+def test_pictures_come_first_and_plots_from_ten_items_on(tmp_path: Path, items: int, plots: int) -> None:
+    page = Page(report(run(tmp_path / "run", items)))
+    assert page.tags.count("svg") == plots
+    assert page.text.index('id="items"') < page.text.index('id="overview"')
+
+
+def test_channels_are_called_what_they_are(tmp_path: Path) -> None:
+    path = explanation(tmp_path / "run", "a@cat", tmp_path / "gone.png")
+    item = load_explanation(path)
+    for count, bands in ((5, "5 1 2"), (1, "")):
+        settings = json.loads(item.metadata["settings"]) | {"mean": [0.5] * count, "std": [0.5] * count}
+        says = {**item.metadata, "settings": json.dumps(settings)} | ({"bands": bands} if bands else {})
+        save_tensors(path, {"mask": item.mask[0, [0, 0, 1, 1, 2][:count]].half()}, says)
+        view = Page(report(tmp_path / "run")).data["view-0"]
+        if bands:
+            assert view["channels"] == ["band 5", "band 1", "band 2"]
+    assert (view["channels"], view["means"]) == (["gray"] * 3, {})
 
 
 def test_the_mask_is_there_pixel_by_pixel(tmp_path: Path) -> None:
@@ -240,7 +260,7 @@ def test_evidence_of_a_single_pixel_is_seen_in_the_list(tmp_path: Path) -> None:
     item = load_explanation(path)
     item.mask.zero_()[0, :, 200, 200] = 1
     save_tensors(path, {"mask": item.mask[0].half()}, item.metadata)
-    assert picture(Page(report(tmp_path / "run")).data["rows"][0]["thumbnail"])[50, 50].min() > 100
+    assert picture(Page(report(tmp_path / "run")).data["rows"][0]["thumbnail"])[140:146, 140:146].max() > 100
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from fgvis_lightning import load_explanation
 from fgvis_lightning.cli import main
+from fgvis_lightning.results.tensor_files import save_tensors
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +50,8 @@ class Reader:
         return list(self.run("[...document.querySelectorAll('a.card .soft')].map((name) => name.textContent)"))
 
     def choose(self, name: str, value: str) -> None:
+        if not self.run("byId('tools').open"):
+            self.one("#tools summary").click()
         Select(self.one(f"select[name={name}]")).select_by_value(value)
 
     def until(self, condition: Callable[[], Any]) -> None:
@@ -64,12 +68,12 @@ class Reader:
         """Whether the picture of the opened item is there."""
         return self.run("stage.item !== null")
 
-    def pixel(self, x: int, y: int) -> list[int]:
+    def pixel(self, x: int, y: int, picture: int = 0) -> list[int]:
         """What is drawn there, read from a copy: the browser advises against reading a canvas that it draws."""
         return list(
             self.driver.execute_script(
                 "const context = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });"
-                f"context.drawImage(stage.canvas, {-x}, {-y});"
+                f"context.drawImage(stage.pictures[{picture}].canvas, {-x}, {-y});"
                 "return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);"
             )
         )
@@ -80,6 +84,25 @@ class Reader:
             self.one("#fade"),
             value,
         )
+
+    def captions(self, css: str) -> list[str]:
+        return [caption.text for caption in self.all(f"{css} figcaption")]
+
+    def widths(self) -> list[float]:
+        """Of the pictures, all of them, with what lies outside of their frames."""
+        return list(self.run("stage.pictures.map(({canvas}) => canvas.getBoundingClientRect().width)"))
+
+    def box(self, picture: int) -> tuple[float, float, float, float]:
+        """Left, top, width and height of a picture's frame, without its border."""
+        script = "(({frame: f}) => { const b = f.getBoundingClientRect(); return [b.left, b.top, b.width, b.height]; })"
+        left, top, width, height = self.run(f"{script}(stage.pictures[{picture}])")
+        return left, top, width, height
+
+    def mouse(self, kind: str, picture: int, x: float, y: float, **more: Any) -> None:
+        """What a mouse does at (x, y) of a picture's frame, in shares of it."""
+        left, top, width, height = self.box(picture)
+        event = {"type": kind, "x": left + x * width, "y": top + y * height, **more}
+        self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", event)
 
     def emulate(self, command: str, **options: Any) -> None:
         self.driver.execute_cdp_cmd(f"Emulation.{command}", options)
@@ -132,6 +155,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def file(folder: Path) -> Path:
+    """Its report in one file."""
+    main(["report", str(folder), "--output", str(folder / "one.html")])
+    return folder / "one.html"
+
+
 @pytest.fixture(scope="module", params=["file", "folder"])
 def page(request: pytest.FixtureRequest, folder: Path) -> Path:
     """Its report, as one file or as a folder."""
@@ -140,8 +170,8 @@ def page(request: pytest.FixtureRequest, folder: Path) -> Path:
     return output if request.param == "file" else output.with_suffix("") / "index.html"
 
 
-def test_items_are_sorted(reader: Reader, page: Path) -> None:
-    reader.open(page)
+def test_items_are_sorted(reader: Reader, file: Path) -> None:
+    reader.open(file)
     assert [name[:4] for name in reader.names()] == [*(f"{number:04}" for number in range(8)), "torn"]
     reader.choose("sort", "deletion")
     order = sorted(range(7), key=lambda number: number * 3 % 8)
@@ -152,8 +182,8 @@ def test_items_are_sorted(reader: Reader, page: Path) -> None:
     reader.until(lambda: [name[:4] for name in reader.names()] == [*(f"{n:04}" for n in range(8)[::-1]), "torn"])
 
 
-def test_items_are_filtered(reader: Reader, page: Path) -> None:
-    reader.open(page)
+def test_items_are_filtered(reader: Reader, file: Path) -> None:
+    reader.open(file)
     assert reader.one("#count").text == "9 of 9 items shown"
     reader.choose("class", "dog")
     reader.until(lambda: reader.one("#count").text == "4 of 9 items shown")
@@ -178,31 +208,60 @@ def test_items_are_filtered(reader: Reader, page: Path) -> None:
 
 def test_thumbnails_are_seen(reader: Reader, page: Path) -> None:
     reader.open(page, "#items")
-    reader.until(lambda: reader.run("[...document.querySelectorAll('img.thumb')].some(i => i.naturalWidth === 224)"))
+    reader.until(lambda: reader.run("[...document.querySelectorAll('img.thumb')].some(i => i.naturalWidth === 64)"))
 
 
-def test_an_item_fades_from_image_to_mask(reader: Reader, page: Path, folder: Path) -> None:
+def test_an_item_is_seen_as_image_evidence_mask_and_overlay(reader: Reader, page: Path, folder: Path) -> None:
     reader.open(page)
     reader.all("a.card")[1].click()
     reader.until(reader.is_drawn)
-    image = reader.run("[...stage.item.image.data].slice(0, 3)")
-    reader.fade(0)
-    assert reader.pixel(0, 0) == image
-    reader.fade(100)  # all of the red, half of the green and nothing of the blue
-    assert reader.pixel(0, 0) == pytest.approx([image[0], 127.5 + (image[1] - 127.5) / 2, 127.5], abs=2)
-    assert reader.pixel(0, 31) == pytest.approx([127.5] * 3, abs=1)
-    reader.fade(200)
-    assert reader.pixel(0, 0) == pytest.approx([255, 127.5, 0], abs=1)
-    for channel, value in (("0", 255), ("1", 127.5), ("2", 0)):
+    captions = ["image", "evidence", "mask by channel", "overlay on the dimmed image"]
+    assert reader.captions("#views") == captions
+    image = reader.pixel(0, 0)
+    assert image == reader.run("[...stage.item.image.data].slice(0, 3)")
+    # All of the red, half of the green, nothing of the blue.
+    evidence = [image[0], 127.5 + (image[1] - 127.5) / 2, 127.5]
+    assert reader.pixel(0, 0, 1) == pytest.approx(evidence, abs=2)
+    assert reader.pixel(0, 31, 1) == pytest.approx([127.5] * 3, abs=1)
+    assert reader.pixel(0, 0, 2) == pytest.approx([255, 127.5, 0], abs=1)
+    assert reader.pixel(0, 0, 3) == pytest.approx(image, abs=1)
+    assert reader.pixel(0, 31, 3) == pytest.approx([0.35 * sum(reader.pixel(0, 31)) / 3] * 3, abs=1)
+    for value in (100, 200):  # the first fades into the others
+        reader.fade(value)
+        assert reader.pixel(0, 0) == reader.pixel(0, 0, value // 100)
+    for channel, bright in (("0", 255), ("1", 127.5), ("2", 0)):
         reader.one(f"input[name=channel][value='{channel}']").click()
-        assert reader.pixel(0, 0) == pytest.approx([value] * 3, abs=1)
-    assert reader.one("#canvas").get_attribute("aria-label") == "mask, blue channel"
-    assert reader.run("getComputedStyle(stage.canvas).imageRendering") == "pixelated"
+        assert reader.pixel(0, 0, 2) == pytest.approx([bright] * 3, abs=1)
+    assert reader.all("#views canvas")[2].get_attribute("aria-label") == "mask, blue"
+
+
+def test_faint_evidence_is_brightened_as_the_caption_says(reader: Reader, tmp_path: Path) -> None:
+    path = explanation(tmp_path / "run", "a@cat", photo(tmp_path / "a.png", 0))
+    item = load_explanation(path)
+    save_tensors(path, {"mask": (item.mask[0] / 8).half()}, item.metadata)
+    main(["report", str(tmp_path / "run")])
+    reader.open(tmp_path / "run" / "report.html", "#item=a%40cat")
+    reader.until(reader.is_drawn)
+    assert reader.captions("#views")[1:3] == [
+        "evidence, brightened × 8.0",
+        "mask by channel, brightened × 8.0",
+    ]
+    assert reader.pixel(0, 0, 2) == pytest.approx([255, 127.5, 0], abs=1)
+    reader.one("#brighten").click()
+    assert reader.captions("#views")[1] == "evidence"
+    assert reader.pixel(0, 0, 2) == pytest.approx([32, 16, 0], abs=1)
+    save_tensors(path, {"mask": (item.mask[0] * 0).half()}, item.metadata)
+    main(["report", str(tmp_path / "run")])
+    reader.open(tmp_path / "run" / "report.html", "#item=a%40cat")
+    reader.until(reader.is_drawn)
+    assert {caption.partition(": ")[2] for caption in reader.captions("#views")[1:]} == {"there is none"}
 
 
 def test_a_view_has_scores_curves_and_metadata(reader: Reader, page: Path) -> None:
     reader.open(page, "#item=0001%40dog")
     reader.until(reader.is_drawn)
+    assert "iterations" not in reader.one("#detail").text  # folded
+    reader.one("#metadata").find_element(By.XPATH, "preceding-sibling::summary").click()
     words = reader.one("#detail").text
     assert "dog" in words
     assert "score on the image\n0.222" in words
@@ -220,33 +279,102 @@ def test_a_view_has_scores_curves_and_metadata(reader: Reader, page: Path) -> No
     assert not reader.one("#stage").is_displayed()
 
 
-def test_the_picture_is_zoomed_and_moved(reader: Reader, page: Path) -> None:
-    reader.open(page, "#item=0001%40dog")
+def test_pictures_are_zoomed_and_moved_together(reader: Reader, file: Path) -> None:
+    reader.open(file, "#item=0001%40dog")
     reader.until(reader.is_drawn)
-    fit = reader.run("stage.canvas.getBoundingClientRect().width")
+    fit = reader.widths()
+    assert len(set(fit)) == 1
     reader.one("#in").click()
     reader.one("#in").click()
-    assert reader.run("stage.canvas.getBoundingClientRect().width") > 1.5 * fit
+    assert min(reader.widths()) > 1.5 * fit[0]
+    assert len(set(reader.widths())) == 1
     assert reader.run("stage.zoom === Math.floor(stage.zoom)")
-    before = reader.run("stage.box.scrollLeft")
-    assert before > 0  # about the middle
+    assert reader.run("[stage.x, stage.y]") == [0.5, 0.5]
     reader.one("#stage").send_keys(Keys.ARROW_RIGHT)
-    reader.until(lambda: reader.run("stage.box.scrollLeft") > before)
-    assert reader.one("#detail-title").text == "dog"  # the arrow moved the picture, and nothing else
-    reader.driver.execute_script(
-        "stage.box.dispatchEvent(new WheelEvent('wheel', {deltaY: 1, cancelable: true, clientX: 300, clientY: 300}))"
-    )
+    assert reader.run("stage.x") > 0.5
+    assert len(set(reader.run("stage.pictures.map(({canvas}) => canvas.style.transform)"))) == 1
+    assert reader.one("#detail-title").text == "dog"  # the arrow moved the pictures, and nothing else
+    reader.mouse("mouseWheel", 2, 0.5, 0.5, deltaX=0, deltaY=100)
     smaller = reader.run("stage.zoom")
+    assert max(reader.widths()) < 3 * fit[0]
     reader.one("#stage").send_keys("+")
     assert reader.run("stage.zoom") > smaller
     reader.one("#fit").click()
-    assert reader.run("stage.canvas.getBoundingClientRect().width") == pytest.approx(fit)
+    assert reader.widths() == fit
 
 
-def test_all_of_it_by_keyboard(reader: Reader, page: Path) -> None:
-    reader.open(page)
+def test_a_pixel_is_zoomed_to_and_read(reader: Reader, file: Path) -> None:
+    reader.open(file, "#item=0001%40dog")
+    reader.until(reader.is_drawn)
+    x, y = 3.5 / 32, 2.5 / 32  # the middle of a pixel, in shares of the picture
+    for _ in range(12):
+        reader.mouse("mouseWheel", 2, x, y, deltaX=0, deltaY=-100)
+    assert reader.run("stage.zoom") == 48
+    assert reader.run("stage.pictures[0].canvas.style.imageRendering") == "pixelated"
+    reader.mouse("mouseMoved", 2, x, y)
+    assert reader.one("#pixel").text == "pixel 3, 2: evidence red 1.00, green 0.50, blue 0.00"
+    assert [cross.is_displayed() for cross in reader.all("#views .cross")] == [True, True, False, True]
+    reader.mouse("mousePressed", 2, x, y, button="left", buttons=1, clickCount=1)
+    reader.mouse("mouseMoved", 2, x + 0.2, y, button="left", buttons=1)
+    reader.mouse("mouseReleased", 2, x + 0.2, y, button="left", clickCount=1)
+    assert reader.one("#pixel").text.startswith("pixel 3, 2:")  # it has come along
+    reader.mouse("mouseMoved", 2, x, -0.3)
+    assert reader.one("#pixel").text.startswith("Point")
+
+
+def test_two_fingers_zoom(reader: Reader, file: Path) -> None:
+    reader.emulate("setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+    reader.emulate("setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
+    try:
+        reader.open(file, "#item=0001%40dog")
+        reader.until(reader.is_drawn)
+        lefts = reader.run("stage.pictures.map(({frame}) => frame.getBoundingClientRect().left)")
+        assert len(set(lefts)) == 1  # one below the other
+        fit = reader.run("stage.scale")
+        left, top, width, height = reader.box(0)
+        for kind, apart in (("touchStart", 0.1), ("touchMove", 0.2), ("touchMove", 0.3), ("touchEnd", None)):
+            shares = [] if apart is None else [0.5 - apart, 0.5 + apart]
+            points = [{"x": left + width * at, "y": top + height / 2, "id": int(at < 0.5)} for at in shares]
+            reader.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        assert reader.run("stage.zoom") == pytest.approx(3 * fit, rel=0.1)
+        assert reader.run("stage.x") == pytest.approx(0.5, abs=0.02)
+    finally:
+        reader.emulate("setTouchEmulationEnabled", enabled=False)
+
+
+def test_the_worst_item_is_found_and_its_link_passed_on(reader: Reader, file: Path) -> None:
+    reader.open(file)
+    assert reader.one("#overview .missed dt").text == "level missed"
+    assert [len(card.find_elements(By.CSS_SELECTOR, "span.missed")) for card in reader.all("a.card")] == [
+        *(int(number % 4 == 3) for number in range(8)),
+        1,
+    ]
+    reader.one("#overview .missed a").click()
+    reader.until(lambda: [name[:4] for name in reader.names()] == ["0003", "0007"])
+    reader.choose("sort", "score_explanation")
+    reader.until(lambda: [name[:4] for name in reader.names()] == ["0003", "0007"])
+    reader.choose("order", "down")
+    reader.until(lambda: [name[:4] for name in reader.names()] == ["0007", "0003"])
+    reader.all("a.card")[1].click()
+    reader.until(reader.is_drawn)
+    assert "level missed" in reader.one("#missed").text
+    permissions = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+    reader.driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": permissions})
+    reader.one("#copy").click()
+    reader.until(lambda: reader.one("#copied").text == "Copied")
+    link = reader.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+    assert link == reader.driver.current_url
+    reader.open(file, "#" + link.partition("#")[2])
+    reader.until(reader.is_drawn)
+    assert (reader.one("#detail-id").text, reader.one("#place").text) == ("0003@dog", "2 of 2")
+
+
+def test_all_of_it_by_keyboard(reader: Reader, file: Path) -> None:
+    reader.open(file)
     reader.press(Keys.TAB, Keys.ENTER, Keys.TAB)
-    assert reader.run("document.activeElement.name") == "text"  # the link to the items skips what is before them
+    assert (
+        reader.run("document.activeElement.textContent") == "Sort and filter"
+    )  # the link to the items skips what is before them
     reader.driver.execute_script("document.querySelector('a.card').focus()")
     reader.press(Keys.ENTER)
     reader.until(reader.is_drawn)
@@ -262,7 +390,9 @@ def test_all_of_it_by_keyboard(reader: Reader, page: Path) -> None:
     assert reader.run("stage.zoom") > 0
     reader.press("0", "g")
     assert reader.run("stage.zoom") == 0
-    assert reader.one("#canvas").get_attribute("aria-label") == "mask, green channel"
+    assert reader.captions("#views")[2] == "mask, green"
+    reader.press("f")
+    assert reader.captions("#views")[0] == "evidence"
     for _ in range(30):  # the focus stays in the dialog, or in the browser's own controls
         reader.press(Keys.TAB)
         assert reader.run("document.activeElement === document.body || byId('detail').contains(document.activeElement)")
@@ -291,29 +421,29 @@ def test_an_address_keeps_what_is_seen(reader: Reader, page: Path) -> None:
     reader.until(lambda: not reader.run("byId('detail').open"))
 
 
-def test_it_is_dark_where_the_reader_likes_it_dark(reader: Reader, page: Path) -> None:
+def test_it_is_dark_where_the_reader_likes_it_dark(reader: Reader, file: Path) -> None:
     def brightness(css: str, kind: str) -> float:
         color = reader.run(f"getComputedStyle(document.querySelector('{css}')).{kind}")
         return sum(map(int, color.strip("rgb()").split(","))) / 3
 
-    reader.open(page)
+    reader.open(file)
     assert brightness("body", "backgroundColor") > 200 > 100 > brightness("body", "color")
     reader.emulate("setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     assert brightness("body", "backgroundColor") < 60 < 200 < brightness("body", "color")
 
 
 @pytest.mark.parametrize("width", [320, 390])
-def test_it_fits_a_phone(reader: Reader, page: Path, width: int) -> None:
+def test_it_fits_a_phone(reader: Reader, file: Path, width: int) -> None:
     reader.emulate("setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=2, mobile=True)
-    reader.open(page)
+    reader.open(file)
     assert reader.run("document.documentElement.scrollWidth") <= width
-    reader.open(page, "#item=0001%40dog")
+    reader.open(file, "#item=0001%40dog")
     reader.until(reader.is_drawn)
     assert reader.run("byId('detail').scrollWidth") <= width
     assert reader.run("document.documentElement.scrollWidth") <= width
 
 
-def test_text_is_legible(reader: Reader, page: Path) -> None:
+def test_text_is_legible(reader: Reader, file: Path) -> None:
     """Contrast of at least 4.5 between the colors of text and those behind it (WCAG 2, AA)."""
 
     def luminance(color: str) -> float:
@@ -323,17 +453,17 @@ def test_text_is_legible(reader: Reader, page: Path) -> None:
 
     for scheme in ("light", "dark"):
         reader.emulate("setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        reader.open(page)
-        names = ("paper", "card", "ink", "soft", "accent", "good", "bad")
+        reader.open(file)
+        names = ("paper", "card", "ink", "soft", "accent", "bad", "on-bad")
         style = "getComputedStyle(document.documentElement)"
         colors = {name: reader.run(f"{style}.getPropertyValue('--{name}').trim()") for name in names}
-        for behind in ("paper", "card"):
-            for text in ("ink", "soft", "accent", "good", "bad"):
-                high, low = sorted((luminance(colors[text]), luminance(colors[behind])), reverse=True)
-                assert (high + 0.05) / (low + 0.05) >= 4.5, (scheme, text, behind)
+        pairs = [(text, behind) for behind in ("paper", "card") for text in ("ink", "soft", "accent", "bad")]
+        for text, behind in [*pairs, ("on-bad", "bad")]:
+            high, low = sorted((luminance(colors[text]), luminance(colors[behind])), reverse=True)
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (scheme, text, behind)
 
 
-def test_a_screen_reader_finds_its_way(reader: Reader, page: Path) -> None:
+def test_a_screen_reader_finds_its_way(reader: Reader, file: Path) -> None:
     def nodes() -> list[tuple[str, str]]:
         """Role and name of all that a screen reader is told of."""
         tree = reader.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
@@ -341,7 +471,7 @@ def test_a_screen_reader_finds_its_way(reader: Reader, page: Path) -> None:
         return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in told]
 
     operable = {"button", "link", "slider", "combobox", "radio", "checkbox", "spinbutton", "searchbox", "image", "img"}
-    reader.open(page, "#item=0001%40dog")
+    reader.open(file, "#item=0001%40dog")
     reader.until(reader.is_drawn)
     found = nodes()
     assert ("dialog", "dog") in found
@@ -368,31 +498,60 @@ def test_evil_names_are_shown_as_they_are(reader: Reader, tmp_path: Path) -> Non
     assert EVIL in reader.one("#problem").text
 
 
-def test_methods_are_seen_side_by_side(reader: Reader, tmp_path: Path) -> None:
+def test_classes_and_methods_are_seen_side_by_side(reader: Reader, tmp_path: Path) -> None:
     image = photo(tmp_path / "a.png", 0)
     explanation(tmp_path / "all" / "FGVis", "a@cat", image)
+    explanation(tmp_path / "all" / "FGVis", "a@dog", image, "dog", share=0.5, feasible=False)
     attribution(tmp_path / "all" / "Grad_CAM", "a@cat", image, "Grad-CAM")
     main(["report", str(tmp_path / "all")])
     reader.open(tmp_path / "all" / "report.html")
     reader.choose("method", "Grad-CAM")
     reader.until(lambda: len(reader.names()) == 1)
     reader.all("a.card")[0].click()
-    reader.until(reader.is_drawn)
+    reader.until(lambda: len(reader.all("#others canvas")) == 3)
     assert not reader.one("#channels").is_displayed()
-    reader.one("#others a").click()
+    assert reader.captions("#views") == ["image", "image × map", "map"]
+    reader.all("#others a")[0].click()
     reader.until(lambda: reader.one("#detail-id").text == "FGVis: a@cat")
-    reader.until(lambda: reader.one("#channels").is_displayed())
+    reader.until(lambda: len(reader.all("#others canvas")) == 3)
+    assert reader.one("#channels").is_displayed()
+    scores = "0.500 → 0.250 · "
+    assert reader.captions("#others") == [
+        f"FGVis\n{scores}12.5 % of the image\nmask by channel",
+        f"dog, FGVis\n{scores}25.0 % of the image\nlevel missed\nmask by channel",
+        "Grad-CAM\n0.500\nmap",
+    ]
+    assert len({round(reader.box(picture)[1]) for picture in (4, 5, 6)}) == 1
+    assert [reader.pixel(0, 12, picture) for picture in (4, 5)] == [[0, 0, 0], pytest.approx([255, 127.5, 0], abs=1)]
+    reader.one("input[name=compared][value=evidence]").click()
+    assert reader.pixel(0, 12, 4) == pytest.approx([127.5] * 3, abs=1)
+    widths = reader.widths()
+    reader.one("#in").click()
+    assert [after / before for before, after in zip(widths, reader.widths(), strict=True)] == pytest.approx(
+        [reader.run("stage.times")] * 7, rel=0.01
+    )
+    times = reader.run("stage.times")
+    reader.all("#others a")[0].click()
+    reader.until(lambda: reader.one("#detail-id").text == "FGVis: a@dog")
+    reader.until(lambda: len(reader.all("#others canvas")) == 3)
+    assert reader.run("stage.times") == pytest.approx(times)  # the same image stays where it is
+
+
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("thousand") / "run", 1000, side=32)
 
 
 @pytest.mark.parametrize("limit", ["50", "0"])
 def test_a_thousand_items_stay_fluid(
-    reader: Reader, tmp_path: Path, limit: str, record_property: Callable[[str, object], None]
+    reader: Reader, thousand: Path, limit: str, record_property: Callable[[str, object], None]
 ) -> None:
-    folder = run(tmp_path / "run", 1000, side=64)
-    main(["report", str(folder), "--limit", limit])
-    page = folder / "report.html" if limit == "50" else folder / "report" / "index.html"
+    main(["report", str(thousand), "--limit", limit])
+    page = thousand / "report.html" if limit == "50" else thousand / "report" / "index.html"
     start = time.perf_counter()
     reader.open(page)
+    reader.until(lambda: reader.one("#count").text == "1,001 of 1,001 items shown, the first 48 below")
+    reader.one("#more").click()
     reader.until(lambda: reader.one("#count").text == "1,001 of 1,001 items shown")
     opened = time.perf_counter() - start
     filtered = reader.run(

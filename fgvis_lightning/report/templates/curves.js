@@ -30,8 +30,6 @@ function drawCurves(curves, values) {
   return picture;
 }
 
-const percent = (share) => (share > 0 && share < 0.001 ? (100 * share).toPrecision(1) : (100 * share).toFixed(1));
-
 function drawMeans(means) {
   const box = element("div", { className: "means" });
   const most = Math.max(...Object.values(means), 1e-9);

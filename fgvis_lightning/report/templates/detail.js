@@ -8,6 +8,18 @@ let opener = null; // number of the card that gets the focus back
 
 const keyOf = (row) => (severalMethods ? `${row.method}/${row.id}` : row.id);
 const isMissing = (row) => row.state === "failed" || row.state === "damaged";
+const LEVELS = { reached: "reached", missed: "missed" };
+const AREAS = { deletion: "deletion AUC", insertion: "insertion AUC" };
+const MOST = 24; // items of one image that are compared
+
+const percent = (share) => (share > 0 && share < 0.001 ? (100 * share).toPrecision(1) : (100 * share).toFixed(1));
+const sizeOf = (row) => `${percent(Math.max(0, 1 - row.sparsity))} %`;
+const chip = (state) => (state === "missed" ? [element("span", { className: "missed" }, "level missed")] : []);
+
+function scoresOf(row) {
+  const scores = [row.score_image, row.score_explanation].filter((score) => score !== null).map((score) => number(score));
+  return [scores.join(" → "), ...(row.sparsity === null ? [] : [`${sizeOf(row)} of the image`])].join(" · ");
+}
 
 function received(place, view) {
   views.get(place)?.resolve(view);
@@ -32,10 +44,12 @@ function viewOf(place) {
 
 async function openItem(place, from = opener) {
   const row = rows[place];
+  const same = opened !== null && row.image && rows[opened].image === row.image; // what is zoomed stays so
   opened = place;
   opener = from;
   byId("detail-title").textContent = row.name || row.id;
   byId("detail-id").textContent = severalMethods ? `${row.method}: ${row.id}` : row.id;
+  byId("copied").textContent = "";
   const at = shown.indexOf(place);
   byId("place").textContent = at < 0 ? "" : `${(at + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`;
   byId("previous").disabled = at <= 0;
@@ -47,33 +61,35 @@ async function openItem(place, from = opener) {
   }
   if (document.activeElement?.disabled || document.activeElement === document.body) byId("detail-title").focus();
   try {
-    fill(row, isMissing(row) ? null : await viewOf(place));
-    if (isMissing(row) || opened !== place) return;
-    const put = await stage.show(await viewOf(place));
-    if (opened === place) put();
+    const view = isMissing(row) ? null : await viewOf(place);
+    if (opened !== place) return;
+    fill(row, view);
+    const item = view && (await stage.load(view));
+    if (!view || opened !== place) return;
+    stage.open(item, same);
+    await fillOthers(row, place, item);
   } catch {
     if (opened === place) tell(`The pictures of this item cannot be read: items/${place}.js is gone or damaged.`);
   }
+}
 
-  function fill(row, view) {
-    if (opened !== place) return;
-    tell(row.reason || (view.problem && `The image is not shown: ${view.problem}${view.panel ? " Below is the panel of the run." : ""}`));
-    for (const id of ["stage", "controls", "pixel"]) byId(id).hidden = !view;
-    const panel = byId("panel");
-    panel.hidden = !view?.panel;
-    panel.alt = view?.panel ? "Panel of the run: image, evidence and mask side by side" : "";
-    if (view?.panel) panel.src = view.panel;
-    else panel.removeAttribute("src");
-    fillScores(row, view);
-    fillOthers(row, place);
-    fillTable("metadata", { ...(row.image ? { image: row.image } : {}), ...(view?.metadata ?? {}) });
-    fillTable("settings", view?.settings ?? {});
-    byId("settings-box").hidden = !Object.keys(view?.settings ?? {}).length;
-    const curves = byId("curves");
-    curves.replaceChildren();
-    if (view?.curves) curves.append(drawCurves(view.curves, view.values));
-    else curves.append(element("p", { className: "note" }, view ? "None: evaluate makes them, see the overview." : "None."));
-  }
+function fill(row, view) {
+  tell(row.reason || (view.problem && `The image is not shown: ${view.problem}${view.panel ? " Below is the panel of the run." : ""}`));
+  byId("missed").hidden = row.state !== "missed";
+  for (const id of ["stage", "controls", "pixel", "about"]) byId(id).hidden = !view;
+  byId("compare").hidden = true;
+  const panel = byId("panel");
+  panel.hidden = !view?.panel;
+  panel.alt = view?.panel ? "Panel of the run: image, evidence and mask side by side" : "";
+  if (view?.panel) panel.src = view.panel;
+  else panel.removeAttribute("src");
+  fillScores(row, view);
+  const means = Object.keys(view?.means ?? {}).length ? [element("h3", {}, "Evidence by channel"), drawMeans(view.means)] : [];
+  byId("channel-means").replaceChildren(...means);
+  byId("curves").replaceChildren(...(view?.curves ? [element("h3", {}, "Curves"), drawCurves(view.curves, view.values)] : []));
+  fillTable("metadata", { ...(row.image ? { image: row.image } : {}), ...(view?.metadata ?? {}) });
+  fillTable("settings", view?.settings ?? {});
+  byId("settings-box").hidden = !Object.keys(view?.settings ?? {}).length;
 }
 
 function tell(text) {
@@ -83,21 +99,16 @@ function tell(text) {
 
 function fillScores(row, view) {
   const removes = view && (view.game === "deletion" || view.game === "repression");
-  const facts = { "score on the image": row.score_image };
-  if (row.score_explanation !== null) facts[removes ? "score without the evidence" : "score on the explanation"] = row.score_explanation;
-  if (row.sparsity !== null) facts.sparsity = row.sparsity;
-  if (typeof view?.agreement === "number") facts["agreement of the runs"] = view.agreement;
-  const names = { deletion: "deletion AUC", insertion: "insertion AUC" };
-  for (const [name, value] of Object.entries(view?.values ?? {})) if (!(name in facts)) facts[names[name] ?? name] = value;
-  const states = { reached: "reached", missed: "not reached" };
-  const box = byId("scores");
-  box.replaceChildren();
-  if (!view) return byId("channel-means").replaceChildren();
-  const list = Object.entries(facts).map(([name, value]) => [name, number(value)]);
-  if (states[row.state]) list.push(["level", states[row.state]]);
-  for (const [name, value] of list) box.append(element("div", {}, element("dt", {}, name), element("dd", {}, value)));
-  const means = Object.keys(view.means ?? {}).length ? [element("h3", {}, "Evidence by channel"), drawMeans(view.means)] : [];
-  byId("channel-means").replaceChildren(...means);
+  const facts = view ? { "score on the image": number(row.score_image) } : {};
+  if (row.score_explanation !== null) facts[removes ? "score without the evidence" : "score on the explanation"] = number(row.score_explanation);
+  if (row.sparsity !== null) Object.assign(facts, { "evidence, of the image": sizeOf(row), sparsity: number(row.sparsity) });
+  if (LEVELS[row.state]) facts.level = LEVELS[row.state];
+  if (row.agreement !== null) facts["agreement of the runs"] = number(row.agreement);
+  for (const [name, value] of Object.entries(view?.values ?? {}))
+    if (!(name in row) || name in AREAS) facts[AREAS[name] ?? name] = number(value);
+  const boxes = Object.entries(facts).map(([name, value]) =>
+    element("div", { className: name === "level" ? row.state : "" }, element("dt", {}, name), element("dd", {}, value)));
+  byId("scores").replaceChildren(...boxes);
 }
 
 function fillTable(id, values) {
@@ -106,18 +117,27 @@ function fillTable(id, values) {
   byId(id).tBodies[0].replaceChildren(...lines);
 }
 
-// The same item by other methods, and other classes of the same image.
-function fillOthers(row, place) {
-  const others = rows.map((other, at) => ({ other, at }))
-    .filter(({ other, at }) => at !== place && row.image && other.image === row.image).slice(0, 24);
-  const list = element("ul");
-  for (const { other, at } of others) {
-    const link = element("a", { href: `#${hashOf({ item: keyOf(other) })}` });
-    if (other.thumbnail) link.append(element("img", { src: other.thumbnail, alt: "", loading: "lazy" }));
-    link.append(element("span", {}, other.id === row.id ? other.method : `${other.name}${severalMethods ? `, ${other.method}` : ""}`));
-    list.append(element("li", {}, link));
+// The same item by other methods, and other classes of the same image, beside this one.
+async function fillOthers(row, place, item) {
+  const same = rows.map((_, at) => at).filter((at) => row.image && rows[at].image === row.image && !isMissing(rows[at]));
+  byId("compare").hidden = same.length < 2;
+  if (same.length < 2) return;
+  const start = Math.max(0, Math.min(same.indexOf(place) - MOST / 2, same.length - MOST));
+  for (const at of same.slice(start, start + MOST)) {
+    const other = at === place ? item : await viewOf(at).then((view) => stage.load(view), () => null);
+    if (opened !== place) return;
+    if (!other) continue;
+    const { id, name, method, state } = rows[at];
+    const kind = document.querySelector("input[name=compared]:checked").value;
+    const title = id === row.id && severalMethods ? method : `${name}${severalMethods ? `, ${method}` : ""}`;
+    const words = element("span", {}, at === place
+      ? element("strong", { "aria-current": "true" }, title)
+      : element("a", { href: `#${hashOf({ item: keyOf(rows[at]) })}` }, title));
+    const figure = stage.figure(kind, other, title);
+    figure.firstChild.prepend(words, element("span", {}, scoresOf(rows[at])), ...chip(state));
+    byId("others").append(figure);
+    stage.move(0, 0);
   }
-  byId("others").replaceChildren(...(others.length ? [element("h3", {}, "The same image"), list] : []));
 }
 
 function go(step) {
@@ -130,6 +150,15 @@ function go(step) {
 
 byId("previous").addEventListener("click", () => go(-1));
 byId("next").addEventListener("click", () => go(1));
+byId("copy").addEventListener("click", async () => {
+  byId("copied").textContent = await navigator.clipboard.writeText(location.href)
+    .then(() => "Copied", () => "Not allowed here: copy it from the address bar");
+});
+for (const radio of document.querySelectorAll("input[name=compared]"))
+  radio.addEventListener("change", () => {
+    for (const picture of stage.pictures) if (picture.title) picture.kind = radio.value;
+    stage.redraw();
+  });
 byId("close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 dialog.addEventListener("close", () => {
@@ -142,21 +171,20 @@ dialog.addEventListener("close", () => {
 dialog.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const field = event.target.matches("input[type=range], input[type=radio]");
-  const panning = event.target === stage.box && stage.zoom > 0;
+  const arrow = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
   const fade = byId("fade");
   const channel = { r: "0", g: "1", b: "2", a: "all" }[event.key];
-  if (event.key === "ArrowLeft" && !field && !panning) go(-1);
-  else if (event.key === "ArrowRight" && !field && !panning) go(1);
+  if (arrow && event.target === stage.box && stage.zoom > 0) stage.move(...arrow.map((step) => step / 8 / stage.times));
+  else if (arrow?.[0] && !field) go(arrow[0]);
   else if (event.key === "+" || event.key === "=") stage.step(true);
   else if (event.key === "-") stage.step(false);
   else if (event.key === "0") stage.resize(0);
-  else if (event.key === "f" && !fade.disabled) {
+  else if (event.key === "f" && !fade.parentElement.hidden) {
     fade.value = (100 * Math.floor(Number(fade.value) / 100) + 100) % 300;
-    stage.draw();
+    stage.redraw();
   } else if (channel && !byId("channels").hidden) {
     document.querySelector(`input[name=channel][value="${channel}"]`).checked = true;
-    fade.value = 200;
-    stage.draw();
+    stage.redraw();
   } else return;
   event.preventDefault();
 });

@@ -1,6 +1,8 @@
 // The items as cards: sorted, filtered, and kept in the address, so that it can be passed on.
 
-const STEP = 2000; // cards at once
+const FIRST = 48; // cards at first: what follows them is not to be far away
+const STEP = 2000; // cards more at once
+const MANY = 10; // items from which on the filter is open
 const form = byId("filter");
 const several = (name) => new Set(rows.map((row) => row[name])).size > 1;
 const severalMethods = several("method");
@@ -8,15 +10,9 @@ const FIELDS = form ? [...form.elements].map((field) => field.name).filter(Boole
 const cards = new Map();
 const haystacks = rows.map((row) => `${row.name}\n${row.id}\n${row.image}\n${row.method}`.toLowerCase());
 let shown = []; // numbers of the entries, in order
-let limit = STEP;
+let limit = FIRST;
 
-const STATES = {
-  reached: ["level reached", "good"],
-  missed: ["level not reached", "bad"],
-  explained: ["", ""],
-  failed: ["the image could not be read", "bad"],
-  damaged: ["the explanation is damaged", "bad"],
-};
+const REASONS = { failed: "the image could not be read", damaged: "the explanation is damaged" };
 
 const seen = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries)
@@ -31,21 +27,18 @@ function card(place) {
   const row = rows[place];
   const link = element("a", { className: "card", href: `#${hashOf({ item: keyOf(row) })}`, "data-place": place });
   if (row.thumbnail) {
-    const picture = element("img", { className: "thumb", alt: "", width: 224, height: 112, decoding: "async", "data-place": place });
+    const picture = element("img", { className: "thumb", alt: "", width: 320, height: 160, decoding: "async", "data-place": place });
     picture.loading = "lazy";
     seen.observe(picture);
     link.append(picture);
   } else link.append(element("span", { className: "thumb none" }, row.state));
-  const words = element("span", { className: "words" }, element("strong", {}, row.name || row.id));
+  const words = element("span", { className: "words" }, element("strong", {}, row.name || row.id), ...chip(row.state));
   if (severalMethods) words.append(element("span", {}, row.method));
-  if (isMissing(row)) words.append(element("span", { className: "bad" }, STATES[row.state][0]));
+  if (isMissing(row)) words.append(element("span", { className: "missed" }, REASONS[row.state]));
   else {
-    const scores = row.score_explanation === null ? number(row.score_image) : `${number(row.score_image)} → ${number(row.score_explanation)}`;
-    words.append(element("span", { className: "numbers" }, `score ${scores}`));
-    if (row.sparsity !== null) words.append(element("span", { className: "numbers" }, `sparsity ${number(row.sparsity)}`));
-    if (row.deletion !== null) words.append(element("span", { className: "numbers" }, `deletion AUC ${number(row.deletion)}`));
-    const [text, kind] = STATES[row.state];
-    if (text) words.append(element("span", { className: kind }, text));
+    words.append(element("span", {}, scoresOf(row)));
+    const more = [["runs agree", row.agreement], ["deletion AUC", row.deletion]].filter(([, value]) => value !== null);
+    if (more.length) words.append(element("span", {}, more.map(([name, value]) => `${name} ${number(value)}`).join(" · ")));
   }
   words.append(element("span", { className: "soft", title: row.id }, row.id));
   link.append(words);
@@ -86,12 +79,18 @@ function update() {
   const by = chosen();
   shown = rows.map((_, place) => place).filter((place) => matches(rows[place], place, by)).sort((a, b) => compare(a, b, by));
   byId("grid").replaceChildren(...shown.slice(0, limit).map(card));
-  byId("more").hidden = shown.length <= limit;
-  const some = shown.length > limit ? `, the first ${limit.toLocaleString("en")} below` : "";
-  const entries = severalMethods ? "explanations" : "items";
+  const alike = (place, at) => at > 0 && rows[place].image !== "" && rows[place].image === rows[shown[at - 1]].image;
+  const inRows = !by.sort && 2 * shown.filter(alike).length >= shown.length; // a row for each image with its classes
+  shown.slice(0, limit).forEach((place, at) => card(place).classList.toggle("begins", inRows && !alike(place, at)));
+  const left = Math.min(STEP, shown.length - limit);
+  byId("more").hidden = left <= 0;
+  byId("more").textContent = `Show ${left.toLocaleString("en")} more`;
+  const some = left > 0 ? `, the first ${limit.toLocaleString("en")} below` : "";
+  const entries = `${severalMethods ? "explanation" : "item"}${rows.length === 1 ? "" : "s"}`;
   byId("count").textContent = shown.length
     ? `${shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} ${entries} shown${some}`
     : `None of ${rows.length.toLocaleString("en")} ${entries} fits. Show all to begin anew.`;
+  form.querySelector("[type=reset]").hidden = !Object.values(by).some(Boolean);
 }
 
 // --- the address ---
@@ -110,10 +109,12 @@ function follow() {
   }
   const state = new URLSearchParams(text);
   for (const name of FIELDS) form.elements[name].value = state.get(name) ?? "";
+  if (FIELDS.some((name) => state.get(name))) byId("tools").open = true;
   if (FIELDS.some((name) => /_(from|to)$/.test(name) && state.get(name))) byId("ranges").open = true;
   update();
   const wanted = state.get("item");
   const place = wanted ? rows.findIndex((row) => keyOf(row) === wanted) : -1;
+  if (!wanted) byId("items").scrollIntoView();
   if (place >= 0) openItem(place, place);
   else if (dialog.open) dialog.close();
 }
@@ -134,7 +135,7 @@ if (form) {
   const changed = () => {
     clearTimeout(waits);
     waits = setTimeout(() => {
-      limit = STEP;
+      limit = FIRST;
       update();
       history.replaceState(null, "", `#${hashOf({ item: "" })}`);
     }, 60);
@@ -159,6 +160,8 @@ if (form) {
     const place = event.target.dataset.entry;
     if (place !== undefined) location.hash = hashOf({ item: keyOf(rows[place]) });
   });
+  byId("tools").open = rows.length >= MANY && innerWidth > 800;
+  byId("grid").classList.toggle("few", rows.length <= 3);
   update();
   follow();
   window.addEventListener("hashchange", follow);

@@ -1,5 +1,5 @@
 "use strict";
-// The picture of an item: image, evidence and mask, one fading into the next, at whole pixels and any size.
+// The pictures of an item, and those of the same image by others: side by side, zoomed and moved together.
 
 const byId = (id) => document.getElementById(id);
 const number = (value, digits = 3) => {
@@ -31,145 +31,224 @@ async function pixelsOf(source) {
   return context.getImageData(0, 0, canvas.width, canvas.height);
 }
 
+const PICTURES = ["image", "evidence", "mask", "overlay"];
+const FADES = { evidence: 1, mask: 2 }; // from the image
+const DIM = 0.35; // of the image in an overlay, where there is no evidence
+const LARGEST = 48; // screen pixels for each pixel
+
 const stage = {
   box: byId("stage"),
-  canvas: byId("canvas"),
-  item: null, // its view with the pixels of its pictures
-  zoom: 0, // screen pixels for each pixel; 0 for as large as there is room
+  item: null, // the opened view with the pixels of its pictures
+  pictures: [], // kind, item, frame, canvas, cross and note of each; first those of the opened item
+  zoom: 0, // screen pixels for each pixel of the first picture; 0 for as large as there is room
+  x: 0.5, // the middle of what is seen, in shares of a picture
+  y: 0.5,
 
-  async show(view) {
-    this.item = null;
+  async load(view) {
     const names = ["image", "evidence", "shown", "heat"];
     const loaded = await Promise.all(names.map((name) => pixelsOf(view[name])));
     const pixels = Object.fromEntries(names.map((name, place) => [name, loaded[place]]));
-    return () => {
-      const size = pixels.evidence ?? pixels.heat;
-      this.item = { view, ...pixels, size };
-      this.canvas.width = size.width;
-      this.canvas.height = size.height;
-      byId("channels").hidden = byId("brighten").parentElement.hidden = !pixels.evidence;
-      byId("fade").disabled = !pixels.image;
-      byId("last-stop").textContent = pixels.evidence ? "mask" : "map";
-      if (!pixels.image) byId("fade").value = 200;
-      this.draw();
-      this.resize(0);
-    };
+    return { view, ...pixels, size: pixels.evidence ?? pixels.heat };
   },
 
-  // The three pictures of one pixel's channel, each from 0 to 255.
-  values(at, channel, mask, gain) {
-    const { view, image, evidence, shown, heat } = this.item;
-    const photo = image ? image.data[at + channel] : 0;
-    if (!evidence) return [photo, shown ? shown.data[at + channel] : 0, heat.data[at + channel]];
-    const share = (evidence.data[at + channel] / 255) * view.scale;
-    const gray = 255 * view.background[channel];
-    const picked = mask === "all" ? evidence.data[at + channel] : evidence.data[at + Number(mask)];
-    return [photo, gray + share * (photo - gray), Math.min(255, picked * gain)];
+  open(item, keep) {
+    const { view, image, evidence } = (this.item = item);
+    byId("channels").hidden = !evidence || !Object.keys(view.means).length;
+    [...byId("channels").querySelectorAll("span")].forEach((span, place) => (span.textContent = view.channels[place]));
+    byId("brighten").parentElement.hidden = !evidence;
+    byId("fade").parentElement.hidden = !image;
+    byId("fade").value = 0;
+    byId("stops").lastElementChild.textContent = evidence ? "mask" : "map";
+    this.pictures = [];
+    const kinds = PICTURES.filter((kind) => kind === "mask" || (image && (evidence || kind !== "overlay")));
+    byId("views").replaceChildren(...kinds.map((kind) => this.figure(kind, item)));
+    byId("others").replaceChildren();
+    this.hush();
+    this.resize(keep ? this.zoom : 0);
   },
 
-  draw() {
-    if (!this.item) return;
-    const { view, evidence, size } = this.item;
-    const fade = Number(byId("fade").value) / 100;
-    const mask = document.querySelector("input[name=channel]:checked").value;
-    const gain = byId("brighten").checked ? view.scale / view.top : view.scale;
-    const context = this.canvas.getContext("2d");
+  // A picture with what it shows above it; of what is compared a title says whose it is.
+  figure(kind, item, title = "") {
+    const { width, height } = item.size;
+    const canvas = element("canvas", { width, height, role: "img" });
+    const cross = element("i", { className: "cross" });
+    const frame = element("div", { className: "frame" }, canvas, cross);
+    frame.style.aspectRatio = `${width} / ${height}`;
+    const note = element("span", { className: "soft" });
+    const picture = { kind, item, frame, canvas, cross, note, title };
+    this.pictures.push(picture);
+    this.listen(picture);
+    this.draw(picture);
+    return element("figure", {}, element("figcaption", {}, note), frame);
+  },
+
+  draw(picture) {
+    const { item, canvas, note, title } = picture;
+    const { view, image, evidence, shown, heat, size } = item;
+    const kind = picture.kind === "overlay" && !(image && evidence) ? (image ? "evidence" : "mask") : picture.kind;
+    const fade = kind === "image" ? Number(byId("fade").value) / 100 : (FADES[kind] ?? 0);
+    const mask = byId("channels").hidden ? "all" : document.querySelector("input[name=channel]:checked").value;
+    const gain = byId("brighten").checked && view.top ? 1 / view.top : 1;
+    const context = canvas.getContext("2d");
     const drawn = context.createImageData(size.width, size.height);
     const first = fade < 1 ? 0 : 1;
     const part = fade - first;
+    const mean = (data, at) => (data[at] + data[at + 1] + data[at + 2]) / 3;
+    // Image, evidence and mask of one pixel's channel, each from 0 to 255.
+    const stops = (at, channel) => {
+      const photo = image ? image.data[at + channel] : 0;
+      if (!evidence) return [photo, shown ? shown.data[at + channel] : 0, heat.data[at + channel]];
+      const share = (place) => Math.min(1, (evidence.data[at + place] / 255) * view.scale * gain);
+      const gray = 255 * view.background[channel];
+      return [photo, gray + share(channel) * (photo - gray), 255 * share(mask === "all" ? channel : Number(mask))];
+    };
+    const overlay = (at, channel) => {
+      const dim = DIM * mean(image.data, at);
+      return dim + Math.min(1, (mean(evidence.data, at) / 255) * (view.scale / (view.middle || 1))) * (image.data[at + channel] - dim);
+    };
     for (let at = 0; at < drawn.data.length; at += 4) {
       for (let channel = 0; channel < 3; channel++) {
-        const values = this.values(at, channel, mask, gain);
-        drawn.data[at + channel] = values[first] + part * (values[first + 1] - values[first]);
+        const values = kind === "overlay" ? null : stops(at, channel);
+        drawn.data[at + channel] = values ? values[first] + part * (values[first + 1] - values[first]) : overlay(at, channel);
       }
       drawn.data[at + 3] = 255;
     }
     context.putImageData(drawn, 0, 0);
-    const words = ["image", "explanation", evidence ? "mask" : "map"];
-    const shows = part === 0 ? words[first] : part === 1 ? words[first + 1] : `between ${words[first]} and ${words[first + 1]}`;
-    const channel = { all: "", 0: ", red channel", 1: ", green channel", 2: ", blue channel" }[mask];
-    this.canvas.setAttribute("aria-label", `${shows}${shows.includes("mask") && !byId("channels").hidden ? channel : ""}`);
-    byId("fade").setAttribute("aria-valuetext", shows);
+    const names = ["image", evidence ? "evidence" : "image × map", evidence ? "mask" : "map"];
+    let text = kind === "overlay" ? "overlay on the dimmed image" : names[first + part];
+    text ??= `between ${names[first]} and ${names[first + 1]}`;
+    if (text === "mask" && !byId("channels").hidden) text += mask === "all" ? " by channel" : `, ${view.channels[mask]}`;
+    if (evidence && kind !== "image" && !view.top) text += ": there is none";
+    else if (evidence && fade >= 1 && gain > 1.05) text += `, brightened ×\u00a0${gain < 9.95 ? gain.toFixed(1) : Math.round(gain).toLocaleString("en")}`;
+    note.textContent = text;
+    canvas.setAttribute("aria-label", title ? `${title}: ${text}` : text);
+    if (kind === "image") byId("fade").setAttribute("aria-valuetext", text);
   },
 
-  get fit() {
-    const { width, height } = this.canvas;
-    return Math.min(this.box.offsetWidth / width, this.box.offsetHeight / height);
+  redraw() {
+    if (this.item) for (const picture of this.pictures) this.draw(picture);
   },
+
+  // Screen pixels for each pixel of a picture that is as large as there is room.
+  fit: (picture) => picture.frame.clientWidth / picture.item.size.width,
 
   get scale() {
-    return this.zoom || this.fit;
+    return this.zoom || this.fit(this.pictures[0]);
   },
 
-  // Larger or smaller, with the point (x, y) of the box in its place.
-  resize(zoom, x = this.box.clientWidth / 2, y = this.box.clientHeight / 2) {
+  get times() {
+    return this.scale / this.fit(this.pictures[0]);
+  },
+
+  // Larger or smaller, with the point (x, y) of the frame, in shares of it, in its place.
+  resize(zoom, x = 0.5, y = 0.5) {
     if (!this.item) return;
-    const before = this.canvas.getBoundingClientRect();
-    const box = this.box.getBoundingClientRect();
-    const across = (x + box.left - before.left) / before.width;
-    const down = (y + box.top - before.top) / before.height;
+    const before = this.times;
     this.zoom = zoom;
-    const { width, height } = this.canvas;
-    this.canvas.style.width = `${width * this.scale}px`;
-    this.canvas.style.height = `${height * this.scale}px`;
-    this.box.scrollLeft = across * width * this.scale - x;
-    this.box.scrollTop = down * height * this.scale - y;
-    this.box.classList.toggle("grab", zoom > 0);
-    byId("zoom").textContent = `${zoom ? "" : "fit: "}${Number(this.scale.toFixed(1))} screen pixels per pixel`;
+    const change = 1 / before - 1 / this.times;
+    this.move((x - 0.5) * change, (y - 0.5) * change);
+  },
+
+  // By shares of a picture, and all of them.
+  move(across, down) {
+    const { times, zoom } = this;
+    const within = (middle) => Math.min(1 - 0.5 / times, Math.max(0.5 / times, middle));
+    this.x = within(this.x + across);
+    this.y = within(this.y + down);
+    for (const picture of this.pictures) this.place(picture);
+    byId("detail").classList.toggle("zoomed", zoom > 0);
+    byId("zoom").textContent = `${Number(this.scale.toFixed(1))} screen pixels per pixel`;
+  },
+
+  place(picture) {
+    const { canvas, frame, item } = picture;
+    const scale = this.fit(picture) * this.times;
+    const [width, height] = [item.size.width * scale, item.size.height * scale];
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
+    canvas.style.imageRendering = scale < 2 ? "auto" : "pixelated";
+    const [left, top] = [frame.clientWidth / 2 - this.x * width, frame.clientHeight / 2 - this.y * height];
+    canvas.style.transform = `translate(${Math.round(left)}px, ${Math.round(top)}px)`;
   },
 
   step(larger, x, y) {
+    if (!this.item) return;
     const now = this.scale;
     const next = larger ? Math.max(Math.floor(now) + 1, Math.round(now * 1.5)) : Math.min(Math.ceil(now) - 1, Math.round(now / 1.5));
-    this.resize(next <= this.fit ? 0 : Math.min(48, next), x, y);
+    this.resize(next <= this.fit(this.pictures[0]) ? 0 : Math.min(LARGEST, next), x, y);
   },
 
-  tell(event) {
-    const note = byId("pixel");
-    if (!this.item) return;
-    const frame = this.canvas.getBoundingClientRect();
-    const x = Math.floor(((event.clientX - frame.left) / frame.width) * this.canvas.width);
-    const y = Math.floor(((event.clientY - frame.top) / frame.height) * this.canvas.height);
-    const { view, evidence, size } = this.item;
-    if (!evidence || x < 0 || y < 0 || x >= size.width || y >= size.height) {
-      note.textContent = "\u00a0";
-      return;
+  // Which pixel it is, in this picture and at the same place of all others, and how much evidence it has.
+  tell(picture, x, y) {
+    for (const { cross } of this.pictures) {
+      cross.style.left = `${100 * x}%`;
+      cross.style.top = `${100 * y}%`;
     }
-    const at = 4 * (y * size.width + x);
-    const shares = [0, 1, 2].map((channel) => number((evidence.data[at + channel] / 255) * view.scale, 2));
-    note.textContent = `pixel ${x}, ${y}: evidence red ${shares[0]}, green ${shares[1]}, blue ${shares[2]}`;
+    const { view, evidence, size } = picture.item;
+    const pixel = (middle, share, count) => Math.floor((middle + (share - 0.5) / this.times) * count);
+    const [across, down] = [pixel(this.x, x, size.width), pixel(this.y, y, size.height)];
+    if (!evidence || across < 0 || down < 0 || across >= size.width || down >= size.height) return this.hush();
+    byId("detail").classList.add("pointed");
+    const at = 4 * (down * size.width + across);
+    const share = (channel) => number((evidence.data[at + channel] / 255) * view.scale, 2);
+    const shares = byId("channels").hidden ? share(0) : view.channels.map((name, channel) => `${name} ${share(channel)}`).join(", ");
+    byId("pixel").textContent = `${picture.title ? `${picture.title}, ` : ""}pixel ${across}, ${down}: evidence ${shares}`;
+  },
+
+  hush() {
+    byId("detail").classList.remove("pointed");
+    byId("pixel").textContent = "Point at a pixel to read its evidence.";
+  },
+
+  // Wheel, mouse and fingers: one moves what is zoomed, two zoom.
+  listen(picture) {
+    const { frame } = picture;
+    const held = new Map(); // pointer → where it is, in shares of the frame
+    const where = (event) => {
+      const box = frame.getBoundingClientRect();
+      return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    };
+    const middle = (points) => [0, 1].map((axis) => points.reduce((sum, point) => sum + point[axis], 0) / points.length);
+    const apart = ([a, b]) => Math.hypot((a[0] - b[0]) * frame.clientWidth, (a[1] - b[1]) * frame.clientHeight);
+    frame.addEventListener("wheel", (event) => {
+      if (!this.zoom && event.deltaY > 0 && !event.ctrlKey) return; // there is nothing to make smaller: the page scrolls
+      event.preventDefault();
+      this.step(event.deltaY < 0, ...where(event));
+    }, { passive: false });
+    frame.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      held.set(event.pointerId, where(event));
+      if (event.pointerType === "mouse") frame.setPointerCapture(event.pointerId);
+      this.tell(picture, ...where(event));
+    });
+    frame.addEventListener("pointermove", (event) => {
+      const now = where(event);
+      if (held.has(event.pointerId)) {
+        const before = [...held.values()];
+        held.set(event.pointerId, now);
+        const after = [...held.values()];
+        const [from, to] = [middle(before), middle(after)];
+        if (after.length === 2) {
+          const next = Math.min(LARGEST, this.scale * (apart(after) / Math.max(1, apart(before))));
+          this.resize(next <= this.fit(this.pictures[0]) ? 0 : next, ...to);
+        }
+        if (this.zoom) this.move((from[0] - to[0]) / this.times, (from[1] - to[1]) / this.times);
+      }
+      this.tell(picture, ...now);
+    });
+    for (const end of ["pointerup", "pointercancel"])
+      frame.addEventListener(end, (event) => {
+        if (held.size === 2 && this.zoom) this.resize(Math.max(Math.ceil(this.fit(this.pictures[0])), Math.round(this.zoom)));
+        held.delete(event.pointerId);
+      });
+    frame.addEventListener("pointerleave", () => this.hush());
   },
 };
 
-stage.box.addEventListener("wheel", (event) => {
-  event.preventDefault();
-  const box = stage.box.getBoundingClientRect();
-  stage.step(event.deltaY < 0, event.clientX - box.left, event.clientY - box.top);
-}, { passive: false });
-
-let held = null;
-stage.box.addEventListener("pointerdown", (event) => {
-  if (event.pointerType !== "mouse" || event.button !== 0) return; // a finger scrolls by itself
-  held = { x: event.clientX + stage.box.scrollLeft, y: event.clientY + stage.box.scrollTop };
-  stage.box.setPointerCapture(event.pointerId);
-});
-stage.box.addEventListener("pointermove", (event) => {
-  if (held) {
-    stage.box.scrollLeft = held.x - event.clientX;
-    stage.box.scrollTop = held.y - event.clientY;
-  }
-  stage.tell(event);
-});
-for (const end of ["pointerup", "pointercancel"]) stage.box.addEventListener(end, () => (held = null));
-stage.box.addEventListener("pointerleave", () => (byId("pixel").textContent = "\u00a0"));
-window.addEventListener("resize", () => stage.zoom === 0 && stage.resize(0));
-
-byId("fade").addEventListener("input", () => stage.draw());
-byId("brighten").addEventListener("change", () => stage.draw());
+window.addEventListener("resize", () => stage.item && stage.move(0, 0));
+byId("fade").addEventListener("input", () => stage.redraw());
+byId("brighten").addEventListener("change", () => stage.redraw());
+byId("channels").addEventListener("change", () => stage.redraw());
 byId("in").addEventListener("click", () => stage.step(true));
 byId("out").addEventListener("click", () => stage.step(false));
 byId("fit").addEventListener("click", () => stage.resize(0));
-byId("channels").addEventListener("change", () => {
-  byId("fade").value = 200; // the channels are the mask's
-  stage.draw();
-});
