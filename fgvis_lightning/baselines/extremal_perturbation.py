@@ -23,8 +23,8 @@ class ExtremalPerturbation(MaskMethod):
 
     ``f(x_M) - λ mean((sort(M) - r_a)²)`` is maximized by gradient descent with momentum. r_a consists of zeros,
     followed by as many ones as the area has pixels; λ grows until M has this area and is almost binary. M is smooth
-    nevertheless: at each pixel u, it is the smooth maximum over cells j of ``k(‖u - j‖ / σ) m_j``, which weights terms t by
-    ``exp(t / T)``, with ``k(z) = exp(-2 max(0, z - ½)²)``. The values m in [0,1] of a coarse grid are learned, and
+    nevertheless: at each pixel u, it is the smooth maximum over cells j of ``k(‖u - j‖ / σ) m_j``, which weights terms
+    t by ``exp(t / T)``, with ``k(z) = exp(-2 max(0, z - ½)²)``. The values m in [0,1] of a coarse grid are learned, and
     clamped after each step. Areas are shares of M including its margin of σ around the image: 0.1 is 0.14 of an image
     of 224×224, if the mask lies completely inside. The part of M beyond the border counts; otherwise borders would be
     cheap.
