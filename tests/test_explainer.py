@@ -252,7 +252,7 @@ def test_defaults_and_targets() -> None:
         ),
         (
             {"network": NotANumber()},
-            "Expected NotANumber to return finite logits, but got NaN or infinity for 3 of 3 images",
+            "to return finite logits, but got NaN or infinity for 3 of 3 images",
         ),
     ],
 )

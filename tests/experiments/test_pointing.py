@@ -205,7 +205,7 @@ def test_mistakes(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     error = fails(capsys, results, good, "--model.classifier.resize", "20")
     assert "Expected the network that 0@cat was made with, but its input differs: resize 16 there and 20 here" in error
     photo("in/0.png", *HERE, seed=9)
-    assert "has changed" in fails(capsys, results, good)
+    assert "is another one now" in fails(capsys, results, good)
     (tmp_path / "in" / "0.png").unlink()
     assert "does not exist" in fails(capsys, results, good)
 
