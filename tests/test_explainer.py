@@ -250,7 +250,10 @@ def test_defaults_and_targets() -> None:
             {"network": WrongShape()},
             r"Expected WrongShape to return logits of shape \(3, classes\), but got \(3, 5, 1\)",
         ),
-        ({"network": NotANumber()}, "Expected NotANumber to return finite logits, but 3 of 3 images gave NaN"),
+        (
+            {"network": NotANumber()},
+            "to return finite logits, but got NaN or infinity for 3 of 3 images",
+        ),
     ],
 )
 def test_bad_input(options: dict[str, Any], message: str) -> None:
@@ -330,7 +333,7 @@ def test_network_with_a_path_without_gates_is_explained_with_a_warning() -> None
             return self.head((self.conv2(self.act(self.conv1(x))) + self.conv2(self.conv1(x))).flatten(1))
 
     x = torch.rand(1, 3, 8, 8)
-    with pytest.warns(UserWarning, match="Skip: A path from the image to the logits meets no gate"):
+    with pytest.warns(UserWarning, match="Skip: A path from the image to the logits has no gate"):
         explain(Skip(), x, iterations=2, exempt=["residual"])
     explain(Skip(), x, iterations=2)
 

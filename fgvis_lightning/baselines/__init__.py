@@ -1,6 +1,6 @@
 """Attribution methods with one signature, see `fgvis_lightning.baselines.base.Method`.
 
-Defaults are those of the papers; of those that are slow there are presets that are called ``Cheap…``.
+Defaults are the papers' values. Slow methods have faster presets named ``Cheap…``.
 """
 
 from fgvis_lightning.baselines.base import MaskMethod, Method

@@ -1,12 +1,11 @@
-"""The signature that all attribution methods share.
+"""The common signature of all attribution methods.
 
-A method is an object that has its parameters and is called with a network, images and target classes::
+A method is an object with parameters, which is called with a network, images and target classes::
 
     maps = GradCAM()(network, images, targets)  # (B,H,W), high = evidence
 
-A class of your own needs `Method` as its base and ``__call__``, and can then be given by ``class_path``. Where what the
-method leaves of an image is a claim of its own, "this is enough", the base is `MaskMethod` and the function
-``explanation``.
+To add your own method, subclass `Method`, implement ``__call__``, and set its ``class_path``. If the method claims that
+the remaining part of the image is sufficient for the class, subclass `MaskMethod` and implement ``explanation``.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ class Method(ABC):
     black_box = False
 
     def effort(self) -> dict[str, float]:
-        """Parameters that buy precision with passes → the least that the method's authors take."""
+        """Parameters that trade passes for precision → the authors' smallest values."""
         return {}
 
     @property
     def cheap(self) -> bool:
-        """Whether it is run at less than its authors' effort; a comparison then says so wherever it names it."""
+        """Whether the method takes less than its authors' effort; comparisons then mark it as cheap."""
         return any(getattr(self, name) < least for name, least in self.effort().items())
 
     @abstractmethod
@@ -51,44 +50,45 @@ class Method(ABC):
         """Attribute the target class's score to pixels.
 
         Args:
-            network: a classifier in eval mode, left as it is; takes normalized images (B,3,H,W), returns logits (B,K).
-            images: normalized (B,3,H,W), on the network's device.
+            network: a classifier in eval mode, which is not changed; takes normalized images (B,3,H,W), returns logits
+                (B,K).
+            images: normalized images (B,3,H,W), on the network's device.
             targets: class indices (B,), on the network's device.
 
         Returns:
-            (B,H,W) in float32, on the same device, without a gradient; high = evidence. An image's map does not depend
-            on the other images.
+            Maps (B,H,W) in float32, on the same device, without a gradient; high = evidence. An image's map does not
+            depend on the other images.
         """
 
     def module(self, classifier: Classifier, name: str, parameters: dict[str, Any]) -> SweepModule:
-        """What makes the method's maps of many images, see `fgvis_lightning.experiments.comparison`.
+        """The LightningModule that makes the method's maps, see `fgvis_lightning.experiments.comparison`.
 
         Args:
             classifier: the frozen network.
-            name: what the method is called in the comparison.
-            parameters: its own, which a map depends on.
+            name: name of the method in the comparison.
+            parameters: the method's parameters, which a map depends on.
         """
         return MapModule(self, classifier, name, parameters, fold=self.black_box)
 
 
 class MaskMethod(Method):
-    """A method that leaves a part of the image, which is to be enough for the class: an image that can be judged.
+    """A method that leaves a part of the image that should be sufficient for the class.
 
-    In a comparison this image is kept beside the map, see `fgvis_lightning.results.explanation.Attribution`.
+    In a comparison, this image is stored with the map, see `fgvis_lightning.results.explanation.Attribution`.
     """
 
     @abstractmethod
     def explanation(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """What is left of the images, and where.
+        """The remaining images and the maps.
 
         Args:
-            network: as in `Method.__call__`, likewise ``images`` and ``targets``.
-            images: normalized (B,3,H,W).
+            network: see `Method.__call__`.
+            images: normalized images (B,3,H,W).
             targets: class indices (B,).
 
         Returns:
-            images with what the method keeps, normalized (B,3,H,W), and its maps (B,H,W), as in `Method.__call__`; both
-            in float32, without a gradient.
+            Normalized images (B,3,H,W) of the parts that the method keeps, and maps (B,H,W) as in `Method.__call__`;
+            both in float32, without a gradient.
         """
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
@@ -99,20 +99,20 @@ class MaskMethod(Method):
 
 
 def scores(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """Probability (B,) of the target classes, in float32 and without a gradient."""
+    """Probabilities (B,) of the target classes, in float32 and without a gradient."""
     with torch.no_grad():
         return task_of(network).probability(network(images).float(), targets)
 
 
 def require(method: Method, least: float, *names: str) -> None:
-    """Refuse parameters of a method that are below a bound, or not a number.
+    """Check that parameters of a method are numbers of at least ``least``.
 
     Raises:
-        InputError: if one of the named parameters is less than ``least``.
+        InputError: if one of the named parameters is smaller, or NaN.
     """
     for name in names:
         value = getattr(method, name)
         if not value >= least:
             raise InputError(
-                f"Expected {name} to be {least} or more, but {type(method).__name__} got {value}. Give a larger one."
+                f"Expected {name} to be {least} or more, but {type(method).__name__} got {value}. Use a larger value."
             )

@@ -1,4 +1,4 @@
-"""Class activation maps beside Grad-CAM, by pytorch-grad-cam."""
+"""Further class activation maps, computed by pytorch-grad-cam."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fgvis_lightning.errors import InputError
 
 @dataclass(frozen=True)
 class CAM(Method):
-    """``ReLU(Σ_k w_k A_k)`` of the feature maps A_k of one layer, enlarged, and scaled from 0 to 1.
+    """``ReLU(Σ_k w_k A_k)`` of the feature maps A_k of one layer, upsampled, and scaled to [0,1].
 
     Args:
-        layer: name of the module whose output the feature maps are; unless given, the one that `GradCAM` takes.
+        layer: name of the module whose output contains the feature maps; default: as in `GradCAM`.
     """
 
     layer: str | None = None
@@ -49,7 +49,7 @@ class CAM(Method):
 
 
 class _WithParameter(nn.Module):
-    """A network, and a parameter on its device, which pytorch-grad-cam looks for; a frozen network has none."""
+    """A network with a parameter on its device, which pytorch-grad-cam needs; a frozen network has none."""
 
     def __init__(self, network: nn.Module, images: Tensor) -> None:
         super().__init__()
@@ -65,11 +65,11 @@ class GradCAMPlusPlus(CAM):
 
 
 class LayerCAM(CAM):
-    """A weight for each place, the positive gradient (Jiang et al., IEEE TIP 2021, eq. 5 and 6): `CAM`."""
+    """Weights for each position, the positive gradient (Jiang et al., IEEE TIP 2021, eq. 5 and 6): `CAM`."""
 
 
 class ScoreCAM(CAM):
-    """The weight of a map is the score of the image that it shows (Wang et al., CVPR workshops 2020, eq. 6): `CAM`.
+    """Weights from the scores of images masked by each map (Wang et al., CVPR workshops 2020, eq. 6): `CAM`.
 
-    It takes a pass for each feature map, of which an EfficientNet-Lite0 has 1280.
+    It takes a pass for each feature map; an EfficientNet-Lite0 has 1280 feature maps.
     """

@@ -1,4 +1,4 @@
-"""Captum's interface, both ways: FGVis called as its attribution classes are, and those as methods beside FGVis."""
+"""Captum's interface: FGVis as a Captum attribution class, and Captum's attribution classes as methods."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...])
 
 
 class FGVisAttribution(Attribution):
-    """FGVis, called as Captum's attribution classes are, so that what evaluates those evaluates it.
+    """FGVis with the interface of Captum's attribution classes, so that it works with code written for them.
 
     Args:
-        forward_func: a network of normalized images (B,C,H,W), an ``nn.Module``, since its activations are gated.
-        options: of every explanation, those of `fgvis_lightning.FGVis`: ``game``, ``iterations``, ``seeds``, ….
-            There is no normalization: ``inputs`` are what the network takes.
+        forward_func: a network of normalized images (B,C,H,W); it must be an ``nn.Module``, since its activations are
+            gated.
+        options: options of `fgvis_lightning.FGVis`: ``game``, ``iterations``, ``seeds``, …. There is no normalization:
+            ``inputs`` go directly into the network.
     """
 
     def __init__(self, forward_func: nn.Module, **options: Any) -> None:
@@ -39,15 +40,15 @@ class FGVisAttribution(Attribution):
         """The evidence of each entry of the inputs.
 
         Args:
-            inputs: what the network takes (B,C,H,W), or a tuple with that alone.
-            target: class indices, one for all or (B,); None for the predicted class.
-            options: further ones, of this call.
+            inputs: the network's inputs (B,C,H,W), or a tuple that contains only these.
+            target: class indices, one for all inputs or (B,); None for the predicted class.
+            options: further options of this call.
 
         Returns:
-            (B,C,H,W) in [0,1], on the device of ``inputs``, high = evidence; a tuple for a tuple.
+            Evidence (B,C,H,W) in [0,1], on the device of ``inputs``, high = evidence; a tuple if ``inputs`` is a tuple.
 
         Raises:
-            InputError: inputs or targets of another kind.
+            InputError: if inputs or targets have another type or shape.
         """
         if isinstance(inputs, tuple) and len(inputs) == 1:
             return (self.attribute(inputs[0], target, **options),)
@@ -64,10 +65,10 @@ class Captum(Method):
 
     Args:
         attribution: class_path of the class, e.g. ``captum.attr.IntegratedGradients``.
-        init: arguments of its constructor beside the network.
-        arguments: of its ``attribute`` beside inputs and target.
-        layer: name of a module of the network, for classes that explain a layer; its maps are enlarged.
-        seed: of its random numbers, if it draws any.
+        init: further arguments of its constructor.
+        arguments: further arguments of its ``attribute``.
+        layer: name of a module of the network, for classes that explain a layer; the maps are upsampled.
+        seed: seed of its random numbers, if any.
     """
 
     attribution: str
@@ -77,10 +78,10 @@ class Captum(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Find the class.
+        """Check the class.
 
         Raises:
-            InputError: if there is none.
+            InputError: if the class does not exist.
         """
         if class_at(self.attribution, Attribution) is None:
             raise InputError(
@@ -108,20 +109,20 @@ class Captum(Method):
 def one_by_one(
     attribute: Callable[[Tensor, Tensor], Tensor], images: Tensor, targets: Tensor, seed: int, name: str
 ) -> Tensor:
-    """What Captum attributes to each image (B,C,H,W) in float32, by random numbers of its own.
+    """Captum's attributions (B,C,H,W) in float32, computed for each image separately.
 
     Args:
-        attribute: takes an image (1,C,H,W) that requires a gradient, and its target (1,).
-        images: normalized (B,C,H,W).
+        attribute: function of an image (1,C,H,W) that requires a gradient, and its target (1,).
+        images: normalized images (B,C,H,W).
         targets: class indices (B,).
-        seed: of the random numbers, the same for each image; the global generators stay as they are.
-        name: of the method, for the progress bar.
+        seed: seed of the random numbers, the same for each image; the global generators do not change.
+        name: name of the method, for the progress bar.
     """
     with isolate_rng(), steps(len(images), name) as advance:
         maps = []
         for image, target in zip(images.detach().split(1), targets.split(1), strict=True):
             torch.manual_seed(seed)
-            np.random.seed(seed)  # noqa: NPY002, Captum draws from it
+            np.random.seed(seed)  # noqa: NPY002, Captum uses it
             maps.append(attribute(image.clone().requires_grad_(), target).detach().float())
             advance()
     return torch.cat(maps)

@@ -1,4 +1,4 @@
-"""Maps that explain nothing: what a method has to be better than."""
+"""Controls: maps that explain nothing, which a method must surpass."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fgvis_lightning.baselines.base import Method
 
 @dataclass(frozen=True)
 class Random(Method):
-    """Noise, each pixel uniform in [0,1): the same for all images.
+    """Uniform noise in [0,1) for each pixel, the same for all images.
 
     Args:
-        seed: of the noise.
+        seed: seed of the noise.
     """
 
     seed: int = 0
@@ -28,9 +28,9 @@ class Random(Method):
 
 @dataclass(frozen=True)
 class Edges(Method):
-    """Sobel's gradient magnitude of the mean over the channels: the image's edges, whatever the network.
+    """Sobel gradient magnitude of the channels' mean: the image's edges, independent of the network.
 
-    The border is repeated. Maps that look like it may owe more to the image than to the network (Adebayo et al.,
+    The border is repeated. Maps that look like edges may depend more on the image than on the network (Adebayo et al.,
     NeurIPS 2018, section 5.1).
     """
 
@@ -44,12 +44,12 @@ class Edges(Method):
 
 @dataclass(frozen=True)
 class OtherClass(Method):
-    """A method's map for another class: the most probable one beside the target.
+    """A method's map for another class: the most probable class other than the target.
 
-    What is as good as the target's own map does not depend on the class.
+    If it is as good as the target's own map, the method does not depend on the class.
 
     Args:
-        method: whose map; a class_path with its init_args.
+        method: the method; a class_path with its init_args.
     """
 
     method: Method

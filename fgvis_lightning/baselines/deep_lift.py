@@ -16,11 +16,11 @@ from fgvis_lightning.defense.nonlinearities import ACTIVATIONS, table
 POOLS = frozenset({f"{kind}max_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)} | {"amax"})
 PRODUCTS = frozenset({"mul", "multiply"})
 CLOSE = 1e-5
-"""Relative difference below which a quotient of differences is mostly rounding, and the derivative is taken."""
+"""Relative difference below which a quotient of differences is mostly rounding, so the derivative is used instead."""
 
 
 class _Rescaled(Function):
-    """A nonlinearity of a batch whose second half are the references, with the multipliers of the rescale rule."""
+    """A nonlinearity with the rescale rule's multipliers; the second half of the batch contains the references."""
 
     @staticmethod
     def forward(ctx: Any, call: Call, pools: bool, x: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class _Rescaled(Function):
         change, passed = x - x0, multiplier.chunk(2)[0]
         known = change.abs() > CLOSE * torch.maximum(x.abs(), x0.abs())
         change = change.where(known, 1)
-        if ctx.pools:  # the larger of the two maxima is what contributes, each where it lies
+        if ctx.pools:  # the larger of the two maxima contributes, at its own position
             risen = (value - value0) * passed
             parts = torch.cat([risen.where(value >= value0, 0), risen.where(value < value0, 0)])
             at, at0 = torch.autograd.grad(y, leaf, parts)[0].chunk(2)
@@ -84,14 +84,14 @@ class _Multipliers(Rules):
 
 @dataclass(frozen=True)
 class DeepLIFT(Method):
-    """``Σ_c m_c (x_c - x'_c)``: what each pixel contributes to the change of the target's logit from a reference x'.
+    """``Σ_c m_c (x_c - x'_c)``: contribution of each pixel to the change of the target's logit from a reference x'.
 
-    The multipliers m follow the rescale rule (eq. 9 and 10 in place of the derivative of each activation, however it is
-    written), the reference is zero in normalized space, the data set's mean color. Two rules are not in the paper, and
-    keep its summation to delta: of a maximum, the larger one contributes, where it lies (as in the SHAP library); of a
-    product of two tensors, each factor its change times the other's mean. Contributions then sum to the logit's change
-    for all networks of these and linear layers; softmax, attention and normalizations of a layer's own values pass the
-    derivative.
+    The multipliers m follow the rescale rule (eq. 9 and 10 instead of the derivative of each activation, however it is
+    written). The reference is zero in normalized space, the data set's mean color. Two further rules keep the paper's
+    summation to delta: for a maximum, the larger value contributes at its own position (as in the SHAP library); for a
+    product of two tensors, each factor contributes its change times the other's mean. Contributions then sum to the
+    logit's change for all networks of these and linear layers. Softmax, attention and normalizations of a layer's own
+    values pass the derivative.
     """
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:

@@ -1,23 +1,23 @@
 """Excitation backprop (Zhang, Lin, Brandt, Shen and Sclaroff, ECCV 2016, sections 3.2 to 3.4).
 
-A probability P starts at the target's logit and is handed down: a neuron i gives its share to each of its inputs j in
-proportion to ``max(a_j, 0) max(w_ij, 0)``, by how much each excites it. Every rule here keeps the sum of P, but that
-of a neuron without an excited input is lost: such a neuron owes its activation to a bias. After depthwise
-convolutions, with their few inputs, that can be most of P.
+A probability P starts at the target's logit and is passed down: a neuron i distributes its P to its inputs j in
+proportion to ``max(a_j, 0) max(w_ij, 0)``, that is, by how much each input excites it. All rules preserve the sum of P,
+except that P is lost at neurons without an excited input, whose activation comes from a bias. After depthwise
+convolutions with few inputs, this can be most of P.
 
-- *convolution, linear layer, average pooling*: as above. A batch normalization, or a product with a constant, of just
-  that output belongs to its weights: where it is negative, inhibition excites. If something else uses the output too,
-  P passes the factor unchanged.
-- *sum*: the same with weights 1, or by signed values. What is subtracted inhibits, and gets nothing.
-- *maximum*: the winner takes all.
-- *product*: the larger factor takes all, since the smaller weighs whole channels or places; of two of one size, the
-  one that is not the output of a bounded activation such as a sigmoid.
-- *activation, normalization, constants*: a neuron hands P to the one that it is a function of.
+- *convolution, linear layer, average pooling*: as above. A batch normalization of the output, or a product of the
+  output with a constant, becomes part of the weights, so a negative factor turns inhibition into excitation. If another
+  operation uses the output as well, P passes the factor unchanged.
+- *sum*: the same with weights 1, or by signed values. Subtracted values inhibit, and receive nothing.
+- *maximum*: the winner receives all of P.
+- *product*: the larger factor receives all of P, since the smaller one weighs whole channels or positions; of two
+  factors of equal size, the one that is not the output of a bounded activation such as a sigmoid.
+- *activation, normalization, constants*: a neuron passes P to the neuron that it is a function of.
 
-While the network runs, a ``TorchFunctionMode`` calls each function within a custom autograd function whose backward is
-the rule. What it returns, also in place, is the network's own; the network is not touched. What is left in autograd's
-graph must be an operator each of whose outputs copies one input, so that autograd hands on P as it is; else the network
-is refused.
+While the network runs, a ``TorchFunctionMode`` wraps each function in a custom autograd function whose backward is the
+rule. The results are the network's own, also in place, and the network is not changed. All other nodes of autograd's
+graph must be operators whose outputs are copies of inputs, so that autograd passes P on unchanged; otherwise the
+network is refused.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from fgvis_lightning.errors import InputError
 
 
 def _below(node: Any) -> list[Any]:
-    """The nodes that a node hands P to."""
+    """The nodes that receive P from a node."""
     return [below for below, _ in node.next_functions[: 1 if rule_of(node) is Pass else None] if below is not None]
 
 
 def _reached(root: Node, stop: Callable[[Any], bool]) -> set[Any]:
-    """Nodes to which P goes from ``root``, not beyond those that stop it."""
+    """Nodes that P reaches from ``root``, up to nodes for which ``stop`` is true."""
     found: set[Any] = set()
     todo: list[Any] = [root]
     while todo:
@@ -59,11 +59,11 @@ def _reached(root: Node, stop: Callable[[Any], bool]) -> set[Any]:
 
 
 class _Pathways:
-    """One pass of a network, and where in autograd's graph its modules' outputs are.
+    """One pass of a network, with the positions of its modules' outputs in autograd's graph.
 
     Attributes:
-        ends: of each module that returned a tensor that depends on the image, where its last call's output is, and its
-            shape; in the order in which they were done.
+        ends: position and shape of the last output of each module that returned a tensor that depends on the image, in
+            order of completion.
     """
 
     def __init__(self, network: nn.Module, images: Tensor, signed: bool = False) -> None:
@@ -73,29 +73,29 @@ class _Pathways:
             for name, module in network.named_modules():
                 stack.callback(module.register_forward_hook(self._note(name)).remove)
             leaf = images.detach().clone().requires_grad_()
-            self.logits = network(leaf.clone())  # which the network may change in place
+            self.logits = network(leaf.clone())  # the network may change it in place
         self.source = get_gradient_edge(leaf).node
         if not self.logits.requires_grad or self.source not in (nodes := self._reached(lambda node: False)):
             raise InputError(
-                f"Expected {self.name} to compute its logits from the image in a way that autograd can follow, but no "
-                f"path leads from one to the other. Leave excitation backprop out."
+                f"Expected {self.name} to compute its logits from the image in a way that autograd can follow, but "
+                f"there is no path between them. Omit excitation backprop."
             )
         unknown = {kind(node) for node in nodes if rule_of(node) not in (Linear, Sum, Pass)} - COPIES
         if unknown:
             raise InputError(
-                f"Expected a CNN of operators that excitation backprop has a rule for, but {self.name} has also "
-                f"{', '.join(sorted(unknown))} between image and logits. Leave excitation backprop out."
+                f"Expected a CNN of operators with a rule for excitation backprop, but {self.name} also has "
+                f"{', '.join(sorted(unknown))} between image and logits. Omit excitation backprop."
             )
         uses = Counter(below for node in nodes for below in _below(node))
         for node in nodes:
             if uses[node] > 1 and rule_of(node) is Linear:
-                node.sign = None  # what belongs to one use must not change the others
+                node.sign = None  # a factor of one use must not change the others
 
     def _note(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             self.ends.pop(name, None)
             if isinstance(output, Tensor) and output.requires_grad:
-                # The edge, not the tensor, which may be changed in place.
+                # Store the edge, not the tensor, which may be changed in place.
                 self.ends[name] = get_gradient_edge(output), output.shape
 
         return hook
@@ -104,19 +104,19 @@ class _Pathways:
         return _reached(get_gradient_edge(self.logits).node, stop)
 
     def last_of_size(self, height: int, width: int) -> str:
-        """The last module with maps of at least that size through which all paths to the image lead."""
+        """The last module with maps of at least this size that all paths to the image pass."""
         for name, (edge, shape) in reversed(self.ends.items()):
             if name and len(shape) == 4 and shape[-2] >= height and shape[-1] >= width:
                 reached = self._reached(lambda node, end=edge.node: node is end)  # type: ignore[misc]
                 if edge.node in reached and self.source not in reached:
                     return name
         raise InputError(
-            f"Expected {self.name} to have a module whose output all of its logits depend on and which has at least "
-            f"{height}×{width} places, but it has none. Name the module whose output is to be used with layer."
+            f"Expected {self.name} to have a module that all paths from its logits to the image pass, with maps of at "
+            f"least {height}×{width}, but it has none. Set layer to the name of a module."
         )
 
     def probability(self, targets: Tensor, names: Iterable[str], contrastive: bool) -> dict[str, Tensor]:
-        """P at the outputs of the modules of these names."""
+        """P at the outputs of the modules with these names."""
         for node in self._reached(top := lambda node: rule_of(node) is Linear and node.weight is not None):
             if top(node):
                 node.contrast = contrastive
@@ -124,8 +124,8 @@ class _Pathways:
         for name in names:
             if name not in self.ends:
                 raise InputError(
-                    f"Expected layer to be a module of {self.name} that returns one tensor which depends on the image, "
-                    f"but {name!r} does not. Name another one."
+                    f"Expected layer to be a module of {self.name} that returns one tensor that depends on the image, "
+                    f"but {name!r} does not. Choose another layer."
                 )
         start = torch.zeros_like(self.logits).scatter_(1, targets[:, None], 1)
         ends = [self.ends[name] for name in names]
@@ -148,18 +148,19 @@ def marginal_winning_probability(
 
     Args:
         network: a classifier in eval mode.
-        images: normalized (B,3,H,W).
+        images: normalized images (B,3,H,W).
         targets: class indices (B,).
-        modules: names of the modules at whose outputs to tell P; that of a module that runs several times is its last.
-        contrastive: whether to subtract the P of a neuron that has the topmost layer's weights with the opposite sign.
+        modules: names of the modules at whose outputs P is returned; for a module that runs several times, at its last
+            output.
+        contrastive: whether to subtract the P of a neuron with the topmost layer's weights with opposite sign.
         signed: whether sums share P by signed values, see `ExcitationBackprop`.
 
     Returns:
-        P by module, each in the shape of its output. Those of one image at one layer sum to at most 1; contrastive
-        P may be negative.
+        P by module, in the shape of its output. For one image, P at one layer sums to at most 1; contrastive P may be
+        negative.
 
     Raises:
-        InputError: if there is no such module, or no rule for an operator.
+        InputError: if a module does not exist, or if there is no rule for an operator.
     """
     names = list(modules)
     for name in names:
@@ -170,21 +171,20 @@ def marginal_winning_probability(
 
 @dataclass(frozen=True)
 class ExcitationBackprop(Method):
-    """``max(Σ_k P_k, 0)`` of the maps k of one layer, upsampled; P as the module's text tells.
+    """``max(Σ_k P_k, 0)`` of the maps k of one layer, upsampled; for P, see the module's docstring.
 
     Args:
-        layer: name of the module at whose output to take P. Unless given, the last one that is done in a forward pass
-            with maps of at least 1/16 of the image's height and width through which all P passes, such as ``layer3`` of
-            a ResNet, ``features.29`` (the last ReLU) of VGG16. The authors take the fourth pooling of VGG16,
-            ``features.23``, and the second of GoogLeNet, ``maxpool2``, in torchvision's names.
-        contrastive: c-MWP, section 3.4: subtract what a neuron with the opposite weights in the topmost layer would
-            hand down. Otherwise what excites all classes also shows.
-        signed_sums: whether the two parts of a sum, as in a residual block, share P by their values, one of which may
-            be negative and its share above 1, or by what is positive of them, as the paper's excitation says. With it
-            the maps of a ResNet are TorchRay's; maps of ResNet18s with random weights by the two rules correlate by
-            0.58 to 0.91.
+        layer: name of the module at whose output P is taken. Default: the last completed module that all P passes, with
+            maps of at least 1/16 of the image's height and width, such as ``layer3`` of a ResNet or ``features.29``
+            (the last ReLU) of VGG16. The authors use the fourth pooling of VGG16, ``features.23``, and the second of
+            GoogLeNet, ``maxpool2``, in torchvision's names.
+        contrastive: c-MWP, section 3.4: subtract the P of a neuron with opposite weights in the topmost layer. Without
+            it, maps also show parts that excite all classes.
+        signed_sums: whether the two parts of a sum, as in a residual block, share P by their values (one share may be
+            negative and the other above 1) or by their positive parts, as in the paper. Signed sums give TorchRay's
+            maps for ResNets. Maps of the two rules correlate by 0.58 to 0.91 for ResNet18s with random weights.
 
-    Nothing excites through a pixel that is negative after normalization: take P at the image with care.
+    Pixels that are negative after normalization do not excite, so interpret P at the image with care.
     """
 
     layer: str | None = None
@@ -202,7 +202,7 @@ class ExcitationBackprop(Method):
         if p.ndim != 4:
             raise InputError(
                 f"Expected layer to be a module that returns maps (B,C,H,W), but {layer!r} returns "
-                f"{tuple(p.shape)}. Name another one."
+                f"{tuple(p.shape)}. Choose another layer."
             )
         attention = p.sum(1, keepdim=True).clamp(min=0).float()
         return F.interpolate(attention, (height, width), mode="bilinear", align_corners=False)[:, 0]

@@ -1,4 +1,4 @@
-"""Extremal perturbation (Fong, Patrick and Vedaldi, ICCV 2019, section 3): the region of one area that matters most."""
+"""Extremal perturbation (Fong, Patrick and Vedaldi, ICCV 2019, section 3): the most important region of some area."""
 
 from __future__ import annotations
 
@@ -19,37 +19,38 @@ COLDNESS = 20
 
 @dataclass(frozen=True)
 class ExtremalPerturbation(MaskMethod):
-    """The mask M of a given area a that keeps the target's logit f highest; the rest is blurred.
+    """The mask M of a given area a that maximizes the target's logit f; the rest is blurred.
 
-    ``f(x_M) - λ mean((sort(M) - r_a)²)`` is maximized by gradient descent with momentum, where r_a are zeros, then as
-    many ones as the area has pixels: λ grows until M is of that area, and little of it neither 0 nor 1. M is smooth all
-    the same, as the smooth maximum over cells j of ``k(‖u - j‖ / σ) m_j`` at each pixel u, which weights terms t by
-    ``exp(t / T)``, with ``k(z) = exp(-2 max(0, z - ½)²)``. The m in [0,1] of a coarse grid are what is learned, clamped
-    after each step. Areas are shares of M with its margin, σ around the image: 0.1 is 0.14 of an image of 224×224, if
-    all of it is inside. What M covers beyond the border counts, or borders would be cheap.
+    ``f(x_M) - λ mean((sort(M) - r_a)²)`` is maximized by gradient descent with momentum. r_a consists of zeros,
+    followed by as many ones as the area has pixels; λ grows until M has this area and is almost binary. M is smooth
+    nevertheless: at each pixel u, it is the smooth maximum over cells j of ``k(‖u - j‖ / σ) m_j``, which weights terms
+    t by ``exp(t / T)``, with ``k(z) = exp(-2 max(0, z - ½)²)``. The values m in [0,1] of a coarse grid are learned, and
+    clamped after each step. Areas are shares of M including its margin of σ around the image: 0.1 is 0.14 of an image
+    of 224×224, if the mask lies completely inside. The part of M beyond the border counts; otherwise borders would be
+    cheap.
 
-    Where M is 1, x_M is the image, where it is 0, the image blurred with σ = 20, and between, one of the levels of a
-    pyramid of ever weaker blur, interpolated.
+    x_M is the image where M is 1, and the image blurred with σ = 20 where M is 0; between, it is interpolated in a
+    pyramid of levels with decreasing blur.
 
-    Of several areas each has its own mask; the map, and the explanation, is that of their mean. The paper's pointing
-    game adds up those of 0.025, 0.05, 0.1 and 0.2, and blurs the sum.
+    Each of several areas has its own mask; map and explanation are those of their mean. The paper's pointing game sums
+    the masks of 0.025, 0.05, 0.1 and 0.2, and blurs the sum.
 
-    The values, and k, are the defaults of the authors' library TorchRay, which also settles that λ begins at 300 and
-    grows by 0.35 % in each iteration, T = 1/20, that all m are 1 at the start, and that in every second iteration the
-    network sees the mirror image. Sizes are in pixels of 224, and scaled to the shorter side of other images.
+    The values, and k, are the defaults of the authors' library TorchRay. It also determines that λ starts at 300 and
+    grows by 0.35 % in each iteration, that T = 1/20, that all m start at 1, and that the network sees the mirror image
+    in every second iteration. Sizes are in pixels at size 224, and scaled to the shorter side of other images.
 
-    There is no chance in it. Images and areas are optimized together without affecting each other.
+    The method is deterministic. Images and areas are optimized together without affecting each other.
 
     Args:
-        areas: a, each a share above 0 and below 1.
-        iterations: of gradient descent.
-        lr: its step size.
-        weight: λ at the start.
+        areas: areas a, shares between 0 and 1.
+        iterations: number of iterations.
+        lr: step size of the gradient descent.
+        weight: initial λ.
         growth: factor of λ in each iteration.
         step: side of a coarse cell.
         sigma: σ.
-        levels: of the pyramid, the image among them.
-        mirror: whether every second iteration is of the mirror image.
+        levels: number of levels of the pyramid, including the image.
+        mirror: whether to use the mirror image in every second iteration.
     """
 
     black_box = True
@@ -73,7 +74,7 @@ class ExtremalPerturbation(MaskMethod):
         require(self, 2, "levels")
         if not self.areas or not all(0 < area < 1 for area in self.areas):
             raise InputError(
-                f"Expected areas above 0 and below 1, as shares of the mask, but got {self.areas}. The default is 0.1."
+                f"Expected areas between 0 and 1, as shares of the mask, but got {self.areas}. The default is 0.1."
             )
 
     def explanation(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +89,7 @@ class ExtremalPerturbation(MaskMethod):
                 return perturbed(pyramid, mean).float(), mean[:, 0].float()
 
     def learned(self, network: nn.Module, pyramid: Tensor, targets: Tensor) -> Tensor:
-        """The coarse masks (B·A,1,h,w) in [0,1] of all areas of the first image, of the second, …"""
+        """The coarse masks (B·A,1,h,w) in [0,1] of all areas, image by image."""
         count, images = len(self.areas), pyramid[-1]
         pyramid, targets = pyramid.repeat_interleave(count, 1), targets.repeat_interleave(count)
         exact = torch.promote_types(images.dtype, torch.float32)
@@ -102,7 +103,7 @@ class ExtremalPerturbation(MaskMethod):
         with steps(self.iterations, type(self).__name__) as advance:
             for iteration in range(self.iterations):
                 loss = self.objective(network, pyramid, wanted, mask, targets, weight, iteration % 2 == 1).sum()
-                with torch.autocast(mask.device.type, enabled=False):  # which would also reach the mask's gradient
+                with torch.autocast(mask.device.type, enabled=False):  # autocast would also affect the mask's gradient
                     (mask.grad,) = torch.autograd.grad(loss, mask)
                 optimizer.step()
                 mask.detach().clamp_(0, 1)
@@ -120,7 +121,7 @@ class ExtremalPerturbation(MaskMethod):
         weight: float,
         mirrored: bool,
     ) -> Tensor:
-        """The negative objective (B,) of coarse masks (B,1,h,w), for areas as sorted masks (B,N), r_a."""
+        """The negative objective (B,) of coarse masks (B,1,h,w), for areas given as sorted masks r_a (B,N)."""
         with torch.autocast(mask.device.type, enabled=False):
             smooth = self.smoothed(mask, pyramid[-1])
             misfit = (smooth.flatten(1).sort(dim=1, stable=True).values - wanted).square().mean(1)
@@ -142,9 +143,9 @@ class ExtremalPerturbation(MaskMethod):
         return torch.stack([*blurs, images])
 
     def smoothed(self, mask: Tensor, images: Tensor) -> Tensor:
-        """M in [0,1] of coarse masks (B,1,h,w), in the image and around it, where only cells of the image reach.
+        """M in [0,1] for coarse masks (B,1,h,w), in the image and in the margin that its cells reach.
 
-        All cells are alike, so the kernel between the pixels of one and its neighbors is that of all of them.
+        All cells are equal, so one kernel between a cell's pixels and its neighbors serves all cells.
         """
         cell, sigma = self.cell(images), self.sigma * min(images.shape[-2:]) / 224
         margin, reach = self.margin(images), 1 + self.margin(images)
@@ -160,11 +161,11 @@ class ExtremalPerturbation(MaskMethod):
         return F.pixel_shuffle(smooth.unflatten(2, (height + 2 * margin, width + 2 * margin)), cell)
 
     def margin(self, images: Tensor) -> int:
-        """How many cells around the image those of the image reach."""
+        """Width of the margin in cells that the image's cells reach."""
         return ceil(self.sigma * min(images.shape[-2:]) / 224 / self.cell(images))
 
     def within(self, smooth: Tensor, images: Tensor) -> Tensor:
-        """The part (B,1,H,W) of a mask that is in the image."""
+        """The part (B,1,H,W) of a mask inside the image."""
         start = self.margin(images) * self.cell(images)
         return smooth[..., start : start + images.shape[-2], start : start + images.shape[-1]]
 
@@ -179,7 +180,7 @@ def perturbed(pyramid: Tensor, mask: Tensor) -> Tensor:
 class CheapExtremalPerturbation(ExtremalPerturbation):
     """`ExtremalPerturbation` with 200 iterations.
 
-    λ grows as much in these as in all 800, so that the area is reached; what it gives up is time to find the region.
+    λ grows as much as in 800 iterations, so that the area is reached; there is less time to find the region.
     """
 
     iterations: int = 200

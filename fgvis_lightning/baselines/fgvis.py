@@ -1,4 +1,4 @@
-"""FGVis as one method among others."""
+"""FGVis as an attribution method."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fgvis_lightning.results.explanation import Explanation
 def explain_normalized(
     network: nn.Module, images: Tensor, targets: Sequence[int], kind: type[FGVis] = FGVis, **options: Any
 ) -> Explanation:
-    """Explain normalized images (B,C,H,W) for classes (B,), -1 for the predicted one, by `FGVis` on their device."""
+    """Explain normalized images (B,C,H,W) for classes (B,), -1 for the predicted one, with `FGVis` on their device."""
     count, size, device = images.shape[1], tuple(images.shape[-2:]), images.device
     where: Any = {"accelerator": device.type} | ({} if device.type == "cpu" else {"devices": [device.index or 0]})
     with torch.inference_mode(False), torch.enable_grad():
@@ -30,28 +30,28 @@ def explain_normalized(
 
 @dataclass(frozen=True)
 class FGVisMethod(Method):
-    """The evidence of `FGVis`, as a mean over the color channels; in a comparison, its masks are kept whole.
+    """The evidence of `FGVis`, averaged over the color channels; comparisons store complete masks.
 
     Args:
-        game: what is looked for; all arguments are those of `FGVis`.
+        game: the game; all arguments are those of `FGVis`.
         lam: weight λ ≥ 0 of the mask's size; ``auto`` finds the smallest evidence that reaches ``level``.
         level: for ``lam: auto``, the score to reach as a share of the image's own.
-        iterations: steps of the optimizer for each image, at most.
-        seeds: runs of each image, whose mean the evidence is.
+        iterations: maximum number of optimizer steps for each image.
+        seeds: number of runs for each image, which are averaged.
         gate: ``strict`` or ``restoring``.
-        patience: an image is finished earlier when this many iterations have brought no progress; 0 for never.
-        tolerance: what is progress.
+        patience: number of iterations without progress after which an image is finished early; 0 for never.
+        tolerance: smallest progress.
         defended: whether the gradient is gated.
-        exempt: nonlinearities to leave without a gate.
-        gated: nonlinearities to gate beside those that always are.
-        score: of the target class, ``probability`` or ``log_probability``.
-        reference: what the mask uncovers where it is 0; ``black`` needs a network that knows its normalization, and is
-            for comparisons.
+        exempt: nonlinearities without a gate.
+        gated: additional nonlinearities to gate.
+        score: score of the target class, ``probability`` or ``log_probability``.
+        reference: what the mask shows where it is 0; ``black`` only works in comparisons, which know the network's
+            normalization.
         noise: standard deviation of the noise added to e in each iteration.
-        seed: of the noise and of the disturbances of the first run.
-        optimizer: of the mask.
-        fold: whether batch normalization is folded into convolutions.
-        fused: whether gates are fused with their activations.
+        seed: seed of the noise, and of the perturbations of the first run.
+        optimizer: optimizer of the mask.
+        fold: whether to fold batch normalization into convolutions.
+        fused: whether to fuse gates with their activations.
     """
 
     kind: ClassVar[type[FGVis]] = FGVis
@@ -79,7 +79,7 @@ class FGVisMethod(Method):
         return found.saliency().to(images.device)
 
     def module(self, classifier: Classifier, name: str, parameters: dict[str, Any]) -> FGVis:
-        loaded: Any = classifier  # which FGVis takes, although its command line does not
+        loaded: Any = classifier  # accepted by FGVis, although not by its command line
         return self.kind.of(loaded, **self._options())
 
     def _options(self) -> dict[str, Any]:

@@ -18,10 +18,9 @@ class GradCAM(Method):
     """``ReLU(Σ_k α_k A_k)``: feature maps A_k, weighted by the mean gradient α_k of the target's logit.
 
     Args:
-        layer: name of the module whose output the feature maps are. Unless given, the end of the last convolutional
-            layer, which the paper takes: the last module that is done in a forward pass while the maps still have the
-            size that the last convolution of more than one position has left; that is ``layer4`` of a ResNet,
-            ``features.29`` (the last ReLU) of VGG16.
+        layer: name of the module whose output contains the feature maps. Default: the end of the last convolutional
+            layer, as in the paper, that is, the last completed module with maps of the size of the last convolution
+            with more than one position: ``layer4`` of a ResNet, ``features.29`` (the last ReLU) of VGG16.
     """
 
     layer: str | None = None
@@ -33,17 +32,17 @@ class GradCAM(Method):
 
 
 def last_convolutional(network: nn.Module, image: Tensor) -> str:
-    """Name of the module at whose output the last convolutional layer ends, for images like this (1,3,H,W).
+    """Name of the module at the end of the last convolutional layer, for images like this (1,3,H,W).
 
     Raises:
-        InputError: no module convolves.
+        InputError: if the network has no convolution.
     """
     with torch.no_grad():
         done = [(name, module, shape) for name, module, shape in completed(network, image) if len(shape) == 4]
     sizes = [shape[-2:] for _, module, shape in done if isinstance(module, nn.Conv2d) and shape[-2:] != (1, 1)]
     if not sizes:
         raise InputError(
-            f"Expected a network with convolutions, but no module of {type(network).__name__} is one. Name the module "
-            f"whose output is to be used with layer."
+            f"Expected a network with convolutions, but no module of {type(network).__name__} is one. Set layer to the "
+            f"name of the module whose output to use."
         )
     return [name for name, _, shape in done if name and shape[-2:] == sizes[-1]][-1]

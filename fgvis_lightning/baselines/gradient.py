@@ -11,7 +11,7 @@ from fgvis_lightning.baselines.base import Method
 
 
 def sensitivity(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """The largest of the color channels' absolute derivatives of the target's logit (B,H,W)."""
+    """Absolute derivative of the target's logit (B,H,W), maximum over the color channels."""
     image = images.detach().clone().requires_grad_()
     gradient: Tensor = Saliency(network).attribute(image, targets)
     return gradient.amax(1).float()
@@ -19,9 +19,9 @@ def sensitivity(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Gradient(Method):
-    """``max_c |∂ logit / ∂ x_c|``: how much a small change of a pixel changes the class's score.
+    """``max_c |∂ logit / ∂ x_c|``: the effect of a small change of a pixel on the class's score.
 
-    The score is the logit, not the probability, as in the paper: the latter also rises when other classes' fall.
+    As in the paper, the score is the logit and not the probability, which also rises when other classes' scores fall.
     """
 
     black_box = True

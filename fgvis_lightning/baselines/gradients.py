@@ -1,4 +1,4 @@
-"""Methods that average gradients, or multiply them, by Captum where it has them."""
+"""Methods that average or multiply gradients, computed by Captum if possible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fgvis_lightning.baselines.guided_backprop import GuidedBackprop
 class GradientXInput(Method):
     """``Σ_c x_c ∂ logit / ∂ x_c`` (Shrikumar et al., 2016, "Not just a black box", section 2.3): signed.
 
-    x is the normalized image, so that a pixel of the data set's mean color gets nothing.
+    x is the normalized image, so pixels of the data set's mean color receive nothing.
     """
 
     black_box = True
@@ -34,11 +34,11 @@ class GradientXInput(Method):
 class IntegratedGradients(Method):
     """``Σ_c x_c ∫₀¹ ∂ logit(αx) / ∂ x_c dα`` (Sundararajan, Taly and Yan, ICML 2017, section 3): signed.
 
-    The path starts at zero in normalized space, the data set's mean color; the paper's is black.
+    The path starts at zero in normalized space, the data set's mean color; the paper starts at black.
 
     Args:
-        iterations: points of the Gauss–Legendre quadrature, a pass each; the paper takes 20 to 300.
-        batch_size: points in one network pass; they are of one image, so that others do not matter.
+        iterations: points of the Gauss–Legendre quadrature, one pass each; the paper uses 20 to 300.
+        batch_size: points in one network pass, all of the same image.
     """
 
     black_box = True
@@ -66,14 +66,15 @@ class IntegratedGradients(Method):
 class SmoothGrad(Method):
     """``max_c |E[∂ logit(x + ε) / ∂ x_c]|``, a mean over noisy images (Smilkov et al., 2017, section 3).
 
-    With ``squared`` it is ``max_c E[(∂ logit(x + ε) / ∂ x_c)²]`` (SmoothGrad², Hooker et al., NeurIPS 2019, section 4).
+    With ``squared``, it is ``max_c E[(∂ logit(x + ε) / ∂ x_c)²]`` (SmoothGrad², Hooker et al., NeurIPS 2019, section
+    4).
 
     Args:
-        samples: how many noisy images; the paper finds little change beyond 50.
-        noise: standard deviation of ε, in shares of the image's range; the paper finds 0.1 to 0.2 good.
+        samples: number of noisy images; the paper finds little change beyond 50.
+        noise: standard deviation of ε as a share of the image's range; the paper recommends 0.1 to 0.2.
         squared: whether to average squares.
-        seed: of ε, the same for each image.
-        batch_size: noisy images in one network pass; they are of one image, so that others do not matter.
+        seed: seed of ε, the same for each image.
+        batch_size: noisy images in one network pass, all of the same image.
     """
 
     black_box = True
@@ -110,17 +111,17 @@ class SmoothGrad(Method):
 
 @dataclass(frozen=True)
 class GradientSHAP(Method):
-    """``Σ_c E[(x_c - x'_c) ∂ logit(z) / ∂ x_c]``, z anywhere between x with noise and a reference x': signed.
+    """``Σ_c E[(x_c - x'_c) ∂ logit(z) / ∂ x_c]``, z random between x with noise and a reference x': signed.
 
     Expected gradients, which approximate SHAP values (Lundberg and Lee, NeurIPS 2017; Erion et al., Nature Machine
-    Intelligence 2021, eq. 4). References would be other images of the data set; here they are zero in normalized
-    space, the data set's mean color.
+    Intelligence 2021, eq. 4). Instead of other images of the data set, the reference is zero in normalized space, the
+    data set's mean color.
 
     Args:
-        samples: how many z; the SHAP library takes 200.
+        samples: number of z; the SHAP library uses 200.
         noise: standard deviation of the noise on x, in units of the normalized image.
-        seed: of the draws, the same for each image.
-        batch_size: z in one network pass; they are of one image, so that others do not matter.
+        seed: seed of the random numbers, the same for each image.
+        batch_size: number of z in one network pass, all of the same image.
     """
 
     black_box = True
@@ -153,7 +154,7 @@ class GuidedGradCAM(Method):
     """`GuidedBackprop` times `GradCAM`, pixel by pixel (Selvaraju et al., ICCV 2017, section 3.2).
 
     Args:
-        layer: of Grad-CAM; unless given, the end of the last convolutional layer.
+        layer: layer of Grad-CAM; default: the end of the last convolutional layer.
     """
 
     layer: str | None = None

@@ -19,14 +19,14 @@ RELUS = frozenset({"relu", "relu6"})
 
 @dataclass(frozen=True)
 class GuidedBackprop(Method):
-    """The gradient, of which each ReLU passes on only what is positive.
+    """The gradient, but each ReLU passes on only its positive part.
 
-    At a ReLU's output the gradient is set to zero where it is negative, whichever way the ReLU is written: as a module,
-    also one that is used several times, as a function or in place. The map is ``max_c |·|``, as for the gradient. It
-    hardly depends on the class (Nie, Zhang and Patel, ICML 2018): compare it with that in mind.
+    Negative gradients at a ReLU's output are set to zero, for modules (also reused ones), functions and in-place calls.
+    The map is ``max_c |·|``, as for the gradient. It hardly depends on the class (Nie, Zhang and Patel, ICML 2018);
+    keep this in mind in comparisons.
 
     Raises:
-        InputError: the network has no ReLU, so the rule says nothing.
+        InputError: if the network has no ReLU, so the rule does not apply.
     """
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class GuidedBackprop(Method):
         if len(others) == len(calls):
             raise InputError(
                 f"Expected a network with ReLUs, since guided backprop is a rule for them, but "
-                f"{type(network).__name__} has {found or 'no activations'}. Leave this method out."
+                f"{type(network).__name__} has {found or 'no activations'}. Omit this method."
             )
         if others:
             message = f"Guided backprop has a rule for ReLUs only: {found} pass the ordinary gradient."

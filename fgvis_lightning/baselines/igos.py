@@ -1,4 +1,4 @@
-"""iGOS++ (Khorram, Lawson and Fuxin, ACM CHIL 2021): masks that delete and insert, by integrated gradients."""
+"""iGOS++ (Khorram, Lawson and Fuxin, ACM CHIL 2021): masks for deletion and insertion, by integrated gradients."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from fgvis_lightning.method.games import blend
 from fgvis_lightning.method.tasks import task_of
 
 LEAST = 1e-5
-"""Step size below which the line search goes no further."""
+"""Step size below which the line search stops."""
 
 
 @dataclass(frozen=True)
 class IGOSPlusPlus(MaskMethod):
-    """``1 - M``, where M = M_x M_y: without it the class goes, and it alone has the class.
+    """``1 - M`` with M = M_x M_y: removing this evidence loses the class, and the evidence alone keeps it.
 
     ``½ (d(M_x) - i(M_y) + d(M) - i(M)) + λ₁ mean(1 - m_x m_y) + λ₂ BTV`` is minimized over two coarse masks m_x and m_y
     in [0,1], which are upsampled bilinearly to M_x and M_y. d(M) is the target's softmax probability of
-    ``x M + r (1 - M)``, averaged over a path along which M grows from 0, and i(M) that of ``r M + x (1 - M)``; r is the
-    image blurred with σ = 50, over 51 pixels. The gradient of such a mean is the integrated gradient of the method's
-    name. BTV is half the mean of ``|∇(m_x m_y)|²``, and half that of ``|∇M|² exp(-|∇x|² / 0.01)``, ∇x being the mean
-    over the color channels: edges of the mask are cheap where the image has edges.
+    ``x M + r (1 - M)``, averaged over a path on which M grows from 0, and i(M) is that of ``r M + x (1 - M)``; r is the
+    image blurred with σ = 50, over 51 pixels. The gradient of this mean is the integrated gradient that gives the
+    method its name. BTV is half the mean of ``|∇(m_x m_y)|²`` plus half the mean of ``|∇M|² exp(-|∇x|² / 0.01)``, where
+    ∇x is averaged over the color channels: edges of the mask are cheap on edges of the image.
 
-    Both masks are 1 at the start. The step along the gradient is the first of α, 0.2 α, 0.04 α, … that lowers the
-    objective by at least 1e-4 of what the slope promises; below 1e-5 the last one is taken as it is.
+    Both masks start at 1. The step along the gradient is the first of α, 0.2 α, 0.04 α, … that reduces the objective by
+    at least 1e-4 of the decrease predicted by the slope; the first step below 1e-5 is taken without this condition.
 
-    The values are those of the authors' code (github.com/khorrams/IGOS_pp, ``methods.py``), which also settles that all
-    images of a path get Gaussian noise of deviation 0.2. There the line search counts the score's terms whole, and only
-    the gradient counts them half; here both count them half. For a mask of 224×224 the authors take λ₁ = 10. Sizes are
-    in pixels of 224, and scaled to the shorter side of other images.
+    The values are those of the authors' code (github.com/khorrams/IGOS_pp, ``methods.py``), which also adds Gaussian
+    noise of standard deviation 0.2 to all images of a path. There, the line search uses the full score terms, and only
+    the gradient halves them; here, both halve them. For a mask of 224×224, the authors use λ₁ = 10. Sizes are in pixels
+    at size 224, and scaled to the shorter side of other images.
 
-    The noise is the same for every image, and each call draws it again.
+    The noise is the same for every image and every call.
 
     Args:
-        iterations: of the descent.
-        path: images along the way from 0 to M.
+        iterations: number of iterations.
+        path: number of images on the path from 0 to M.
         area: λ₁.
         variation: λ₂.
-        cells: of a coarse mask on the image's shorter side.
-        step: α, where the line search begins.
-        noise: deviation of the noise.
-        seed: of the noise.
-        batch_size: images in one network pass; they are of one image's paths, so that others do not matter.
+        cells: number of cells of a coarse mask along the image's shorter side.
+        step: α, the initial step of the line search.
+        noise: standard deviation of the noise.
+        seed: seed of the noise.
+        batch_size: images in one network pass, all from the paths of the same image.
     """
 
     black_box = True
@@ -104,7 +104,7 @@ class IGOSPlusPlus(MaskMethod):
         before = before.detach()
         for rows in self.rows():
             part = self.scores(*problem, variable, rows, generator)
-            with torch.autocast(image.device.type, enabled=False):  # which would also reach the mask's gradient
+            with torch.autocast(image.device.type, enabled=False):  # autocast would also affect the mask's gradient
                 gradient += torch.autograd.grad(part, variable)[0]
             before += part.detach()
         step, promised = self.step, 1e-4 * gradient.square().sum()
@@ -121,7 +121,7 @@ class IGOSPlusPlus(MaskMethod):
                 step *= 0.2
 
     def rows(self) -> list[range]:
-        """The images of all four paths, one path after the other, in batches."""
+        """Indices of the images of all four paths, path by path, in batches."""
         every = range(4 * self.path)
         return [every[start : start + self.batch_size] for start in range(0, len(every), self.batch_size)]
 
@@ -135,7 +135,7 @@ class IGOSPlusPlus(MaskMethod):
         rows: range,
         generator: torch.Generator,
     ) -> Tensor:
-        """What these images of the paths add to the objective, a scalar."""
+        """Contribution of these images of the paths to the objective, a scalar."""
         which = torch.tensor(rows, device=image.device)
         kind, share = which // self.path, (which % self.path + 1) / self.path
         inserts = kind[:, None, None, None] % 2 == 1
@@ -172,17 +172,17 @@ class IGOSPlusPlus(MaskMethod):
 
 
 def upsampled(masks: Tensor, images: Tensor) -> Tensor:
-    """Coarse masks (B,2,h,w) in the size of images, (B,2,H,W); corners come to lie on corners."""
+    """Upsample coarse masks (B,2,h,w) to the size of images, (B,2,H,W), with aligned corners."""
     return F.interpolate(masks, images.shape[-2:], mode="bilinear", align_corners=True)
 
 
 def noise_like(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise like an image (C,H,W), the same numbers whatever its memory format."""
+    """Standard normal noise like an image (C,H,W), with the same numbers for every memory format."""
     return torch.randn(image.shape, generator=generator, device=image.device).to(image.dtype)
 
 
 @dataclass(frozen=True)
 class CheapIGOSPlusPlus(IGOSPlusPlus):
-    """`IGOSPlusPlus` with five images to a path: what it gives up is precision of the integrated gradient."""
+    """`IGOSPlusPlus` with five images per path; the integrated gradient is less precise."""
 
     path: int = 5

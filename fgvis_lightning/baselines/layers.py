@@ -1,4 +1,4 @@
-"""Finding modules in a network by name, and by when they run."""
+"""Finding modules in a network by name and by order of execution."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fgvis_lightning.errors import InputError, nearest
 
 
 def module_called(network: nn.Module, name: str) -> nn.Module:
-    """Return the module called ``name``.
+    """Return the module named ``name``.
 
     Raises:
-        InputError: if there is none; the message lists the nearest names.
+        InputError: if it does not exist; the message lists similar names.
     """
     modules = dict(network.named_modules())
     if name not in modules:
@@ -25,7 +25,7 @@ def module_called(network: nn.Module, name: str) -> nn.Module:
 
 
 def completed(network: nn.Module, image: Tensor) -> list[tuple[str, nn.Module, tuple[int, ...]]]:
-    """Name, module and output shape of all calls of modules that return one tensor, in the order of their ends."""
+    """Name, module and output shape of all calls of modules that return one tensor, in order of completion."""
     done: list[tuple[str, nn.Module, tuple[int, ...]]] = []
 
     def note(name: str) -> Any:

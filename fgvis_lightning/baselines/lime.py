@@ -1,4 +1,4 @@
-"""LIME (Ribeiro, Singh and Guestrin, KDD 2016, section 3): a linear model of the score near the image."""
+"""LIME (Ribeiro, Singh and Guestrin, KDD 2016, section 3): a linear model of the score around the image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Ridge:
     alpha: float
 
     def fit(self, data: Any) -> None:
-        # Not read through the loader, which would draw from the global generator.
+        # Read the dataset directly, since the loader would use the global generator.
         z, y, weights = (tensor.cpu().double() for tensor in data.dataset.tensors)
         share = weights / weights.sum()
         z, y = z - share @ z, y - share @ y
@@ -40,25 +40,26 @@ class Ridge:
 class LIME(Method):
     """Coefficient of a pixel's superpixel in a ridge regression of the target's softmax probability.
 
-    The regression is on which superpixels are shown. In each sample, every one is hidden with probability 1/2, that
-    is, filled with its own mean color; the first sample is the whole image. Samples are weighted by
-    ``exp(-d²/w²)^½``, where d is 1 - cosine of the shown superpixels to all. The paper leaves most of this open, so
-    all values are the defaults of its authors' code (github.com/marcotcr/lime, ``lime_image.py``, ``lime_base.py``),
-    which also regresses on all superpixels instead of selecting a few, as the paper does.
+    The regressors tell which superpixels are shown. In each sample, each superpixel is hidden with probability 1/2,
+    that is, filled with its mean color; the first sample is the whole image. Samples are weighted by
+    ``exp(-d²/w²)^½``, where d is 1 minus the cosine between the shown and all superpixels. The paper leaves most of
+    this open, so all values are the defaults of its authors' code (github.com/marcotcr/lime, ``lime_image.py``,
+    ``lime_base.py``), which also uses all superpixels instead of selecting a few as in the paper.
 
-    The superpixels are scikit-image's quickshift, found in the image as people see it, up to brightness, contrast and
-    a tint: the normalized image's least value becomes 0, its largest 1. Unlike other methods' sizes, quickshift's are
-    in pixels of the image at hand, as in the authors' code; images of much less than 224 need a smaller kernel.
+    The superpixels are those of scikit-image's quickshift on the normalized image, scaled so that its smallest value is
+    0 and its largest 1; this equals the original image up to brightness, contrast and a tint. Unlike the sizes of other
+    methods, quickshift's are in pixels of the actual image, as in the authors' code; images much smaller than 224 need
+    a smaller kernel.
 
     Args:
-        samples: how many.
-        kernel_size: quickshift's, 1 or more; a larger one gives fewer superpixels, as a larger ``max_dist`` does.
-        max_dist: quickshift's.
-        ratio: quickshift's weight of color against space, 0 to 1.
+        samples: number of samples.
+        kernel_size: kernel size of quickshift, 1 or more; larger values give fewer superpixels, like ``max_dist``.
+        max_dist: maximum distance of quickshift.
+        ratio: weight of color against space in quickshift, 0 to 1.
         width: w.
-        alpha: α, the penalty on the squares of the coefficients.
-        seed: of the samples, the same for every image, and of quickshift.
-        batch_size: samples in one network pass; they are of one image, so that others do not matter.
+        alpha: α, the penalty on the squared coefficients.
+        seed: seed of the samples, the same for every image, and of quickshift.
+        batch_size: samples in one network pass, all of the same image.
     """
 
     black_box = True
@@ -77,9 +78,9 @@ class LIME(Method):
 
     def __post_init__(self) -> None:
         require(self, 1, "samples", "kernel_size", "batch_size")
-        require(self, 0, "seed")  # NumPy has no negative ones
+        require(self, 0, "seed")  # NumPy does not accept negative seeds
         if not (self.max_dist > 0 and 0 <= self.ratio <= 1 and self.width > 0 and self.alpha > 0):
-            raise InputError(f"Expected max_dist, width, alpha above 0 and ratio 0 to 1, but got {self}. Correct it.")
+            raise InputError(f"Expected max_dist, width, alpha above 0 and ratio from 0 to 1, but got {self}.")
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         def score(x: Tensor, target: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class LIME(Method):
             return torch.cat([self.one(score, images[i, None].detach(), targets[i, None]) for i in range(len(images))])
 
     def one(self, score: Any, image: Tensor, target: Tensor) -> Tensor:
-        """The map (1,H,W) of an image (1,3,H,W); ``score(x, target)`` is to be explained."""
+        """The map (1,H,W) of an image (1,3,H,W) for ``score(x, target)``."""
         channels = image[0].cpu().double().numpy()
         numbers = self.superpixels(channels)
         sizes = np.bincount(numbers.ravel())
@@ -117,7 +118,7 @@ class LIME(Method):
         return coefficients.float().to(image.device)[where][None]
 
     def superpixels(self, image: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Number of the superpixel (H,W), from 0, of each pixel of a normalized image (C,H,W)."""
+        """Number of each pixel's superpixel (H,W), from 0, for a normalized image (C,H,W)."""
         try:
             from skimage.segmentation import quickshift
         except ImportError as error:
@@ -131,6 +132,6 @@ class LIME(Method):
 
 @dataclass(frozen=True)
 class CheapLIME(LIME):
-    """`LIME` with 300 samples: what it gives up is precision of the coefficients, if there are many superpixels."""
+    """`LIME` with 300 samples; the coefficients are less precise if there are many superpixels."""
 
     samples: int = 300

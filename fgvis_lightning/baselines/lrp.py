@@ -1,8 +1,8 @@
-"""Layer-wise relevance propagation (Bach et al., PLoS ONE 2015), by the rules that suit each layer of a CNN.
+"""Layer-wise relevance propagation (Bach et al., PLoS ONE 2015), with suitable rules for each layer of a CNN.
 
-While the network runs, each of its functions gets the rule as its gradient. What is handed down is the relevance
-*divided by the value* it is of, so that whatever is linear, sums of a residual stream among them, needs no rule: the
-gradient shares relevance in proportion to the parts.
+While the network runs, each function gets its rule as its gradient. The backward pass propagates relevance *divided by
+the value* of the neuron. Linear operations, including sums of a residual stream, therefore need no rule: the gradient
+distributes relevance in proportion to the parts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fgvis_lightning.networks.folding import folded
 
 
 def _over(relevance: Tensor, value: Tensor, epsilon: float) -> Tensor:
-    """Their quotient, whose denominator keeps away from 0."""
+    """Relevance divided by a value that is kept away from 0."""
     return relevance / (value + epsilon * torch.where(value < 0, -1.0, 1.0).to(value))
 
 
@@ -33,7 +33,7 @@ class _Weighted(Function):
     def forward(ctx: Any, call: Call, rule: str, epsilon: float, x: Tensor) -> Tensor:
         ctx.rule, ctx.epsilon, ctx.mixes, ctx.call = rule, epsilon, True, call
         y: Tensor = call()
-        ctx.values = x.detach().clone(), y.detach().clone()  # which may be changed in place later
+        ctx.values = x.detach().clone(), y.detach().clone()  # copies, since both may be changed in place later
         return y
 
     @staticmethod
@@ -63,7 +63,7 @@ class _Weighted(Function):
 
 
 class _Activated(Function):
-    """An activation: what is relevant is relevant before it."""
+    """An activation, which passes relevance to its input."""
 
     @staticmethod
     def forward(ctx: Any, call: Call, gate: int, epsilon: float, x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class _Activated(Function):
 
 
 class _Signal(Function):
-    """A product, whose relevance goes to the factor that is not the gate."""
+    """A product, which passes relevance to the factor that is not the gate."""
 
     @staticmethod
     def forward(ctx: Any, call: Call, signal: Tensor, gate: Tensor) -> Tensor:
@@ -123,17 +123,17 @@ class _Relevance(Rules):
 
 @dataclass(frozen=True)
 class LRP(Method):
-    """``Σ_c R_c``: the target's logit, handed down layer by layer as relevance R.
+    """``Σ_c R_c``: the target's logit, propagated down layer by layer as relevance R.
 
-    The composite that Kohlbrenner et al. (IJCNN 2020, section II) recommend, with a flat lowest layer: linear layers
-    take the ε rule, convolutions α1β0 (each neuron's relevance goes to what excites it), and the lowest layer shares
-    relevance evenly over what it looks at. Activations, averages and sums pass it on in proportion, a maximum to its
-    winner, a product of two tensors to the one that is not a gate, as `ExcitationBackprop` tells them apart. Batch
-    normalizations are folded into the convolutions where that is possible. Softmax, attention and other
-    normalizations pass the derivative: the rules are for CNNs.
+    This is the composite recommended by Kohlbrenner et al. (IJCNN 2020, section II) with a flat lowest layer: linear
+    layers use the ε rule, convolutions use α1β0 (a neuron's relevance goes to the inputs that excite it), and the
+    lowest layer distributes relevance evenly over its inputs. Activations, averages and sums pass relevance on in
+    proportion, a maximum passes it to its winner, and a product of two tensors to the factor that is not a gate (see
+    `ExcitationBackprop`). Batch normalizations are folded into the convolutions if possible. Softmax, attention and
+    other normalizations pass the derivative, since the rules are for CNNs.
 
     Args:
-        epsilon: ε, above 0, in units of what the layers compute.
+        epsilon: ε > 0, in units of the layers' outputs.
     """
 
     epsilon: float = 1e-6

@@ -1,4 +1,4 @@
-"""A LightningModule that makes the maps of a method, so that it sweeps over images as FGVis does."""
+"""A LightningModule that makes the maps of a method in a sweep, like FGVis."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from fgvis_lightning.networks.logits import resolve
 from fgvis_lightning.results.explanation import Attribution
 
 LARGEST = 8
-"""Images at a time where the batch size is left to us; most methods make batches of their own of each image."""
+"""Batch size for ``auto``; most methods form their own batches for each image."""
 
 
 class MapModule(SweepModule):
-    """One training step makes the maps of one batch.
+    """Makes the maps of a batch in each training step.
 
     Args:
-        method: makes maps (B,H,W) of a network, normalized images (B,3,H,W) and target classes (B,); or a pair of
-            normalized images (B,3,H,W) and the maps, see `fgvis_lightning.baselines.base.MaskMethod`.
+        method: function of a network, normalized images (B,3,H,W) and target classes (B,) that returns maps (B,H,W), or
+            a pair of normalized images (B,3,H,W) and maps, see `fgvis_lightning.baselines.base.MaskMethod`.
         classifier: the frozen network.
-        name: of the method.
-        parameters: of the method, which a map depends on.
-        fold: whether the method is given the network with batch normalization folded away.
+        name: name of the method.
+        parameters: parameters of the method, which a map depends on.
+        fold: whether the method gets the network with batch normalization folded into convolutions.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class MapModule(SweepModule):
         self.network.to(memory_format=torch.channels_last)
 
     def configure_optimizers(self) -> None:
-        """None: there is nothing to train."""
+        """Return None, since there is nothing to train."""
         if self.sweep.size == "auto":
             self.sweep.size = min(LARGEST, self.sweep.largest)
 
@@ -65,10 +65,10 @@ class MapModule(SweepModule):
         with reporting(self._report), self.cost.of(self.network):
             try:
                 found = self.method(self.network, x, targets)
-            except StopIteration as error:  # which Lightning would take for the end of the data
+            except StopIteration as error:  # Lightning would interpret it as the end of the data
                 raise InputError(
                     f"Expected {self.name} to return maps, but it raised StopIteration. A frozen network has no "
-                    f"parameters for next() to find: take the device from the images."
+                    f"parameters, so next(network.parameters()) fails: use the device of the images."
                 ) from error
         self.cost.images += len(places)
         images, maps = found if isinstance(found, tuple) else (None, found)
@@ -80,12 +80,12 @@ class MapModule(SweepModule):
         self._found = Attribution(maps, targets.cpu(), scores, self.name, explanation=images)
 
     def _checked(self, tensor: Tensor, shape: torch.Size, what: str, where: str) -> Tensor:
-        """What the method has returned, in float32 on the CPU."""
+        """Check a result of the method, and return it in float32 on the CPU."""
         if tensor.shape != shape or not tensor.isfinite().all():
             wrong = " with NaN or infinity" if tensor.shape == shape else ""
             raise InputError(
                 f"Expected {self.name} to return finite {what} of shape {tuple(shape)}, but got "
-                f"{tuple(tensor.shape)}{wrong}. Look into its {where}."
+                f"{tuple(tensor.shape)}{wrong}. Check its {where}."
             )
         return tensor.detach().float().cpu()
 
@@ -94,7 +94,7 @@ class MapModule(SweepModule):
         batch.finish(batch.used)
 
     def _report(self, done: int, total: int) -> None:
-        """For the line of progress: steps are shown as iterations."""
+        """Show steps as iterations in the progress line."""
         assert self.batch is not None
         self.iterations, self.batch.iterations = total, done
 

@@ -1,4 +1,4 @@
-"""The ordinary gradient at randomly masked images: the bar that a method with gates has to clear."""
+"""The ordinary gradient at randomly masked images: a baseline that a method with gates must surpass."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from fgvis_lightning.method.tasks import task_of
 class MaskedGradient(Method):
     """``Σ_i [x ∂ log p(x ⊙ M_i)/∂(x ⊙ M_i)]₊ / N`` over N random masks M_i, as a mean over the color channels.
 
-    p is the target's softmax probability, ``[·]₊`` the positive part, entry by entry, of the derivative of log p with
-    respect to the mask. The masks are those of `RISE`: what is not kept becomes zero in normalized space.
+    p is the target's softmax probability, and ``[·]₊`` is the elementwise positive part of the derivative of log p with
+    respect to the mask. The masks are those of `RISE`: removed parts become zero in normalized space.
 
-    No paper has just this. It is the gradient times the input (Shrikumar et al. 2016), at masked images in place of
-    noisy ones (SmoothGrad, Smilkov et al. 2017), and it knows nothing of gates, so a method whose maps are to be more
-    faithful *because* of gates has to do better. It takes a forward and a backward pass for each mask.
+    This method is not from a paper. It is the gradient times the input (Shrikumar et al. 2016) at masked images instead
+    of noisy ones (SmoothGrad, Smilkov et al. 2017). It has no gates, so a method whose maps are more faithful *because*
+    of gates must surpass it. It takes a forward and a backward pass for each mask.
 
-    All images get the same masks, and each call does.
+    The masks are the same for all images and all calls.
 
     Args:
-        masks: N.
-        cells: on a side of the grid, as in `RISE`.
-        p: probability of a cell to be kept, above 0 and at most 1.
-        seed: of the masks.
-        batch_size: masked images in one network pass; they are of one image, so that others do not matter.
+        masks: number of masks N.
+        cells: number of cells on each side of the grid, as in `RISE`.
+        p: probability of keeping a cell, greater than 0 and at most 1.
+        seed: seed of the masks.
+        batch_size: masked images in one network pass, all of the same image.
     """
 
     black_box = True
@@ -45,7 +45,7 @@ class MaskedGradient(Method):
 
     def __post_init__(self) -> None:
         require(self, 1, "masks", "cells", "batch_size")
-        self._rise()  # which checks p
+        self._rise()  # checks p
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         images = images.detach()

@@ -17,16 +17,16 @@ from fgvis_lightning.errors import InputError
 class Occlusion(Method):
     """Mean drop of the target's softmax probability over all positions of a gray square that cover the pixel.
 
-    Zeiler and Fergus leave the sizes open; window and stride are those that RISE's authors compare with (Petsiuk, Das
-    and Saenko, BMVC 2018). Gray is zero in normalized space, the data set's mean color, in all channels at
-    once. Both sizes are in pixels of 224, and scaled to the shorter side of other images. Where the stride does not
-    lead exactly to the right or bottom border, a last window sticks out of the image and occludes what is left. At
-    224x224, that is 442 passes of one image.
+    Zeiler and Fergus do not specify the sizes; window and stride are those that RISE's authors compare with (Petsiuk,
+    Das and Saenko, BMVC 2018). Gray is zero in normalized space, the data set's mean color, in all channels at once.
+    Both sizes are in pixels at size 224, and scaled to the shorter side of other images. If the stride does not end
+    exactly at the right or bottom border, a last window extends beyond the image and occludes the remaining part. At
+    224x224, this takes 442 passes for one image.
 
     Args:
         window: side of the square, 1 to 224.
-        stride: distance from one position to the next, at most the window.
-        batch_size: occluded images in one network pass; they are of one image, so that others do not matter.
+        stride: distance between two positions, at most the window.
+        batch_size: occluded images in one network pass, all of the same image.
     """
 
     black_box = True
@@ -40,7 +40,7 @@ class Occlusion(Method):
         for name, most, why in (("window", 224, "the image"), ("stride", self.window, "the window")):
             if getattr(self, name) > most:
                 raise InputError(
-                    f"Expected {name} to be at most {most} ({why}), but got {getattr(self, name)}. Give a smaller one."
+                    f"Expected {name} to be at most {most} ({why}), but got {getattr(self, name)}. Use a smaller value."
                 )
 
     @property
@@ -69,14 +69,14 @@ class Occlusion(Method):
                 )
                 for i in range(len(images))
             ]
-        return torch.cat(maps)[:, 0].float()  # all channels have the same
+        return torch.cat(maps)[:, 0].float()  # all channels are equal
 
 
 @dataclass(frozen=True)
 class CheapOcclusion(Occlusion):
-    """`Occlusion` with twice the stride, a quarter of the passes: what it gives up is half of the map's resolution.
+    """`Occlusion` with twice the stride and a quarter of the passes; the map has half the resolution.
 
-    The window is as large as there. At 224x224, that is 122 passes of one image.
+    The window is the same. At 224x224, this takes 122 passes for one image.
     """
 
     stride: float = 16

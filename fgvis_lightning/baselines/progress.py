@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from tqdm import tqdm
 
 Report = Callable[[int, int], None]
-"""Is told how many of how many steps are done."""
+"""Function of the number of completed steps and the total number of steps."""
 
 _report: ContextVar[Report | None] = ContextVar("report", default=None)
 
@@ -19,10 +19,10 @@ PATIENCE = 3
 
 @contextmanager
 def steps(total: int, name: str) -> Iterator[Callable[[], None]]:
-    """A function to call after each of ``total`` steps.
+    """Yield a function to call after each of ``total`` steps.
 
-    A progress bar appears on a terminal if they take longer than `PATIENCE` seconds, unless someone else wants to know
-    (see `reporting`).
+    A progress bar appears in a terminal if the steps take longer than `PATIENCE` seconds, unless there is another
+    report (see `reporting`).
     """
     report, done = _report.get(), 0
     bar = tqdm(total=total, desc=name, delay=PATIENCE, leave=False, disable=True if report else None)
@@ -40,7 +40,7 @@ def steps(total: int, name: str) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def reporting(report: Report) -> Iterator[None]:
-    """Tell ``report`` of the steps of all methods that are called within, instead of showing a bar."""
+    """Report the steps of all methods called inside this context to ``report`` instead of a progress bar."""
     token = _report.set(report)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the methods share that run a network with rules of their own in place of derivatives."""
+"""Common code of the methods that run a network with other rules instead of derivatives."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def differentiable(network: nn.Module, images: Tensor) -> Iterator[None]:
-    """Only what depends on the image requires a gradient, whatever the caller's modes are.
+    """Inside this context, only tensors that depend on the image require a gradient, whatever the caller's modes.
 
-    There is no autocast, which would round at every layer.
+    Autocast is off, since it would round at every layer.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
@@ -29,13 +29,15 @@ def differentiable(network: nn.Module, images: Tensor) -> Iterator[None]:
 
 
 class Call:
-    """A call of a function that the network makes.
+    """A call of a function by the network.
 
     Attributes:
-        function: of torch, or a tensor's method.
-        args: as they are given.
-        kwargs: as they are given.
-        depending: the tensors among them that depend on the image: nothing else requires a gradient.
+        function: a torch function or tensor method.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        tensors: the tensors among the arguments.
+        depending: the tensors that depend on the image, the only ones that require a gradient.
+        options: keyword arguments other than input, weight and bias.
     """
 
     def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -48,20 +50,20 @@ class Call:
         return self.function(*self.args, **self.kwargs)
 
     def at(self, x: Tensor) -> Any:
-        """The same with another first tensor, which stays as it is."""
+        """Call the function with another first tensor, which is not changed."""
         return self.function(x.clone(), *self.args[1:], **self.kwargs)
 
     def argument(self, place: int, name: str) -> Any:
-        """An argument by its place or its name; None if it is not given."""
+        """An argument by its position or name; None if it is not given."""
         return self.args[place] if len(self.args) > place else self.kwargs.get(name)
 
     def changed(self, output: Tensor) -> list[Tensor]:
-        """What is given and returned, since it is changed in place."""
+        """The tensors that are both input and output, since they are changed in place."""
         return [x for x in self.depending if x is output]
 
 
 class Rules(TorchFunctionMode):
-    """Calls the functions of a table by `apply`, if what they are given depends on the image."""
+    """Calls the functions of a table through `apply` if their arguments depend on the image."""
 
     table: dict[Any, str]
 
@@ -71,5 +73,5 @@ class Rules(TorchFunctionMode):
         return call() if name is None or not call.depending else self.apply(name, call)
 
     def apply(self, name: str, call: Call) -> Any:
-        """The call's output, with the rule as its gradient."""
+        """The output of a call, with the rule as its gradient."""
         raise NotImplementedError

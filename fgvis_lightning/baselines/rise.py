@@ -1,4 +1,4 @@
-"""RISE (Petsiuk, Das and Saenko, BMVC 2018, section 3): the mean of random masks, weighted by the score they leave."""
+"""RISE (Petsiuk, Das and Saenko, BMVC 2018, section 3): the mean of random masks, weighted by their scores."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from fgvis_lightning.errors import InputError
 class RISE(Method):
     """``Σ_i f(x ⊙ M_i) M_i / (N p)`` over N random masks M_i; f is the target's softmax probability.
 
-    A mask is a grid of cells, each kept with probability p, upsampled bilinearly until it is one cell larger than the
-    image, and cropped at a random place (section 3.2). What is not kept becomes zero in normalized space, the data
-    set's mean color. The values are the paper's for a ResNet50; for VGG16 it takes 4000 masks. As in the authors' code
-    (github.com/eclique/RISE, ``explanations.py``), a cell is rounded up to whole pixels where the image cannot be
-    divided evenly, and beyond the outermost cells' centers the grid is reflected at them.
+    A mask is a grid of cells, each kept with probability p, upsampled bilinearly to one cell more than the image, and
+    cropped at a random position (section 3.2). Removed parts become zero in normalized space, the data set's mean
+    color. The values are the paper's for a ResNet50; for VGG16, the paper uses 4000 masks. As in the authors' code
+    (github.com/eclique/RISE, ``explanations.py``), cells are rounded up to whole pixels, and the grid is reflected
+    beyond the outermost cells' centers.
 
-    All images get the same masks, and each call does.
+    The masks are the same for all images and all calls.
 
     Args:
-        masks: N.
-        cells: on a side of the grid.
-        p: probability of a cell to be kept, above 0 and at most 1.
-        seed: of the masks.
-        batch_size: masked images in one network pass; they are of one image, so that others do not matter.
+        masks: number of masks N.
+        cells: number of cells on each side of the grid.
+        p: probability of keeping a cell, greater than 0 and at most 1.
+        seed: seed of the masks.
+        batch_size: masked images in one network pass, all of the same image.
     """
 
     black_box = True
@@ -47,7 +47,7 @@ class RISE(Method):
     def __post_init__(self) -> None:
         require(self, 1, "masks", "cells", "batch_size")
         if not 0 < self.p <= 1:
-            raise InputError(f"Expected p to be above 0 and at most 1, but got {self.p}. The paper takes 0.5.")
+            raise InputError(f"Expected p to be above 0 and at most 1, but got {self.p}. The paper uses 0.5.")
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         images = images.detach()
@@ -56,12 +56,12 @@ class RISE(Method):
             for masks in self.drawn(images.shape[-2], images.shape[-1], images.device):
                 for image, target, total in zip(images, targets, maps, strict=True):
                     score = scores(network, image * masks.to(image.dtype), target.expand(len(masks)))
-                    total += (score[:, None, None] * masks[:, 0]).sum(0)  # a product of matrices would be autocast
+                    total += (score[:, None, None] * masks[:, 0]).sum(0)  # a matrix product would be autocast
                     advance()
         return maps / (self.masks * self.p)
 
     def drawn(self, height: int, width: int, device: torch.device) -> Iterator[Tensor]:
-        """The masks (n,1,height,width) in [0,1], at most ``batch_size`` at a time; they do not depend on that."""
+        """The masks (n,1,height,width) in [0,1], at most ``batch_size`` at a time, which does not affect them."""
         generator = torch.Generator().manual_seed(self.seed)
         kept = torch.rand(self.masks, 1, self.cells, self.cells, generator=generator) < self.p
         cell = ceil(height / self.cells), ceil(width / self.cells)
@@ -80,7 +80,7 @@ class RISE(Method):
 
 
 def upsampling(cells: int, pixels: int) -> Tensor:
-    """What each of ``pixels`` takes of each cell (pixels,cells), linearly; reflected at the outer cells' centers."""
+    """Weights (pixels,cells) of linear interpolation, reflected at the outer cells' centers."""
     place = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5
     place = (cells - 1 - (cells - 1 - place.abs()).abs()).clamp(min=0)
     return (1 - (place[:, None] - torch.arange(cells)).abs()).clamp(min=0).float()
@@ -88,6 +88,6 @@ def upsampling(cells: int, pixels: int) -> Tensor:
 
 @dataclass(frozen=True)
 class CheapRISE(RISE):
-    """`RISE` with 1000 masks: what it gives up is a smooth map, the noise of the sampling is √8 times as large."""
+    """`RISE` with 1000 masks; the map is less smooth, with √8 times the sampling noise."""
 
     masks: int = 1000

@@ -1,4 +1,4 @@
-"""Masks over an image's wavelet coefficients: CartoonX (ECCV 2022) and WaveletX (CVPR 2023)."""
+"""Masks on an image's wavelet coefficients: CartoonX (ECCV 2022) and WaveletX (CVPR 2023)."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.networks.classifier import Classifier
 
 Bands = list[Tensor]
-"""An image's coefficients: (N,C,1,h,w) of the coarse rest, then (N,C,3,h,w) of each scale, coarse ones first."""
+"""Coefficients of an image: (N,C,1,h,w) for the coarse rest, then (N,C,3,h,w) for each scale, from coarse to fine."""
 
 
 @dataclass(frozen=True)
 class CartoonX(MaskMethod):
     """CartoonX (Kolek et al., ECCV 2022, section 4): the few wavelet coefficients that keep the score.
 
-    ``E (p(x) - p(y))² + λ mean(m)`` is minimized with Adam over a mask m in [0,1] of the coefficients c of the image,
-    clamped after each step; p is the target's softmax probability, and y has the coefficients ``m c + (1 - m) n``. The
-    noise n is Gaussian, with the mean and deviation that the image's coefficients of that scale have, and drawn anew
-    for each of the samples over which E is taken. All color channels share the mask, which is 1 at the start; y is
-    clamped to what an image can be. The explanation has the coefficients ``m c``, and the map, as the authors show it,
-    is its gray value in [0,1]: high where the explanation is bright, 0 also where evidence is black.
+    ``E (p(x) - p(y))² + λ mean(m)`` is minimized with Adam over a mask m in [0,1] of the image's coefficients c, which
+    is clamped after each step. p is the target's softmax probability, and y has the coefficients ``m c + (1 - m) n``.
+    The noise n is Gaussian, with the mean and standard deviation of the image's coefficients of the same scale, and
+    random for each of the samples of E. All color channels share the mask, which starts at 1; y is clamped to valid
+    images. The explanation has the coefficients ``m c``. As in the authors' figures, the map is the explanation's gray
+    value in [0,1]: high where the explanation is bright, and 0 also for black evidence.
 
-    The values are those of the authors' code (github.com/skmda37/CartoonX, ``hparams.yaml``), which also settles that
-    the transform pads with zeros and that λ weights the mean. It takes 128,000 passes for each image.
+    The values are those of the authors' code (github.com/skmda37/CartoonX, ``hparams.yaml``), which also determines
+    that the transform pads with zeros and that λ weights the mean. It takes 128,000 passes for each image.
 
-    Colors are to be in [0,1], where black is 0. A comparison knows the network's normalization; else give ``mean`` and
-    ``std``, without which the image's own least and largest value count as black and white. The noise is the same for
-    every image, and each call draws it again.
+    Colors must be in [0,1] with black at 0. Comparisons know the network's normalization; otherwise, set ``mean`` and
+    ``std``, or the image's own smallest and largest values count as black and white. The noise is the same for every
+    image and every call.
 
     Args:
-        iterations: of Adam.
-        lr: of Adam.
+        iterations: iterations of Adam.
+        lr: learning rate of Adam.
         sparsity: λ.
-        spatial: weight of the mean of the map, a penalty that CartoonX does not have, see `WaveletX`.
-        samples: of the noise, in each iteration.
-        wavelet: one of PyWavelets' discrete ones, by name.
-        scales: of the transform.
-        mean: what the network's normalization subtracts, by channel.
-        std: what it divides by.
-        seed: of the noise.
-        batch_size: samples in one network pass; they are of one image, so that others do not matter.
+        spatial: weight of the map's mean, a penalty that CartoonX does not have, see `WaveletX`.
+        samples: number of noise samples in each iteration.
+        wavelet: name of one of PyWavelets' discrete wavelets.
+        scales: number of scales of the transform.
+        mean: mean of each channel in the network's normalization.
+        std: standard deviation of each channel in the network's normalization.
+        seed: seed of the noise.
+        batch_size: samples in one network pass, all of the same image.
     """
 
     black_box = True
@@ -74,7 +74,7 @@ class CartoonX(MaskMethod):
         require(self, 0, "iterations", "lr", "sparsity", "spatial")
         require(self, 1, "samples", "scales", "batch_size")
         if (self.mean is None) != (self.std is None):
-            raise InputError(f"Expected mean and std, or neither, but got {self.mean} and {self.std}. Give both.")
+            raise InputError(f"Expected mean and std, or neither, but got {self.mean} and {self.std}. Set both.")
 
     def module(self, classifier: Classifier, name: str, parameters: dict[str, Any]) -> SweepModule:
         known = classifier.preprocessing
@@ -124,7 +124,7 @@ class CartoonX(MaskMethod):
             for start in range(0, self.samples, self.batch_size):
                 noise = self.noise(bands, min(self.batch_size, self.samples - start), generator)
                 loss = self.distortion(network, image, bands, noise, mask, target, goal).sum() / self.samples
-                with torch.autocast(image.device.type, enabled=False):  # which would also reach the mask's gradient
+                with torch.autocast(image.device.type, enabled=False):  # autocast would also affect the mask's gradient
                     more = torch.autograd.grad(loss, mask)
                 gradient = tuple(a + b for a, b in zip(gradient, more, strict=True))
                 advance()
@@ -152,11 +152,11 @@ class CartoonX(MaskMethod):
         return size + self.spatial * self.shown(mask, gray, image).mean() if self.spatial else size
 
     def goal(self, score: Tensor) -> Tensor:
-        """The probability (1,) that is to be kept, for that of the image."""
+        """The probability (1,) to reach, given that of the image."""
         return score
 
     def noise(self, bands: Bands, count: int, generator: torch.Generator) -> Bands:
-        """Samples of coefficients (count,C,…), each drawn for itself, so that it does not matter how many are."""
+        """Samples of coefficients (count,C,…), drawn one by one, so that they do not depend on ``count``."""
         drawn = torch.stack([self.drawn(sum(band.numel() for band in bands), generator) for _ in range(count)])
         parts = drawn.to(bands[0].dtype).split([band.numel() for band in bands], 1)
         return [
@@ -165,15 +165,15 @@ class CartoonX(MaskMethod):
         ]
 
     def drawn(self, count: int, generator: torch.Generator) -> Tensor:
-        """So many numbers, before they get mean and deviation of a scale."""
+        """Random numbers, before scaling to the mean and standard deviation of a scale."""
         return torch.randn(count, generator=generator, device=generator.device)
 
     def shown(self, mask: Bands, bands: Bands, image: Tensor) -> Tensor:
-        """What has the masked coefficients (1,C,H,W), in [0,1]."""
+        """The image (1,C,H,W) of the masked coefficients, in [0,1]."""
         return self.composed([part * band for part, band in zip(mask, bands, strict=True)], image).clamp(0, 1)
 
     def levels(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Black, and white minus black, of a normalized image (1,C,H,W); (1 or C,1,1)."""
+        """Black, and white minus black (1 or C,1,1), for a normalized image (1,C,H,W)."""
         if self.mean is None or self.std is None:
             black, white = image.min(), image.max()
             return black.view(1, 1, 1), torch.where(white > black, white - black, 1).view(1, 1, 1)
@@ -181,16 +181,16 @@ class CartoonX(MaskMethod):
         return -mean / std, 1 / std
 
     def decomposed(self, pixels: Tensor) -> Bands:
-        """The coefficients of images (N,C,H,W), in at least float32."""
+        """The coefficients of images (N,C,H,W), in float32 or better."""
         exact = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
         rest, *details = toolbox().wavedec2(exact, self.wavelet, mode="zero", level=self.scales)
         return [rest[:, :, None], *(torch.stack(list(detail), 2) for detail in details)]
 
     def composed(self, bands: Bands, image: Tensor) -> Tensor:
-        """The images (N,C,H,W) of some coefficients, in the size of another image."""
+        """The images (N,C,H,W) of coefficients, in the size of another image."""
         rest, *details = bands
         large = toolbox().waverec2((rest[:, :, 0], *(tuple(detail.unbind(2)) for detail in details)), self.wavelet)
-        return large[..., : image.shape[-2], : image.shape[-1]]  # which an odd size has one row less of
+        return large[..., : image.shape[-2], : image.shape[-1]]  # odd sizes have one row or column less
 
 
 @dataclass(frozen=True)
@@ -198,14 +198,14 @@ class WaveletX(CartoonX):
     """WaveletX (Kolek et al., CVPR 2023, section 4): few wavelet coefficients of a dark image that raise the score.
 
     ``E (1 - p(y))² + λ₁ mean(m) + λ₂ mean(s)`` is minimized as in `CartoonX`, where s is the gray value of the
-    explanation: without this penalty, a coarse coefficient shows much of the image that does not matter. The noise is
-    uniform, within one deviation from the mean. The values are those of the authors' code
-    (github.com/skmda37/ShearletX, ``scatterplot.py``): λ₁ = 2 is ``sparsity``, λ₂ = 10 ``spatial``.
+    explanation. Without this penalty, a coarse coefficient would show large irrelevant parts of the image. The noise is
+    uniform within one standard deviation from the mean. The values are those of the authors' code
+    (github.com/skmda37/ShearletX, ``scatterplot.py``): λ₁ = 2 is ``sparsity``, λ₂ = 10 is ``spatial``.
 
-    ShearletX, the paper's main method, is the same with shearlets, which also have directions. It is not here, since
-    there is no maintained shearlet transform for PyTorch to rest it on.
+    ShearletX, the paper's main method, does the same with shearlets, which also have directions. It is not included,
+    since there is no maintained shearlet transform for PyTorch.
 
-    Args: those of `CartoonX`.
+    For the arguments, see `CartoonX`.
     """
 
     iterations: int = 300
@@ -225,10 +225,10 @@ class WaveletX(CartoonX):
 
 
 def toolbox() -> ModuleType:
-    """The package that has the transform.
+    """The package with the wavelet transform.
 
     Raises:
-        InputError: it is missing.
+        InputError: if the package is not installed.
     """
     try:
         import ptwt
@@ -241,9 +241,9 @@ def toolbox() -> ModuleType:
 
 @dataclass(frozen=True)
 class CheapCartoonX(CartoonX):
-    """`CartoonX` with 200 iterations of four samples: what it gives up is precision, the mask is noisier.
+    """`CartoonX` with 200 iterations of four samples; the mask is noisier.
 
-    The steps are ten times as long, so that the mask comes as far.
+    The steps are ten times as long, so that the mask moves as far.
     """
 
     iterations: int = 200
@@ -253,7 +253,7 @@ class CheapCartoonX(CartoonX):
 
 @dataclass(frozen=True)
 class CheapWaveletX(WaveletX):
-    """`WaveletX` with 100 iterations of four samples: what it gives up is precision, the mask is noisier."""
+    """`WaveletX` with 100 iterations of four samples; the mask is noisier."""
 
     iterations: int = 100
     samples: int = 4

@@ -1,6 +1,6 @@
-"""The rules by which excitation backprop hands a probability P down, function by function.
+"""The rules with which excitation backprop passes a probability P down, function by function.
 
-See `fgvis_lightning.baselines.excitation_backprop`, which applies them.
+`fgvis_lightning.baselines.excitation_backprop` applies them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GATES = {
     **dict.fromkeys(("sigmoid", "hardsigmoid"), 2),
     **dict.fromkeys(("tanh", "relu6", "hardtanh", "clamp", "clip"), 1),
 }
-"""Likelihood that an activation's output is a gate: of two factors of one size, the higher is the gate."""
+"""Likelihood that an activation's output is a gate; of two factors of equal size, the one with the higher value is."""
 
 COPIES = frozenset(
     {"View", "UnsafeView", "Reshape", "ReshapeAlias", "Permute", "Transpose", "T", "Expand", "Repeat", "Clone", "Alias"}
@@ -51,16 +51,16 @@ COPIES = frozenset(
     | {"MaxPool1D", "MaxPool2D", "MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D", "MkldnnMaxPool2D"}
     | {"MpsMaxPool2D", "FractionalMaxPool2D", "Amax", "Max", "Maximum", "Minimum"}
 )
-"""Nodes of autograd's graph each of whose outputs is one of the inputs, so that the gradient's rule is that for P."""
+"""Nodes of autograd's graph whose outputs are copies of inputs, so that P follows the same rule as the gradient."""
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Without a gradient, and in float32 if it was less: sums of many small P need it."""
+    """Detach a tensor and convert it to float32 or better, as sums of many small P require."""
     return x.detach().to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Linear(Function):
-    """``linear(x, weight)``, plus a bias that takes no part, which ``call`` computes."""
+    """``linear(x, weight)`` plus a bias, which receives no P; ``call`` computes the result."""
 
     @staticmethod
     def forward(
@@ -80,7 +80,7 @@ class Linear(Function):
             with torch.enable_grad():
                 z = ctx.linear(leaf, weight)
             limits = torch.finfo(z.dtype)
-            # What is below could overflow the quotient.
+            # Smaller values could overflow the quotient.
             per_excitation = torch.where(z > limits.tiny / limits.eps, p / z, 0)
             return x * torch.autograd.grad(z, leaf, per_excitation)[0]
 
@@ -94,7 +94,7 @@ class Linear(Function):
 
 
 class Sum(Function):
-    """``a + scale b``, which ``call`` computes, perhaps in place."""
+    """``a + scale b``; ``call`` computes the result, possibly in place."""
 
     @staticmethod
     def forward(ctx: Any, call: Callable[[], Tensor], scale: float, signed: bool, a: Tensor, b: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class Sum(Function):
 
 
 class Pass(Function):
-    """A function, which ``call`` computes, perhaps in place, whose P goes to its ``signal`` alone."""
+    """A function whose P goes only to its ``signal``; ``call`` computes the result, possibly in place."""
 
     @staticmethod
     def forward(ctx: Any, call: Callable[[], Tensor], gate: int | None, signal: Tensor, *others: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def rule_of(node: Any) -> type | None:
 
 
 def _gate(x: Tensor) -> int:
-    """How likely this factor is a gate, see `GATES`; what only reshapes or scales it does not matter."""
+    """Likelihood that a factor is a gate, see `GATES`; reshaping and scaling are ignored."""
     node: Any = x.grad_fn
     while node is not None and not getattr(node, "mixes", False):
         gate = getattr(node, "gate", None)
@@ -147,7 +147,7 @@ def _gate(x: Tensor) -> int:
 
 
 def signal_of(a: Tensor, b: Tensor) -> Tensor | None:
-    """The factor that takes all, if that can be told."""
+    """The factor that receives all of P, or None if it cannot be determined."""
     shape = torch.broadcast_shapes(a.shape, b.shape)
     full = [x for x in (a, b) if (1,) * (len(shape) - x.ndim) + x.shape == shape]
     if a is b or len(full) == 1:
@@ -157,7 +157,7 @@ def signal_of(a: Tensor, b: Tensor) -> Tensor | None:
 
 
 def _fold(x: Tensor, factor: Tensor) -> None:
-    """Let the sign of each channel's ``factor`` belong to the layer whose output ``x`` is, if it just is."""
+    """Move the sign of each channel's ``factor`` into the layer whose output is ``x``, if there is one."""
     node: Any = x.grad_fn
     if rule_of(node) is not Linear or node.weight is None:
         return

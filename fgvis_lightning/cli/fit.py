@@ -133,7 +133,7 @@ class FGVisCLI(LightningCLI):
         output, data = self.run.output, self.datamodule
         missing, present = self.run.split()
         written = len(present) - data.skipped + len(data.recomputed)
-        already = f", {len(present) - written:,} existed already" if len(present) > written else ""
+        already = f", {len(present) - written:,} were already there" if len(present) > written else ""
         if written and self.model.coverage.calls:
             print(f"\n{self.model.coverage}")
         print(f"{written:,} of {data.total:,} items explained{already}.")

@@ -1,4 +1,4 @@
-"""Metrics of attribution maps: pure functions with one number for each image, and torchmetrics' classes over them."""
+"""Metrics of attribution maps: pure functions with one number for each image, and torchmetrics classes for means."""
 
 from fgvis_lightning.metrics.class_means import Discrimination, PointingGame
 from fgvis_lightning.metrics.conciseness import conciseness_preciseness

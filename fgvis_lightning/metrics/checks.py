@@ -9,20 +9,20 @@ from fgvis_lightning.errors import InputError
 
 
 def shape(tensor: Tensor) -> str:
-    """As messages have it."""
+    """The shape of a tensor for messages."""
     return str(tuple(tensor.shape)).replace(" ", "")
 
 
 def check_maps(name: str, maps: Tensor, *sizes: int) -> Tensor:
-    """Maps that can be ranked, in float32 or float64.
+    """Check that maps can be ranked, and return them in float32 or float64.
 
     Args:
-        name: of the maps, for messages.
-        maps: (B,H,W).
-        sizes: B, H and W, where they are known.
+        name: name of the maps, for messages.
+        maps: maps (B,H,W).
+        sizes: B, H and W, if known.
 
     Raises:
-        InputError: of another shape, or with NaN in them.
+        InputError: if the maps have another shape, or NaN values.
     """
     if maps.ndim != 3 or not maps.numel() or (sizes and maps.shape != sizes):
         wanted = f"({','.join(map(str, sizes))})" if sizes else "(B,H,W)"
@@ -34,10 +34,10 @@ def check_maps(name: str, maps: Tensor, *sizes: int) -> Tensor:
 
 
 def check_images(x: Tensor) -> None:
-    """Check that there are normalized images (B,3,H,W).
+    """Check normalized images (B,3,H,W).
 
     Raises:
-        InputError: of another shape, or of integers.
+        InputError: if they have another shape, or integer values.
     """
     if x.ndim != 4 or not x.numel() or not x.is_floating_point():
         raise InputError(f"Expected x to be normalized images (B,3,H,W), but got {shape(x)} of {x.dtype}.")
@@ -47,7 +47,7 @@ def check_batch(**tensors: Tensor) -> None:
     """Check that each tensor has one value for each image.
 
     Raises:
-        InputError: if one is not (B,), or if their lengths differ.
+        InputError: if a tensor is not (B,), or if their lengths differ.
     """
     shapes = {name: shape(tensor) for name, tensor in tensors.items()}
     if any(tensor.ndim != 1 for tensor in tensors.values()) or len(set(shapes.values())) > 1:
@@ -55,15 +55,15 @@ def check_batch(**tensors: Tensor) -> None:
 
 
 def check_classes(logits: Tensor, targets: Tensor, count: int) -> None:
-    """Class indices that the network has.
+    """Check that targets are classes of the network.
 
     Args:
-        logits: of some images or all.
-        targets: of all of them.
-        count: how many images the logits are of.
+        logits: logits of some or all images.
+        targets: class indices of all images.
+        count: number of images of the logits.
 
     Raises:
-        InputError: logits are not (count,K), or a target is not one of the K classes.
+        InputError: if the logits are not (count,K), or if a target is not one of the K classes.
     """
     if logits.ndim != 2 or len(logits) != count:
         raise InputError(f"Expected logits to be ({count},K), but got {shape(logits)}.")

@@ -1,4 +1,4 @@
-"""Metrics over many images that are no mean over the images: over classes, and over pairs of classes."""
+"""Metrics over many images that are means over classes, or over pairs of classes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fgvis_lightning.metrics.order import check_ties
 class PointingGame(Plotted):
     """Accuracy of `fgvis_lightning.metrics.pointing_game`: the mean over the classes of the share of hits.
 
-    As in TorchRay, but a class without images does not count; there it counts as one without hits.
+    As in TorchRay, except that classes without images are ignored; in TorchRay, they count as classes without hits.
 
     Args:
-        num_classes: of the data set.
-        tolerance: in pixels.
-        ties: which of several maxima counts, see `fgvis_lightning.metrics.order.ranked`.
-        seed: of a random one.
-        options: torchmetrics' own.
+        num_classes: number of classes in the data set.
+        tolerance: tolerance in pixels.
+        ties: choice among several maxima, see `fgvis_lightning.metrics.order.ranked`.
+        seed: seed of a random choice.
+        options: torchmetrics' own options.
     """
 
     higher_is_better = True
@@ -46,7 +46,7 @@ class PointingGame(Plotted):
         self.add_state("counts", torch.zeros(num_classes), dist_reduce_fx="sum")
 
     def update(self, saliency: Tensor, masks: Tensor, targets: Tensor) -> None:
-        """Take in maps and boolean masks of the objects, both (B,H,W), and the objects' classes (B,)."""
+        """Update with maps and boolean masks of the objects, both (B,H,W), and the objects' classes (B,)."""
         found = pointing_game(saliency, masks, self.tolerance, self.ties, self.seed).to(self.hits)
         check_targets(targets, len(found))
         if not 0 <= int(targets.min()) <= int(targets.max()) < len(self.hits):
@@ -63,9 +63,9 @@ class PointingGame(Plotted):
 class Discrimination(Plotted):
     """`fgvis_lightning.metrics.discrimination.summarize` over many images.
 
-    Its value has ``own`` and ``others``, the geometric means of what is left of the class's own score and of the
-    others' without its evidence, and ``told_apart``, the share of the pairs in which a class loses more by its own
-    evidence than another; that is what is to be high.
+    Its value has ``own`` and ``others``, the geometric means of the remaining shares of the class's own score and of
+    the other classes' scores without its evidence, and ``told_apart``, the share of the pairs in which a class loses
+    more without its own evidence than another class does, which should be high.
     """
 
     higher_is_better = True
@@ -79,7 +79,7 @@ class Discrimination(Plotted):
         self.add_state("counts", torch.zeros(3), dist_reduce_fx="sum")
 
     def update(self, remaining: Tensor | Sequence[Tensor]) -> None:
-        """Take in ``remaining_scores`` (T,T) of an image with T ≥ 2 classes, or those of several."""
+        """Update with ``remaining_scores`` (T,T) of an image with T ≥ 2 classes, or of several images."""
         for left in [remaining] if isinstance(remaining, Tensor) else remaining:
             if left.ndim != 2 or left.shape[0] != left.shape[1] or len(left) < 2:
                 raise InputError(f"Expected the remaining scores to be (T,T) with T > 1, but got {shape(left)}.")

@@ -1,8 +1,8 @@
-"""Conciseness-preciseness scores: how much of the score an explanation keeps, for how much of the image it shows.
+"""Conciseness-preciseness scores: the share of the score that an explanation keeps per share of the image it shows.
 
 Kolek et al., Explaining Image Classifiers with Multiscale Directional Image Representation (ShearletX), CVPR 2023:
-CP = retained class probability / retained image information. As masks get smaller both fall, so that a score
-above 1 says that what is shown matters more than what is not.
+CP = retained class probability / retained image information. Both fall as masks get smaller; a score above 1 means that
+the shown parts matter more than the hidden parts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fgvis_lightning.metrics.masks import score_preserved
 
 
 def _entropy(values: Tensor) -> Tensor:
-    """Of the shares (B,N) that the entries have in the sum of their squares, in nats."""
+    """Entropy of the entries' shares (B,N) in the sum of squares, in nats."""
     energies = values.square()
     shares = energies / energies.sum(1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
     return torch.special.entr(shares).sum(1)
@@ -29,7 +29,7 @@ def _l1(values: Tensor) -> Tensor:
 
 
 INFORMATION: dict[str, Callable[[Tensor], Tensor]] = {"entropy": _entropy, "l1": _l1}
-"""What the information of images (B,N) is measured by, (B,) ≥ 0."""
+"""Measures of the information of images (B,N), (B,) ≥ 0."""
 
 
 def check_information(information: str) -> None:
@@ -45,26 +45,26 @@ def check_information(information: str) -> None:
 def conciseness_preciseness(
     score_explanation: Tensor, score_image: Tensor, explanations: Tensor, images: Tensor, information: str = "entropy"
 ) -> Tensor:
-    """CP score of each explanation (B,) ≥ 0, high where little of the image keeps much of the score.
+    """CP score of each explanation (B,) ≥ 0, high if a small part of the image keeps much of the score.
 
-    The authors' CP-Entropy and CP-ℓ1 take the coefficients in which a method masks, wavelets or shearlets; here, as
-    their CP-ℓ1 Pixel, it is always the pixels, so that masks of all kinds are measured alike. The entropy is that of
-    the squared entries, as shares of their sum, as in the authors' code (github.com/skmda37/ShearletX,
-    ``code/scatterplot.py``), which adds 1e-7 in the logarithm.
+    The authors' CP-Entropy and CP-ℓ1 use the coefficients that a method masks, wavelets or shearlets. Here, as in their
+    CP-ℓ1 Pixel, pixels are used for all kinds of masks. As in the authors' code (github.com/skmda37/ShearletX,
+    ``code/scatterplot.py``, which adds 1e-7 in the logarithm), the entropy is that of the squared entries as shares of
+    their sum.
 
     Args:
         score_explanation: p(e) (B,).
         score_image: p(x) (B,).
-        explanations: (B,C,H,W), e. Zero is to be what stands for nothing, for only that has no information: for FGVis
-            normalized images, for masks that leave black images in [0,1], as the authors' do.
-        images: (B,C,H,W), x, in the same space.
+        explanations: explanations e (B,C,H,W). Removed parts must be zero, since only zero has no information: use
+            normalized images for FGVis, and images in [0,1] for masks that leave black, like the authors'.
+        images: images x (B,C,H,W) in the same space.
         information: ``entropy`` or ``l1``.
 
     Returns:
-        p(e)/p(x) divided by the share of the image's information that e has; NaN where it has none.
+        p(e)/p(x) divided by e's share of the image's information; NaN if e has no information.
 
     Raises:
-        InputError: shapes that do not fit, unknown ``information``.
+        InputError: if shapes do not match, or if ``information`` is unknown.
     """
     check_information(information)
     if explanations.ndim < 2 or explanations.shape != images.shape or len(images) != len(score_image):

@@ -1,6 +1,6 @@
-"""Deletion and insertion curves: scores while pixels are taken away or put in, in the order of a map.
+"""Deletion and insertion curves: scores while pixels are removed or inserted in the order of a map.
 
-Petsiuk, Das and Saenko, RISE, BMVC 2018, section 4. What is done in detail is a `Profile`.
+Petsiuk, Das and Saenko, RISE, BMVC 2018, section 4. A `Profile` defines the details.
 """
 
 from __future__ import annotations
@@ -29,24 +29,23 @@ def curves(
 ) -> tuple[Tensor, Tensor]:
     """Deletion and insertion curve of each image.
 
-    Each image is passed through the network no more often than its curves have different pictures: the clean image,
-    and the mere substrate where both curves have the same, are passed once.
+    Pictures that both curves share pass through the network only once: the clean image, and the pure substrate if both
+    curves use the same one.
 
     Args:
         network: takes normalized images, returns logits (B,K).
         x: normalized images (B,3,H,W), on the device of the network and in its memory format.
-        saliency: (B,H,W), high = evidence; only its order counts. Equal values are ordered as the profile says.
+        saliency: maps (B,H,W), high = evidence; only the order of values matters. The profile orders equal values.
         targets: class indices (B,).
-        profile: how, or its name.
-        batch_size: pictures in one network pass, of one image or several; what is in memory grows with it and not
-            with B.
+        profile: the profile or its name.
+        batch_size: pictures in one network pass, of one or several images; it determines the memory, B does not.
 
     Returns:
-        Scores (B,S) of the deletion, the clean image first, and of the insertion, the clean image last; in float32,
-        from 0 to 1 unless the profile divides by the clean image's.
+        Scores (B,S) of the deletion, from the clean image, and of the insertion, to the clean image; in float32, from 0
+        to 1 unless the profile divides by the score of the clean image.
 
     Raises:
-        InputError: shapes that do not fit, NaN in the maps, classes that the network has not, an unknown profile.
+        InputError: if shapes do not match, maps contain NaN, the network lacks a class, or the profile is unknown.
     """
     deletion, insertion = _scores(network, x, saliency, targets, find_profile(profile), batch_size, (True, True))
     return deletion, insertion
@@ -60,7 +59,7 @@ def deletion_curve(
     profile: Profile | str = "rise",
     batch_size: int = 64,
 ) -> Tensor:
-    """The first of `curves` (B,S) alone."""
+    """The deletion curve of `curves` (B,S)."""
     return _scores(network, x, saliency, targets, find_profile(profile), batch_size, (True, False))[0]
 
 
@@ -72,19 +71,19 @@ def insertion_curve(
     profile: Profile | str = "rise",
     batch_size: int = 64,
 ) -> Tensor:
-    """The second of `curves` (B,S) alone."""
+    """The insertion curve of `curves` (B,S)."""
     return _scores(network, x, saliency, targets, find_profile(profile), batch_size, (False, True))[1]
 
 
 def auc(scores: Tensor, profile: Profile | str = "rise") -> Tensor:
-    """Area under each curve (B,), as a share of that under a constant 1.
+    """Area under each curve (B,), relative to the area under a constant 1.
 
     Args:
-        scores: (B,S), S > 1.
-        profile: which says how the area is normalized, or its name.
+        scores: scores (B,S), S > 1.
+        profile: the profile, which defines the normalization, or its name.
 
     Raises:
-        InputError: scores of another shape, an unknown profile.
+        InputError: if the scores have another shape, or if the profile is unknown.
     """
     if scores.ndim != 2 or scores.shape[1] < 2:
         raise InputError(f"Expected scores to be (B,S) with S > 1, but got {shape(scores)}.")
@@ -101,7 +100,7 @@ def _scores(
     batch_size: int,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
-    """Deletion and insertion scores (B,S); (B,0) of what is not wanted."""
+    """Deletion and insertion scores (B,S); (B,0) for curves that are not wanted."""
     check_images(x)
     saliency = check_maps("saliency", saliency, len(x), *x.shape[-2:])
     check_targets(targets, len(x))
@@ -131,10 +130,10 @@ def _scores(
 def _pictures(
     x: Tensor, saliency: Tensor, profile: Profile, amounts: tuple[Tensor, Tensor], batch_size: int
 ) -> Iterator[tuple[Tensor, list[int]]]:
-    """All pictures of all images, ``batch_size`` at a time (n,3,H,W), and which images they are of (n).
+    """All pictures of all images, ``batch_size`` at a time (n,3,H,W), and the indices of their images (n).
 
-    Image after image; of each those of the deletion and then those of the insertion, with the given amounts of
-    changed pixels or tiles.
+    Images are processed one after another: first the pictures of the deletion, then those of the insertion, with the
+    given numbers of changed pixels or tiles.
     """
     left = len(x) * sum(map(len, amounts))
     last = x.is_contiguous(memory_format=torch.channels_last)
@@ -164,16 +163,16 @@ def _pictures(
 
 
 def _substrate(image: Tensor, profile: Profile, deleting: bool) -> Tensor:
-    """Of an image (3,H,W), in its own type."""
+    """The substrate of an image (3,H,W), in the image's data type."""
     make = (profile.deletion if deleting else profile.insertion).make
     with torch.autocast(image.device.type, enabled=False):
         return make(image.float()).to(image.dtype)
 
 
 def _places(values: Tensor, profile: Profile) -> Tensor:
-    """For each pixel, how many pixels or tiles are changed before it (H,W), for a map (H,W)."""
+    """For each pixel of a map (H,W), the number of pixels or tiles that are changed before it (H,W)."""
     (height, width), tile = values.shape, profile.tile
-    if tile > 1:  # the mean of those cut off is over what there is of them
+    if tile > 1:  # tiles at the border are averaged over their existing pixels
         values = torch.nn.functional.avg_pool2d(values[None], tile, ceil_mode=True)[0]
     order = ranked(values.flatten(), profile.ties, profile.seed)
     places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

@@ -1,8 +1,8 @@
-"""Whose evidence is it? What a class's evidence does to the scores of the other classes of the same image.
+"""Discrimination: the effect of deleting a class's evidence on the scores of other classes of the same image.
 
-The evidence of class A is deleted, as in RISE's deletion game (Petsiuk et al., BMVC 2018): the pixels that the map for
-A ranks highest become the data set's mean color. A map that discriminates takes A's score down and leaves B's; one that
-only marks what is conspicuous takes both.
+The evidence of class A is deleted as in RISE's deletion game (Petsiuk et al., BMVC 2018): the pixels that the map for A
+ranks highest become the data set's mean color. A discriminating map reduces A's score and keeps B's score; a map that
+only marks conspicuous parts reduces both.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from fgvis_lightning.metrics.order import ranked
 
 
 def delete_evidence(x: Tensor, saliency: Tensor, share: float, ties: str = "random", seed: int = 0) -> Tensor:
-    """An image without the pixels that a map ranks highest.
+    """Remove the highest-ranked pixels of a map from an image.
 
     Args:
-        x: normalized (3,H,W).
-        saliency: (H,W), high = evidence.
-        share: of the pixels, in [0,1].
-        ties: how pixels of equal value are ordered, see `fgvis_lightning.metrics.order.ranked`.
-        seed: of a random order of those.
+        x: normalized image (3,H,W).
+        saliency: map (H,W), high = evidence.
+        share: share of the pixels to remove, in [0,1].
+        ties: order of pixels of equal value, see `fgvis_lightning.metrics.order.ranked`.
+        seed: seed of a random order.
 
     Returns:
-        (3,H,W), with zeros for what is gone.
+        Image (3,H,W), with zeros for removed pixels.
     """
     count = round(share * saliency.numel())
     saliency = saliency.to(x.device)
@@ -44,12 +44,12 @@ def remaining_scores(
 
     Args:
         network: takes normalized images, returns logits.
-        x: normalized (3,H,W).
-        without: for each of T classes, x without its evidence (3,H,W).
+        x: normalized image (3,H,W).
+        without: x without the evidence of each of T classes, T images (3,H,W).
         targets: the T class indices.
 
     Returns:
-        (T,T): in row A and column B, p_B without the evidence of A, divided by p_B of x.
+        Shares (T,T): in row A and column B, p_B without the evidence of A, divided by p_B of x.
     """
     task, targets = task_of(network), targets.to(x.device)
     logits = [network(image[None]).float().expand(len(targets), -1) for image in (x, *without)]
@@ -58,12 +58,12 @@ def remaining_scores(
 
 
 def summarize(remaining: Sequence[Tensor]) -> tuple[float, float, float]:
-    """Over all images, each with T classes and (T,T) of `remaining_scores`.
+    """Summarize `remaining_scores` (T,T) of images with T classes each.
 
     Returns:
-        Geometric mean of what is left of the classes' own scores; of the other classes' scores; and the share of the
-        pairs (A,B) of which, without the evidence of A, the score of A falls more than that of B. Without any
-        discrimination the first two are alike, and the third is 1/2.
+        Geometric mean of the remaining shares of the classes' own scores; the same for the other classes' scores; and
+        the share of pairs (A,B) for which the score of A falls more than that of B without the evidence of A. Without
+        any discrimination, the first two values are equal, and the third is 1/2.
     """
     own, others, wins = [], [], []
     for left in remaining:

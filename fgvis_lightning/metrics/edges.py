@@ -1,8 +1,8 @@
-"""Hallucination score: edges of an explanation that its image does not have.
+"""Hallucination score: edges of an explanation that are not in its image.
 
 Kolek et al., Explaining Image Classifiers with Multiscale Directional Image Representation (ShearletX), CVPR 2023: the
-number of edges of the explanation that are no edges of the image, divided by the number of edges of the image. Masks
-can draw such edges themselves, and a network may then see what the image does not have.
+number of edges of the explanation that are not edges of the image, divided by the number of edges of the image. Masks
+can create such edges, and a network may then see objects that are not in the image.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ LUMA = 0.299, 0.587, 0.114
 
 
 def new_edges(images: Tensor, explanations: Tensor, threshold: float = 0.05) -> Tensor:
-    """Edges of each explanation that are not on an edge of its image, over the edges of the image (B,) ≥ 0.
+    """Edges of each explanation that are not on an edge of its image, relative to the edges of the image (B,) ≥ 0.
 
-    0 where the explanation draws nothing of its own. Edges are counted in pixels. One of the explanation is on an edge
-    of the image if the image has one among the 3 × 3 pixels around it, as in the authors' code
-    (github.com/skmda37/ShearletX, ``code/scatterplot.py``). The paper leaves open what an edge is. Here it is a pixel
-    of the gray picture, by `LUMA`, whose gradient is longer than the threshold; the gradient is Sobel's divided by 4,
-    so that a step has its own height, and the border is repeated outwards. Numbers cannot be compared with those of
-    the authors' code, which takes the mean of the channels, a threshold that would be 0.2 here, and explanations
+    The score is 0 if the explanation has no new edges. Edges are counted in pixels. An edge of the explanation is on an
+    edge of the image if the image has an edge among the 3 × 3 pixels around it, as in the authors' code
+    (github.com/skmda37/ShearletX, ``code/scatterplot.py``). The paper does not define edges. Here, an edge is a pixel
+    of the gray picture (by `LUMA`) whose gradient is longer than the threshold. The gradient is Sobel's divided by 4,
+    so that it equals the height of a step, and the border is repeated. Values cannot be compared with those of the
+    authors' code, which uses the mean of the channels, a threshold that corresponds to 0.2 here, and explanations
     divided by their largest value.
 
-    An explanation that is too faint for any edge above the threshold has the score 0, so look at its size, too.
+    An explanation that is too faint for any edge above the threshold has the score 0, so also look at its size.
 
     Args:
-        images: (B,C,H,W) in [0,1], not normalized; gray is the mean where there are not three channels.
-        explanations: likewise, e as a picture.
-        threshold: what the gradient of an edge is longer than, in [0,1].
+        images: images (B,C,H,W) in [0,1], not normalized; unless there are three channels, gray is their mean.
+        explanations: explanations e as pictures (B,C,H,W) in [0,1].
+        threshold: threshold of an edge's gradient, in [0,1].
 
     Returns:
-        (B,), more than 1 where there are more new edges than old ones. An image without edges counts as one with one.
+        Scores (B,), more than 1 if there are more new edges than old ones. An image without edges counts as one edge.
 
     Raises:
-        InputError: shapes that do not fit, or values that are not in [0,1].
+        InputError: if shapes do not match, or if values are not in [0,1].
     """
     if explanations.shape != images.shape:
         raise InputError(
@@ -59,8 +59,7 @@ def _gray(name: str, pictures: Tensor) -> Tensor:
     low, high = pictures.min().item(), pictures.max().item()
     if not 0 <= low <= high <= 1:  # NaN included
         raise InputError(
-            f"Expected {name} in [0,1], but got values from {low:.3g} to {high:.3g}. Undo their normalization, and "
-            f"clamp them."
+            f"Expected {name} in [0,1], but got values from {low:.3g} to {high:.3g}. Denormalize and clamp them."
         )
     pictures = pictures.detach() if pictures.dtype == torch.float64 else pictures.detach().float()
     if pictures.shape[1] != 3:

@@ -13,19 +13,19 @@ from fgvis_lightning.metrics.order import peaks
 
 
 def boxes_to_masks(boxes: Sequence[Tensor], height: int, width: int) -> Tensor:
-    """Where the boxes of each image are.
+    """Convert the boxes of each image to a mask.
 
     Args:
-        boxes: for each of B images (N,4), N of them, as left, top, right and bottom in pixels; pixel (i,j) is inside
-            where left ≤ j < right and top ≤ i < bottom.
-        height: of the images.
-        width: of the images.
+        boxes: N boxes (N,4) for each of B images, as left, top, right and bottom in pixels; pixel (i,j) is inside if
+            left ≤ j < right and top ≤ i < bottom.
+        height: height of the images.
+        width: width of the images.
 
     Returns:
-        (B,H,W) booleans.
+        Booleans (B,H,W).
 
     Raises:
-        InputError: boxes of another shape.
+        InputError: if boxes have another shape.
     """
     masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
     down, right = torch.arange(height)[:, None], torch.arange(width)
@@ -38,21 +38,21 @@ def boxes_to_masks(boxes: Sequence[Tensor], height: int, width: int) -> Tensor:
 
 
 def pointing_game(saliency: Tensor, masks: Tensor, tolerance: int = 15, ties: str = "random", seed: int = 0) -> Tensor:
-    """1 where the maximum of the map is at the object, else 0 (B,).
+    """1 if the maximum of the map is on the object, otherwise 0 (B,).
 
-    Zhang et al., Excitation Backprop, ECCV 2016, as TorchRay has it (``benchmark/pointing_game.py``): a hit if some
-    pixel of the object is less than ``tolerance`` away from the maximum. Where there are several maxima TorchRay takes
+    Zhang et al., Excitation Backprop, ECCV 2016, as in TorchRay (``benchmark/pointing_game.py``): it is a hit if a
+    pixel of the object is less than ``tolerance`` away from the maximum. If there are several maxima, TorchRay takes
     the first one, ``ties="first"``, which favors objects at the top left.
 
     Args:
-        saliency: (B,H,W), high = evidence.
-        masks: (B,H,W) booleans, true at the object.
-        tolerance: in pixels of the map. TorchRay brings the maps to the size of the original image first.
-        ties: which of several maxima counts, see `fgvis_lightning.metrics.order.ranked`.
-        seed: of a random one.
+        saliency: maps (B,H,W), high = evidence.
+        masks: booleans (B,H,W), true on the object.
+        tolerance: tolerance in pixels of the map. TorchRay first resizes maps to the size of the original image.
+        ties: choice among several maxima, see `fgvis_lightning.metrics.order.ranked`.
+        seed: seed of a random choice.
 
     Raises:
-        InputError: shapes that do not fit, masks that are not boolean, NaN in the maps, unknown ``ties``.
+        InputError: if shapes do not match, masks are not boolean, maps contain NaN, or ``ties`` is unknown.
     """
     saliency, masks = _pair(saliency, masks)
     height, width = masks.shape[1:]
@@ -66,15 +66,14 @@ def pointing_game(saliency: Tensor, masks: Tensor, tolerance: int = 15, ties: st
 def energy_pointing_game(saliency: Tensor, masks: Tensor) -> Tensor:
     """Share of the map that is inside the object (B,), from 0 to 1.
 
-    Wang et al., Score-CAM, CVPR workshops 2020. Negative values count as 0; a map without positive ones
-    has share 0.
+    Wang et al., Score-CAM, CVPR workshops 2020. Negative values count as 0; a map without positive values has share 0.
 
     Args:
-        saliency: (B,H,W), high = evidence.
-        masks: (B,H,W) booleans, true at the object.
+        saliency: maps (B,H,W), high = evidence.
+        masks: booleans (B,H,W), true on the object.
 
     Raises:
-        InputError: shapes that do not fit, masks that are not boolean, NaN in the maps.
+        InputError: if shapes do not match, masks are not boolean, or maps contain NaN.
     """
     saliency, masks = _pair(saliency, masks)
     energy = saliency.clamp(min=0)

@@ -1,6 +1,6 @@
-"""Metrics of masks and of the scores that their explanations reach: one number for each image.
+"""Metrics of masks and of their explanations' scores: one number for each image.
 
-Scores are softmax probabilities of the target class, of the explanation ``e`` and of the image ``x``.
+Scores are softmax probabilities of the target class for the explanation ``e`` and the image ``x``.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from fgvis_lightning.metrics.checks import check_batch, check_classes, check_map
 
 
 def score_preserved(score_explanation: Tensor, score_image: Tensor) -> Tensor:
-    """p(e)/p(x) (B,) ≥ 0: 1 where the explanation has all of the image's score.
+    """p(e)/p(x) (B,) ≥ 0: 1 if the explanation has the image's full score.
 
     Args:
         score_explanation: p(e) (B,).
         score_image: p(x) (B,).
 
     Raises:
-        InputError: shapes that do not fit.
+        InputError: if shapes do not match.
     """
     check_batch(score_explanation=score_explanation, score_image=score_image)
     return score_explanation.float() / score_image.float().clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def class_kept(logits: Tensor, classes: Tensor) -> Tensor:
-    """1 where the top class is the given one, else 0 (B,).
+    """1 if the top class is the given one, otherwise 0 (B,).
 
     Args:
-        logits: of the explanations (B,K).
-        classes: (B,), the top classes of the images if they are to stay, or those that are to become it.
+        logits: logits of the explanations (B,K).
+        classes: class indices (B,): the top classes of the images, or other classes that may become the top class.
 
     Raises:
-        InputError: shapes that do not fit.
+        InputError: if shapes do not match.
     """
     check_targets(classes, len(logits))
     check_classes(logits, classes, len(classes))
@@ -43,13 +43,13 @@ def class_kept(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def sparsity(evidence: Tensor) -> Tensor:
-    """Share of the image that is not evidence (B,), 1 - mean: 0 for all of it, 1 for none.
+    """Share of the image that is not evidence (B,), 1 - mean: 0 for the whole image, 1 for none.
 
     Args:
-        evidence: (B,3,H,W) or (B,H,W) in [0,1].
+        evidence: evidence (B,3,H,W) or (B,H,W) in [0,1].
 
     Raises:
-        InputError: if the shape is another, or if a value is NaN.
+        InputError: if the evidence has another shape, or NaN values.
     """
     return 1 - check_maps("evidence", evidence.flatten(2) if evidence.ndim == 4 else evidence).flatten(1).mean(1)
 
@@ -57,14 +57,14 @@ def sparsity(evidence: Tensor) -> Tensor:
 def connectedness(evidence: Tensor) -> Tensor:
     """Share of the evidence in its largest connected component (B,), from 0 to 1.
 
-    Evidence is where it has at least half its maximum; the share is that of its largest component, in which pixels
-    are neighbors along the sides and at the corners. 0 where there is no evidence at all.
+    Pixels with at least half of the maximum count as evidence; pixels of a component are neighbors along sides or at
+    corners. The share is 0 if there is no evidence at all.
 
     Args:
-        evidence: (B,3,H,W), of which the mean over the channels is taken, or (B,H,W); ≥ 0.
+        evidence: evidence (B,3,H,W), which is averaged over the channels, or (B,H,W); ≥ 0.
 
     Raises:
-        InputError: if the shape is another, or if a value is NaN.
+        InputError: if the evidence has another shape, or NaN values.
     """
     evidence = check_maps("evidence", evidence.float().mean(1) if evidence.ndim == 4 else evidence)
     there = (evidence > 0) & (evidence >= evidence.amax((1, 2), keepdim=True) / 2)
@@ -75,15 +75,15 @@ def connectedness(evidence: Tensor) -> Tensor:
 
 
 def _components(there: Tensor) -> Tensor:
-    """One number above 0 for each 8-connected component (B,H,W), 0 where there is none."""
+    """A positive label for each 8-connected component (B,H,W), 0 elsewhere."""
     count, height, width = there.shape
     labels = torch.arange(1, height * width + 1, device=there.device).view(height, width) * there
     # float32 holds the numbers of up to 4096 by 4096 pixels.
     kind = torch.float32 if height * width < 2**24 else torch.float64
     while True:
         spread = F.max_pool2d(labels[:, None].to(kind), 3, stride=1, padding=1)[:, 0].long() * there
-        # A label is the place of a pixel of the same component. That pixel learns what its followers have met, and
-        # they follow whom it follows; by neighbors alone a label would move by one pixel a round.
+        # A label is the position of a pixel of the same component. This pixel takes the largest label that pixels with
+        # its label have met, and they take its label; through neighbors alone, labels would move one pixel per round.
         old, new = labels.flatten(1), spread.flatten(1)
         table = F.pad(new, (1, 0)).scatter_reduce_(1, old, new, "amax")
         table = table.gather(1, table)
@@ -94,27 +94,28 @@ def _components(there: Tensor) -> Tensor:
 
 
 SCALES = "maximum", "min-max"
-"""How `highlight` brings maps to [0,1]."""
+"""Ways in which `highlight` scales maps to [0,1]."""
 
 
 def highlight(x: Tensor, saliency: Tensor, scale: str = "maximum") -> Tensor:
-    """The map multiplied on the image: what `average_drop` and `average_increase` compare with the image.
+    """The image multiplied by the map, which `average_drop` and `average_increase` compare with the image.
 
     Chattopadhyay et al., Grad-CAM++, WACV 2018, section 4. The product is taken in normalized space, so that the data
-    set's mean color is what remains where the map is 0. How a map of any scale is brought to [0,1] the authors do not
-    say: their maps are not negative and most of them reach 0, where both ways are one.
+    set's mean color remains where the map is 0. The authors do not specify how maps are scaled to [0,1]; their maps are
+    not negative and most of them reach 0, so both scales are equal.
 
     Args:
-        x: normalized (B,3,H,W).
-        saliency: (B,H,W), high = evidence.
-        scale: ``maximum``: negative values count as 0, and the maximum as 1; or ``min-max``: the minimum counts as 0,
-            evidence against the class or not, and the maximum as 1; a constant map, which has no evidence, as 0.
+        x: normalized images (B,3,H,W).
+        saliency: maps (B,H,W), high = evidence.
+        scale: ``maximum``: negative values become 0, and the maximum becomes 1; or ``min-max``: the minimum becomes 0,
+            whether it is evidence against the class or not, and the maximum becomes 1. A constant map, which has no
+            evidence, becomes 0.
 
     Returns:
-        (B,3,H,W).
+        Images (B,3,H,W).
 
     Raises:
-        InputError: shapes that do not fit, NaN in the maps, an unknown scale.
+        InputError: if shapes do not match, maps contain NaN, or the scale is unknown.
     """
     if scale not in SCALES:
         raise InputError(f"Expected scale to be one of {', '.join(SCALES)}, but got {scale!r}.")
@@ -130,19 +131,19 @@ def average_drop(score_explanation: Tensor, score_image: Tensor) -> Tensor:
     """max(0, p(x) - p(e))/p(x) (B,), from 0 to 1 (Chattopadhyay et al., Grad-CAM++, WACV 2018, section 4).
 
     Args:
-        score_explanation: p(e) (B,), the authors' ``o``, of the image times the map, see `highlight`.
+        score_explanation: p(e) (B,), the authors' ``o``, for the image times the map, see `highlight`.
         score_image: p(x) (B,), the authors' ``y``.
 
     Returns:
-        Shares; the authors give the mean of them in percent.
+        Shares; the authors report their mean in percent.
 
     Raises:
-        InputError: shapes that do not fit.
+        InputError: if shapes do not match.
     """
     return 1 - score_preserved(score_explanation, score_image).clamp(max=1)
 
 
 def average_increase(score_explanation: Tensor, score_image: Tensor) -> Tensor:
-    """1 where the score of the explanation is above that of the image, else 0 (B,); arguments as in `average_drop`."""
+    """1 if the explanation's score is higher than the image's, otherwise 0 (B,); arguments as in `average_drop`."""
     check_batch(score_explanation=score_explanation, score_image=score_image)
     return (score_explanation > score_image).float()

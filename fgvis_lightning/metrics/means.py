@@ -1,4 +1,4 @@
-"""Metrics over many images, as torchmetrics has them: on many devices they give what one gives for all images."""
+"""torchmetrics classes for means over many images; results on several devices equal those on one device."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from fgvis_lightning.metrics.ranks import rank_correlation
 
 
 class Plotted(Metric):
-    """A metric without a gradient, whose values torchmetrics plots."""
+    """A metric without a gradient, with torchmetrics' plots."""
 
     is_differentiable = False
     full_state_update = False
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot a value, the values of several steps, or unless they are given the present one, by matplotlib."""
+        """Plot a value, the values of several steps, or by default the current value, with matplotlib."""
         return self._plot(val, ax)
 
 
@@ -37,7 +37,7 @@ class MeanOverImages(Plotted):
     """The mean of one number for each image.
 
     Args:
-        options: torchmetrics' own.
+        options: torchmetrics' own options.
     """
 
     plot_lower_bound = 0.0
@@ -51,7 +51,7 @@ class MeanOverImages(Plotted):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def add(self, values: Tensor) -> None:
-        """Take in the values (B,) of some images."""
+        """Update with the values (B,) of some images."""
         self.total += values.sum().to(self.total)
         self.count += len(values)
 
@@ -67,7 +67,7 @@ class ScorePreserved(MeanOverImages):
     plot_upper_bound = None
 
     def update(self, score_explanation: Tensor, score_image: Tensor) -> None:
-        """Take in p(e) and p(x) (B,)."""
+        """Update with p(e) and p(x) (B,)."""
         self.add(score_preserved(score_explanation, score_image))
 
 
@@ -77,21 +77,21 @@ class ClassKept(MeanOverImages):
     higher_is_better = True
 
     def update(self, logits: Tensor, classes: Tensor) -> None:
-        """Take in the logits of explanations (B,K) and the top classes of the images (B,)."""
+        """Update with the logits of explanations (B,K) and the top classes of the images (B,)."""
         self.add(class_kept(logits, classes))
 
 
 class AdversarialRate(MeanOverImages):
     """Share of the explanations whose target, a class that is not in the image, became the top class.
 
-    Evidence for what is not there cannot be evidence (Wagner et al., CVPR 2019, section 3.2): with gates the rate is
-    to be near 0.
+    Evidence for a class that is not in the image cannot be valid (Wagner et al., CVPR 2019, section 3.2): with gates,
+    the rate should be near 0.
     """
 
     higher_is_better = False
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Take in the logits of explanations (B,K) and their targets (B,), none of which is in its image."""
+        """Update with the logits of explanations (B,K) and their targets (B,), none of which is in its image."""
         self.add(class_kept(logits, targets))
 
 
@@ -101,7 +101,7 @@ class Sparsity(MeanOverImages):
     higher_is_better = True
 
     def update(self, evidence: Tensor) -> None:
-        """Take in evidence (B,3,H,W) or (B,H,W) in [0,1]."""
+        """Update with evidence (B,3,H,W) or (B,H,W) in [0,1]."""
         self.add(sparsity(evidence))
 
 
@@ -111,7 +111,7 @@ class Connectedness(MeanOverImages):
     higher_is_better = True
 
     def update(self, evidence: Tensor) -> None:
-        """Take in evidence (B,3,H,W) or (B,H,W)."""
+        """Update with evidence (B,3,H,W) or (B,H,W)."""
         self.add(connectedness(evidence))
 
 
@@ -119,8 +119,8 @@ class NewEdges(MeanOverImages):
     """Mean of `fgvis_lightning.metrics.new_edges`, which can be more than 1.
 
     Args:
-        threshold: of the edges, see `fgvis_lightning.metrics.new_edges`.
-        options: torchmetrics' own.
+        threshold: threshold of the edges, see `fgvis_lightning.metrics.new_edges`.
+        options: torchmetrics' own options.
     """
 
     higher_is_better = False
@@ -131,7 +131,7 @@ class NewEdges(MeanOverImages):
         self.threshold = threshold
 
     def update(self, images: Tensor, explanations: Tensor) -> None:
-        """Take in pictures of images and of their explanations, both (B,3,H,W) in [0,1]."""
+        """Update with pictures of images and of their explanations, both (B,3,H,W) in [0,1]."""
         self.add(new_edges(images, explanations, self.threshold))
 
 
@@ -140,10 +140,10 @@ class Conciseness(MeanOverImages):
 
     Args:
         information: ``entropy`` or ``l1``.
-        options: torchmetrics' own.
+        options: torchmetrics' own options.
 
     Raises:
-        InputError: unknown ``information``.
+        InputError: if ``information`` is unknown.
     """
 
     higher_is_better = True
@@ -155,7 +155,7 @@ class Conciseness(MeanOverImages):
         self.information = information
 
     def update(self, score_explanation: Tensor, score_image: Tensor, explanations: Tensor, images: Tensor) -> None:
-        """Take in p(e) and p(x) (B,), e and x (B,C,H,W)."""
+        """Update with p(e) and p(x) (B,), e and x (B,C,H,W)."""
         values = conciseness_preciseness(score_explanation, score_image, explanations, images, self.information)
         self.add(values[~values.isnan()])
 
@@ -166,7 +166,7 @@ class AverageDrop(MeanOverImages):
     higher_is_better = False
 
     def update(self, score_explanation: Tensor, score_image: Tensor) -> None:
-        """Take in p(e) and p(x) (B,), where e is the image times the map."""
+        """Update with p(e) and p(x) (B,), where e is the image times the map."""
         self.add(average_drop(score_explanation, score_image))
 
 
@@ -176,7 +176,7 @@ class AverageIncrease(MeanOverImages):
     higher_is_better = True
 
     def update(self, score_explanation: Tensor, score_image: Tensor) -> None:
-        """Take in p(e) and p(x) (B,), where e is the image times the map."""
+        """Update with p(e) and p(x) (B,), where e is the image times the map."""
         self.add(average_increase(score_explanation, score_image))
 
 
@@ -186,7 +186,7 @@ class EnergyPointingGame(MeanOverImages):
     higher_is_better = True
 
     def update(self, saliency: Tensor, masks: Tensor) -> None:
-        """Take in maps and boolean masks of the objects, both (B,H,W)."""
+        """Update with maps and boolean masks of the objects, both (B,H,W)."""
         self.add(energy_pointing_game(saliency, masks))
 
 
@@ -197,6 +197,6 @@ class RankCorrelation(MeanOverImages):
     plot_lower_bound = -1.0
 
     def update(self, a: Tensor, b: Tensor) -> None:
-        """Take in two maps of each image, both (B,H,W)."""
+        """Update with two maps of each image, both (B,H,W)."""
         values = rank_correlation(a, b)
         self.add(values[~values.isnan()])

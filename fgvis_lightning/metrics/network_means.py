@@ -1,4 +1,4 @@
-"""Means over images of metrics that run a network, each on many pictures of an image."""
+"""Means over images of metrics that run a network on many pictures of each image."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class InsertionAUC(_CurveAUC):
 
     Args:
         network: takes normalized images, returns logits. It is not part of the metric's state.
-        profile: how the curve is made, or the name of it; ``.profile.describe()`` belongs beside the number.
+        profile: profile of the curve, or its name; report ``.profile.describe()`` with the number.
         batch_size: pictures in one network pass.
-        options: torchmetrics' own.
+        options: torchmetrics' own options.
 
     Raises:
-        InputError: an unknown profile.
+        InputError: if the profile is unknown.
     """
 
     higher_is_better = True
@@ -60,9 +60,9 @@ class ROAD(MeanOverImages):
 
     Args:
         network: takes normalized images, returns logits. It is not part of the metric's state.
-        shares: of the pixels that are removed.
+        shares: shares of removed pixels.
         batch_size: pictures in one network pass.
-        options: torchmetrics' own.
+        options: torchmetrics' own options.
     """
 
     higher_is_better = True
@@ -77,7 +77,7 @@ class ROAD(MeanOverImages):
         self.shares, self.batch_size = tuple(shares), batch_size
 
     def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
-        """Take in normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
+        """Update with normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
         curves = road_curves(self._network[0], x, saliency, targets, self.shares, batch_size=self.batch_size)
         self.add(road(*curves))
 
@@ -87,10 +87,10 @@ class SensitivityN(MeanOverImages):
 
     Args:
         network: takes normalized images, returns logits. It is not part of the metric's state.
-        shares: of the pixels, the sizes of subsets.
-        subsets: of each size.
+        shares: sizes of subsets, as shares of the pixels.
+        subsets: number of subsets of each size.
         batch_size: pictures in one network pass.
-        options: torchmetrics' own.
+        options: torchmetrics' own options.
     """
 
     higher_is_better = True
@@ -109,7 +109,7 @@ class SensitivityN(MeanOverImages):
         self.shares, self.subsets, self.batch_size = tuple(shares), subsets, batch_size
 
     def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
-        """Take in normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
+        """Update with normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
         network, size = self._network[0], self.batch_size
         values = sensitivity_n(network, x, saliency, targets, self.shares, self.subsets, batch_size=size).mean(1)
         self.add(values[~values.isnan()])
@@ -120,11 +120,11 @@ class Infidelity(MeanOverImages):
 
     Args:
         network: takes normalized images, returns logits. It is not part of the metric's state.
-        deviation: of the noise, in normalized space.
-        samples: of the noise.
-        scaled: whether each map is multiplied by the factor that is best for it.
+        deviation: standard deviation of the noise, in normalized space.
+        samples: number of noise samples.
+        scaled: whether to multiply each map by its best factor.
         batch_size: pictures in one network pass.
-        options: torchmetrics' own.
+        options: torchmetrics' own options.
     """
 
     higher_is_better = False
@@ -144,7 +144,7 @@ class Infidelity(MeanOverImages):
         self.deviation, self.samples, self.scaled, self.batch_size = deviation, samples, scaled, batch_size
 
     def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
-        """Take in normalized images (B,3,H,W), their maps (B,3,H,W) or (B,H,W), and classes (B,)."""
+        """Update with normalized images (B,3,H,W), their maps (B,3,H,W) or (B,H,W), and classes (B,)."""
         network, noise = self._network[0], (self.deviation, self.samples, self.scaled)
         self.add(infidelity(network, x, saliency, targets, *noise, batch_size=self.batch_size))
 
@@ -154,10 +154,10 @@ class MaxSensitivity(MeanOverImages):
 
     Args:
         method: takes normalized images (n,3,H,W) and classes (n,), returns their maps.
-        radius: of the changes, in normalized space.
-        samples: of the changes.
+        radius: radius of the changes, in normalized space.
+        samples: number of changes.
         batch_size: images in one call of the method.
-        options: torchmetrics' own.
+        options: torchmetrics' own options.
     """
 
     higher_is_better = False
@@ -176,5 +176,5 @@ class MaxSensitivity(MeanOverImages):
         self.radius, self.samples, self.batch_size = radius, samples, batch_size
 
     def update(self, x: Tensor, targets: Tensor) -> None:
-        """Take in normalized images (B,3,H,W) and classes (B,)."""
+        """Update with normalized images (B,3,H,W) and classes (B,)."""
         self.add(max_sensitivity(self._method[0], x, targets, self.radius, self.samples, batch_size=self.batch_size))

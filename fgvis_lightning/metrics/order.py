@@ -1,7 +1,7 @@
-"""In which order a map puts pixels, those of equal value included.
+"""The order of pixels in a map, including pixels of equal value.
 
-Many values of a map may be equal, as those of a mask that are 0. To take them from the top left would be an opinion on
-where things are: it takes the sky before the ground. So they come in a shuffled order unless another is asked for.
+Many values of a map may be equal, such as the zeros of a mask. Taking them from the top left would assume where objects
+are, for example that sky comes before ground. So they are shuffled by default.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ TIES = {
     "random": "in an order drawn at random",
     "first": "those at the top left first, row by row",
 }
-"""How equal values are ordered, and the same in words."""
+"""Orders of equal values, with descriptions."""
 
 
 def check_ties(ties: str) -> None:
-    """Check the name of a way to order equal values.
+    """Check the name of an order of equal values.
 
     Raises:
         InputError: if `TIES` has no such name.
@@ -31,16 +31,16 @@ def check_ties(ties: str) -> None:
 
 
 def ranked(values: Tensor, ties: str = "random", seed: int = 0) -> Tensor:
-    """Places of values (N,) from the highest value to the lowest, as indices (N,).
+    """Indices (N,) of values (N,), from the highest value to the lowest.
 
     Args:
-        values: (N,).
-        ties: how equal values are ordered: ``random``, or ``first`` for that of their indices.
-        seed: of the random order, which is the same for all that has N values: no map's depends on the others, and
-            methods are compared by the same draws.
+        values: values (N,).
+        ties: order of equal values: ``random``, or ``first`` for the order of their indices.
+        seed: seed of the random order, which is the same for all maps with N values, so that maps do not depend on each
+            other and methods are compared with the same order.
 
     Raises:
-        InputError: unknown ``ties``.
+        InputError: if ``ties`` is unknown.
     """
     check_ties(ties)
     values = values.detach()
@@ -51,7 +51,7 @@ def ranked(values: Tensor, ties: str = "random", seed: int = 0) -> Tensor:
 
 
 def peaks(values: Tensor, ties: str = "random", seed: int = 0) -> Tensor:
-    """Index of the highest value in each row (B,N) → (B,), the first of `ranked`; arguments as there."""
+    """Index (B,) of the highest value in each row (B,N), the first of `ranked`; arguments as in `ranked`."""
     check_ties(ties)
     if ties == "first":
         return values.argmax(1)
@@ -61,6 +61,6 @@ def peaks(values: Tensor, ties: str = "random", seed: int = 0) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _shuffled(count: int, seed: int) -> Tensor:
-    """The numbers below ``count`` in an order drawn on the CPU, so that every device has the same."""
+    """The numbers below ``count`` in a random order from the CPU, so that it is the same on every device."""
     with torch.inference_mode(False):
         return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

@@ -1,8 +1,8 @@
-"""Do maps foretell what changes of the image do to the output, and do they stay when it changes little?
+"""Tests whether maps predict the effect of changes in the image, and whether they are stable under small changes.
 
-Infidelity and max-sensitivity of Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019, are
-Captum's; sensitivity-n is that of Ancona et al., Towards Better Understanding of Gradient-Based Attribution Methods,
-ICLR 2018. All take the target's logit, which the gradient methods explain, not its probability.
+Infidelity and max-sensitivity (Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019) are
+computed by Captum; sensitivity-n is from Ancona et al., Towards Better Understanding of Gradient-Based Attribution
+Methods, ICLR 2018. All metrics use the target's logit, which gradient methods explain, and not its probability.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fgvis_lightning.metrics.checks import check_classes, check_images, check_ma
 from fgvis_lightning.metrics.curves import Network
 
 SHARES = 0.01, 0.1, 0.5
-"""Of the pixels, whose subsets sensitivity-n takes away."""
+"""Sizes of the subsets that sensitivity-n removes, as shares of the pixels."""
 
 
 @torch.no_grad()
@@ -33,26 +33,26 @@ def sensitivity_n(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Tensor:
-    """How well the sum of a map over n pixels foretells what they do together (B,N), from -1 to 1.
+    """Correlation of a map's sum over n pixels with the effect of these pixels (B,N), from -1 to 1.
 
-    Pearson's correlation, over subsets of n pixels drawn at random, of the map's sum over the subset and of the drop of
-    the target's logit when its pixels become zero in normalized space (Ancona et al. 2018). Signs count.
+    It is Pearson's correlation, over random subsets of n pixels, of the map's sum over the subset with the drop of the
+    target's logit when the subset becomes zero in normalized space (Ancona et al. 2018). Signs matter.
 
     Args:
         network: takes normalized images, returns logits (B,K).
         x: normalized images (B,3,H,W), on the device of the network.
-        saliency: (B,H,W), high = evidence.
+        saliency: maps (B,H,W), high = evidence.
         targets: class indices (B,).
-        shares: N sizes of subsets, in shares of the pixels, in (0,1).
-        subsets: of each size; each takes a network pass.
-        seed: of the draws, which are the same for every image.
+        shares: N sizes of subsets, as shares of the pixels in (0,1).
+        subsets: number of subsets of each size; each takes a network pass.
+        seed: seed of the subsets, which are the same for every image.
         batch_size: pictures in one network pass.
 
     Returns:
-        A column for each share; NaN where all sums or all drops are equal.
+        One column for each share; NaN if all sums or all drops are equal.
 
     Raises:
-        InputError: shapes that do not fit, NaN in the maps, classes that the network has not, numbers out of range.
+        InputError: if shapes do not match, maps contain NaN, the network lacks a class, or numbers are out of range.
     """
     _check(x, targets, batch_size)
     saliency = check_maps("saliency", saliency, len(x), *x.shape[-2:]).to(x.device)
@@ -69,7 +69,7 @@ def sensitivity_n(
     taken = taken.view(-1, *saliency.shape[1:]).to(x.device)
     found = []
     for image, values, target in zip(x.detach(), saliency, targets.tolist(), strict=True):
-        # The whole logit, from which what is left is subtracted, does not matter to the correlation.
+        # The logit of the whole image is a constant that does not affect the correlation.
         drops = [-_logit(network, image * ~some[:, None], target=target) for some in taken.split(batch_size)]
         sums = [(values * some).flatten(1).sum(1) for some in taken.split(batch_size)]
         pairs = zip(torch.cat(sums).split(subsets), torch.cat(drops).split(subsets), strict=True)
@@ -88,24 +88,24 @@ def infidelity(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Tensor:
-    """Mean square of what a map says of a change of the image less what it does (B,) ≥ 0 (Yeh et al. 2019).
+    """Mean squared difference between a map's prediction for a change and its true effect (B,) ≥ 0 (Yeh et al. 2019).
 
-    The change I is Gaussian noise, subtracted from the image; the map says that it takes ``I · map`` from the target's
-    logit. By `captum.metrics.infidelity`, one image at a time.
+    The change I is Gaussian noise, which is subtracted from the image; the map predicts that the target's logit drops
+    by ``I · map``. Computed by `captum.metrics.infidelity`, one image at a time.
 
     Args:
         network: takes normalized images, returns logits (B,K).
         x: normalized images (B,3,H,W), on the device of the network.
-        saliency: (B,3,H,W), as the paper has them, or (B,H,W), which say the same of each channel.
+        saliency: maps (B,3,H,W), as in the paper, or (B,H,W), which apply to all channels.
         targets: class indices (B,).
-        deviation: of the noise, in normalized space.
-        samples: of the noise; each takes a network pass, and each batch of them one more.
-        scaled: whether each map is multiplied by the factor that is best for it, for maps whose scale says nothing.
-        seed: of the noise, which is the same for every image.
+        deviation: standard deviation of the noise, in normalized space.
+        samples: number of noise samples; each takes a network pass, and each batch takes one more.
+        scaled: whether to multiply each map by its best factor, for maps without a meaningful scale.
+        seed: seed of the noise, which is the same for every image.
         batch_size: pictures in one network pass.
 
     Raises:
-        InputError: shapes that do not fit, NaN in the maps, classes that the network has not, numbers out of range.
+        InputError: if shapes do not match, maps contain NaN, the network lacks a class, or numbers are out of range.
     """
     if saliency.ndim == 3 and x.ndim == 4:
         saliency = saliency[:, None].expand(-1, x.shape[1], -1, -1)
@@ -128,7 +128,7 @@ def infidelity(
                 normalize=scaled,
             )
         )
-    return torch.cat(found).clamp(min=0)  # a mean square by a binomial formula, which rounding may take below 0
+    return torch.cat(found).clamp(min=0)  # rounding may make the expanded square negative
 
 
 def max_sensitivity(
@@ -140,22 +140,22 @@ def max_sensitivity(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Tensor:
-    """How far a map moves at most when the image changes little (B,) ≥ 0, as a share of its own length.
+    """Largest relative change of a map under small changes of the image (B,) ≥ 0.
 
-    The largest ‖map(x + δ) - map(x)‖/‖map(x)‖ over changes δ with entries drawn between -radius and radius (Yeh et al.
-    2019). By `captum.metrics.sensitivity_max`, one image at a time.
+    It is the maximum of ‖map(x + δ) - map(x)‖/‖map(x)‖ over changes δ with random entries between -radius and radius
+    (Yeh et al. 2019). Computed by `captum.metrics.sensitivity_max`, one image at a time.
 
     Args:
         method: takes normalized images (n,3,H,W) and classes (n,), returns their maps (n,…).
         x: normalized images (B,3,H,W).
         targets: class indices (B,).
-        radius: of the changes, in normalized space.
-        samples: of the changes; the method is called for the image and for each of them.
-        seed: of the changes, which are the same for every image.
+        radius: radius of the changes, in normalized space.
+        samples: number of changes; the method is called for the image and for each change.
+        seed: seed of the changes, which are the same for every image.
         batch_size: images in one call of the method.
 
     Raises:
-        InputError: shapes that do not fit, numbers out of range.
+        InputError: if shapes do not match, or if numbers are out of range.
     """
     _check(x, targets, batch_size)
     if samples < 1 or not radius > 0:
@@ -175,20 +175,20 @@ def max_sensitivity(
 
 
 class _Changes:
-    """Random changes of one image (C,H,W), drawn one after the other, so that they do not depend on the batch size."""
+    """Random changes of one image (C,H,W), drawn one by one, so that they do not depend on the batch size."""
 
     def __init__(self, image: Tensor, size: float, seed: int) -> None:
         self.image, self.size = image, size
         self.generator = torch.Generator().manual_seed(seed)
 
     def subtracted(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Gaussian changes, and images without them, as Captum's infidelity asks for them."""
+        """Gaussian changes, and images minus these changes, for Captum's infidelity."""
         drawn = [torch.randn(self.image.shape, generator=self.generator) for _ in images]
         change = self.size * torch.stack(drawn).to(images)
         return change, images - change
 
     def added(self, images: Tensor) -> Tensor:
-        """Images with changes that are uniform in a cube, as Captum's max-sensitivity asks for them."""
+        """Images plus changes that are uniform in a cube, for Captum's max-sensitivity."""
         drawn = [torch.rand(self.image.shape, generator=self.generator) for _ in images]
         return images + self.size * (2 * torch.stack(drawn) - 1).to(images)
 
@@ -196,7 +196,7 @@ class _Changes:
 def _maps(
     method: Callable[[Tensor, Tensor], Tensor], images: Tensor | tuple[Tensor], *, target: Tensor
 ) -> Tensor | tuple[Tensor]:
-    """Maps of images, in a tuple where the images are in one, as Captum hands over the original."""
+    """Maps of images, in a tuple if the images are in a tuple, as Captum passes the original."""
     if isinstance(images, tuple):
         return (_maps(method, images[0], target=target),)  # type: ignore[return-value]
     with torch.enable_grad():

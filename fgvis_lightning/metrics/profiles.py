@@ -1,6 +1,6 @@
 """Profiles: definitions of deletion and insertion curves.
 
-Libraries differ in each of these choices, so a number means nothing without them.
+Libraries differ in all of these choices, so numbers are meaningless without them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Substrate:
     """Replacement of pixels that are not shown.
 
     Attributes:
-        name: in words.
-        make: from a normalized image (3,H,W) in float32, the substrate of the same shape.
-        kernel: of its blur, in words.
+        name: description of the substrate.
+        make: function of a normalized image (3,H,W) in float32 that returns the substrate, with the same shape.
+        kernel: description of the blur's kernel.
     """
 
     name: str
@@ -33,21 +33,21 @@ class Substrate:
 
 @dataclass(frozen=True)
 class Profile:
-    """One way to make deletion and insertion curves, see `fgvis_lightning.metrics.curves`.
+    """A definition of deletion and insertion curves, see `fgvis_lightning.metrics.curves`.
 
     Attributes:
-        name: its key in `PROFILES`.
-        source: where it is defined, and how this definition differs.
-        deletion: what deleted pixels become.
-        insertion: what the image is before any pixel is inserted.
-        rows: a step is as many pixels as this many rows have, the last one what is left; or, in its place,
+        name: name of the profile in `PROFILES`.
+        source: source of the definition, and differences from it.
+        deletion: substrate of deleted pixels.
+        insertion: substrate of pixels that are not inserted yet.
+        rows: size of a step as a number of rows of pixels; the last step may be smaller. Set either this or ``steps``.
         steps: number of equal steps, rounded down to whole pixels.
-        tile: pixels on the side of the squares that are changed as a whole, in the order of their mean; 1 for single
-            pixels. At the right and at the bottom they are cut off.
-        relative: whether scores are divided by that of the clean image.
-        area: how scores become one number, of `AREAS`.
-        ties: how pixels or tiles of equal value are ordered, of `TIES`; the libraries leave that to their sort.
-        seed: of a random order of equal values.
+        tile: side in pixels of squares that are changed as a whole, in the order of their mean; 1 for single pixels.
+            Squares are cut off at the right and bottom border.
+        relative: whether scores are divided by the score of the clean image.
+        area: name of the area in `AREAS`.
+        ties: order of pixels or tiles of equal value in `TIES`; in the libraries, it depends on their sort.
+        seed: seed of a random order of equal values.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Profile:
         return torch.arange(steps + 1) * (ceil(height / self.tile) * ceil(width / self.tile)) // steps
 
     def describe(self) -> dict[str, str]:
-        """Describe the profile in names and values that belong beside a reported number."""
+        """Describe the profile with names and values to report with a number."""
         if self.rows is not None:
             step = f"{self.rows} W of the H W pixels, {self.rows / 2.24:.2g} % of an image of 224 by 224"
         else:
@@ -142,14 +142,13 @@ AREAS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 
 @dataclass(frozen=True)
 class Blur:
-    """A blur by a kernel that is the outer product of a line with itself.
+    """A blur with a kernel that is the outer product of a line with itself.
 
-    Along each axis it is a product with a matrix: unlike a convolution, it is in full float32 on a GPU too.
+    It multiplies by a matrix along each axis, which is in full float32 also on a GPU, unlike a convolution.
 
     Args:
-        line: of the kernel, 2r + 1 weights.
-        mirrored: whether the image goes on beyond its border as its mirror image, about the outermost pixel; else it
-            is zero there.
+        line: line of the kernel, 2r + 1 weights.
+        mirrored: whether the image is mirrored at its outermost pixels; otherwise it is zero beyond the border.
     """
 
     line: tuple[float, ...]
@@ -160,12 +159,12 @@ class Blur:
         return height @ image @ width.T
 
     def _along(self, side: int) -> Tensor:
-        """What each of the pixels of a line of the image takes from each (side,side)."""
+        """Weights (side,side) of all pixels of a line for each pixel."""
         reach = len(self.line) // 2
         taken = torch.arange(side)[:, None] + torch.arange(-reach, reach + 1)
         weights = torch.tensor(self.line).expand(side, -1)
         if self.mirrored:
-            period = max(2 * (side - 1), 1)  # more than one mirror image where the kernel is larger than the image
+            period = max(2 * (side - 1), 1)  # several mirror images if the kernel is larger than the image
             taken = taken % period
             taken = torch.minimum(taken, period - taken)
         else:
@@ -183,9 +182,9 @@ def _gaussian(sigma: float, reach: int) -> tuple[float, ...]:
 
 
 def _rise_line() -> tuple[float, ...]:
-    """A line of RISE's kernel (11,): what scipy's Gaussian filter with σ = 5 makes of a point in a square of 11 by 11.
+    """A line of RISE's kernel (11,): the result of scipy's Gaussian filter with σ = 5 on a point in an 11×11 square.
 
-    It reaches 4 σ, further than the square, whose border throws back what would leave it.
+    The filter reaches 4 σ, beyond the square, and is reflected at the square's border.
     """
     line = [0.0] * 11
     for offset, weight in enumerate(_gaussian(5, 20), start=-20):

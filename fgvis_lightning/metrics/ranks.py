@@ -10,22 +10,22 @@ from fgvis_lightning.metrics.checks import check_maps, shape
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's rank correlation of maps (B,), from -1 to 1, and NaN where one of them is constant.
+    """Spearman's rank correlation of maps (B,), from -1 to 1; NaN if one of them is constant.
 
-    Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, compare maps by it.
+    Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, use it to compare maps.
 
     Args:
-        a: (B,H,W).
-        b: (B,H,W).
+        a: maps (B,H,W).
+        b: maps (B,H,W).
 
     Raises:
-        InputError: shapes that do not fit, NaN in the maps.
+        InputError: if shapes do not match, or if maps contain NaN.
     """
     if a.shape != b.shape:
         raise InputError(f"Expected two batches of maps of one shape, but got {shape(a)} and {shape(b)}.")
     first, second = (_ranks(check_maps("maps", maps).flatten(1)) for maps in (a, b.to(a.device)))
     first, second = (ranks - ranks.mean(1, keepdim=True) for ranks in (first, second))
-    # Each divided by its own length: the product of the squares would be large.
+    # Each is divided by its own length, since the product of the squares would be large.
     first, second = (ranks / ranks.norm(dim=1, keepdim=True) for ranks in (first, second))
     return (first * second).sum(1).clamp(-1, 1).float()
 
@@ -34,6 +34,6 @@ def _ranks(rows: Tensor) -> Tensor:
     """Ranks within each row (B,N) from 0; equal values share their mean rank."""
     ordered = rows.sort(1).values
     below, up_to = (torch.searchsorted(ordered, rows.contiguous(), right=right) for right in (False, True))
-    # Ranks are multiples of 1/2, exact in float32 up to 2^23 pixels; their sums are not, so where there is float64 it
-    # is taken.
+    # Ranks are multiples of 1/2, exact in float32 up to 2^23 pixels, but their sums are not; so use float64 if
+    # available.
     return (below + up_to - 1).to(torch.float32 if rows.device.type == "mps" else torch.float64) / 2

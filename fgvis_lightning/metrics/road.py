@@ -1,9 +1,9 @@
-"""ROAD: scores while pixels are removed so that they cannot be told from their surroundings.
+"""ROAD: scores while pixels are removed in such a way that they are indistinguishable from their surroundings.
 
 Rong et al., A Consistent and Efficient Evaluation Strategy for Attribution Methods, ICML 2022. A removed pixel becomes
-the weighted mean of its neighbors, 1/6 of each along the sides and 1/12 of each at the corners, removed neighbors
-included: a sparse system of linear equations for each image, solved here by conjugate gradients. A little
-noise is added, so that the network cannot tell smooth from removed.
+the weighted mean of its neighbors, with weights of 1/6 along the sides and 1/12 at the corners, including removed
+neighbors. This is a sparse system of linear equations for each image, solved here by conjugate gradients. A little
+noise is added, so that the network cannot recognize removed pixels by their smoothness.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from fgvis_lightning.metrics.curves import Network
 from fgvis_lightning.metrics.order import ranked
 
 SHARES = tuple(percent / 100 for percent in range(10, 100, 10))
-"""Of the pixels that are removed."""
+"""Shares of removed pixels."""
 
 
 def impute(images: Tensor, removed: Tensor, tolerance: float = 1e-5) -> Tensor:
-    """Images whose removed pixels are the weighted means of their neighbors, without noise.
+    """Replace removed pixels by the weighted means of their neighbors, without noise.
 
-    At the border the weights of the neighbors that are there are divided by their sum.
+    At the border, the weights of the existing neighbors are divided by their sum.
 
     Args:
-        images: (B,C,H,W); values of removed pixels do not matter.
-        removed: (B,H,W) booleans; at least one pixel of each image is to stay.
-        tolerance: to which the equations hold, as a share of the largest value of the image.
+        images: images (B,C,H,W); values of removed pixels are ignored.
+        removed: booleans (B,H,W); at least one pixel of each image must remain.
+        tolerance: tolerance of the equations, as a share of the image's largest value.
 
     Returns:
-        (B,C,H,W).
+        Images (B,C,H,W).
 
     Raises:
-        InputError: shapes that do not fit, or nothing that stays.
+        InputError: if shapes do not match, or if no pixel of an image remains.
     """
     if images.ndim != 4 or removed.shape != images[:, 0].shape or removed.dtype != torch.bool:
         raise InputError(
@@ -46,24 +46,24 @@ def impute(images: Tensor, removed: Tensor, tolerance: float = 1e-5) -> Tensor:
             f"{shape(removed)} of {removed.dtype}."
         )
     if removed.flatten(1).all(1).any():
-        raise InputError("Expected at least one pixel of each image to stay, but all are removed of at least one.")
+        raise InputError("Expected at least one pixel of each image to remain, but got an image without any.")
     with torch.autocast(images.device.type, enabled=False):
         solved = [_solve(*one, tolerance) for one in zip(images.detach().float(), removed, strict=True)]
         return torch.stack(solved).to(images.dtype)
 
 
 def _solve(image: Tensor, removed: Tensor, tolerance: float) -> Tensor:
-    """`impute` of one image (C,H,W), each of whose channels is a right-hand side of the same equations."""
+    """`impute` for one image (C,H,W); each channel is a right-hand side of the same equations."""
     total = _gathered(torch.ones_like(image[:1]))
     free = removed.to(image)
-    # Over removed pixels u: total u - Σ w u = Σ w v over the pixels that stay. It is symmetric and positive definite.
+    # For removed pixels u: total u - Σ w u = Σ w v over the remaining pixels v, symmetric and positive definite.
     right = free * _gathered(image * (1 - free))
     enough = tolerance * (image * (1 - free)).abs().amax((1, 2), keepdim=True)
     found = torch.zeros_like(image)
     residual = right
     step = residual / total  # preconditioned by the diagonal
     length = (residual * step).sum((1, 2), keepdim=True)
-    # Exact after as many steps as there are unknowns; rounding asks for a bound that does not depend on it.
+    # Exact after as many steps as there are unknowns; the number of pixels bounds the loop in case of rounding errors.
     for _ in range(image[0].numel()):
         open_channels = residual.abs().amax((1, 2), keepdim=True) > enough
         if not open_channels.any():
@@ -82,7 +82,7 @@ def _solve(image: Tensor, removed: Tensor, tolerance: float) -> Tensor:
 def _gathered(values: Tensor) -> Tensor:
     """Weighted sum of each pixel's neighbors (C,H,W).
 
-    With the pixel itself by 1/3 the weights would be those of the outer product of (1, 2, 1) with itself, by 1/12.
+    With a weight of 1/3 for the pixel itself, the weights are the outer product of (1, 2, 1) with itself, times 1/12.
     """
     padded = F.pad(values, (1, 1, 1, 1))
     rows = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
@@ -106,21 +106,20 @@ def road_curves(
     Args:
         network: takes normalized images, returns logits (B,K).
         x: normalized images (B,3,H,W), on the device of the network.
-        saliency: (B,H,W), high = evidence; only its order counts.
+        saliency: maps (B,H,W), high = evidence; only the order of values matters.
         targets: class indices (B,).
-        shares: of the pixels that are removed, P of them in (0,1), each rounded to whole pixels.
-        noise: deviation of the noise that is added to removed pixels, in normalized space.
-        ties: how pixels of equal value are ordered, see `fgvis_lightning.metrics.order.ranked`.
-        seed: of that order and of the noise, which is the same for every image.
+        shares: P shares of removed pixels in (0,1), rounded to whole pixels.
+        noise: standard deviation of the noise that is added to removed pixels, in normalized space.
+        ties: order of pixels of equal value, see `fgvis_lightning.metrics.order.ranked`.
+        seed: seed of this order and of the noise, which is the same for every image.
         batch_size: pictures in one network pass; each image takes 2P passes.
 
     Returns:
-        Probabilities of the targets (B,P) twice: without the pixels that the map ranks highest (MoRF, low where it is
-        right), and without those that it ranks lowest (LeRF, high where it is right).
+        Probabilities (B,P) of the targets without the highest-ranked pixels (MoRF, low for a correct map) and without
+        the lowest-ranked pixels (LeRF, high for a correct map).
 
     Raises:
-        InputError: shapes that do not fit, NaN in the maps, classes that the network has not, shares that remove
-            nothing that can be removed.
+        InputError: if shapes do not match, maps contain NaN, the network lacks a class, or shares are out of range.
     """
     check_images(x)
     saliency = check_maps("saliency", saliency, len(x), *x.shape[-2:])
@@ -157,17 +156,17 @@ def road_curves(
 
 
 def road(morf: Tensor, lerf: Tensor) -> Tensor:
-    """One number of both curves (B,) from -1/2 to 1/2: the mean over the shares of (LeRF - MoRF)/2.
+    """Combine both curves into one number (B,) from -1/2 to 1/2: the mean over the shares of (LeRF - MoRF)/2.
 
-    High where the map tells apart what matters from what does not; 0 for an order that tells nothing. It is what
-    pytorch-grad-cam (github.com/jacobgil/pytorch-grad-cam) calls ROADCombined; Rong et al. report both curves.
+    It is high if the map separates relevant from irrelevant pixels, and 0 for an uninformative order. pytorch-grad-cam
+    (github.com/jacobgil/pytorch-grad-cam) calls it ROADCombined; Rong et al. report both curves.
 
     Args:
-        morf: (B,P), of `road_curves`.
-        lerf: (B,P).
+        morf: MoRF curves (B,P) of `road_curves`.
+        lerf: LeRF curves (B,P).
 
     Raises:
-        InputError: shapes that do not fit.
+        InputError: if shapes do not match.
     """
     if morf.ndim != 2 or morf.shape != lerf.shape or not morf.numel():
         raise InputError(f"Expected both curves to be (B,P), but got {shape(morf)} and {shape(lerf)}.")

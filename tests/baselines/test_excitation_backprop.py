@@ -268,7 +268,7 @@ def test_two_maps_are_joined() -> None:
     assert (ours["a"][a < b] == 0).all()
     assert (ours["b"][a > b] == 0).all()
     network.join = torch.mul
-    with pytest.raises(InputError, match="Two has also Mul between"):
+    with pytest.raises(InputError, match="Two also has Mul between"):
         at(network, images(), "a")
 
 
@@ -416,14 +416,14 @@ def test_errors_say_what_to_do() -> None:
     with pytest.raises(InputError, match=r"but 'unused' does not"):
         ExcitationBackprop("unused")(network, images(), target)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).double()
-    with pytest.raises(InputError, match="at least 1×1 places, but it has none"):
+    with pytest.raises(InputError, match="at least 1×1, but it has none"):
         ExcitationBackprop()(linear, images(), target)
     for spelling, operator in (
         (lambda x: x.flatten(2).softmax(2), "Softmax"),
         (lambda x: F.scaled_dot_product_attention(x, x, x), "ScaledDotProduct"),
         (lambda x: -x, "Neg"),
     ):
-        with pytest.raises(InputError, match=f"Expected a CNN .* has also {operator}"):
+        with pytest.raises(InputError, match=f"Expected a CNN .* also has {operator}"):
             ExcitationBackprop()(made(lambda s=spelling: Spelled(s)), images(), target)  # type: ignore[misc]
-    with pytest.raises(InputError, match="no path leads from one to the other"):
+    with pytest.raises(InputError, match="there is no path between them"):
         ExcitationBackprop()(made(lambda: Spelled(torch.Tensor.detach)), images(), target)

@@ -145,5 +145,5 @@ def test_sees_the_mirror_image_in_every_second_iteration() -> None:
 
 @pytest.mark.parametrize("areas", [[], [0.0], [1.0], [0.1, math.nan]])
 def test_areas_that_cannot_be(areas: list[float]) -> None:
-    with pytest.raises(InputError, match="Expected areas above 0 and below 1, as shares of the mask, but got"):
+    with pytest.raises(InputError, match="Expected areas between 0 and 1, as shares of the mask, but got"):
         ExtremalPerturbation(areas=areas)

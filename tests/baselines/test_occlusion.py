@@ -185,7 +185,7 @@ def test_the_batch_size_does_not_matter(method: str) -> None:
         (lambda: LIME(samples=0), "samples to be 1 or more"),
         (lambda: LIME(kernel_size=0.5), "kernel_size to be 1 or more"),
         (lambda: LIME(seed=-1), "seed to be 0 or more"),
-        (lambda: LIME(ratio=2), "ratio 0 to 1"),
+        (lambda: LIME(ratio=2), "ratio from 0 to 1"),
         (lambda: LIME(width=0), "width, alpha above 0"),
         (lambda: LIME(alpha=math.nan), "width, alpha above 0"),
         (lambda: MeaningfulPerturbation(beta=1), "beta to be 2 or more"),

@@ -491,7 +491,7 @@ def test_a_full_disk_under_standard_output_is_not_the_results(command: list[str]
         )
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
-    assert line.startswith("fgvis: Expected to write to standard output, but: No space left on device.")
+    assert line.startswith("fgvis: Expected to write to standard output, but got: No space left on device.")
 
 
 def test_a_pipe_that_closes() -> None:

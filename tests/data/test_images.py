@@ -186,7 +186,7 @@ LEVELS = "values from 0 to 65535, not all below 4096, but it has"
         ("uint16", [0, 100, 4095], None, f"{LEVELS} 0 to 4095. Set the values of black and white, e.g. --model.clas"),
         ("uint16", [0, 2048, 4095], (0, 4095), [0, 128, 255]),
         ("uint16", [0, 0, 0], None, [0, 0, 0]),
-        ("int16", [-1024, 0, 3071], None, f"{LEVELS} -1024 to 3071. Say .*levels \\[-1024, 3071\\]"),
+        ("int16", [-1024, 0, 3071], None, f"{LEVELS} -1024 to 3071. Set .*levels \\[-1024, 3071\\]"),
         ("int16", [-1024, 0, 1024], (-1000, 1000), [0, 128, 255]),
         ("int32", [0, 40000, 65535], None, [0, 156, 255]),
         ("int32", [0, 1, 2**20], None, f"{LEVELS} 0 to 1.04858e"),

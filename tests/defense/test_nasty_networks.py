@@ -131,7 +131,7 @@ def test_what_cannot_be_gated_is_refused_by_name(activation: Function, message: 
     defended = DefendedCNN(network)
     with pytest.raises(UngatedActivationError, match=message):
         defended.record(images()[0])
-    with pytest.raises(RuntimeError, match=r"Expected record\(x\) before"):
+    with pytest.raises(RuntimeError, match=r"Expected a reference pass before"):
         defended(images()[0])
 
 
@@ -278,7 +278,7 @@ def test_state_in_the_network_is_refused() -> None:
             return F.relu(x + 0.1 * self.calls)
 
     with pytest.raises(
-        InputError, match=r"1 of 1 layers have closed ones, first relu in activation \(.* does not compute"
+        InputError, match=r"1 of 1 layers have closed gates, first relu in activation \(.* does not compute"
     ):
         DefendedCNN(spelled(Counting())).record(images()[0])
 
@@ -296,7 +296,7 @@ def test_record_where_gradients_are_off(mode: Callable[[], Any]) -> None:
 
 
 def test_network_that_detaches_is_refused() -> None:
-    with pytest.raises(InputError, match="to depend on the image by operators that have a gradient"):
+    with pytest.raises(InputError, match="to depend on the image through operators that have a gradient"):
         DefendedCNN(spelled(lambda x: F.relu(x).detach())).record(images()[0])
 
 

@@ -130,7 +130,7 @@ def test_streams_can_be_left_out_and_asked_for() -> None:
     defended.record(x)
     assert defended.coverage.gated == {"gelu": 2}
     assert defended.coverage.gate_free
-    assert "meets no gate" in str(defended.coverage)
+    assert "has no gate" in str(defended.coverage)
     network = timm.create_model("resnet18", num_classes=5).eval()
     x = torch.randn(1, 3, 64, 64)
     assert DefendedCNN(network).record(x).equal(network(x))

@@ -211,7 +211,7 @@ def test_stopping_rank_0_stops_the_others(
         time.sleep(0.2)
     _, err = process.communicate(timeout=120)  # whose pipes the other rank has open, too
     assert process.returncode == code, err
-    assert f"fgvis: Stopped by {word}. What is finished is kept: the same command goes on from there.\n" in err
+    assert f"fgvis: Stopped by {word}. Finished items are kept. Run the same command again to continue.\n" in err
     assert "Traceback" not in err
     assert not leftovers(tmp_path)
     done = len(contents(tmp_path))
@@ -275,7 +275,7 @@ def remount(disk: Path, option: str) -> None:
 def test_a_disk_that_fills_up(disk: Path, images: Path, reference: dict[str, bytes]) -> None:
     _, err = run(options(images, disk / "out"), 1)
     assert err.strip().splitlines()[-1].startswith("fgvis: Expected to write ")
-    assert "No space left on device. Fix this and run the command again. What is finished is kept" in err
+    assert "No space left on device. Fix this and run the command again. Finished items are kept" in err
     assert "Traceback" not in err
     done = contents(disk / "out")
     assert 0 < len(done) < 13
@@ -298,7 +298,7 @@ def test_a_folder_that_turns_read_only(disk: Path, images: Path) -> None:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 1
         assert err.strip().splitlines()[-1].startswith("fgvis: Expected to write ")
-        assert "Read-only file system. Fix this and run the command again. What is finished is kept" in err
+        assert "Read-only file system. Fix this and run the command again. Finished items are kept" in err
         assert "Traceback" not in err
         done = contents(disk / "out")
         assert done

@@ -108,7 +108,7 @@ def test_mean_over_images() -> None:
             torch.full((1, 3, 4, 4), -2.0),
             r"explanations in \[0,1\], but got values from -2 to -2",
         ),
-        (torch.ones(1, 3, 4, 4), torch.full((1, 3, 4, 4), torch.nan), "values from nan to nan. Undo their normal"),
+        (torch.ones(1, 3, 4, 4), torch.full((1, 3, 4, 4), torch.nan), "values from nan to nan. Denormalize"),
     ],
 )
 def test_errors(image: Tensor, explanation: Tensor, message: str) -> None:

@@ -133,7 +133,7 @@ def test_errors() -> None:
         road_curves(network, x, saliency[:, :, 1:], targets)
     with pytest.raises(InputError, match=r"shares between 0 and 1, but got 64 and \(0\.5, 1\.0\)"):
         ROAD(network, (0.5, 1.0)).update(x, saliency, targets)
-    with pytest.raises(InputError, match="Expected at least one pixel of each image to stay"):
+    with pytest.raises(InputError, match="Expected at least one pixel of each image to remain"):
         impute(x, torch.ones(2, 8, 8, dtype=torch.bool))
     with pytest.raises(InputError, match=r"removed pixels \(B,H,W\) as booleans, but got \(2,3,8,8\) and \(2,8,8\) of"):
         impute(x, torch.ones(2, 8, 8))

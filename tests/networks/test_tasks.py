@@ -141,7 +141,7 @@ def test_the_user_has_the_last_word(images: Tensor) -> None:
     assert "outputs from 0 to 1 treated as logits" in load_classifier(tenth, size=(16, 16)).described
     assert "probabilities" not in load_classifier(tenth, size=(16, 16), outputs="logits").described
     rectified = nn.Sequential(Quadrants(8), nn.Hardtanh(0, 1))  # many, but zeros are a ReLU's, as in SqueezeNet
-    assert "multiclass, softmax over the classes; the outputs" in load_classifier(rectified, size=(16, 16)).described
+    assert "multiclass, softmax over the classes; outputs from" in load_classifier(rectified, size=(16, 16)).described
     said = load_classifier(tenth, size=(16, 16), outputs="probabilities").described
     assert "multilabel, sigmoid of each label; the network's outputs are probabilities (sigmoid)" in said
 

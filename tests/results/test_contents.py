@@ -79,7 +79,7 @@ def test_added_and_removed_photos(
     fit(done, folder)
     out = capsys.readouterr().out
     assert "2 of 3 items explained, 1 were already there" in out, "two photos share a name now, and have longer ones"
-    assert f"2 explanations in {done} are of other images; summary.csv says which (listed: no)." in out
+    assert f"2 explanations in {done} belong to other images; see summary.csv (listed: no)." in out
     marks = listed(done)
     assert sorted(marks.values()) == ["no", "no", "yes", "yes", "yes"]
     assert (marks["photo_0"], marks["photo_1"], marks["photo_2"]) == ("no", "yes", "no")

@@ -105,7 +105,7 @@ def test_files_that_cannot_stay(output: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     assert "damaged" in str(why_unusable(output, "a@bus", "abc"))
     path.unlink()
-    assert "there is none" in str(why_unusable(output, "a@bus", "abc"))
+    assert "does not exist" in str(why_unusable(output, "a@bus", "abc"))
 
 
 def test_failures_are_kept_until_they_are_tried_again(output: Path) -> None:
