@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ class FGVisMethod(Method):
         fused: whether to fuse gates with their activations.
     """
 
-    kind: ClassVar[type[FGVis]] = FGVis
+    kind = FGVis
     game: Literal["preservation", "deletion", "generation", "repression"] = "preservation"
     lam: float | Literal["auto"] = "auto"
     level: float | None = None

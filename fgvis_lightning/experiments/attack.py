@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -119,6 +119,6 @@ class AttackMethod(FGVisMethod):
         restart: likewise.
     """
 
-    kind: ClassVar[type[FGVis]] = Attack
+    kind = Attack
     start: Start = OWN
     restart: int = 1
