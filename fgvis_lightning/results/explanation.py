@@ -14,7 +14,7 @@ from torch import Tensor
 from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.method.games import Game
 from fgvis_lightning.method.storage import STORAGE
-from fgvis_lightning.results.notebook import evidence_picture, overlay_picture, png
+from fgvis_lightning.results.notebook import evidence_picture, html, overlay_picture, png
 from fgvis_lightning.results.tensor_files import save_tensors
 
 LINES = 20
@@ -124,6 +124,14 @@ class Explanation:
 
     def _repr_png_(self) -> bytes | None:
         return png(self)
+
+    def _repr_html_(self) -> str:
+        return html(repr(self), self._repr_png_())
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str | bytes]:
+        """Everything that a notebook asks for, from one drawing."""
+        picture = self._repr_png_()
+        return {"text/html": html(repr(self), picture)} | ({} if picture is None else {"image/png": picture})
 
     def to_pil(self, index: int = 0) -> Image:
         """One item's evidence on a plain background, see `fgvis_lightning.results.notebook.evidence_picture`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
+from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -108,3 +110,17 @@ def png(explanation: Explanation, most: int = 5) -> bytes | None:
     file = BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
+
+
+def html(lines: str, picture: bytes | None) -> str:
+    """A picture with its text for a notebook; the text alone if the picture is None.
+
+    Args:
+        lines: the text, which is also the picture's description for screen readers.
+        picture: as PNG.
+    """
+    text = escape(lines)
+    if picture is None:
+        return f"<pre>{text}</pre>"
+    source = f"data:image/png;base64,{b64encode(picture).decode()}"
+    return f'<figure><img src="{source}" alt="{text}"><figcaption><pre>{text}</pre></figcaption></figure>'

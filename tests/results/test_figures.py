@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -202,8 +203,17 @@ def test_an_explanation_shows_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = explanation._repr_png_()
     assert shown is not None
     assert Image.open(BytesIO(shown)).height == sum(draw(explanation, index=index).height for index in range(3))
+    bundle = explanation._repr_mimebundle_(include=None, exclude=None)
+    assert bundle == {"text/html": explanation._repr_html_(), "image/png": shown}
+    named = replace(explanation, names=("<b>", "b", "c"))
+    page = named._repr_html_()
+    assert "<b>" not in page
+    assert page.count("&lt;b&gt; ") == 2, "below the picture, and in its description"
+    assert f"base64,{b64encode(shown).decode()}" in explanation._repr_html_()
     without = replace(explanation, images=None)
     assert without._repr_png_() is None
+    assert list(without._repr_mimebundle_()) == ["text/html"]
+    assert without._repr_html_().startswith("<pre>")
     with pytest.raises(InputError, match="Expected the explained images, but an explanation from a file"):
         draw(without)
 
