@@ -347,7 +347,7 @@ def test_only_damaged_images(tmp_path: Path, output: Path, capsys: pytest.Captur
         (["--model.network", "resnet19"], "Nearest: resnet"),
         (["--model.classifier.checkpoint", "nowhere.pth"], "nowhere.pth: No such file"),
         (["--model.classifier.size", "[96, 96]"], "at least half the network's input of 96×96 pixels"),
-        (["--data.images", "nowhere.png"], "there is no nowhere.png"),
+        (["--data.images", "nowhere.png"], "but nowhere.png does not exist"),
         (["--data.images", "package:no_such_package/a.png"], "Expected the package 'no_such_package'"),
         (["--data.batch_size", "0"], "Expected batch_size to be at least 1"),
         (["--model.game", "destruction"], "destruction"),
@@ -365,7 +365,7 @@ def test_mistakes_end_in_one_clear_line(
 def test_output_that_cannot_be_written_to(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     error = fails(capsys, tmp_path / "file" / "out", folder)
-    assert "Expected a folder that can be written to" in error
+    assert "Expected a writable folder" in error
     assert "Choose another --output" in error
 
 
