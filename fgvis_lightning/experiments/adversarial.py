@@ -177,7 +177,7 @@ def _rows(config: Namespace) -> list[Row]:
     if config.restarts > 1 and RANDOM not in config.starts:
         raise InputError(
             f"Expected {RANDOM} among --starts for {config.restarts} restarts, but got "
-            f"{', '.join(map(named, config.starts))}, for which all restarts would be the same."
+            f"{', '.join(map(named, config.starts))}, for which all would be the same."
         )
     found = []
     for game, optimizer in product(dict.fromkeys(config.games), dict.fromkeys(config.optimizers)):
