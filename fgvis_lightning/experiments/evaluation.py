@@ -65,7 +65,7 @@ def make_parser() -> Parser:
         "--metrics",
         type=list[str] | str,
         default=STANDARD,
-        help="Metrics to measure: names, standard or all. In parentheses, network passes per image and method, where S "
+        help="Metrics by name, standard or all. In parentheses, network passes per image and method, where S "
         f"is the number of the profile: {list_metrics()}. Deletion and insertion are always measured.",
     )
     parser.add_argument(
