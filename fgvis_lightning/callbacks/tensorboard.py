@@ -1,6 +1,6 @@
-"""TensorBoard: how masks form, what came of it, and how settings compare.
+"""TensorBoard: masks over the iterations, results, and a comparison of settings.
 
-Steps of what belongs to an item are its own iterations.
+The steps of an item's entries are its own iterations.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fgvis_lightning.results.figures import as_rgb, brightened, brightest, expla
 
 GATES = "gates"
 LABELS = 12  # names of layers in a picture, at most
-CARD = 3.7, 2.0  # inches at 100 dots each: what TensorBoard's cards have room for
+CARD = 3.7, 2.0  # inches at 100 dots each: size of TensorBoard's cards
 DPI = 300
 GOLDEN = 0.6180339887  # its multiples are spread evenly between whole numbers
 
@@ -38,16 +38,16 @@ GOLDEN = 0.6180339887  # its multiples are spread evenly between whole numbers
 class TensorBoardImages(ExplanationCallback):
     """Shows masks, their scores and their gates in TensorBoard.
 
-    For each item that is shown, under its id: ``mask`` and ``explanation`` while they form, ``score`` and ``sparsity``
-    as curves, at the end a ``panel`` that fits a card and ``gates``, the share of each layer's closed gates as bars.
-    For the run: mean curves of the items in work, the mean of the closed gates, all layers under Text, and settings
-    with final metrics under HParams, in a subfolder ``final``. Every rank writes those of its own items; ranks other
-    than 0 into a subfolder each, which TensorBoard shows as a run.
+    For each shown item, under its id: ``mask`` and ``explanation`` during the iterations, ``score`` and ``sparsity`` as
+    curves, and at the end a ``panel`` that fits a card and ``gates``, the share of each layer's closed gates as bars.
+    For the run: mean curves of the items in work, the mean share of closed gates, all layers under Text, and settings
+    with final metrics under HParams, in a subfolder ``final``. Every rank logs its own items; each rank other than 0
+    writes to its own subfolder, which TensorBoard shows as a run.
 
     Args:
-        every_n_iterations: how often masks and explanations are logged; 0 for panels alone. Curves have a point in
-            every ``--trainer.log_every_n_steps``.
-        max_items: for how many items of the whole sweep, evenly spread over its listing; a picture takes about
+        every_n_iterations: interval of logged masks and explanations; 0 for panels only. Curves have a point every
+            ``--trainer.log_every_n_steps`` steps.
+        max_items: number of shown items of the whole sweep, evenly spread over its listing; a picture takes about
             100 kB.
     """
 
@@ -127,13 +127,13 @@ class TensorBoardImages(ExplanationCallback):
             self._own.close()
 
     def _shown(self, trainer: pl.Trainer, model: FGVis, places: Sequence[int]) -> Iterator[tuple[int, str]]:
-        """Place and tag of those that are shown."""
+        """Place and tag of the shown items."""
         if not places or not self.max_items or not isinstance(trainer.logger, TensorBoardLogger):
             return
         data = getattr(trainer, "datamodule", None)
         step = -(-data.total // self.max_items) if isinstance(data, ImageData) else 1
         for place, item in items_in_work(model, places):
-            # One of each ``step`` items, by turns another one, else all of them might be the same rank's.
+            # One of each ``step`` items at a varying offset; otherwise all of them could belong to one rank.
             block, offset = divmod(item.number, step)
             if offset == int(step * (GOLDEN * block % 1)):
                 yield place, item.id(int(model.targets[place]), model.classifier)
@@ -148,10 +148,10 @@ class TensorBoardImages(ExplanationCallback):
 
 
 def _add_settings(folder: Path, settings: dict[str, Any], metrics: dict[str, float]) -> None:
-    """Settings and final metrics, alone in a run of their own.
+    """Write settings and final metrics as a separate run.
 
-    TensorBoard puts the settings that differ between runs first if no run lists them, and takes all of a run's curves
-    for metrics. That is why it is not `add_hparams`, which lists them.
+    TensorBoard lists differing settings first only if no run declares them, and it takes all curves of a run for
+    metrics. Therefore this does not use `add_hparams`, which declares them.
     """
     plain = {name: value if type(value) in (int, float, str) else str(value) for name, value in settings.items()}
     _, begins, ends = hparams(plain, metrics)
@@ -163,7 +163,7 @@ def _add_settings(folder: Path, settings: dict[str, Any], metrics: dict[str, flo
 
 
 def _figure(inches: float, title: str) -> Figure:
-    """As wide as a card, in letters that are legible there."""
+    """A figure as wide as a card, with legible letters."""
     figure = Figure(figsize=(CARD[0], inches), dpi=DPI)
     FigureCanvasAgg(figure)
     figure.text(0.5, 1 - 0.11 / inches, title, ha="center", va="center", fontsize=8, parse_math=False)
@@ -171,7 +171,7 @@ def _figure(inches: float, title: str) -> Figure:
 
 
 def _bars(coverage: Coverage, closed: Tensor) -> Any:
-    """The share of closed gates (L,) as a bar for each layer, the image's on top, as pixels (H,W,3)."""
+    """The share of closed gates (L,) as a bar for each layer, the first layer on top, as pixels (H,W,3)."""
     count = len(closed)
     every = -(-count // LABELS)
     figure = _figure(CARD[1], "closed gates, from the image to the logits")

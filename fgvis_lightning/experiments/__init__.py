@@ -1,1 +1,1 @@
-"""The commands beside ``fit``: each a file with ``main``."""
+"""The commands other than ``fit``, each a file with ``main``."""

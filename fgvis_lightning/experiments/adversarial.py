@@ -1,18 +1,18 @@
 """``python train.py adversarial``: does the defense keep adversarial evidence out?
 
-For many classes that are not in an image, a mask is optimized for nothing but that class's score (λ = 0), with and
-without the defense (Wagner et al., CVPR 2019, section 4.1), and what is shown as the class's evidence is handed to the
-network. Undefended masks make any class appear; defended ones can only use what the image has. What holds against one
-optimizer need not hold against another, so there are several to try::
+For many classes that are not in an image, a mask is optimized only for the score of that class (λ = 0), with and
+without the defense (Wagner et al., CVPR 2019, section 4.1). Then the network classifies the resulting evidence.
+Undefended masks make any class appear; defended masks can only use features of the image. A defense that resists one
+optimizer may fail against another, so there are several optimizers::
 
-    <output>/<game>_<defended or undefended>/explanations/<item id>.safetensors   the masks, by the default optimizer
-    <output>/<game>_<defended or undefended>_<optimizer>/…                        by another
+    <output>/<game>_<defended or undefended>/explanations/<item id>.safetensors   the masks of the default optimizer
+    <output>/<game>_<defended or undefended>_<optimizer>/…                        of another optimizer
     <output>/<game>_<defended or undefended>_<optimizer>_from_<start>/…           from another start
     <output>/adversarial.csv, .md                         how often the false class became the most probable one
-    <output>/adversarial_pairs.csv                        each pair of an image and a false class, by its best start
+    <output>/adversarial_pairs.csv                        each pair of an image and a false class, with its best start
 
-Nor need it hold from every start: ``--starts`` has others. What an explanation would be is the last mask, and what an
-attacker would take is the best one on the way; the tables have both.
+The defense may also depend on the start: ``--starts`` offers others. An explanation would be the last mask, while an
+attacker would choose the best mask on the way; the tables contain both.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from fgvis_lightning.results.tensor_files import write_whole
 
 GAMES = ("generation", "preservation", "deletion", "repression")
 TWINS = GAMES[:2]
-"""With λ = 0 they differ in their own starts alone, so that from another one the first stands for both."""
+"""With λ = 0 they differ only in their starts; with any other start, the first game represents both."""
 
 
 class SignSGD(Optimizer):
-    """Steps of one size for all entries, whichever way the gradient points: Adam's first step, again and again.
+    """Steps of equal size for all entries, by the gradient's sign: Adam's first step, repeated.
 
     Args:
         params: the masks.
         lr: the size of a step.
-        momentum: share of the sum of former gradients that is added to each (Dong et al., CVPR 2018, eq. 6 and 7).
+        momentum: share of the previous gradient sum added to each gradient (Dong et al., CVPR 2018, eq. 6 and 7).
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 0.03, momentum: float = 0.0) -> None:
@@ -80,7 +80,7 @@ OPTIMIZERS: dict[str, Callable[[Iterable[Any]], Optimizer] | None] = {
     "momentum": partial(SignSGD, momentum=0.9),
     SOLVER: None,
 }
-"""Optimizers of the masks beside FGVis's own. Each image's gradient is divided by its largest absolute value first."""
+"""Optimizers besides FGVis's own. Before each step, an image's gradient is divided by its largest absolute value."""
 
 
 def make_parser() -> Parser:
@@ -91,39 +91,40 @@ def make_parser() -> Parser:
         "--games",
         type=list[Literal[GAMES]],  # type: ignore[valid-type]
         default=list(GAMES),
-        help="The first two are to make the class appear; the last two to remove it: evidence is what they take.",
+        help="Games to attack. The first two make the class appear; the last two remove it, and their evidence is the "
+        "removed part.",
     )
-    parser.add_argument("--iterations", type=int, default=60, help="Of each mask.")
+    parser.add_argument("--iterations", type=int, default=60, help="Iterations for each mask.")
     parser.add_argument(
-        "--score", type=Literal["probability", "log_probability"], default="log_probability", help="What is maximized."
+        "--score", type=Literal["probability", "log_probability"], default="log_probability", help="Maximized score."
     )
     parser.add_argument(
         "--optimizers",
         type=list[Literal[(DEFAULT, *OPTIMIZERS)]],  # type: ignore[valid-type]
         default=[DEFAULT],
-        help=f"Of the masks, each with masks of its own: {DEFAULT} is that of --optimizer; sgd has learning rate 1, "
-        "adam 0.05, sign and momentum take steps of 0.03; solver is FGVis with lam: auto, as fit has it.",
+        help=f"Optimizers, each with its own masks: {DEFAULT} is that of --optimizer; sgd has learning rate 1, "
+        "adam 0.05, sign and momentum take steps of 0.03; solver is FGVis with lam: auto, as in fit.",
     )
     parser.add_argument(
         "--optimizer",
         type=Callable[[Iterable[Any]], Optimizer],
         default=sgd,
-        help=f"What {DEFAULT} among --optimizers is; the literature's SGD unless given.",
+        help=f"The optimizer called {DEFAULT} in --optimizers. By default, the literature's SGD.",
     )
     parser.add_argument(
         "--starts",
         type=list[Start],
         default=[OWN],
-        help=f"Of the masks, each with masks of its own: a value from 0 to 1; {RANDOM}, uniform in [0,1] by image and "
-        f"class; {OWN}, where FGVis itself begins. The solver always begins by itself, and runs once; from another "
-        f"start {' and '.join(TWINS)} are one attack.",
+        help=f"Starts, each with its own masks: a value from 0 to 1; {RANDOM}, uniform in [0,1] by image and "
+        f"class; {OWN}, FGVis's own start. The solver always uses its own start and runs once. With another start, "
+        f"{' and '.join(TWINS)} are one attack.",
     )
-    parser.add_argument("--restarts", type=int, default=1, help=f"Draws of the start {RANDOM}; the best one counts.")
+    parser.add_argument("--restarts", type=int, default=1, help=f"Draws of the start {RANDOM}; the best draw counts.")
     parser.add_argument(
         "--gate",
         type=Literal["strict", "restoring"] | None,
         default=None,
-        help="Of the defense. Unless given, FGVis's own: strict, and restoring for the solver where the class stays.",
+        help="Gate of the defense. By default as in FGVis: strict, or restoring for the solver if the class is kept.",
     )
     return parser
 
@@ -133,7 +134,7 @@ def main(args: Sequence[str]) -> None:
 
     Raises:
         InputError: a user's mistake, or images that could not be read.
-        RankFailedError: a process has ended before its shard was done.
+        RankFailedError: a process ended before its shard was done.
     """
     parser = make_parser()
     config = parser.parse_args(list(args))
@@ -161,10 +162,10 @@ def main(args: Sequence[str]) -> None:
 
 
 def _rows(config: Namespace) -> list[Row]:
-    """What the table is to have.
+    """Rows of the table.
 
     Raises:
-        InputError: a list is empty, a start is not in [0,1], or there is nothing to draw anew.
+        InputError: a list is empty, a start is not in [0,1], or restarts are given without a random start.
     """
     for option in ("games", "optimizers", "starts"):
         if not config[option]:
@@ -176,7 +177,7 @@ def _rows(config: Namespace) -> list[Row]:
     if config.restarts > 1 and RANDOM not in config.starts:
         raise InputError(
             f"Expected {RANDOM} among --starts for {config.restarts} restarts, but got "
-            f"{', '.join(map(named, config.starts))}, from where all would be the same."
+            f"{', '.join(map(named, config.starts))}, for which all would be the same."
         )
     found = []
     for game, optimizer in product(dict.fromkeys(config.games), dict.fromkeys(config.optimizers)):

@@ -1,4 +1,4 @@
-"""Tables of `adversarial`: how often a false class came up, and on which pairs of an image and a class."""
+"""Tables of `adversarial`: how often the false class came out on top, and for which pairs of image and class."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Row(NamedTuple):
 
     Attributes:
         game: of the masks.
-        games: for which it stands, in words.
-        optimizer: by the name that the user chose.
+        games: the games that the row represents, in words.
+        optimizer: its name among the options.
         start: of the masks.
         defended: whether the gradient is gated.
         runs: names of the sweeps, one for each restart.
@@ -50,19 +50,19 @@ class Row(NamedTuple):
 
     @property
     def cells(self) -> tuple[str, str, str, str]:
-        """Its values in the columns of `ATTACK`."""
+        """The row's values in the columns of `ATTACK`."""
         start = named(self.start) + (f" (best of {len(self.runs)})" if len(self.runs) > 1 else "")
         return self.games, self.optimizer, start, "on" if self.defended else "off"
 
 
 class Outcome(NamedTuple):
-    """What an attack made of a pair, by the plain network; of two, the greater one is the better attack.
+    """Result of an attack on a pair, judged by the plain network; the greater outcome is the better attack.
 
     Attributes:
         topped: whether the network decided for the false class, on the way or at the end.
         highest: its highest score, on the way or at the end.
-        on_top: whether at the end.
-        score: at the end.
+        on_top: whether it did so at the end.
+        score: of the false class at the end.
         watched: whether masks on the way were judged.
     """
 
@@ -77,13 +77,13 @@ def count(runs: dict[str, Run], rows: Sequence[Row]) -> tuple[Table, Table]:
     """Count how often the false class is the most probable one on its evidence, judged by the plain network.
 
     Args:
-        runs: by their names.
-        rows: what the first table is to have.
+        runs: by name.
+        rows: of the first table.
 
     Returns:
-        The table by network, game, optimizer, start and defense, with 95 % intervals by Wilson, in which of several
-        restarts the best one counts for each pair; and that of all pairs, each with its best start. What concerns the
-        way is NaN where masks on the way were not judged.
+        The table by network, game, optimizer, start and defense, with 95 % Wilson intervals, where the best of
+        several restarts counts for each pair; and the table of all pairs, each with its best start. Values on the way
+        are NaN if the masks on the way were not judged.
     """
     table, pairs = Table(ROWS), Table(PAIRS)
     best: dict[tuple[Any, ...], tuple[Outcome, Row, tuple[str, float]]] = {}
@@ -109,7 +109,7 @@ def count(runs: dict[str, Run], rows: Sequence[Row]) -> tuple[Table, Table]:
 
 @torch.no_grad()
 def _outcome(run: Run, item: Item, id: str) -> tuple[Outcome, tuple[str, float]]:
-    """Of a pair; and its class's name and score on the image."""
+    """Outcome of a pair, with its class's name and score on the image."""
     model = run.model
     found = load_explanation(run.output / EXPLANATIONS / (id + SUFFIX))
     image = load_image(item.path, model.classifier.preprocessing, upscale=run.data.upscale)
@@ -124,12 +124,12 @@ def _outcome(run: Run, item: Item, id: str) -> tuple[Outcome, tuple[str, float]]
 
 
 def _rate(happened: Sequence[bool]) -> tuple[float, float, float]:
-    """How often, as a share with its interval."""
+    """Rate of an event, with its interval."""
     return (sum(happened) / len(happened), *wilson(sum(happened), len(happened)))
 
 
 def strongest(table: Table, pairs: Table) -> str:
-    """A sentence on what fooled the defended network most, and how often all attacks together did; of `count`."""
+    """A sentence on the strongest attack on the defended network and on all attacks together, from `count`'s tables."""
     rows = [row for row in _named(table) if row["defense"] == "on"]
     if not rows:
         return ""

@@ -1,4 +1,4 @@
-"""Arguments that the command lines of all experiments share."""
+"""Command-line arguments shared by all experiments."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def new_parser(command: str, description: str, output: str) -> Parser:
 
     Args:
         command: its name.
-        description: what it is for.
-        output: the results folder unless another is given.
+        description: its purpose.
+        output: the default results folder.
     """
     parser = Parser(prog=f"fgvis {command}", description=_told(description))
     parser.add_argument("--config", action="config", help="YAML file with these options.")
@@ -34,12 +34,12 @@ def _told(docstring: str) -> str:
 
 
 def build(parser: Parser, config: Namespace, required: list[str]) -> Namespace:
-    """Make the objects of a configuration, the network among them.
+    """Make the objects of a configuration, including the network.
 
     Args:
         parser: of `new_parser`.
         config: parsed by it.
-        required: arguments without which it would refuse to parse.
+        required: arguments that the parser requires.
 
     Raises:
         InputError: the network cannot be built.
@@ -52,10 +52,10 @@ def build(parser: Parser, config: Namespace, required: list[str]) -> Namespace:
 
 
 def add_device(parser: Parser) -> None:
-    """Let the user choose where a command without a Trainer runs, see `chosen_device`."""
+    """Add the option for the device of a command without a Trainer, see `chosen_device`."""
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, mps, …")
 
 
 def chosen_device(name: str) -> str:
-    """The device of that name; ``auto`` is the first GPU if there is one."""
+    """The device with this name; ``auto`` is the first GPU if there is one, else the CPU."""
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"

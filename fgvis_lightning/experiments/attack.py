@@ -1,4 +1,4 @@
-"""An attack: FGVis from any start, which remembers how far its masks came on the way."""
+"""An attack: FGVis from any start, with a record of the best masks on the way."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from fgvis_lightning.results.explanation import Explanation
 OWN: Literal["own"] = "own"
 RANDOM: Literal["random"] = "random"
 Start = Literal["own", "random"] | float
-"""Of masks: FGVis's own; values uniform in [0,1]; or one value in [0,1] for all entries."""
+"""Start of the masks: FGVis's own; values uniform in [0,1]; or one value in [0,1] for all entries."""
 
 
 def named(start: Start) -> str:
-    """A start in a word."""
+    """Name of a start."""
     return start if isinstance(start, str) else f"{start:g}"
 
 
 class Attack(FGVis):
-    """`FGVis` that begins where it is told to, and knows the most that any of its masks reached.
+    """`FGVis` with a chosen start, which records the highest score that any of its masks reached.
 
-    The last mask need not be the best, and who attacks takes the best. What the masks on the way reach is known where
-    each step computes it anyway: where the mask is the evidence (preservation and generation), in the precision of the
-    network itself, and without noise.
+    The last mask may not be the best, and an attacker would choose the best. The scores of masks on the way are known
+    if each step computes them anyway: if the mask is the evidence (preservation and generation), in the precision of
+    the network itself, and without noise.
 
     Attributes:
-        start: of the masks; with ``random`` each pair of an image and a class has a draw of its own.
+        start: of the masks; with ``random`` each pair of an image and a class has its own draw.
         restart: number of the draw.
     """
 
@@ -53,7 +53,7 @@ class Attack(FGVis):
 
     @property
     def watches(self) -> bool:
-        """Whether what the masks on the way reach is known."""
+        """Whether the scores of the masks on the way are known."""
         return self.game.keeps and not self.options.noise and "mixed" not in str(self.trainer.precision)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -70,7 +70,7 @@ class Attack(FGVis):
         return loss
 
     def on_train_end(self) -> None:
-        """Let go of what takes memory: a command may have a hundred attacks, and keeps them until it sums up."""
+        """Free memory: a command may have a hundred attacks and keeps them until its summary."""
         super().on_train_end()
         self._logits = None
         for optimizer in self.trainer.optimizers:
@@ -101,7 +101,7 @@ class Attack(FGVis):
                 self.mask.fill_(self.start)
 
     def _drawn(self, batch: Batch) -> Tensor:
-        """Masks uniform in [0,1] (B,3,H,W), on the CPU: by image, class and restart, wherever these are in a batch."""
+        """Masks uniform in [0,1] (B,3,H,W), on the CPU: by image, class and restart, not by place in the batch."""
         draws = []
         for image, target in zip(batch.images, self.targets.tolist(), strict=True):
             text = image.cpu().numpy().tobytes() + f" {target} {self.seed} {self.restart}".encode()
@@ -116,7 +116,7 @@ class AttackMethod(FGVisMethod):
 
     Args:
         start: see `Attack`.
-        restart: likewise.
+        restart: see `Attack`.
     """
 
     kind = Attack

@@ -1,15 +1,15 @@
-"""``python train.py bias``: does the network know a class by its color, or by what else is suspected?
+"""``python train.py bias``: does the network recognize a class by its color, or by another suspected feature?
 
-Explains labelled images by FGVis, looks at what the evidence is made of, changes the images in just that, and compares:
-the explanations are to foretell what the change does (Wagner et al., CVPR 2019: the color of school buses). Only images
-that the network classifies rightly count; the others say nothing of what it knows the class by::
+Explains labelled images with FGVis, measures the suspected feature in the evidence, changes this feature in the images,
+and compares: explanations should predict the effect of the change (Wagner et al., CVPR 2019: the color of school
+buses). Only correctly classified images count; the others do not show how the network recognizes the class::
 
-    <output>/FGVis/explanations/<item id>.safetensors   the masks; the rest as in a results folder
-    <output>/<pair>_evidence.csv, .md                   each class: what its evidence and its images are made of
-    <output>/<pair>_interventions.csv, .md              each class: the share of its images that stay right
-    <output>/<pair>_ranking.csv, .md                    which classes depend on it most, by both measures
-    <output>/<pair>_evidence.pdf, _agreement.pdf, _sheet.pdf, and .png    the same as pictures
-    <output>/<pair>_items.csv                           each image by itself
+    <output>/FGVis/explanations/<item id>.safetensors   the masks, in a results folder as of fit
+    <output>/<pair>_evidence.csv, .md                   each class: statistics of its evidence and its images
+    <output>/<pair>_interventions.csv, .md              each class: the share of its images that stay correct
+    <output>/<pair>_ranking.csv, .md                    the classes in order of dependence, by both measures
+    <output>/<pair>_evidence.pdf, _agreement.pdf, _sheet.pdf, and .png    the same as figures
+    <output>/<pair>_items.csv                           each single image
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def make_parser() -> Parser:
         "--published",
         type=dict[str, dict[str, float]],
         default={},
-        help="Class → intervention → share that stayed right, to be shown beside what is measured; and images → of how "
-        "many, for its interval.",
+        help="Class → intervention → published share of images that stayed right, shown with the measured share; and "
+        "images → their number, for the interval.",
     )
     parser.add_argument("--rows", type=int, default=4, help="Images of each class in a sheet.")
     return parser
@@ -61,12 +61,12 @@ def main(args: Sequence[str]) -> None:
 
     Raises:
         InputError: a user's mistake, or images that could not be read.
-        RankFailedError: a process has ended before its shard was done.
+        RankFailedError: a process ended before its shard was done.
     """
     parser = make_parser()
     config = parser.parse_args(list(args))
     if not config.pairs:
-        raise InputError("Expected pairs of a statistic with interventions, but got none: give each a name.")
+        raise InputError("Expected pairs of a statistic with interventions, but got none. Give each one a name.")
 
     pairs: dict[str, Pair] = {}
 
@@ -81,16 +81,16 @@ def main(args: Sequence[str]) -> None:
 
 
 def _sum_up(output: Path, run: Run, pairs: dict[str, Pair], config: Namespace) -> None:
-    """Tables and figures of what there is."""
+    """Save and print the tables and figures."""
     classifier = run.model.classifier
     names = classifier.preprocessing.names
     takes = f"channels in the order {classifier.order}" if names == COLORS else f"{len(names)} channel(s)"
-    print(f"The network takes {takes}; images it gets wrong are left out.")
+    print(f"The network takes {takes}; misclassified images are left out.")
     for name, found in measure(run, pairs).items():
         tables = Tables(found, config.published)
         stem = output / slug(name)
         tables.save(stem)
         draw(stem, found, tables, run, config.rows)
-        print(f"\n{name}: share of the images that stays right\n\n{tables.people.markdown()}")
+        print(f"\n{name}: share of the images that stay right\n\n{tables.people.markdown()}")
         print(f"{tables.ranking.markdown()}\n{tables.agreement}")
         print(f"Look at {stem}_evidence.png, {stem}_agreement.png and {stem}_sheet.png")

@@ -28,9 +28,9 @@ def draw(stem: Path, found: Findings, tables: Tables, run: Run, rows: int) -> No
     """Draw and save the three figures.
 
     Args:
-        stem: how the files' names begin.
+        stem: beginning of the file names.
         found: the measurements.
-        tables: made from them.
+        tables: made from the measurements.
         run: the sweep that made the explanations.
         rows: images of each class in the sheet.
     """
@@ -44,7 +44,7 @@ def draw(stem: Path, found: Findings, tables: Tables, run: Run, rows: int) -> No
 
 
 def _bars(found: Findings, ranked: list[Ranked]) -> Figure:
-    """Bars of each class's evidence above those of its images."""
+    """Bars of each class's evidence, above the bars of its images."""
     shown = ranked if len(ranked) <= MOST else [*ranked[: MOST // 2], *ranked[-MOST // 2 :]]
     figure = Figure(figsize=(7, 1.4 + 0.55 * len(shown)), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
@@ -67,7 +67,7 @@ def _bars(found: Findings, ranked: list[Ranked]) -> Figure:
     axes.set_yticks(range(len(shown)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(
-        "share, %: dark, of the evidence; light, of the images themselves\nblack: width of the 95 % interval"
+        "share in %; dark: of the evidence, light: of the images themselves\nblack: width of the 95 % interval"
     )
     patches = [Patch(color=color, label=name) for name, color in parts.items()]
     figure.legend(handles=patches, loc="outside upper center", ncols=len(patches), frameon=False)
@@ -77,7 +77,7 @@ def _bars(found: Findings, ranked: list[Ranked]) -> Figure:
 
 
 def _scatter(found: Findings, ranked: list[Ranked], agreement: str) -> Figure:
-    """One measure against the other, a point for each class with its intervals."""
+    """The two measures against each other, with a point and intervals for each class."""
     figure = Figure(figsize=(6.4, 5), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -91,7 +91,7 @@ def _scatter(found: Findings, ranked: list[Ranked], agreement: str) -> Figure:
         if place in ends:
             axes.annotate(found.classes[row.target], (x, y), (5, 5), textcoords="offset points", fontsize=8)
     axes.axvline(0, color="gray", linewidth=0.5)
-    axes.set_xlabel("dependence by explanations: of the evidence, less the images' own")
+    axes.set_xlabel("dependence by explanations: evidence minus images")
     axes.set_ylabel("dependence by interventions:\nshare of images that do not stay right")
     axes.set_ylim(-0.03, 1.03)
     axes.set_title(fill(agreement, 70), fontsize=8)

@@ -26,17 +26,17 @@ ROWS = 32
 
 @dataclass(frozen=True)
 class Measured:
-    """One image.
+    """Measurements of one image.
 
     Attributes:
         id: of the item.
         image: its file.
         target: index of its class.
-        right: whether the network says that class.
+        right: whether the network predicts that class.
         evidence: the statistic of the explanation (K,).
-        contrast: that of the image itself (K,).
-        stays: intervention → whether the network says the class after it.
-        scores: intervention → the class's probability; that of the image itself under the empty name.
+        contrast: the statistic of the image itself (K,).
+        stays: intervention → whether the network still predicts the class.
+        scores: intervention → the class's probability; the empty name stands for the unchanged image.
     """
 
     id: str
@@ -56,9 +56,9 @@ class Findings:
     Attributes:
         pair: the suspicion.
         items: the images.
-        classes: index → name of all classes that were asked for, those without images included.
-        interventions: names of those whose mean effect is the dependence.
-        controls: names of the others.
+        classes: index → name of all requested classes, including classes without images.
+        interventions: names of the interventions whose mean effect is the dependence.
+        controls: names of the other interventions.
         averages: name → interventions whose mean is shown.
     """
 
@@ -74,7 +74,7 @@ class Findings:
         return self._by_class.get(target, [])
 
     def right(self, target: int) -> list[Measured]:
-        """Those that the network gets right."""
+        """A class's correctly classified images."""
         return [item for item in self.images(target) if item.right]
 
     @cached_property
@@ -85,14 +85,14 @@ class Findings:
         return found
 
     def statistics(self, items: Sequence[Measured]) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the evidence, of the images themselves, and their difference: means and intervals (K,3) over images."""
+        """Means and intervals (K,3) over images: of the evidence, of the images themselves, and of the difference."""
         evidence, contrast = self._numbers(items)
         numbers = torch.cat([evidence, contrast, evidence - contrast], 1)
         of_evidence, of_contrast, of_difference = bootstraps(numbers, [item.image for item in items]).chunk(3)
         return of_evidence, of_contrast, of_difference
 
     def by_explanations(self, items: Sequence[Measured]) -> list[float]:
-        """Dependence as explanations have it: that of the evidence, less the images' own, with its interval."""
+        """Dependence by explanations: of the evidence minus of the images themselves, with its interval."""
 
         def excess(means: Tensor) -> Tensor:
             evidence, contrast = means.chunk(2, -1)
@@ -110,19 +110,19 @@ class Findings:
 
     @staticmethod
     def stays(items: Sequence[Measured], interventions: Sequence[str]) -> list[float]:
-        """Share that stays right, on average over interventions, with its interval over images."""
+        """Share of items that stay right, averaged over interventions, with its interval over images."""
         total = sum(item.stays[name] for item in items for name in interventions) / len(interventions)
         return [total / len(items) if items else float("nan"), *wilson(total, len(items))]
 
     def by_interventions(self, items: Sequence[Measured]) -> list[float]:
-        """Dependence as interventions have it, with its interval: the share that does not stay right."""
+        """Dependence by interventions, with its interval: the share of items that do not stay right."""
         middle, low, high = self.stays(items, self.interventions)
         return [1 - middle, 1 - high, 1 - low]
 
 
 @torch.no_grad()
 def measure(run: Run, pairs: Mapping[str, Pair]) -> dict[str, Findings]:
-    """Look at all explanations that there are, and at what the interventions do to their images, for each pair."""
+    """Measure all explanations, and the effect of the interventions on their images, for each pair."""
     classifier, model = run.model.classifier, run.model
     pairs = {name: pair.suited(classifier) for name, pair in pairs.items()}
     asked = set(_asked(run.data.classes or [], classifier))
@@ -137,7 +137,7 @@ def measure(run: Run, pairs: Mapping[str, Pair]) -> dict[str, Findings]:
         evidence = torch.cat([one.evidence for one in found]).float()
 
         def judge(pictures: Tensor, targets: Tensor = targets) -> tuple[Tensor, Tensor]:
-            """Whether the network says the classes (B,), and their probabilities (B,)."""
+            """Whether the network predicts the classes (B,), and their probabilities (B,)."""
             logits = model.plain(model.normalize(pictures)).float().cpu()
             return classifier.task.present(logits, targets), classifier.task.probability(logits, targets)
 
@@ -178,7 +178,7 @@ def _parts(items: Sequence[tuple[Item, str]]) -> Iterator[Sequence[tuple[Item, s
 
 
 def _asked(classes: Sequence[str | int], classifier: Classifier) -> Iterator[int]:
-    """Classes that the user named, by index or by name; those named by their images' label have images."""
+    """Classes that the user named by index or name; classes named by labels have images anyway."""
     for word in map(str, classes):
         with suppress(InputError):
             yield int(word) if word.isdigit() else classifier.class_index(word)

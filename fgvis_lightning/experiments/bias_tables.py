@@ -18,11 +18,11 @@ from fgvis_lightning.results.tensor_files import write_whole
 
 NAN = float("nan")
 IMAGES = "images"
-"""Beside published shares, of how many images they are."""
+"""Key for the number of images behind the published shares."""
 
 
 def _with_interval(share: object, low: object, high: object) -> str:
-    """A share, and its interval where there is one, as text."""
+    """A share as text, with its interval if there is one."""
     if not isinstance(low, float):
         return str(share)
     mean, least, most = (float(str(number)) for number in (share, low, high))
@@ -39,11 +39,11 @@ class Ranked(NamedTuple):
 
 
 class Tables:
-    """What was found, by class. A number that no image defines is NaN, and a table says "undefined".
+    """The findings by class. Values without any image are NaN, shown as "undefined" in tables.
 
     Args:
         found: the findings.
-        published: class → intervention → share that stayed right elsewhere; and ``images``, of how many.
+        published: class → intervention → published share that stayed right; and ``images``, their number.
     """
 
     def __init__(self, found: Findings, published: Mapping[str, Mapping[str, float]]) -> None:
@@ -51,7 +51,7 @@ class Tables:
         self.published = {name.lower(): dict(values) for name, values in published.items()}
 
     def save(self, stem: Path) -> None:
-        """Save the tables as files whose names begin with that of ``stem``."""
+        """Save the tables as files whose names begin with the name of ``stem``."""
         for kind, table in (("evidence", self.evidence), ("ranking", self.ranking), ("items", self.items)):
             save_table(stem.with_name(f"{stem.name}_{kind}"), table)
         path = stem.with_name(f"{stem.name}_interventions")
@@ -90,7 +90,7 @@ class Tables:
 
     @cached_property
     def people(self) -> Table:
-        """The shares that stay right again, a row for each class, and one below where there are published ones."""
+        """The shares that stay right, a row for each class, followed by a row of published shares if there are any."""
         changes = list(dict.fromkeys(str(row[3]) for row in self.interventions.rows))
         table = Table(("class", "images", "right", *changes))
         for name in self.found.classes.values():
@@ -102,7 +102,7 @@ class Tables:
         return table
 
     def _elsewhere(self, name: str, change: str) -> tuple[float | str, float | str, float | str]:
-        """The published share of a class and its Wilson interval, as far as they are known."""
+        """The published share of a class and its Wilson interval, as far as known."""
         published = self.published.get(name.lower(), {})
         if change not in published:
             return "", "", ""
@@ -111,7 +111,7 @@ class Tables:
 
     @cached_property
     def ranked(self) -> list[Ranked]:
-        """The classes, from the one that depends most by both measures: by the mean of its two ranks."""
+        """The classes in order of dependence, highest first, by the mean of the ranks in both measures."""
         rows = []
         for index in self.found.classes:
             items = self.found.right(index)
@@ -128,7 +128,7 @@ class Tables:
 
     @cached_property
     def ranking(self) -> Table:
-        """The classes by their dependence."""
+        """The classes in order of dependence."""
         table = Table(
             (
                 *("class", "images", "by explanations", "explanations from", "explanations to"),
@@ -141,28 +141,28 @@ class Tables:
 
     @cached_property
     def agreement(self) -> str:
-        """Describe in a sentence how well the two measures agree on the order of the classes."""
+        """A sentence on how well the two measures agree on the order of the classes."""
         both = torch.tensor([(row.by_explanations[0], row.by_interventions[0]) for row in self.ranked if row.images])
         both = both[~both.isnan().any(1)] if len(both) else torch.empty(0, 2)
         if len(both) < 3:
-            return f"The order of {len(both)} classes says nothing: the agreement of the two measures is undefined."
+            return f"{len(both)} classes are too few: the agreement of the two measures is undefined."
         generator = torch.Generator().manual_seed(0)
         x, y = both.T[:, None, None]
         middle = rank_correlation(x, y)
         if bool(middle.isnan()):
-            return f"The {len(both)} classes do not differ by one measure: the agreement with the other is undefined."
+            return f"One measure is equal for all {len(both)} classes: the agreement of the two measures is undefined."
         shuffled = torch.stack([torch.randperm(len(both), generator=generator) for _ in range(9999)])
         chance = rank_correlation(x.expand(9999, -1, -1), y[0, 0][shuffled][:, None])
         as_large = (int((chance.abs() >= middle.abs() - 1e-6).sum()) + 1) / 10_000
         shown = f"p = {as_large:.2f}" if as_large >= 0.01 else "p < 0.01"
         return (
             f"Rank correlation of the two measures over {len(both)} classes: {float(middle):.2f} "
-            f"(as large by chance: {shown}, permutation test)."
+            f"({shown}, permutation test)."
         )
 
     @cached_property
     def items(self) -> Table:
-        """Each image by itself."""
+        """A row for each image."""
         names = self.found.pair.statistic.names
         changes = [*self.found.interventions, *self.found.controls]
         table = Table(

@@ -1,14 +1,14 @@
-"""``python train.py compare``: images × methods, next to one another.
+"""``python train.py compare``: images × methods, side by side.
 
-Each method sweeps over the items as FGVis does in ``fit``, into a results folder of its own, so a comparison can be
-stopped and gone on with, and runs on many devices::
+Each method sweeps over the items like FGVis in ``fit``, into its own results folder, so a comparison can be stopped and
+continued, and can run on many devices::
 
-    <output>/<method>/explanations/<item id>.safetensors   maps, images that are left (FGVis: masks); as in fit
+    <output>/<method>/explanations/<item id>.safetensors   maps, explanations as images (FGVis: masks); as in fit
     <output>/comparison.pdf, .png                          items × methods
-    <output>/crop.pdf, .png                                the same, at pixel resolution, where FGVis has most evidence
-    <output>/methods.json                                  what the methods in the folders are called
+    <output>/crop.pdf, .png                                the same at pixel resolution, where FGVis has most evidence
+    <output>/methods.json                                  names of the methods in the folders
     <output>/costs.csv, .md                                seconds and network passes of each method
-    <output>/discrimination.csv, .md, .pdf, .png           where an image has several classes: whose evidence is it?
+    <output>/discrimination.csv, .md, .pdf, .png           for images with several classes: whose evidence is it?
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def make_parser() -> Parser:
     """The options of ``compare``."""
     parser = sweep_parser("compare", (__doc__ or "").partition("::")[0], "results/comparison")
     parser.add_argument(
-        "--methods", type=dict[str, Method], required=True, help="Name → class_path and init_args, in columns' order."
+        "--methods", type=dict[str, Method], required=True, help="Name → class_path and init_args, in order of columns."
     )
-    parser.add_argument("--rows", type=int, default=12, help="Most items in a figure.")
+    parser.add_argument("--rows", type=int, default=12, help="Maximum number of items in a figure.")
     parser.add_argument(
-        "--seeds", type=bool, default=False, help="Also run those that draw random numbers with another seed."
+        "--seeds", type=bool, default=False, help="Also run methods that draw random numbers with another seed."
     )
     parser.add_argument("--crop", type=int, default=56, help="Side of the crop at pixel resolution; 0 for none.")
     return parser
@@ -47,12 +47,12 @@ def main(args: Sequence[str]) -> None:
 
     Raises:
         InputError: a user's mistake, images that could not be read, or methods that cannot explain the network.
-        RankFailedError: a process has ended before its shard was done.
+        RankFailedError: a process ended before its shard was done.
     """
     parser = make_parser()
     config = parser.parse_args(list(args))
     if not config.methods:
-        raise InputError("Expected methods to compare, but got none: give each a name, and its class_path.")
+        raise InputError("Expected methods to compare, but got none. Give each one a name and a class_path.")
 
     def methods(objects: Namespace) -> Methods:
         chosen: dict[str, tuple[Method, dict[str, Any]]] = {}
@@ -72,5 +72,5 @@ def main(args: Sequence[str]) -> None:
 
 
 def shown(name: str, method: Method) -> str:
-    """What a method is called in every table, figure and file: one at less than its authors' effort is called cheap."""
+    """Name of a method in tables, figures and files; it says cheap if the effort is below the authors'."""
     return f"{name} (cheap)" if method.cheap and "cheap" not in name.lower() else name

@@ -27,10 +27,10 @@ from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""Share of an image's pixels that is deleted to see whose evidence they are."""
+"""Shares of an image's pixels that are deleted to find out whose evidence they are."""
 
 SHOWN = 0.05
-"""The share of which the figure tells."""
+"""The share in the figure."""
 
 OWN = "its mask"
 INCHES = 1.15
@@ -38,13 +38,13 @@ INCHES = 1.15
 
 @dataclass(frozen=True)
 class Result:
-    """An item with what each method found.
+    """An item with the results of all methods.
 
     Attributes:
         item: image and target class.
         target: index of the target class.
         image: (3,H,W) in [0,1].
-        found: B = 1, by method; those that have found something.
+        found: by method, each with B = 1; methods without a result are missing.
     """
 
     item: Item
@@ -59,8 +59,8 @@ def sum_up(output: Path, runs: dict[str, Run], drawn: Sequence[str], rows: int, 
     Args:
         output: the folder.
         runs: by method.
-        drawn: the methods that the figures have.
-        rows: most items in a figure.
+        drawn: the methods in the figures.
+        rows: maximum number of items in a figure.
         crop: side of the crop in pixels; 0 for none.
     """
     costs = _costs(runs)
@@ -75,12 +75,12 @@ def sum_up(output: Path, runs: dict[str, Run], drawn: Sequence[str], rows: int, 
     if crop:
         save_figure(output / "crop", _crops(shown, list(runs), classifier, crop))
     if _discriminate(output, runs, rows):
-        print(f"Whose evidence it is: {output / 'discrimination.md'} and {output / 'discrimination.png'}")
-    print(f"Look at {output / 'comparison.png'}; for print there is {output / 'comparison.pdf'}")
+        print(f"Whose evidence is it? See {output / 'discrimination.md'} and {output / 'discrimination.png'}")
+    print(f"Look at {output / 'comparison.png'}; for print use {output / 'comparison.pdf'}")
 
 
 def _results(runs: dict[str, Run]) -> Iterator[Result]:
-    """The items of which some method has found something, in the order of their listing."""
+    """The items with a result of at least one method, in the order of their listing."""
     files: dict[Item, dict[str, Path]] = {}
     for name, run in runs.items():
         for item, id in run.split()[1]:
@@ -106,7 +106,7 @@ def _costs(runs: dict[str, Run]) -> Table:
 
 
 def _views(result: Result, methods: Sequence[str], classifier: Classifier) -> dict[str, Tensor | None]:
-    """Name of a column → picture (C,H,W) in [0,1]; FGVis has two, and so have methods that leave an image."""
+    """Name of a column → picture (C,H,W) in [0,1]; two for FGVis and for methods whose explanation is an image."""
     background = classifier.preprocessing.background().to(result.image)
     views: dict[str, Tensor | None] = {"image": result.image}
     for name in methods:
@@ -163,7 +163,7 @@ def _crops(results: Sequence[Result], methods: Sequence[str], classifier: Classi
 
 
 def _discriminate(output: Path, runs: dict[str, Run], rows: int) -> bool:
-    """Tables and a figure for the images that have several classes; whether there are such."""
+    """Save tables and a figure for images with several classes; return whether there are any."""
     run = next(iter(runs.values()))
     model = run.model.to(run.trainer.strategy.root_device)
     pairs = Table(("image", "evidence of", "score of", "method", "deleted", "left of the score"))
@@ -209,14 +209,14 @@ def _discriminate(output: Path, runs: dict[str, Run], rows: int) -> bool:
 
 
 def _moves(drawn: Sequence[tuple[Result, dict[str, str]]], methods: Sequence[str], classifier: Classifier) -> Figure:
-    """The maps of several classes of one image, and what is left of the scores without the evidence."""
+    """The maps of several classes of one image, and the shares of the scores that remain without the evidence."""
     views = [_views(result, methods, classifier) for result, _ in drawn]
     columns = max(map(list, views), key=len)
     rows = []
     for row, (_, captions) in zip(views, drawn, strict=True):
         rows.append([(row.get(name), captions.get(name, "")) for name in columns])
     note = (
-        f"Below a map: what is left of each class's score when the {SHOWN:.0%} of the pixels that it ranks highest are "
-        f"gray; below an explanation, when its own evidence is gone."
+        f"Below a map: the remaining share of each class's score if the {SHOWN:.0%} of the pixels with highest rank "
+        f"are gray. Below an explanation: the remaining share if its own evidence is removed."
     )
     return grid(rows, columns, [_name(result, classifier) for result, _ in drawn], INCHES, note)

@@ -1,14 +1,14 @@
 """``python train.py evaluate``: how faithful are stored explanations?
 
-Takes a folder of ``fit`` or ``compare``, and maps of your own beside it, and judges all of them by the same network on
-the same items, those that every method has::
+Takes a folder of ``fit`` or ``compare``, optionally with your own maps, and judges all of them by the same network on
+the same items, namely those that every method has::
 
     <output>/evaluation.csv, .md       each method's means with 95 % bootstrap intervals over images, and their
                                        differences from the reference method's, image by image, with p values
-    <output>/evaluation_items.csv      each item by itself
+    <output>/evaluation_items.csv      each single item
     <output>/curves.pdf, .png          the mean deletion and insertion curves
-    <output>/curves.safetensors        those of each item, (N,2,S): deletion and insertion
-    <output>/judgements.jsonl          all of this, so that the same command goes on where it was stopped
+    <output>/curves.safetensors        the curves of each item, (N,2,S): deletion and insertion
+    <output>/judgements.jsonl          all of these numbers, so that the same command continues where it was stopped
     <output>/extremes.pdf, .png        the items of the reference method with the best and the worst deletion AUC
 """
 
@@ -53,23 +53,23 @@ def make_parser() -> Parser:
         default={},
         help="Name → folder of your own maps (H,W), high = evidence: <item id>.npy or .safetensors.",
     )
-    parser.add_argument("--reference", type=str, default="FGVis", help="Method that the others are compared with.")
-    parser.add_argument("--profile", type=str, default="rise", help=f"Of the curves: {', '.join(PROFILES)}.")
+    parser.add_argument("--reference", type=str, default="FGVis", help="Method with which the others are compared.")
+    parser.add_argument("--profile", type=str, default="rise", help=f"Profile of the curves: {', '.join(PROFILES)}.")
     parser.add_argument(
         "--ties",
         type=str,
         default="random",
-        help="How pixels of equal value are ordered: random, or first, from the top left.",
+        help="Order of pixels of equal value: random, or first, from the top left.",
     )
     parser.add_argument(
         "--metrics",
         type=list[str] | str,
         default=STANDARD,
-        help="What to measure: names, standard or all. Each with its network passes for an image and a method, of "
-        f"which S are those of the profile: {list_metrics()}. Deletion and insertion are always measured.",
+        help="Metrics by name, standard or all. In parentheses, network passes per image and method, where S "
+        f"is the number of the profile: {list_metrics()}. Deletion and insertion are always measured.",
     )
     parser.add_argument(
-        "--floors", type=bool, default=False, help="Also judge each method by its maps of other photos than the item's."
+        "--floors", type=bool, default=False, help="Also judge each method with its maps of other photos."
     )
     parser.add_argument("--extremes", type=int, default=10, help="Best and worst items in a figure; 0 for none.")
     parser.add_argument("--batch_size", type=int, default=64, help="Images in one network pass.")
@@ -81,13 +81,13 @@ def main(args: Sequence[str]) -> None:
     """Parse the command line, judge, and write tables and figures.
 
     Raises:
-        InputError: if there is nothing to judge, a file cannot be read, or a map has another size.
+        InputError: if there is nothing to judge, a file cannot be read, or a map has the wrong size.
     """
     parser = make_parser()
     config = parser.parse_args(list(args))
     profile = replace(find_profile(config.profile), ties=config.ties)
     if not config.results:
-        raise InputError("Expected --results to name folders of fit or compare, but got an empty list.")
+        raise InputError("Expected folders of fit or compare in --results, but got an empty list.")
     if config.batch_size < 1 or config.extremes < 0:
         raise InputError(
             f"Expected --batch_size of at least 1 and --extremes of at least 0, but got {config.batch_size} and "
@@ -98,7 +98,7 @@ def main(args: Sequence[str]) -> None:
     ids = sorted(set.intersection(*(set(found) for found in methods.values())))
     if not ids:
         counts = ", ".join(f"{name} {len(found)}" for name, found in methods.items())
-        raise InputError(f"Expected items that all methods have, but there are none among theirs: {counts}.")
+        raise InputError(f"Expected items that all methods have, but got methods without a common item: {counts}.")
     reference = config.reference if config.reference in methods else next(iter(methods))
     if config.floors:
         methods |= floors(methods, ids)
@@ -107,7 +107,7 @@ def main(args: Sequence[str]) -> None:
     left_out = {name: len(found) - len(ids) for name, found in methods.items() if len(found) > len(ids)}
     print(f"{classifier.described}\n{len(ids):,} items by {', '.join(methods)}")
     if left_out:
-        print(f"left out, since not all methods have them: {left_out}")
+        print(f"left out because some methods lack them: {left_out}")
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     says = {
@@ -135,26 +135,26 @@ def main(args: Sequence[str]) -> None:
     if config.extremes:
         draw_extremes(output / "extremes", judgements, methods[reference], reference, classifier, config.extremes)
     sheet = f" and {output / 'extremes.png'}" if config.extremes else ""
-    print(f"Look at {output / 'curves.png'}{sheet}; each item by itself: {output / 'evaluation_items.csv'}")
+    print(f"Look at {output / 'curves.png'}{sheet}; single items: {output / 'evaluation_items.csv'}")
 
 
 JUDGEMENTS = "judgements.jsonl"
 
 
 def floors(methods: Mapping[str, dict[str, Path]], ids: Sequence[str]) -> dict[str, dict[str, Path]]:
-    """Each method's maps, each for the next photo instead of its own: what is not of the photo is left.
+    """Each method's maps, assigned to the next photo: their metrics do not depend on the photo.
 
     Args:
         methods: of `find_methods`.
         ids: the items.
 
     Raises:
-        InputError: there is one photo alone.
+        InputError: if there is only one photo.
     """
     source = stored(methods)
     others = another_photo([load_item(source[id]).metadata["image"] for id in ids])
     if not others:
-        raise InputError("Expected --floors with two photos or more, but all items are of one.")
+        raise InputError("Expected at least two photos for --floors, but got items of only one.")
     return {
         name + FLOOR: {id: paths[ids[other]] for id, other in zip(ids, others, strict=True)}
         for name, paths in methods.items()
@@ -172,7 +172,7 @@ def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict
 
     def add(name: str, paths: dict[str, Path]) -> None:
         if name in found:
-            raise InputError(f"Expected methods with names of their own, but {name} is there twice.")
+            raise InputError(f"Expected a different name for each method, but got {name} twice.")
         found[name] = paths
 
     for source in results:
@@ -186,11 +186,11 @@ def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict
             if paths:
                 add(_name_of(paths[0], each, names), {path.name.removesuffix(SUFFIX): path for path in paths})
         if len(found) == before:
-            raise InputError(f"Expected a folder of fit or compare, but there are no explanations in {folder}.")
+            raise InputError(f"Expected a folder of fit or compare, but found no explanations in {folder}.")
     for name, source in maps.items():
         paths = [path for path in Path(source).glob("*") if path.suffix in (".npy", SUFFIX)]
         if not paths:
-            raise InputError(f"Expected maps <item id>.npy or <item id>{SUFFIX}, but there are none in {source}.")
+            raise InputError(f"Expected maps <item id>.npy or <item id>{SUFFIX}, but found none in {source}.")
         add(name, {path.name.removesuffix(path.suffix): path for path in paths})
     return found
 

@@ -1,4 +1,4 @@
-"""Curves of an evaluation, and the items that came out best and worst."""
+"""Curves of an evaluation, and its best and worst items."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import brightened, explanation_image, grid, heat
 
 NAMED = 8
-"""Methods that have a color of their own in each panel of the curves: the best ones, and FGVis; the rest are gray."""
+"""Methods with their own color in each panel of the curves: the best ones, and FGVis; the rest are gray."""
 
 
 def draw_curves(path: Path, judgements: Sequence[Judgement], methods: Sequence[str]) -> None:
-    """Mean score against the share of the pixels that are deleted or inserted, for each method."""
+    """Mean score over the share of deleted or inserted pixels, for each method."""
     figure = Figure(figsize=(10, 4), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     colors = dict(zip(methods, colormaps["tab20"].colors * len(methods), strict=False))  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from fgvis_lightning.experiments.statistics import bootstrap, with_interval
 from fgvis_lightning.results.tables import Table
 
 LEVEL = 0.05
-"""Corrected p values below it are marked."""
+"""Corrected p values below this level are marked."""
 
 
 def item_table(judgements: Sequence[Judgement], metrics: Sequence[str], profile: str) -> Table:
@@ -28,11 +28,11 @@ def item_table(judgements: Sequence[Judgement], metrics: Sequence[str], profile:
 def summary(
     judgements: Sequence[Judgement], methods: Sequence[str], reference: str, metrics: Sequence[str], profile: str
 ) -> tuple[Table, str]:
-    """Means and paired differences with their intervals: a long table, and one for people.
+    """Means and paired differences with their intervals: a long table, and a table for people.
 
-    Differences are tested by `sign_flip`. Of one metric as many differences are tested as there are methods beside the
-    reference, so their p values are corrected by `holm`; second seeds and floors are no methods, and are not tested.
-    Each interval is that of one difference by itself.
+    Differences are tested by `sign_flip`. For each metric there is one test per method other than the reference, so
+    `holm` corrects their p values; second seeds and floors are not methods and are not tested. Each interval is for a
+    single difference.
     """
     table = Table(
         (
@@ -73,9 +73,9 @@ def summary(
         for name in methods:
             people[-1].add((name, *(cells.get((name, metric), ("", ""))[number] for metric in shown)))
     told = (
-        f"\nDifferences from {reference}, image by image, each with a 95 % interval of its own. Those with * are "
-        f"significant at 5 %,\nby a sign-flip test over images with Holm's correction for the methods compared "
-        f"with {reference}, each metric by itself:\n\n"
+        f"\nDifferences from {reference}, image by image, each with its own 95 % interval. Differences marked * are "
+        f"significant at 5 %\nby a sign-flip test over images, with Holm's correction for the methods compared "
+        f"with {reference}, separately for each metric:\n\n"
     )
     return table, told.join(one.markdown() for one in people)
 
@@ -83,7 +83,7 @@ def summary(
 def _differences(
     own: dict[str, Judgement], others: dict[str, Judgement], metric: str
 ) -> tuple[torch.Tensor, list[str]]:
-    """Of one metric, for the items for which both methods have it; and their images."""
+    """Differences in one metric, for items where both methods have it; and their images."""
     pairs = [(one, others[id]) for id, one in own.items() if metric in one.values and metric in others[id].values]
     values = torch.tensor([one.values[metric] - other.values[metric] for one, other in pairs])
     return values, [one.image for one, _ in pairs]

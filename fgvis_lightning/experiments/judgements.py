@@ -1,4 +1,4 @@
-"""What `fgvis_lightning.experiments.judging` finds of each item, kept in a file, so that nothing is judged twice."""
+"""Results of `fgvis_lightning.experiments.judging` in a file, so that no item is judged twice."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Judgement:
         id: of the item.
         image: path of the image.
         target: index of the class.
-        method: its name.
-        values: by metric; those that a map without a mask does not have are missing.
+        method: name of the method.
+        values: by metric; metrics of masks are missing for a map without a mask.
         deletion: the curve (S,).
         insertion: the curve (S,).
     """
@@ -39,13 +39,13 @@ class Judgement:
 
 
 class Judgements:
-    """Those that are in a file, one in a line, as JSON.
+    """Judgements in a file, one per line, as JSON.
 
-    A line is used again as long as the map's file has not changed, and what the numbers depend on is the same.
+    A line is reused as long as the map's file and everything in ``depends`` are unchanged.
 
     Args:
         path: the file; it need not exist.
-        depends: what all of them depend on: the network, the profile, the metrics.
+        depends: the values that all judgements depend on: network, profile, metrics.
     """
 
     def __init__(self, path: Path, depends: Mapping[str, Any]) -> None:
@@ -61,7 +61,7 @@ class Judgements:
                     continue
 
     def get(self, method: str, id: str, map: Path) -> Judgement | None:
-        """The one of an item by a method, if it is known."""
+        """The judgement of an item by a method, if it is known."""
         found = self._known.get(self._of(method, id, map))
         if found is None:
             return None
@@ -70,7 +70,7 @@ class Judgements:
         return Judgement(**{**entries, **curves})
 
     def add(self, one: Judgement, map: Path) -> None:
-        """Keep one, in the file as well."""
+        """Keep a judgement, and append it to the file."""
         of = self._of(one.method, one.id, map)
         curves = {"deletion": one.deletion.tolist(), "insertion": one.insertion.tolist()}
         self._known[of] = {"of": of, **{**asdict(one), **curves}}
@@ -79,7 +79,7 @@ class Judgements:
             file.write(json.dumps(self._known[of]) + "\n")
 
     def keep(self, used: Iterable[tuple[str, str, Path]]) -> None:
-        """Leave only these, by method, item and map, in the file."""
+        """Keep only these judgements, given by method, item and map, in the file."""
         kept = [self._known[of] for one in used if (of := self._of(*one)) in self._known]
         write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
 

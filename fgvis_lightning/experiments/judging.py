@@ -58,10 +58,10 @@ def judge(
     metrics: Sequence[str],
     known_already: Judgements,
 ) -> Iterator[Judgement]:
-    """Measure every item by every method, a few images at a time; what is known already is not measured again.
+    """Measure every item by every method, a few images at a time; known judgements are reused.
 
     Raises:
-        InputError: an image or a map cannot be read, or a map has another size than the network's input.
+        InputError: an image or a map cannot be read, or the size of a map is not that of the network's input.
     """
     device = chosen_device(config.device)
     network = faster(classifier).to(device).to(memory_format=torch.channels_last)
@@ -85,13 +85,13 @@ def judge(
             saliency = torch.cat([item if isinstance(item, Tensor) else item.saliency() for item in items]).to(device)
             if saliency.shape != x[:, 0].shape:
                 raise InputError(
-                    f"Expected maps of {tuple(x.shape[-2:])}, the network's input, but those of {name} have "
-                    f"{tuple(saliency.shape[-2:])}. Give the network and the size that made them, with "
+                    f"Expected maps of {tuple(x.shape[-2:])}, the network's input size, but those of {name} have "
+                    f"{tuple(saliency.shape[-2:])}. Give the network that made them, and its size with "
                     f"--model.classifier.size."
                 )
             deletion, insertion = curves(network, x, saliency, targets, profile, config.batch_size)
             values = {"deletion": auc(deletion, profile), "insertion": auc(insertion, profile)}
-            values["insertion from gray"] = values["insertion"]  # of profiles that insert into gray
+            values["insertion from gray"] = values["insertion"]  # for profiles that insert into gray
             values |= _of_maps(network, x, saliency, targets, profile, metrics, config.batch_size)
             if CONFIDENCE.intersection(metrics):
                 values |= _confidence(network, x, saliency, targets, clean)
@@ -116,10 +116,10 @@ def judge(
 
 
 def explained_image(metadata: Mapping[str, str], classifier: Classifier) -> Tensor:
-    """The image (3,H,W) in [0,1] that a file with these metadata explains.
+    """The image (3,H,W) in [0,1] explained by a file with these metadata.
 
     Raises:
-        InputError: if it cannot be read, or is another one now.
+        InputError: if it cannot be read, or has changed.
     """
     path, sha256 = metadata["image"], metadata.get(IMAGE)
     return as_float(load_image(path, classifier.preprocessing, upscale=True, sha256=sha256))
@@ -134,7 +134,7 @@ def _of_maps(
     metrics: Sequence[str],
     batch_size: int,
 ) -> dict[str, Tensor]:
-    """Those of the metrics beside the profile's curves that take many passes."""
+    """Metrics with many passes, besides the profile's curves."""
     found, given = {}, (network, x, saliency, targets)
     gray = replace(profile, insertion=ZERO)
     if "insertion from gray" in metrics and gray != profile:
@@ -149,12 +149,12 @@ def _of_maps(
 
 
 def explained(item: Tensor | Explanation | Attribution, image: Tensor, classifier: Classifier) -> Tensor | None:
-    """What an item leaves of its image as evidence (C,H,W), before normalization; None of a map alone.
+    """The part of the image that an item keeps as evidence (C,H,W), before normalization; None for a map without it.
 
     Args:
         item: of one image.
         image: (C,H,W) in [0,1].
-        classifier: whose mean color takes the place of what is no evidence.
+        classifier: its mean color replaces everything that is not evidence.
     """
     if isinstance(item, Explanation):
         background = classifier.preprocessing.background().to(image).expand_as(image)
@@ -164,7 +164,7 @@ def explained(item: Tensor | Explanation | Attribution, image: Tensor, classifie
 
 @torch.no_grad()
 def _confidence(network: Any, x: Tensor, saliency: Tensor, targets: Tensor, clean: Tensor) -> dict[str, Tensor]:
-    """Average drop and increase: what the map multiplied on the image does to the score."""
+    """Average drop and increase: effect on the score when the image is multiplied by the map."""
     score = task_of(network).probability
     before = score(clean, targets)
     after, stretched = (
@@ -193,6 +193,6 @@ def _of_explanations(network: Any, x: Tensor, e: Tensor, targets: Tensor, clean:
 
 
 def _of_masks(evidence: Tensor) -> dict[str, Tensor]:
-    """Metrics that masks (B,C,H,W) alone have."""
+    """Metrics that only masks (B,C,H,W) have."""
     empty = sparsity(evidence)
     return {"size": 1 - empty, "sparsity": empty, "connectedness": connectedness(evidence)}

@@ -1,4 +1,4 @@
-"""What ``python train.py evaluate`` can measure, and what it measures unless told otherwise."""
+"""The metrics of ``python train.py evaluate``, and its default choice."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from fgvis_lightning.errors import InputError, nearest
 
 ALL, STANDARD = "all", "standard"
 ALWAYS = "deletion", "insertion"
-"""Their curves are drawn."""
+"""Always measured, since their curves are drawn."""
 
 AGAIN = " (another seed)"
-"""After the name of a method that is run once more: how much two runs of one method differ."""
+"""Suffix of a method's second run, which shows how much two runs of one method differ."""
 
 FLOOR = " (another photo's)"
-"""After the name of a method whose maps are given to other photos than theirs."""
+"""Suffix of a method whose maps are assigned to other photos."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Measured:
 
     Attributes:
         higher: whether higher is better.
-        passes: network passes of each image and method; S are those of the profile, 29 of RISE's at 224 by 224.
-        standard: whether it is measured without being asked for.
+        passes: network passes per image and method; S is the number of the profile, 29 for RISE's at 224 by 224.
+        standard: whether it is measured by default.
     """
 
     higher: bool
@@ -36,32 +36,32 @@ class Measured:
 METRICS = {
     "deletion": Measured(False, "S"),
     "insertion": Measured(True, "S"),
-    "insertion from gray": Measured(True, "S, none where the profile inserts into gray"),
+    "insertion from gray": Measured(True, "S, or none if the profile inserts into gray"),
     "ROAD": Measured(True, "18", standard=False),
     "sensitivity-n": Measured(True, "300", standard=False),
     "infidelity": Measured(False, "51", standard=False),
     "average drop": Measured(False, "1"),
     "average drop min-max": Measured(False, "1"),
-    "increase": Measured(True, "that of average drop"),
+    "increase": Measured(True, "with average drop"),
     "p(e)": Measured(True, "1"),
-    "score kept": Measured(True, "that of p(e)"),
-    "average drop as is": Measured(False, "that of p(e)", standard=False),
-    "class kept": Measured(True, "that of p(e)"),
-    "CP entropy": Measured(True, "that of p(e)"),
-    "CP l1": Measured(True, "that of p(e)"),
+    "score kept": Measured(True, "with p(e)"),
+    "average drop as is": Measured(False, "with p(e)", standard=False),
+    "class kept": Measured(True, "with p(e)"),
+    "CP entropy": Measured(True, "with p(e)"),
+    "CP l1": Measured(True, "with p(e)"),
     "hallucination": Measured(False, "0"),
     "size": Measured(False, "0"),
     "sparsity": Measured(True, "0", standard=False),
     "connectedness": Measured(True, "0"),
 }
-"""Name → what to know of it, in the order of the columns."""
+"""Name → properties, in the order of the columns."""
 
 
 def chosen_metrics(names: str | Sequence[str]) -> list[str]:
     """Names of metrics in the order of the columns.
 
     Args:
-        names: some of `METRICS`, ``standard`` for those that are, ``all`` for all.
+        names: some of `METRICS`, ``standard`` for the standard ones, ``all`` for all.
 
     Raises:
         InputError: an unknown name.
@@ -71,7 +71,7 @@ def chosen_metrics(names: str | Sequence[str]) -> list[str]:
     for name in names:
         if name not in known:
             raise InputError(
-                f"Expected --metrics to name some of {', '.join(known)}, but got {name!r}.{nearest(name, known)}"
+                f"Expected some of {', '.join(known)} as --metrics, but got {name!r}.{nearest(name, known)}"
             )
     return [
         name

@@ -17,11 +17,11 @@ GET_MODEL = "torchvision.models.get_model"
 
 
 def complete_network(model: Namespace, parse: Callable[[str], Namespace]) -> None:
-    """Let torchvision's weights entry, which the network forgets, tell its preprocessing; drop arguments nobody gave.
+    """Take the preprocessing from torchvision's weights entry, which the network forgets; drop defaults of arguments.
 
     Args:
         model: has ``network`` and ``classifier.weights``.
-        parse: the configuration of a network of which nothing but its ``class_path`` is given.
+        parse: makes the configuration of a network from its ``class_path`` alone.
     """
     if not isinstance(model.network, Namespace):
         return
@@ -32,17 +32,17 @@ def complete_network(model: Namespace, parse: Callable[[str], Namespace]) -> Non
     }
     entry: Any = options.get("weights")
     if isinstance(entry, str) and model.network.class_path == GET_MODEL:
-        with suppress(KeyError, ValueError):  # an unknown name is the builder's to refuse
+        with suppress(KeyError, ValueError):  # the builder refuses an unknown name
             entry = torchvision.models.get_model_weights(options["name"])[entry]
     if isinstance(entry, torchvision.models.WeightsEnum) and model.classifier.weights is None:
         model.classifier.weights = str(entry)
 
 
 def _drop_defaults(network: Namespace, parse: Callable[[str], Namespace]) -> None:
-    """Drop the arguments that nobody gave from those of a torchvision builder.
+    """Drop arguments of a torchvision builder that were not given.
 
-    The parser fills in the defaults of the network's class, where builders such as ``resnext50_32x4d``
-    choose their own and refuse others.
+    The parser fills in the defaults of the network's class, but builders such as ``resnext50_32x4d``
+    choose their own values and refuse others.
     """
     if not network.class_path.startswith("torchvision.models.") or network.class_path == GET_MODEL:
         return
@@ -53,7 +53,7 @@ def _drop_defaults(network: Namespace, parse: Callable[[str], Namespace]) -> Non
 
 
 def check_optimizers(config: Namespace) -> None:
-    """Refuse optimizers that are none: whatever can be called could stand in their place.
+    """Refuse anything that is not an optimizer; the parser accepts every callable.
 
     Raises:
         InputError: if an option for an optimizer names something else.
@@ -76,7 +76,7 @@ def building(network: Namespace | str) -> Iterator[None]:
     """Turn an error of a network's own constructor into one line.
 
     Raises:
-        InputError: that line.
+        InputError: the error in one line.
     """
     try:
         yield
@@ -85,5 +85,5 @@ def building(network: Namespace | str) -> Iterator[None]:
             raise
         raise InputError(
             f"Expected to build the network {network.class_path}, but it raised {error.__cause__!r}. "
-            f"Weights that cannot be downloaded can be given as a file with --model.classifier.checkpoint."
+            f"If weights cannot be downloaded, give them as a file with --model.classifier.checkpoint."
         ) from error

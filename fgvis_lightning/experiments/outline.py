@@ -1,4 +1,4 @@
-"""What help, completion and mistakes need of a command's parser; no library is imported for it."""
+"""The data of a command's parser for help, completion and mistakes, without importing any library."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from fgvis_lightning.errors import InputError, nearest
 
 SHOWN = {
-    "data.images": "what to explain: a file, a glob, a folder, or a CSV file with columns path and target",
-    "data.targets": "for which classes: predicted, label, top3, an index, a name, or a list of these",
-    "data.batch_size": "items at a time, or auto for the most that fit the device",
-    "model.network": "one of timm's by name; torchvision's or your own by class_path",
-    "model.classifier.checkpoint": "file with its weights: a state_dict, a .ckpt of Lightning's, or .safetensors",
-    "model.classifier.classes": "file with its class names, one on each line",
+    "data.images": "images to explain: a file, a glob, a folder, or a CSV file with columns path and target",
+    "data.targets": "target classes: predicted, label, top3, an index, a name, or a list of these",
+    "data.batch_size": "items per batch, or auto for as many as fit the device",
+    "model.network": "a timm network by name; a torchvision network or your own by class_path",
+    "model.classifier.checkpoint": "file with the weights: a state_dict, a Lightning .ckpt, or .safetensors",
+    "model.classifier.classes": "file with the class names, one per line",
     "model.game": "preservation, deletion, generation or repression",
-    "model.lam": "auto for the smallest evidence that does, or a fixed weight of the mask's size",
-    "model.level": "what auto is to reach, as a share of the image's score: by default at least 1, or at most 0.1",
-    "model.iterations": "passes through the network for each item, at most",
-    "output": "results folder; the same command goes on in it",
-    "config": "YAML file with any of these options; configs/ has some",
+    "model.lam": "auto for the smallest evidence that reaches --model.level, or a fixed weight of the mask's size",
+    "model.level": "score that auto must reach, as a share of the image's score: by default at least 1, or at most 0.1",
+    "model.iterations": "maximum number of network passes for each item",
+    "output": "results folder; the same command continues in it",
+    "config": "YAML file with any of these options, such as those in configs/",
     "trainer.accelerator": "cpu, gpu, mps, …",
-    "trainer.devices": "how many of them share the items",
+    "trainer.devices": "number of devices that share the items",
     "trainer.precision": "32-true, bf16-mixed, 16-mixed, …",
 }
-"""Options that ``--help`` shows beside a command's own."""
+"""Options that ``--help`` shows in addition to a command's own."""
 
 HIDDEN = {"help", "help_all", "print_config", "seed_everything", "ckpt_path", "weights_only"}
 
 FOREIGN = "print_shtab"
-"""jsonargparse's own completion, an option that parsers get as soon as they have parsed; ``completion`` is better."""
+"""jsonargparse's completion option, which parsers get after parsing; ``completion`` is better."""
 
 
 class Option(NamedTuple):
     """An option or an argument.
 
     Attributes:
-        names: as they are written, such as ``--model.game`` and ``--data.images+``; none of an argument.
+        names: as written, such as ``--model.game`` and ``--data.images+``; empty for an argument.
         dest: its name in the configuration.
         help: the first clause of its help text.
         default: as text; empty if there is none.
         choices: its values, if they can be listed.
-        group: whether it stands for a file with all of a group's options.
+        group: whether it takes a file with all options of a group.
     """
 
     names: list[str]
@@ -60,11 +60,11 @@ class Outline(NamedTuple):
     """A command's options.
 
     Attributes:
-        prog: the command as it is written.
-        description: what it is for.
-        needed: options without which it does nothing.
-        former: options that its parser replaces by others.
-        options: all the others.
+        prog: the command as written.
+        description: its purpose.
+        needed: required options.
+        former: former options, which the parser replaces by new ones.
+        options: all other options.
     """
 
     prog: str
@@ -109,17 +109,17 @@ def _choices(action: Any) -> list[str] | None:
 
 
 def options_of(outline: Outline) -> list[str]:
-    """Options as they are written, without short forms and those that append."""
+    """Options as written, without short forms and forms that append."""
     names = [name for option in outline.options for name in option.names]
     return [name for name in names if name.startswith("--") and not name.endswith("+")]
 
 
 def short_help(outline: Outline, width: int | None = None) -> str:
-    """Help with the options that most runs need, at most ``width`` columns wide, the terminal's unless given."""
+    """Help with the options of most runs, at most ``width`` columns wide, by default the terminal's width."""
     width = min(width or shutil.get_terminal_size().columns, 110)
     known = {f"--{option.dest}": option for option in outline.options if option.names}
     known |= {option.dest.upper(): option for option in outline.options if not option.names}
-    # What all commands share that work on images; others have options of the same names with another meaning.
+    # Shared by all commands on images; other commands have options of the same names with other meanings.
     shared = {f"--{dest}": text for dest, text in SHOWN.items() if f"--{dest}" in known and "--config" in known}
     own = [name for name, option in known.items() if "." not in name and name not in shared and _is_own(option)]
     trainer = [name for name in shared if name.startswith("--trainer.")]
@@ -137,23 +137,23 @@ def short_help(outline: Outline, width: int | None = None) -> str:
     more = len([name for name, option in known.items() if name not in order and option.dest not in HIDDEN])
     if "--config" in known:
         lines += ["", f"{outline.prog} --help_all shows {more} more options;"]
-        lines += [f"{outline.prog} --print_config prints all as commented YAML."]
+        lines += [f"{outline.prog} --print_config prints all options as commented YAML."]
     return "\n".join(lines) + "\n"
 
 
 def _is_own(option: Option) -> bool:
-    """Whether an option is the command's own, and neither one that every command has nor a group's file."""
+    """Whether an option belongs to this command only, and does not take a group's file."""
     return option.dest not in HIDDEN and option.help != argparse.SUPPRESS and not option.group
 
 
 def check_names(args: Sequence[str], outline: Outline) -> None:
-    """Refuse an option that the command does not have; what an option is given is for the parser to judge.
+    """Refuse an option that the command does not have; the parser checks the values.
 
     Raises:
-        InputError: the line that the parser would say.
+        InputError: with the same line as from the parser.
     """
     known = {name for option in outline.options for name in option.names} | {*outline.former, f"--{FOREIGN}"}
-    # Options of an object's class, such as --model.network.init_args.depth; those of a group are all known.
+    # Options of an object's class, such as --model.network.init_args.depth; all options of a group are known.
     takes_more = tuple(f"{name}." for name in known - {name for o in outline.options if o.group for name in o.names})
     for arg in args:
         name = arg.split("=")[0].removesuffix("+")
@@ -164,5 +164,5 @@ def check_names(args: Sequence[str], outline: Outline) -> None:
 
 
 def unknown_option(name: str, known: Sequence[str]) -> str:
-    """What is said of an option that a command does not have."""
-    return f"Expected an option of this command, but got {name}.{nearest(name, known)} --help_all shows all."
+    """The message for an option that a command does not have."""
+    return f"Expected an option of this command, but got {name}.{nearest(name, known)} --help_all shows all options."

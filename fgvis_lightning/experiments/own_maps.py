@@ -1,4 +1,4 @@
-"""Maps that were made elsewhere."""
+"""Maps made outside this package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, UNREADABL
 
 
 def read(path: Path) -> Tensor | Explanation | Attribution:
-    """A stored item, or a map (1,H,W) of the user's own."""
+    """A stored item, or the user's own map (1,H,W)."""
     try:
         if path.suffix == ".npy":
             saliency = torch.from_numpy(np.load(path, allow_pickle=False)).float()
@@ -30,10 +30,10 @@ def read(path: Path) -> Tensor | Explanation | Attribution:
         raise InputError(f"Expected a map, but {path} cannot be read: {error}") from error
     saliency = saliency.squeeze()
     if saliency.ndim != 2:
-        raise InputError(f"Expected a map (H,W), but {path} has {tuple(saliency.shape)}.")
+        raise InputError(f"Expected a map (H,W), but {path} has shape {tuple(saliency.shape)}.")
     return saliency[None]
 
 
 def stored(methods: Mapping[str, Mapping[str, Path]]) -> Mapping[str, Path]:
-    """The files of the first of the methods whose files say of which images they are."""
+    """The files of the first method whose files name their images."""
     return next(paths for paths in methods.values() if any(path.suffix == SUFFIX for path in paths.values()))

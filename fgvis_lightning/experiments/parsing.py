@@ -1,4 +1,4 @@
-"""The parsers of all commands: help that fits a screen, commented configurations, and mistakes told in one line."""
+"""The parsers of all commands: help that fits a screen, commented configurations, and one-line messages."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": 
 
 
 class MissingError(InputError):
-    """Options that the command needs were not given."""
+    """Required options are missing."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        super().__init__(f"Expected {' and '.join(names)}, but got nothing. --help shows what the command needs.")
+        super().__init__(f"Expected {' and '.join(names)}, but got nothing. --help shows the required options.")
 
 
 class Parser(LightningArgumentParser):
-    """A parser whose ``--help`` shows what most runs need and whose ``--help_all`` shows every option.
+    """A parser whose ``--help`` shows the options of most runs, and whose ``--help_all`` shows every option.
 
-    ``--print_config`` prints the configuration with what the options mean beside them. Mistakes raise `InputError`.
+    ``--print_config`` prints the configuration with comments that explain the options. Mistakes raise `InputError`.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **options)
         self.add_argument("--help_all", action=_HelpAll, help="Show every option and exit.")
-        self.needed: Sequence[str] = ()  # options without which the command does nothing
+        self.needed: Sequence[str] = ()  # required options
         self.former = former_names()
 
     def format_help(self, *_: Any) -> str:
@@ -64,13 +64,13 @@ class Parser(LightningArgumentParser):
         try:
             parsed = super().parse_args(with_new_names(whole), *others, **options)
         except (RecursionError, UnicodeDecodeError) as error:
-            raise InputError("Expected a configuration in YAML, but it is nested too deeply or no text.") from error
+            raise InputError("Expected a configuration in YAML, but it is nested too deeply or not a text.") from error
         if getattr(getattr(parsed, "fit", parsed), "output", None) == "":
             raise InputError("Expected --output to name a folder, but got an empty name.")
         return parsed
 
     def find_needed(self, *command: str) -> Sequence[str]:
-        """Must come before a help text: while a parser parses, nothing is required."""
+        """Find the required options; call this before a help text, since nothing is required during parsing."""
         with suppress(InputError):
             try:
                 super().parse_args(list(command))
@@ -88,7 +88,7 @@ class Parser(LightningArgumentParser):
 
 
 class _Formatter(DefaultHelpFormatter):
-    """jsonargparse's, without the two thousand modules that a network could be an instance of."""
+    """jsonargparse's formatter, without the list of two thousand classes for a network."""
 
     def _expand_help(self, action: argparse.Action) -> str:
         return re.sub(r", known subclasses: (?:[^,)]*, ){20,}[^)]*", "", super()._expand_help(action))
@@ -104,12 +104,12 @@ class _HelpAll(argparse.Action):
 
 
 def asks_for_help(args: Sequence[str] | None) -> bool:
-    """Whether the arguments ask for help; ``None`` stands for the command line's own arguments."""
+    """Whether the arguments ask for help; ``None`` stands for the arguments of the command line."""
     return not {"-h", "--help"}.isdisjoint(sys.argv[1:] if args is None else args)
 
 
 def explained(message: str, known: Sequence[str]) -> str:
-    """A parser's complaint as one line; an unknown option with the nearest ones."""
+    """A parser's error message in one line; an unknown option with the nearest ones."""
     text = " ".join(message.split())
     if match := re.match(r"unrecognized arguments: (\S+)", text, re.IGNORECASE):
         option = match[1].split("=")[0]
@@ -122,7 +122,7 @@ def explained(message: str, known: Sequence[str]) -> str:
     text = re.sub(r"a typing\.Literal\[([^]]*)\]", lambda found: f"one of {found[1]}".replace("'", ""), text)
     text = re.sub(r"an? <class '(\w+)'>", lambda found: KINDS.get(found[1], found[1]), text)
     if foreign := re.match(r"(--[\w.]+: ).*- Expected a path but (\S+) either not accessible or invalid", text):
-        return f"{foreign[1]}Expected the class_path of something that the option takes, but got {foreign[2]}"
+        return f"{foreign[1]}Expected a class_path that the option accepts, but got {foreign[2]}"
     if several := re.search(
         r"Does not validate against any of the Union .* Errors: (.*) Given value type: .*: ?(.*)$", text
     ):

@@ -1,19 +1,19 @@
 """``python train.py pointing``: is the evidence in the object?
 
-Takes a folder of ``fit`` or ``compare``, maps of your own beside it, and objects that somebody has marked in the
-photos: a CSV file with columns image, target, x0, y0, x1 and y1 (left, top, right and bottom in pixels of the image
-file, turned as its EXIF orientation says; the image by a path relative to the file, or by the end of the path that was
-explained), annotations in COCO's format (boxes, polygons, uncompressed run lengths), or a folder of masks that are
-black where the object is not, named after items or images. Objects go through the network's resizing and center crop,
-as the photos did. An item's object is what its image has of its class.
+Takes a folder of ``fit`` or ``compare``, optionally your own maps, and marked objects in the photos: a CSV file with
+columns image, target, x0, y0, x1 and y1 (left, top, right and bottom in pixels of the image file, rotated by its EXIF
+orientation; the image as a path relative to the CSV file, or as the end of the explained path), annotations in COCO's
+format (boxes, polygons, uncompressed run lengths), or a folder of masks that are black outside of the object, named
+after items or images. Objects go through the network's resizing and center crop, like the photos. An item's objects
+are all objects of its class in its image.
 
-The pointing game (Zhang et al., ECCV 2016) asks if the map's maximum is at the object, the energy pointing game (Wang
-et al., CVPR workshops 2020) which share of the map is in it. Beside them stands what needs no map at all: a uniform
-map or a random point, and the center of the picture, where photographers put things::
+The pointing game (Zhang et al., ECCV 2016) checks whether the map's maximum is at the object; the energy pointing game
+(Wang et al., CVPR workshops 2020) measures the share of the map inside it. Controls without any map are shown as well:
+a uniform map or a random point, and the center of the picture, where photographers place objects::
 
-    <output>/pointing.csv, .md         each method's hits with 95 % intervals by Wilson, and its shares inside with
+    <output>/pointing.csv, .md         each method's hits with 95 % Wilson intervals, and its shares inside with
                                        95 % bootstrap intervals over images
-    <output>/pointing_items.csv        each item by itself
+    <output>/pointing_items.csv        each single item
     <output>/pointing.pdf, .png        some items, with their objects outlined on the maps
 """
 
@@ -58,21 +58,21 @@ def make_parser() -> Parser:
         "--truth", type=str, required=True, help="A CSV file with boxes, a COCO file FILE.json, or a folder of masks."
     )
     parser.add_argument("--maps", type=dict[str, str], default={}, help="Your own maps, as in evaluate.")
-    parser.add_argument("--tolerance", type=int, default=15, help="Pixels of the map that a point may lie beside.")
+    parser.add_argument("--tolerance", type=int, default=15, help="Tolerated distance from the object, in pixels.")
     parser.add_argument("--sheet", type=int, default=6, help="Items in the figure; 0 for none.")
     return parser
 
 
 @dataclass(frozen=True)
 class Target:
-    """What an item's maps should point at.
+    """The object at which an item's maps should point.
 
     Attributes:
         id: of the item.
         metadata: of its file.
         target: index of the class.
-        mask: of the object or objects, booleans of the input's height and width.
-        objects: how many.
+        mask: of the object or objects, booleans (H,W) of the input's size.
+        objects: number of objects.
     """
 
     id: str
@@ -108,8 +108,8 @@ def main(args: Sequence[str]) -> None:
             print(f"left out: {count:,} {what}")
     if not targets:
         raise InputError(
-            f"Expected objects of the images and classes in {', '.join(results)}, but {config.truth} has none of "
-            f"{len(ids):,} items' ({', '.join(f'{count:,} {what}' for what, count in left_out.items())})."
+            f"Expected objects of the images and classes in {', '.join(results)}, but {config.truth} has none for "
+            f"{len(ids):,} items ({', '.join(f'{count:,} {what}' for what, count in left_out.items())})."
         )
     items = measure(targets, methods, config.tolerance)
     output = Path(config.output)
@@ -123,11 +123,11 @@ def main(args: Sequence[str]) -> None:
     if config.sheet:
         places = dict.fromkeys(len(targets) * place // config.sheet for place in range(config.sheet))
         draw_sheet(output / "pointing", [targets[place] for place in places], methods, items, classifier)
-        print(f"Look at {output / 'pointing.png'}; each item by itself: {output / 'pointing_items.csv'}")
+        print(f"Look at {output / 'pointing.png'}; single items: {output / 'pointing_items.csv'}")
 
 
 def find_targets(paths: Mapping[str, Path], truth: str, classifier: Classifier) -> tuple[list[Target], dict[str, int]]:
-    """The items that have an object in the network's input, and what is left out → how many.
+    """The items with an object in the network's input, and the reasons for leaving items out → counts.
 
     Args:
         paths: item id → its file.
@@ -135,14 +135,14 @@ def find_targets(paths: Mapping[str, Path], truth: str, classifier: Classifier) 
         classifier: of the network.
 
     Raises:
-        InputError: something cannot be read, does not fit, or is of another image or network.
+        InputError: a file cannot be read, does not fit, or belongs to another image or network.
     """
     size = cache(lambda path: upright_size(path, classifier.preprocessing))
     items = {id: load_metadata(path) for id, path in paths.items()}
     if nameless := [id for id, metadata in items.items() if "image" not in metadata]:
-        raise InputError(f"Expected explanations of image files, but {nameless[0]} does not say which one it is of.")
+        raise InputError(f"Expected explanations of image files, but {nameless[0]} does not name its image.")
     marked = _marked({id: metadata["image"] for id, metadata in items.items()}, truth, classifier)
-    without, cut = "items without an object of their class", "items whose objects the crop has cut away"
+    without, cut = "items without an object of their class", "items whose objects are outside of the crop"
     lost = "objects outside of the crop, or too small for a pixel"
     left_out, targets = dict.fromkeys((without, cut, lost), 0), []
     for id, metadata in items.items():
@@ -168,7 +168,7 @@ def _marked(images: Mapping[str, str], truth: str, classifier: Classifier) -> di
     Args:
         images: item id → path of its image.
         truth: as in `find_targets`.
-        classifier: knows the classes.
+        classifier: has the classes.
     """
     if not Path(truth).is_dir():
         found = by_image(read_objects(truth, classifier), dict.fromkeys(images.values()))
@@ -186,10 +186,10 @@ def _marked(images: Mapping[str, str], truth: str, classifier: Classifier) -> di
 
 
 def _check_made_alike(metadata: Mapping[str, str], id: str, classifier: Classifier) -> None:
-    """Refuse an image that is another one now, and a network with another crop than that of the map."""
+    """Refuse an image that has changed, and a network whose crop differs from the map's."""
     path, sha256 = metadata["image"], metadata.get(IMAGE)
     if sha256 is not None and content(path) != sha256:
-        raise InputError(f"Expected the image that was explained, but {path} is another one now. Put that one back.")
+        raise InputError(f"Expected the image that was explained, but {path} has changed. Restore the original image.")
     own: dict[str, Any] = {"size": classifier.preprocessing.size, "resize": classifier.preprocessing.resize}
     own = json.loads(json.dumps(own))
     theirs = {name: value for name, value in json.loads(metadata.get("settings", "{}")).items() if name in own}
@@ -197,8 +197,8 @@ def _check_made_alike(metadata: Mapping[str, str], id: str, classifier: Classifi
         f"{name} {value} there and {own[name]} here" for name, value in theirs.items() if value != own[name]
     ]:
         raise InputError(
-            f"Expected the network that {id} was made with, but its input differs: {'; '.join(differing)}. Give that "
-            f"network and its size, with --model.network and --model.classifier.size."
+            f"Expected the network that made {id}, but the input differs: {'; '.join(differing)}. Give that network "
+            f"and its size with --model.network and --model.classifier.size."
         )
 
 
@@ -206,7 +206,7 @@ def measure(targets: Sequence[Target], methods: Mapping[str, Mapping[str, Path]]
     """A row for each item and method, and for each item and control.
 
     Raises:
-        InputError: a map cannot be read, or has another size than the network's input.
+        InputError: a map cannot be read, or its size is not that of the network's input.
     """
     table = Table(("id", "image", "target", "method", "objects", "share of the picture", "hit", "energy inside"))
     for target in targets:
@@ -218,8 +218,8 @@ def measure(targets: Sequence[Target], methods: Mapping[str, Mapping[str, Path]]
             saliency = item if isinstance(item, Tensor) else item.saliency()
             if saliency.shape != mask.shape:
                 raise InputError(
-                    f"Expected maps of {tuple(mask.shape[1:])}, the network's input, but that of {target.id} by {name} "
-                    f"has {tuple(saliency.shape[1:])}. Give the network and the size that made them, with "
+                    f"Expected maps of {tuple(mask.shape[1:])}, the network's input size, but that of {target.id} by "
+                    f"{name} has {tuple(saliency.shape[1:])}. Give the network that made them, and its size with "
                     f"--model.classifier.size."
                 )
             found = float(pointing_game(saliency, mask, tolerance)), float(energy_pointing_game(saliency, mask))
@@ -232,7 +232,7 @@ def measure(targets: Sequence[Target], methods: Mapping[str, Mapping[str, Path]]
 
 
 def within_reach(mask: Tensor, tolerance: int) -> Tensor:
-    """Where a map's maximum is a hit of `pointing_game`: booleans (H,W), as the mask."""
+    """The places where a map's maximum is a hit of `pointing_game`: booleans (H,W), like the mask."""
     reach = max(tolerance - 1, 0)
     steps = torch.arange(-reach, reach + 1)
     distance = steps[:, None] ** 2 + steps**2
@@ -253,14 +253,14 @@ def summary(items: Table, methods: Sequence[str]) -> Table:
             for column in ("hit", "energy inside", "share of the picture")
         )
         count, rate = len(set(images)), float(hits.mean())
-        # A random point's rate is no count of hits but known of each image.
+        # The rate of a random point is not a count of hits; it is known for each image.
         pointed = bootstrap(hits, images) if name == UNIFORM else (rate, *wilson(rate * count, count))
         table.add((name, len(rows), count, *pointed, *bootstrap(energy, images), *bootstrap(energy - share, images)))
     return table
 
 
 def for_people(table: Table) -> str:
-    """The table of `summary` as Markdown, each interval beside its mean."""
+    """The table of `summary` as Markdown, with each interval next to its mean."""
     names = [name for name in table.columns if not name.endswith((" from", " to"))]
     people = Table(names)
     for row in table.rows:

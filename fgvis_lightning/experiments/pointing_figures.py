@@ -19,7 +19,7 @@ from fgvis_lightning.results.figures import as_rgb, grid, heat
 from fgvis_lightning.results.tables import Table
 
 COLOR = (0.0, 1.0, 0.85)
-"""Of the outline: on no photo's skin, grass or wood, and not of the maps' colors."""
+"""Color of the outline: unlike skin, grass and wood in photos, and unlike the colors of maps."""
 
 
 class Pointed(Protocol):
@@ -34,7 +34,7 @@ class Pointed(Protocol):
 def outlined(picture: Tensor, mask: Tensor) -> Tensor:
     """A picture (3,H,W) with a line around the mask (H,W), about 1/100 of the picture wide."""
     wide = max(1, round(min(mask.shape) / 200))
-    marked = F.pad(mask[None, None].float(), [wide] * 4)  # an object that the crop has cut has an edge there
+    marked = F.pad(mask[None, None].float(), [wide] * 4)  # an object cut by the crop has an edge there
     inner = 1 - F.max_pool2d(1 - marked, 2 * wide + 1, 1, wide)[0, 0, wide:-wide, wide:-wide]
     outer = F.max_pool2d(marked, 2 * wide + 1, 1, wide)[0, 0, wide:-wide, wide:-wide]
     return torch.where(outer > inner, torch.tensor(COLOR)[:, None, None], picture)
@@ -47,13 +47,13 @@ def draw_sheet(
     items: Table,
     classifier: Classifier,
 ) -> None:
-    """A row for each item: the photo and each method's map, with the object outlined and what was measured.
+    """A row for each item: the photo and each method's map, with the outlined object and the measurements.
 
     Args:
         path: of the figure, without a suffix.
         targets: the items.
         methods: name → item id → its file.
-        items: id, method, hit and energy of each.
+        items: table with id, method, hit and energy.
         classifier: of the network.
     """
     columns = {name: place for place, name in enumerate(items.columns)}

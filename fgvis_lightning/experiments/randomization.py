@@ -1,4 +1,4 @@
-"""Networks whose layers are drawn anew, maps by another seed, smoothed maps, and how complex maps are."""
+"""Networks with redrawn layers, maps by another seed, smoothed maps, and complexity of maps."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from fgvis_lightning.baselines.base import Method, require
 from fgvis_lightning.method.tasks import Task
 
 APART = 1000
-"""From one seed to the next: a method of as many runs counts on from its seed, and no two are to share a run."""
+"""Distance between seeds: a method with several runs counts up from its seed, and no two methods may share a run."""
 
 Order = Literal["top_down", "bottom_up"]
 Weights = Literal["spread", "initial"]
 
 
 def layers(network: nn.Module) -> list[nn.Module]:
-    """The modules that have weights of their own, in the order in which the network has them."""
+    """The modules with their own weights, in the network's order."""
     return [module for module in network.modules() if isinstance(getattr(module, "weight", None), Tensor)]
 
 
 def randomized(
     network: nn.Module, steps: int, seed: int, order: Order = "top_down", weights: Weights = "spread"
 ) -> Iterator[tuple[int, nn.Module]]:
-    """Copies of which more and more layers are random.
+    """Copies in which more and more layers are random.
 
     Args:
         network: left as it is.
-        steps: how many copies; in the last one all layers are random.
-        seed: of the draws, the same for a layer in every copy.
-        order: from the logits down, as Adebayo et al. have it, or from the image up, after which what a layer receives
-            is random from the first copy on (Hedström et al. 2024).
+        steps: number of copies; in the last copy all layers are random.
+        seed: of the draws, which are the same for a layer in every copy.
+        order: from the logits down, as in Adebayo et al., or from the image up, so that the inputs of the later layers
+            are random from the first copy on (Hedström et al. 2024).
         weights: ``spread`` draws weights and biases from a normal distribution with their own mean and standard
-            deviation, and leaves the statistics of batch normalizations. ``initial`` makes a layer what it was before
-            training, statistics and all, by its ``reset_parameters``; one without it is drawn as by ``spread``.
+            deviation, and keeps the statistics of batch normalizations. ``initial`` resets a layer, including
+            statistics, to its state before training by ``reset_parameters``; a layer without it is drawn by ``spread``.
 
     Yields:
-        How many layers are random, and the copy.
+        The number of random layers, and the copy.
     """
     total = len(layers(network))
     for step in range(1, min(steps, total) + 1):
@@ -70,7 +70,7 @@ def _draw(module: nn.Module, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def _reset(module: Any) -> None:
-    """What ``reset_parameters`` does, on the CPU, so that every device has the same weights."""
+    """Call ``reset_parameters`` on the CPU, so that every device gets the same weights."""
     device = module.weight.device
     module.cpu()
     module.reset_parameters()
@@ -78,7 +78,7 @@ def _reset(module: Any) -> None:
 
 
 def reseeded(method: Method) -> Method | None:
-    """The same method with another seed, `APART` from its own; None for one without a field ``seed``."""
+    """The same method with another seed, larger by `APART`; None for a method without a field ``seed``."""
     own: Any = method
     seeded = is_dataclass(method) and any(field.name == "seed" for field in fields(method))
     if not seeded or not isinstance(own.seed, int):
@@ -94,15 +94,15 @@ def reseeded(method: Method) -> Method | None:
 class Smoothed(Method):
     """The mean of a method's maps of noisy images.
 
-    Hedström et al., A Fresh Look at Sanity Checks for Saliency Maps, xAI 2024: Smooth MPRT, with the values that the
-    authors took for ImageNet (github.com/annahedstroem/sanity-checks-revisited). The noise is normal; as in the
-    authors' code, its standard deviation is a share of the range of the image's values, and one of the samples is the
-    image as it is. All images get the same noise, up to that factor. Signs stay: no absolute value is taken.
+    Hedström et al., A Fresh Look at Sanity Checks for Saliency Maps, xAI 2024: Smooth MPRT, with the authors' values
+    for ImageNet (github.com/annahedstroem/sanity-checks-revisited). The noise is normal; as in the authors' code, its
+    standard deviation is a share of the range of the image's values, and one of the samples is the unchanged image.
+    All images get the same noise, up to that factor. Signs are kept: no absolute value is taken.
 
     Args:
-        method: whose maps.
-        samples: N.
-        noise: standard deviation, as a share of the normalized image's largest value less its smallest.
+        method: makes the maps.
+        samples: number N of maps.
+        noise: standard deviation, as a share of the normalized image's range (maximum minus minimum).
         seed: of the noise.
     """
 
@@ -129,12 +129,12 @@ class Smoothed(Method):
 def complexity(maps: Tensor, bins: int = 100) -> Tensor:
     """Entropy of the histogram of a map's values (B), in nats; 0 for a constant map, at most log ``bins``.
 
-    Hedström et al. 2024, Efficient MPRT. The bins have one width, from the map's smallest value to its largest, so
-    that a map has the complexity of its multiples.
+    Hedström et al. 2024, Efficient MPRT. The bins have equal widths, from the map's smallest value to its largest, so
+    that multiples of a map have the same complexity.
 
     Args:
         maps: (B,H,W).
-        bins: of the histogram.
+        bins: number of bins of the histogram.
     """
     values = maps.detach().flatten(1).cpu().double()
     low, high = values.aminmax(dim=1, keepdim=True)
@@ -144,7 +144,7 @@ def complexity(maps: Tensor, bins: int = 100) -> Tensor:
 
 
 def output_entropy(logits: Tensor, task: Task) -> Tensor:
-    """Entropy (B,) of what the network says, in nats: of the classes' distribution, or the sum over all labels.
+    """Entropy (B,) of the network's output, in nats: of the classes' distribution, or the sum over all labels.
 
     Args:
         logits: (B,K).
@@ -158,7 +158,7 @@ def output_entropy(logits: Tensor, task: Task) -> Tensor:
 
 
 def another_photo(names: Sequence[str]) -> list[int]:
-    """For each item the next one, in a circle, of another image; empty where all are of one.
+    """For each item the next item of another image, in a circle; empty if all items have the same image.
 
     Args:
         names: of the items' images.

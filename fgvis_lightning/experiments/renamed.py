@@ -1,4 +1,4 @@
-"""Options by other names: short ones, and former ones of ``model``'s, which work until version 0.2."""
+"""Other names of options: short names, and former names in ``model``, which work until version 0.2."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ GROUPS: dict[str, Any] = {"classifier": ClassifierOptions, "defense": DefenseOpt
 GROUP_OF = {field.name: group for group, kind in GROUPS.items() for field in fields(kind)}
 OPTION = re.compile(rf"--model\.({'|'.join(GROUP_OF)})(?![\w])")
 SHORT = {"model": ("reduce", "inputs"), "data": ("channels",)}
-"""Options of ``model.classifier`` that stand elsewhere, too."""
+"""Options of ``model.classifier`` that can also be given elsewhere."""
 SHORT_OPTION = re.compile("|".join(rf"--{place}\.({'|'.join(names)})(?!\w)" for place, names in SHORT.items()))
 
 
 def former_names() -> list[str]:
-    """Every option that `with_new_names` replaces."""
+    """All options that `with_new_names` replaces."""
     return [f"--model.{name}" for name in GROUP_OF] + [
         f"--{at}.{name}" for at, names in SHORT.items() for name in names
     ]
 
 
 def with_new_names(args: Sequence[str]) -> list[str]:
-    """The arguments, and the files of ``--config`` among them, with each former name replaced and pointed out."""
+    """The arguments, including files of ``--config``, with each former name replaced and reported."""
     found: list[str] = []
     for arg in args:
         if match := SHORT_OPTION.match(arg):
@@ -48,11 +48,11 @@ def with_new_names(args: Sequence[str]) -> list[str]:
 
 
 def _config(path: str) -> str:
-    """The path, or, of a file with former names, its content with the new ones."""
+    """The path, or the content with new names if the file has former names."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return path  # the parser says what is wrong
+        return path  # the parser reports the problem
     parts = {name: content.get(name) for name in SHORT} if isinstance(content, dict) else {}
     moved = [(place, name) for place, names in SHORT.items() for name in names if name in (parts.get(place) or ())]
     model = content.setdefault("model", {}) if moved else parts.get("model")

@@ -1,4 +1,4 @@
-"""One run of a trainer that fills a results folder: before, meanwhile, and what is missing afterwards."""
+"""One run of a trainer that fills a results folder: preparation, run, and check for missing items."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Run:
 
     Args:
         trainer: has an `ExplanationWriter`.
-        model: what explains.
+        model: explains the items.
         data: the items; its ``done`` is the results folder.
     """
 
@@ -43,13 +43,13 @@ class Run:
         return dict.fromkeys(id for _, id in self.split()[1])
 
     def prepare(self) -> None:
-        """Raise errors that concern all ranks alike, before rank 0 starts the others."""
+        """Raise errors that concern all ranks, before rank 0 starts the others."""
         self.model.trainer = self.trainer
         self.data.list_items(self.model.classifier)
         self.writer.claim(self.trainer, self.model)
 
     def fit(self, **kwargs: Any) -> None:
-        """Run the trainer; whatever happens, what is finished is summed up."""
+        """Run the trainer; finished items are summed up whatever happens."""
         try:
             self.trainer.fit(self.model, datamodule=self.data, **kwargs)
         except RankFailedError as error:
@@ -64,12 +64,12 @@ class Run:
             self.writer.close()
 
     def split(self) -> tuple[list[Item], list[tuple[Item, str]]]:
-        """Items without and with a file, of the whole sweep."""
+        """Items of the whole sweep, without and with a file."""
         classifier = self.model.classifier
         return split_by_done(self.data.list_items(classifier), classifier, folder.finished(self.output))
 
     def what_is_missing(self, missing: Sequence[Item]) -> str:
-        """These items have no file: which they are, and why, in a few lines."""
+        """A few lines on these items without a file, with reasons."""
         notes = folder.failures(self.output)
         unread = [item for item in missing if item.image_id in notes]
         rest = [item for item in missing if item.image_id not in notes]
@@ -84,12 +84,12 @@ class Run:
             more_names = f" and {len(rest) - 10:,} more" if len(rest) > 10 else ""
             lines.append(
                 f"{len(rest):,} of {total:,} items are missing: {names}{more_names}. "
-                f"Run the same command again to go on."
+                f"Run the same command again to continue."
             )
         return "\n".join(lines) or f"All {total} items are there."
 
     def what_missed(self) -> str:
-        """Describe the items that did not reach their level in a line; empty where all did.
+        """A line on the items that did not reach their level; empty if all did.
 
         With a fixed λ there is no level.
         """
@@ -101,18 +101,18 @@ class Run:
             return ""
         more = f" and {len(missed) - 5:,} more" if len(missed) > 5 else ""
         return (
-            f"{len(missed):,} of {with_level:,} did not reach their level ({', '.join(missed[:5])}{more}); "
-            f"try more --model.iterations, or another --model.level."
+            f"{len(missed):,} of {with_level:,} did not reach their level ({', '.join(missed[:5])}{more}). "
+            f"Try more --model.iterations, or another --model.level."
         )
 
     def check(self, missing: Sequence[Item]) -> None:
-        """Make sure that every item has a file that can be used.
+        """Make sure that every item has a usable file.
 
         Args:
             missing: the items without a file.
 
         Raises:
-            InputError: if files are missing or damaged; the message says which, and why.
+            InputError: if files are missing or damaged; the message lists them with reasons.
         """
         if self.writer.damaged:
             raise InputError("\n  ".join(["Some files in the results folder are not used:", *self.writer.damaged]))

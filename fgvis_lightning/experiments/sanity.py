@@ -1,22 +1,22 @@
 """``python train.py sanity``: do maps depend on what the network has learned?
 
 Parameter randomization (MPRT; Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, section 4.1): the
-network's layers are drawn anew from the top down, one more each time, and the maps compared with those of the trained
-network by Spearman's rank correlation. A map that hardly changes does not explain the network. ``--random_labels`` does
-the same with a network that was trained on randomly permuted labels (section 4.2). And since the class is what is to be
-explained, the maps for the class and for the least probable one are compared as well.
+network's layers are redrawn from the top down, one more each time, and the maps are compared with the trained network's
+maps by Spearman's rank correlation. A map that hardly changes does not explain the network. ``--random_labels`` does
+the same with a network trained on randomly permuted labels (section 4.2). In addition, the maps for the target class
+and for the least probable class are compared, since an explanation should depend on its class.
 
-Beside every correlation stand two others. The ceiling is that with the trained network's map by another seed: no
-comparison can come out higher by more than chance; a method without a seed is deterministic and has ceiling 1. The
-floor is that with the map of another photo: what all maps have in common, as evidence in the middle. All maps but the
-one that is compared with are made with the other seed, since maps by the same random numbers are alike whatever the
-network has learned. Intervals over two or three images are too narrow to rely on.
+Beside every correlation stand a ceiling and a floor. The ceiling is the correlation with the trained network's map by
+another seed: no comparison can be higher, except by chance. A method without a seed is deterministic and has ceiling 1.
+The floor is the correlation with the map of another photo, caused by common features of all maps, such as evidence in
+the middle. Except for the original map, all maps use the other seed, since equal random numbers make maps alike
+whatever the network has learned. Intervals over two or three images are too narrow to rely on.
 
-``--tests`` has two more (Hedström et al., A Fresh Look at Sanity Checks for Saliency Maps, xAI 2024). ``smprt``
-averages maps over noisy images before it compares them, which takes as many times as long. ``emprt`` compares no maps:
-it tells by how much the complexity of a map, the entropy of its histogram, rises until all layers are random, and how
-it goes with the entropy of the network's outputs. As in that paper, both reset layers to their initial distribution,
-from the bottom up (``--weights initial``, ``--order bottom_up``)::
+``--tests`` offers two more tests (Hedström et al., A Fresh Look at Sanity Checks for Saliency Maps, xAI 2024).
+``smprt`` averages maps over noisy images before the comparison, which multiplies the time by their number. ``emprt``
+compares no maps: it measures the rise in the complexity of a map, the entropy of its histogram, until all layers are
+random, and its correlation with the entropy of the network's outputs. As in that paper, both tests reset layers to
+their initial distribution, from the bottom up (``--weights initial``, ``--order bottom_up``)::
 
     <output>/sanity.csv, .md           mprt: mean correlations with 95 % bootstrap intervals over images
     <output>/sanity.pdf, .png          the same as curves
@@ -52,35 +52,36 @@ from fgvis_lightning.results.tensor_files import write_whole
 
 RANDOM_LABELS = "random labels"
 FILES = {"mprt": "sanity", "smprt": "smooth", "emprt": "complexity"}
-"""Test → its table, and its curves."""
+"""Test → name of its table and its curves."""
 SHEETS = {"mprt": "maps", "smprt": "smooth_maps"}
 
 
 def make_parser() -> Parser:
     """The options of ``sanity``."""
     parser = new_parser("sanity", (__doc__ or "").partition("\n\nBeside")[0], "results/sanity")
-    parser.add_argument("--images", type=str | list[str], required=True, help="As --data.images of fit; a few will do.")
+    parser.add_argument("--images", type=str | list[str], required=True, help="As --data.images of fit; a few suffice.")
     parser.add_argument("--targets", type=str | int | list[str | int], default="predicted", help="As in fit.")
     parser.add_argument("--methods", type=dict[str, Method], required=True, help="Name → class_path and init_args.")
     parser.add_argument(
         "--tests",
         type=list[Literal["mprt", "smprt", "emprt"]],
         default=["mprt"],
-        help="mprt, smprt with averaged maps, emprt of complexity.",
+        help="mprt, smprt (averaged maps), emprt (complexity).",
     )
-    parser.add_argument("--steps", type=int, default=8, help="From the trained network to the random one.")
+    parser.add_argument("--steps", type=int, default=8, help="Steps from the trained network to the random one.")
     parser.add_argument(
-        "--order", type=Order | None, help="top_down, mprt's unless given, or bottom_up, that of the others."
+        "--order", type=Order | None, help="top_down, the default of mprt, or bottom_up, the default of the others."
     )
     parser.add_argument(
         "--weights",
         type=Weights | None,
-        help="spread, drawn with the layer's own mean and deviation, mprt's unless given, or initial, the others'.",
+        help="spread (drawn with the layer's own mean and deviation), the default of mprt, or initial, the default of "
+        "the others.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="Of the random weights, and of the noise of smprt.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the random weights and of the noise of smprt.")
     parser.add_argument("--samples", type=int, default=50, help="Maps that smprt averages.")
     parser.add_argument(
-        "--noise", type=float, default=0.1, help="Deviation of smprt's noise, as a share of an image's range."
+        "--noise", type=float, default=0.1, help="Standard deviation of smprt's noise, as a share of an image's range."
     )
     parser.add_argument("--bins", type=int, default=100, help="Bins of emprt's histogram.")
     parser.add_argument(
@@ -151,7 +152,7 @@ def main(args: Sequence[str]) -> None:
 def _states(
     trained: Trained, random: Callable[[], Iterator[tuple[int, nn.Module]]], control: nn.Module | None
 ) -> Iterator[State]:
-    """Networks with more and more random layers, one at a time, and the one that has learned random labels."""
+    """Networks with more and more random layers, one at a time, and the network trained on random labels."""
     total = len(layers(trained.network))
     for count, network in random():
         yield State(count, count / total, f"{count} of {total}", network, trained.targets)

@@ -1,4 +1,4 @@
-"""Curves of a parameter randomization, and its maps side by side."""
+"""Curves and maps of a parameter randomization."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CEILING, FLOOR = "another seed", "another photo"
 
 
 def draw_curves(path: Path, table: Table) -> None:
-    """Correlation against the share of the layers that are random; at the right, that with the controls' maps.
+    """Correlation over the share of random layers; on the right, the correlation with the controls' maps.
 
     Args:
         path: of the figure, without a suffix.
@@ -32,7 +32,7 @@ def draw_curves(path: Path, table: Table) -> None:
     names = list(dict.fromkeys(str(row["method"]) for row in rows))
     controls = list(dict.fromkeys(str(row["layers drawn anew"]) for row in rows if not row["share of the layers"]))
     places = {name: 118 + 22 * place for place, name in enumerate([*controls, FLOOR, CEILING])}
-    shift = 2  # so that points of one height stand side by side
+    shift = 2  # so that points of equal height do not overlap
     for number, (name, color) in enumerate(zip(names, colormaps["tab10"].colors * 10, strict=False)):  # type: ignore[attr-defined]
         own = [row for row in rows if row["method"] == name]
         curve = [row for row in own if row["share of the layers"]]
@@ -52,7 +52,7 @@ def draw_curves(path: Path, table: Table) -> None:
     axes.set_xlabel("layers drawn anew, %, and controls")
     axes.set_ylabel("rank correlation with the map")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)  # not on the points at the right
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)  # not on the points
     save_figure(path, figure)
 
 
@@ -62,7 +62,7 @@ def draw_maps(path: Path, image: Tensor, maps: Mapping[str, Mapping[str, Tensor]
     Args:
         path: of the figure, without a suffix.
         image: (C,H,W) in [0,1].
-        maps: name of the method → what a map is of → the map (H,W).
+        maps: name of the method → title of a map → the map (H,W).
     """
     columns = list(dict.fromkeys(title for several in maps.values() for title in several))
     columns.sort(key=lambda title: {"trained": 0, CEILING: 1}.get(title, 2))

@@ -1,4 +1,4 @@
-"""Maps of a trained network beside those of networks with layers drawn anew: correlations, and rises in complexity."""
+"""Maps of trained and randomized networks: correlations, and rises in complexity."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fgvis_lightning.results.tables import Table
 OTHER = "another class"
 DETERMINISTIC = "deterministic"
 ROUNDING = 1e-6
-"""By which a correlation of equal maps may miss 1."""
+"""Largest deviation from 1 of a correlation of equal maps."""
 
 Interval = tuple[float, float, float]
 """A mean, and the ends of its interval."""
@@ -29,7 +29,7 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Trained:
-    """What is explained: the network, N images (N,C,H,W), their classes and least probable classes (N), their names."""
+    """The trained network, N images (N,C,H,W), their classes and least probable classes (N), and their names."""
 
     network: nn.Module
     x: Tensor
@@ -38,7 +38,7 @@ class Trained:
     names: list[str]
 
     def mean(self, values: Tensor) -> tuple[float, float, float]:
-        """Mean of values (N,) and its interval; those that are NaN are left out."""
+        """Mean of values (N,) and its interval; NaN values are left out."""
         return bootstrap(values, self.names)
 
 
@@ -47,11 +47,11 @@ class State:
     """A network whose maps are compared.
 
     Attributes:
-        changed: how many layers are random, or what else it is.
-        share: of the layers; empty where it is something else.
+        changed: number of random layers, or name of a control.
+        share: of the layers; empty for a control.
         title: for people.
         network: the network.
-        targets: the classes (N,) that its maps are for.
+        targets: the classes (N,) of its maps.
     """
 
     changed: str | int
@@ -62,16 +62,16 @@ class State:
 
 
 States = Callable[[], Iterator[State]]
-"""Makes networks anew for each method, one at a time: large ones do not fit the memory together."""
+"""Makes the networks again for each method, one at a time: large ones do not fit into memory together."""
 
 
 def correlations(
     methods: Mapping[str, Method], trained: Trained, states: States
 ) -> tuple[Table, dict[str, dict[str, Tensor]]]:
-    """Rank correlations of each state's maps with the trained network's, beside ceiling and floor.
+    """Rank correlations of each state's maps with the trained network's maps, with ceiling and floor.
 
     Returns:
-        The table, and by method the first image's maps: what each is of → (H,W).
+        The table, and by method the first image's maps: title → (H,W).
     """
     columns = ("method", "layers drawn anew", "share of the layers", "rank correlation", "from", "to", "images")
     limits = ("ceiling", "ceiling from", "ceiling to", "ceiling by", "floor", "floor from", "floor to", "says")
@@ -79,7 +79,7 @@ def correlations(
     drawn: dict[str, dict[str, Tensor]] = {}
     other_class = State(OTHER, "", OTHER, trained.network, trained.others)
     pairs = another_photo(trained.names)
-    # The pair of two photos is one, whichever comes first.
+    # A pair of photos is the same in either order.
     photos = ["/".join(sorted((name, trained.names[pair]))) for name, pair in zip(trained.names, pairs, strict=False)]
     for name, method in methods.items():
         other = reseeded(method)
@@ -101,13 +101,13 @@ def correlations(
 
 
 def says(found: Interval, ceiling: Interval, floor: Interval) -> str:
-    """Where a correlation lies, so far as the intervals tell: two that overlap are not told apart."""
+    """Verdict on a correlation by its interval; overlapping intervals count as not different."""
     if math.isnan(found[0]):
         return "no ranks: a map is constant"
     if math.isnan(found[1]):
-        return "one image says nothing of the next"
+        return "no verdict from a single image"
     if math.isnan(ceiling[1]):
-        return "the ceiling is not known"
+        return "the ceiling is unknown"
     text = "below the ceiling" if found[2] < ceiling[1] - ROUNDING else "not below the ceiling"
     if math.isnan(floor[1]):
         return text
@@ -115,7 +115,7 @@ def says(found: Interval, ceiling: Interval, floor: Interval) -> str:
 
 
 def for_people(table: Table) -> str:
-    """A table of `correlations` or `rises` as Markdown: each interval beside its mean, without what is for programs."""
+    """A table of `correlations` or `rises` as Markdown: intervals next to their means, without columns for programs."""
     columns = dict.fromkeys(table.columns)
     intervals = {name: (name, f"{name} from", f"{name} to") for name in columns if f"{name} from" in columns}
     if "from" in columns:
@@ -132,11 +132,11 @@ def for_people(table: Table) -> str:
 
 
 def rises(methods: Mapping[str, Method], trained: Trained, states: States, bins: int) -> Table:
-    """Complexity of maps, by how much it rises until all layers are random, and how it goes with the outputs' entropy.
+    """Complexity of maps, its rise until all layers are random, and its correlation with the outputs' entropy.
 
-    The relative rise is ``(c(ê) - c(e)) / c(e)`` of maps e of the trained and ê of the random network, and beside it
-    that of the trained network's maps by another seed. The correlation is that of each image's complexities with its
-    outputs' entropies over the trained network and all states, at least three of them.
+    The relative rise is ``(c(ê) - c(e)) / c(e)`` for maps e of the trained and ê of the random network; for comparison
+    there is the rise for the trained network's maps by another seed. The correlation is between each image's
+    complexities and its outputs' entropies over the trained network and all states, at least three networks.
     """
     columns = ("relative rise", "by another seed", "correlation with the outputs' entropy")
     table = Table(
@@ -158,7 +158,7 @@ def rises(methods: Mapping[str, Method], trained: Trained, states: States, bins:
 
 
 def _twice(method: Method, trained: Trained) -> tuple[Tensor, Tensor]:
-    """The trained network's maps, and those by another seed, which are the same ones where there is no seed."""
+    """The trained network's maps, and its maps by another seed; the same maps for a method without a seed."""
     other = reseeded(method)
     original = method(trained.network, trained.x, trained.targets).cpu()
     return original, original if other is None else other(trained.network, trained.x, trained.targets).cpu()

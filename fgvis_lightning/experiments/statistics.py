@@ -15,15 +15,15 @@ def bootstrap(
     """Mean, and its 95 % interval by the percentile bootstrap (Efron and Tibshirani, 1993, chapter 13).
 
     Args:
-        values: (N,); what is NaN is left out.
-        groups: the image of each; images are drawn, with all their values, since values of one image are not
+        values: (N,); NaN values are left out.
+        groups: the image of each value; images are drawn with all their values, since values of one image are not
             independent.
         samples: number of resamples.
         seed: of the draws.
 
     Returns:
-        The mean, NaN without a value; and the ends of the interval, NaN with values of one image only, which say
-        nothing of the next one.
+        The mean, NaN without a value; and the ends of the interval, NaN with values of only one image, which do not
+        determine an interval.
     """
     middle, low, high = bootstraps(values[:, None], groups, samples, seed)[0].tolist()
     return middle, low, high
@@ -41,10 +41,10 @@ def interval(mean: Tensor, draws: Tensor) -> Tensor:
 
 
 def resampled(values: Tensor, groups: Sequence[str], samples: int = 10_000, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Means (K) of the columns of values (N,K), and those of as many images drawn with replacement (S,K), in float64.
+    """Means (K) of the columns of values (N,K), and (S,K) of as many images drawn with replacement, in float64.
 
     Args:
-        values: what is NaN is left out; a mean without a value is NaN, and so are draws from values of one image.
+        values: NaN values are left out; a mean without a value is NaN, and so are draws from only one image.
         groups: as in `bootstrap`.
         samples: number of resamples.
         seed: of the draws; equal groups and seeds draw the same images.
@@ -70,12 +70,12 @@ def resampled(values: Tensor, groups: Sequence[str], samples: int = 10_000, seed
 
 
 def interval_cell(mean: float, low: float, high: float) -> float | str:
-    """A mean with its interval, as a cell of a table; the mean alone where one image leaves no interval."""
+    """A mean with its interval as a table cell; only the mean if a single image gives no interval."""
     return mean if math.isnan(low) else with_interval(mean, low, high)
 
 
 def with_interval(mean: float, low: float, high: float, form: str = ".3f") -> str:
-    """A mean with its interval as text, each in a format; the mean alone where one image leaves no interval."""
+    """A mean with its interval as formatted text; only the mean if a single image gives no interval."""
     text = format(mean, form)
     return text if math.isnan(low) else f"{text} [{low:{form}}, {high:{form}}]"
 
@@ -83,7 +83,7 @@ def with_interval(mean: float, low: float, high: float, form: str = ".3f") -> st
 def wilson(successes: float, trials: int) -> tuple[float, float]:
     """The 95 % interval of a rate (Wilson, J. Am. Stat. Assoc. 1927), in [0,1]; NaN without trials.
 
-    Of ``trials`` numbers in [0,1] with this sum it is that of their mean, on the safe side.
+    For ``trials`` numbers in [0,1] with this sum, it is a conservative interval of their mean.
     """
     if not trials:
         return math.nan, math.nan

@@ -1,4 +1,4 @@
-"""One sweep for each of several methods, over the same items: what the experiments have in common."""
+"""One sweep for each of several methods over the same items: the common part of the experiments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from fgvis_lightning.results.folder import prepare_folder
 from fgvis_lightning.results.tensor_files import write_whole
 
 NAMES = "methods.json"
-"""In the folder of a comparison, what the methods in its folders are called."""
+"""File in the folder of a comparison with the names of the methods in its folders."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Hardware:
 
     Args:
         accelerator: Lightning's, e.g. ``cpu`` or ``gpu``.
-        devices: their number or indices; several share the items.
+        devices: their number or indices; several devices share the items.
         num_nodes: number of machines.
-        precision: Lightning's, e.g. ``bf16-mixed``; stored scores are those of the network's own precision.
+        precision: Lightning's, e.g. ``bf16-mixed``; stored scores are computed in the network's own precision.
     """
 
     accelerator: str = "auto"
@@ -58,12 +58,12 @@ class Hardware:
 
 
 def sweep_parser(command: str, description: str, output: str) -> Parser:
-    """A parser with the arguments that all experiments have.
+    """A parser with the arguments of all experiments.
 
     Args:
         command: its name.
-        description: what it is for.
-        output: the results folder unless another is given.
+        description: its purpose.
+        output: the default results folder.
     """
     parser = new_parser(command, description, output)
     parser.add_class_arguments(ImageData, "data", skip={"done"}, sub_configs=True)
@@ -72,12 +72,12 @@ def sweep_parser(command: str, description: str, output: str) -> Parser:
 
 
 def folders_of(output: Path, names: Iterable[str], kind: str) -> dict[str, Path]:
-    """Name → its folder.
+    """Name → folder.
 
     Args:
         output: where the folders are.
         names: of methods or networks.
-        kind: which of the two, for the message.
+        kind: ``methods`` or ``networks``, for the message.
 
     Raises:
         InputError: if two names would share a folder.
@@ -88,29 +88,29 @@ def folders_of(output: Path, names: Iterable[str], kind: str) -> dict[str, Path]
         other = taken.setdefault(str(folder).casefold(), name)
         if other != name:
             raise InputError(
-                f"Expected names of {kind} that differ as names of folders, but got {other!r} and {name!r}, which are "
-                f"both {folder.name}. Call one of them otherwise."
+                f"Expected names of {kind} that differ as folder names, but got {other!r} and {name!r}, which are "
+                f"both {folder.name}. Rename one of them."
             )
     return folders
 
 
 Methods = Mapping[str, tuple[Method, dict[str, Any]]]
-"""Name → method, and its parameters, which its maps depend on."""
+"""Name → method, and the parameters that determine its maps."""
 
 
 def sweep(
     parser: Parser, config: Namespace, methods: Callable[[Namespace], Methods], required: list[str]
 ) -> tuple[dict[str, Run], bool, dict[str, str]]:
-    """Run several methods over the same items, each into a folder of its own in ``config.output``.
+    """Run several methods over the same items, each into its own folder in ``config.output``.
 
     Args:
         parser: of `sweep_parser`.
         config: parsed by it.
-        methods: what to run, from the configuration with its objects made.
-        required: arguments without which the parser would refuse to parse.
+        methods: makes the methods from the instantiated configuration.
+        required: arguments that the parser requires.
 
     Returns:
-        The runs by method, whether this is the process that sums up, and the problems that some methods met.
+        The runs by method, whether this process sums up, and the problems of methods by name.
 
     Raises:
         InputError: if the user made a mistake.
@@ -128,7 +128,7 @@ def sweep(
         data = ImageData(**vars(config.data), done=folders[name])
         data.items = next(iter(runs.values())).data.items if runs else None
         runs[name] = Run(trainers.new(name, folders[name]), method.module(classifier, name, parameters), data)
-        # All before the first begins, so that what must be refused is not refused hours later.
+        # Before the first run begins, so that mistakes are not reported hours later.
         runs[name].prepare()
     say_if_slow(trainers.all[0])
     if trainers.is_global_zero:
@@ -142,8 +142,8 @@ def sweep(
 class Trainers:
     """One trainer for each method, all with the same processes.
 
-    The first one that runs starts the other ranks, which then go through all methods as this one does, so they are
-    waited for at the end.
+    The first running trainer starts the other ranks, which go through all methods like this process, so it waits for
+    them at the end.
     """
 
     def __init__(self, **hardware: Any) -> None:
@@ -179,10 +179,10 @@ class Trainers:
         return self.all[0].is_global_zero
 
     def end(self, error: BaseException | None) -> None:
-        """Wait for the processes that were started.
+        """Wait for the started processes.
 
         Raises:
-            RankFailedError: one has failed, and ``error`` does not say already what went wrong.
+            RankFailedError: a process failed, and ``error`` does not explain it already.
         """
         for trainer in self.all:
             if isinstance(trainer.strategy, IndependentStrategy):
@@ -193,14 +193,14 @@ class Trainers:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without Lightning's word on devices and on modules that have nothing to train, for each method again."""
+    """Suppress Lightning's repeated messages on devices and on modules without anything to train."""
     with quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`LightningModule.configure_optimizers` returned `None`")
         yield
 
 
 def _run_all(runs: dict[str, Run], trainers: Trainers) -> dict[str, str]:
-    """One method after the other; and why some of them could not explain the network."""
+    """Run one method after the other; return why some of them could not explain the network."""
     problems: dict[str, str] = {}
     try:
         for name, run in runs.items():
@@ -226,10 +226,10 @@ def _run_all(runs: dict[str, Run], trainers: Trainers) -> dict[str, str]:
 
 
 def raise_problems(problems: dict[str, str], runs: dict[str, Run]) -> None:
-    """Say what went wrong, each thing once.
+    """Report all problems, each one once.
 
     Raises:
-        InputError: if something did.
+        InputError: if there are any.
     """
     for name, run in runs.items():
         if name not in problems:

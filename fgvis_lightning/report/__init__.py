@@ -1,11 +1,11 @@
-"""``python train.py report FOLDER``: a results folder → one static page for people who would rather look than read.
+"""``python train.py report FOLDER``: a results folder → one static page with pictures and tables.
 
-The data flow, and the modules in its order::
+The modules, in the order of the data flow::
 
-    sections    tables and figures that the commands leave
-    gather      items, and why some are missing
+    sections    tables and figures of the commands
+    gather      items, and reasons for missing ones
     overview    numbers and plots of all items
-    pictures    one item → what its view shows
+    pictures    one item → the pictures of its view
     page        all of these → HTML
     command     the command line
 """

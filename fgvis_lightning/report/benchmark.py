@@ -1,12 +1,12 @@
 """``python train.py benchmark``: which method is the most faithful? Many methods, several networks, one page.
 
-For each network, ``compare`` makes the maps, those that draw random numbers twice, and ``evaluate`` judges them. What
-is finished is not made again: stop it, run the same command again, and it goes on::
+For each network, ``compare`` makes the maps, twice for methods that draw random numbers, and ``evaluate`` judges them.
+Finished results are kept: if you stop the command and run it again, it continues::
 
-    <output>/index.html                the page: tables, curves, pictures, and the configuration that made them
+    <output>/index.html                the page: tables, curves, pictures, and their configuration
     <output>/config.yaml
-    <output>/<network>/maps/           as ``compare`` leaves it
-    <output>/<network>/evaluation/     as ``evaluate`` leaves it
+    <output>/<network>/maps/           results of ``compare``
+    <output>/<network>/evaluation/     results of ``evaluate``
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from fgvis_lightning.report.benchmark_page import write_benchmark
 from fgvis_lightning.results.tensor_files import write_whole
 
 ONLY = "network"
-"""What the network is called where there are no several."""
+"""Name of the network if there is only one."""
 
 MISTAKE = 2
-"""Exit code of a command that left something out, and said so."""
+"""Exit code of a command that left something out and reported it."""
 
 
 def make_parser() -> Parser:
@@ -43,7 +43,7 @@ def make_parser() -> Parser:
         "--networks",
         type=dict[str, dict[str, Any]],
         default={},
-        help="Name → options of --model that differ, one by one; only --model itself unless given.",
+        help="Name → differing options of --model. By default, only --model itself.",
     )
     parser.add_argument("--methods", type=dict[str, Method], required=True, help="As in compare.")
     parser.add_argument("--seeds", type=bool, default=True, help="As in compare.")
@@ -56,8 +56,8 @@ def main(args: Sequence[str]) -> None:
     """Parse the command line, make and judge the maps of each network, and write the page.
 
     Raises:
-        InputError: a user's mistake; or methods that cannot explain a network, when all else is done.
-        SystemExit: with the status of a command that failed, which has said why.
+        InputError: a user's mistake; or methods that cannot explain a network, after everything else is done.
+        SystemExit: with the status of a failed command, which has reported the reason.
     """
     parser = make_parser()
     config = parser.parse_args(list(args))
@@ -67,7 +67,7 @@ def main(args: Sequence[str]) -> None:
     folders = folders_of(output, networks, "networks")
     plans = {name: _plan(settings, folders[name], own) for name, own in networks.items()}
     parsers = comparison.make_parser(), evaluation.make_parser()
-    for plan in plans.values():  # all before the first begins, so that what would be refused is refused now
+    for plan in plans.values():  # before the first run begins, so that mistakes are reported now
         for made, options in zip(parsers, plan, strict=True):
             made.parse_object(options)
     first = getattr(rank_zero_only, "rank", 0) == 0
@@ -84,8 +84,8 @@ def main(args: Sequence[str]) -> None:
             print(f"Look at {output / 'index.html'}", flush=True)
     if left_out:
         raise InputError(
-            f"Expected methods that can explain every network, but some cannot explain {', '.join(left_out)}, as is "
-            f"said above; the page has the others. Leave them out, or correct them and run the same command again."
+            f"Expected methods that can explain every network, but some cannot explain {', '.join(left_out)} (see "
+            f"above). The page has the others. Leave them out, or correct them and run the same command again."
         )
 
 
@@ -102,7 +102,7 @@ def _plan(settings: dict[str, Any], folder: Path, own: dict[str, Any]) -> tuple[
 
 
 def _merged(options: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Options with some replaced, one by one within groups; a network that is replaced is replaced whole."""
+    """Options with replacements, one by one within groups; a network is replaced completely."""
     result = deepcopy(options)
     for name, value in own.items():
         group = result.get(name)
@@ -112,10 +112,10 @@ def _merged(options: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(command: str, config: dict[str, Any]) -> bool:
-    """Run a command in a process of its own; whether it left something out.
+    """Run a command in its own process; return whether it left something out.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: if it failed.
     """
     output = Path(config["output"])
     output.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def _run(command: str, config: dict[str, Any]) -> bool:
     try:
         code = process.wait()
     except BaseException:
-        process.terminate()  # it keeps what is finished
+        process.terminate()  # finished results are kept
         process.wait()
         raise
     if code == MISTAKE and command == "compare" and any(output.glob("*/explanations/*")):

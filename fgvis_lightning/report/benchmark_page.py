@@ -1,4 +1,4 @@
-"""The page of a benchmark: for each network a table of all methods, where the reference loses, and the pictures."""
+"""The page of a benchmark: for each network a table of all methods, the losses of the reference, and pictures."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from fgvis_lightning.report.page import environment
 from fgvis_lightning.results.tensor_files import write_whole
 
 FIGURES = {
-    "evaluation/curves.png": "Mean score of the class while pixels are deleted and inserted.",
-    "maps/comparison.png": "The photos by all methods.",
+    "evaluation/curves.png": "Mean score of the class during deletion and insertion of pixels.",
+    "maps/comparison.png": "The photos with the maps of all methods.",
     "evaluation/extremes.png": "The reference method's best and worst items by deletion.",
 }
-"""Figures of a network, as far as they are there, and what they show."""
+"""Possible figures of a network, with captions."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Cell:
     """A mean of a metric.
 
     Attributes:
-        mean: it.
-        interval: its 95 % interval; empty where one photo leaves none.
-        best: whether no method has a better one.
-        than_reference: ``better``, ``worse`` or ``no different``, by the paired test that is corrected for the number
-            of methods; empty for the reference.
+        mean: the mean.
+        interval: its 95 % interval; empty for a single photo.
+        best: whether no method has a better mean.
+        than_reference: ``better``, ``worse`` or ``no different``, by the paired test corrected for the number of
+            methods; empty for the reference.
     """
 
     mean: str
@@ -53,8 +53,8 @@ class Line:
     Attributes:
         method: its name.
         kind: ``method``, ``another seed`` or ``floor``.
-        cells: by metric, None where it has none.
-        cost: passes and seconds of an image.
+        cells: by metric; None without a value.
+        cost: passes and seconds per image.
     """
 
     method: str
@@ -70,12 +70,12 @@ class Results:
     Attributes:
         name: of the network.
         folder: its results, relative to the page.
-        says: what the evaluation says of itself.
-        items: how many the means are over.
+        says: settings of the evaluation.
+        items: number of items behind the means.
         metrics: names, with an arrow.
         lines: of the table.
-        losses: sentences on where the reference is beaten.
-        figures: address and what it shows.
+        losses: sentences on metrics in which the reference is not the best.
+        figures: address and caption.
     """
 
     name: str
@@ -93,7 +93,7 @@ def write_benchmark(output: Path, networks: Sequence[str]) -> None:
 
     Args:
         output: the benchmark's folder.
-        networks: their names, as far as their folders are there.
+        networks: their names; networks without a folder are listed as missing.
     """
     done = [name for name in networks if (output / slug(name) / "evaluation" / "evaluation.csv").exists()]
     style = (resources("fgvis_lightning.report") / "templates" / "style.css").read_text(encoding="utf-8")
@@ -166,14 +166,14 @@ def _cell(
 
 
 def _best(table: Mapping[tuple[str, str], Mapping[str, str]], metric: str, rivals: Sequence[str]) -> str:
-    """The method with the best mean of a metric; empty where all have the same."""
+    """The method with the best mean of a metric; empty if all means are equal."""
     means = {name: _float(table.get((name, metric)), "mean") for name in rivals}
     known = {name: mean if METRICS[metric].higher else -mean for name, mean in means.items() if not math.isnan(mean)}
     return max(known, key=lambda name: known[name]) if len(set(known.values())) > 1 else ""
 
 
 def _than(row: Mapping[str, str], metric: str) -> str:
-    """How a method compares with the reference, by the test that is corrected for the number of methods."""
+    """Comparison of a method with the reference, by the test corrected for the number of methods."""
     p, difference = _float(row, "p corrected"), _float(row, "difference")
     if math.isnan(p) or p >= LEVEL:
         return "no different"
@@ -183,7 +183,7 @@ def _than(row: Mapping[str, str], metric: str) -> str:
 def _losses(
     table: Mapping[tuple[str, str], Mapping[str, str]], metrics: Sequence[str], rivals: Sequence[str], reference: str
 ) -> Iterator[str]:
-    """Where the reference is not the best, by whom it is beaten, and by how much."""
+    """Metrics in which the reference is not the best, with the best method and the difference."""
     for metric in metrics:
         best = _best(table, metric, rivals)
         row = table.get((best, metric))
@@ -191,12 +191,12 @@ def _losses(
             continue
         low, high, difference = (_float(row, f"difference{end}") for end in (" from", " to", ""))
         beaten = [name for name in rivals if _than(table.get((name, metric), {}), metric) == "better"]
-        sure = f"; beyond chance: {', '.join(beaten)}" if beaten else "; none is better beyond chance"
-        yield f"{metric}: the best is {best}, by {abs(difference):.3f} ({low:+.3f} to {high:+.3f}){sure}."
+        sure = f"; significantly better: {', '.join(beaten)}" if beaten else "; no method is significantly better"
+        yield f"{metric}: {best} is the best, by {abs(difference):.3f} ({low:+.3f} to {high:+.3f}){sure}."
 
 
 def _float(row: Mapping[str, str] | None, column: str) -> float:
-    """NaN where there is no number."""
+    """The number in a column; NaN if there is none."""
     try:
         return float((row or {}).get(column, ""))
     except ValueError:

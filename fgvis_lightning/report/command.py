@@ -1,9 +1,9 @@
-"""``python train.py report FOLDER``: what is in a results folder, as a page to look at.
+"""``python train.py report FOLDER``: a results folder as a page.
 
 Takes the results folder of any command and writes one page that needs no server and no network::
 
-    <folder>/report.html          or, where one file would be too large,
-    <folder>/report/index.html    with pictures beside it
+    <folder>/report.html          or, if a single file would be too large,
+    <folder>/report/index.html    with pictures in the same folder
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def make_parser() -> Parser:
     description = (__doc__ or "").partition("\n\n")[2].partition("::")[0]
     parser = Parser(prog="fgvis report", description=description)
     parser.add_argument("folder", type=str, help="Results folder of any command.")
-    parser.add_argument("--output", type=str | None, help="The page, FILE.html; <folder>/report.html unless given.")
-    parser.add_argument("--images", type=str | None, help="Where images are that have moved: a folder, glob or CSV.")
+    parser.add_argument("--output", type=str | None, help="The page, FILE.html. By default, <folder>/report.html.")
+    parser.add_argument("--images", type=str | None, help="Location of images that have moved: a folder, glob or CSV.")
     parser.add_argument(
-        "--limit", type=float, default=50.0, help="Most megabytes of one file; where it takes more, a folder is made."
+        "--limit", type=float, default=50.0, help="Maximum megabytes of a single file; larger reports become a folder."
     )
     return parser
 
@@ -41,7 +41,7 @@ def main(args: Sequence[str]) -> None:
     config = make_parser().parse_args(list(args))
     output = Path(config.output) if config.output else Path(config.folder) / "report.html"
     if output.suffix != ".html":
-        raise InputError(f"Expected --output to be a file FILE.html, but got {output}.")
+        raise InputError(f"Expected a file FILE.html as --output, but got {output}.")
     if config.limit < 0:
         raise InputError(f"Expected --limit of at least 0 megabytes, but got {config.limit}.")
     results = gather(Path(config.folder), config.images)

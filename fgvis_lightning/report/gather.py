@@ -1,4 +1,4 @@
-"""A results folder of any command → what is in it, without its pictures."""
+"""A results folder of any command → its contents, without pictures."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from fgvis_lightning.results.load import check_links, load_item
 from fgvis_lightning.results.tensor_files import SUFFIX, UNREADABLE
 
 Curves = tuple[list[float], list[float]]
-"""Score of the class, from none of the pixels to all: deleted, and inserted."""
+"""Score of the class from no pixel to all pixels, for deletion and insertion."""
 
 JUDGED = "evaluation_items.csv"
-REACHED, MISSED, EXPLAINED = "reached", "missed", "explained"  # the level of lam: auto; or there is none
+REACHED, MISSED, EXPLAINED = "reached", "missed", "explained"  # the level of lam: auto, or no level
 FAILED, DAMAGED = "failed", "damaged"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An item by one method; or what is not there, and why.
+    """An item by one method; or a missing item, with the reason.
 
     Attributes:
-        method: name of the method, or of the folder that has it.
-        id: of the item; of the image, where it could not be read.
+        method: name of the method, or of its folder.
+        id: of the item; of the image, if it could not be read.
         state: one of `REACHED`, `MISSED`, `EXPLAINED`, `FAILED` and `DAMAGED`.
-        path: its explanation file, where there is one.
-        reason: why it failed or is damaged.
+        path: its explanation file, if there is one.
+        reason: of the failure or damage.
         name: of the target class.
         target: index of the target class.
         image: path of the image.
         score_image: of the target class on the image.
-        score_explanation: of the target class on the explanation; a map has none.
-        sparsity: share of the image that is not evidence; a map has none.
-        agreement: mean correlation between the masks of each two of its runs; None where there are not several.
+        score_explanation: of the target class on the explanation; None for a map.
+        sparsity: share of the image that is not evidence; None for a map.
+        agreement: mean pairwise correlation of the masks of its runs; None for a single run.
         values: measured by ``evaluate``, by metric.
         curves: deletion and insertion, measured by ``evaluate``.
-        metadata: what the file says.
-        elsewhere: files of the image's name where the user has said that images are.
+        metadata: of the file.
+        elsewhere: files with the image's name in the location of images that the user gave.
     """
 
     method: str
@@ -78,7 +78,7 @@ class Entry:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of the explanation; empty where the file has none."""
+        """Settings of the explanation; empty if the file has none."""
         try:
             return dict(json.loads(self.metadata["settings"]))
         except (KeyError, ValueError, TypeError):
@@ -90,10 +90,10 @@ class Results:
     """Contents of a results folder.
 
     Attributes:
-        folder: it.
+        folder: the folder.
         title: its name.
         entries: items and failures.
-        sections: what the commands beside ``fit`` have found.
+        sections: results of commands other than ``fit``.
     """
 
     folder: Path
@@ -106,14 +106,14 @@ def gather(folder: Path, images: str | None = None) -> Results:
     """Read a results folder; damaged files are among the entries.
 
     Args:
-        folder: perhaps a stranger's.
-        images: where images are that have moved, as `fgvis_lightning.data.image_data.ImageData` takes it.
+        folder: possibly from a stranger.
+        images: location of images that have moved, as for `fgvis_lightning.data.image_data.ImageData`.
 
     Raises:
-        InputError: if the folder does not exist, has no results, or has links to what lies elsewhere.
+        InputError: if the folder does not exist, has no results, or has links to other places.
     """
     if not folder.is_dir():
-        raise InputError(f"Expected a results folder, but there is none at {folder}.")
+        raise InputError(f"Expected a results folder, but {folder} does not exist.")
     check_links(folder)
     elsewhere: dict[str, tuple[str, ...]] = {}
     for photo in find_photos(images) if images else ():
@@ -125,7 +125,7 @@ def gather(folder: Path, images: str | None = None) -> Results:
     if judged.outside and not sources:
         named = printable(str(judged.outside[0]))
         print(
-            f"{folder} has judged items that lie elsewhere, which a page does not show. For a page with both: "
+            f"{folder} judges items in another folder, and a page does not show these. For a page with both: "
             f'python train.py evaluate --results "[{named}]" --output {named}/evaluation, then '
             f"python train.py report {named}",
             file=sys.stderr,
@@ -151,14 +151,14 @@ def _places(folder: Path) -> list[Path]:
 
 
 def _sources(places: Sequence[Path]) -> list[Path]:
-    """The folders with items: the first place if it has any, as that of ``fit``; else those of several methods."""
+    """The folders with items: only the first place if it has any, as for ``fit``; else those of several methods."""
 
     def filled(place: Path) -> bool:
         return results.count_finished(place) > 0 or bool(results.unreadable(place))
 
     if places and filled(places[0]):
         return [places[0]]
-    # A comparison's own order; else that of the names.
+    # A comparison's own order, else the order of names.
     methods = _config(places[0]).get("methods") if places else None
     order = [slug(str(name)) for name in methods] if isinstance(methods, dict) else []
     found = [place for place in places if filled(place)]
@@ -166,7 +166,7 @@ def _sources(places: Sequence[Path]) -> list[Path]:
 
 
 def _config(place: Path) -> dict[str, Any]:
-    """The options of the command that has filled a folder; nothing where it does not say."""
+    """The options of the command that filled a folder; empty if unknown."""
     try:
         config = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -226,7 +226,7 @@ def _load(path: Path) -> Explanation | Attribution:
     shape = tuple(item.map.shape if isinstance(item, Attribution) else item.mask.shape)[1:]
     fits = len(shape) == 2 if isinstance(item, Attribution) else len(shape) == 3
     if not fits or 0 in shape:
-        raise InputError(f"Expected a mask (C,H,W) or a map (H,W), but that of {path} is {shape}.")
+        raise InputError(f"Expected a mask (C,H,W) or a map (H,W), but {path} has shape {shape}.")
     return item
 
 
@@ -234,7 +234,7 @@ class _Judged:
     """Numbers and curves of ``evaluate`` by method and item.
 
     Args:
-        places: folders that may have them.
+        places: folders that may contain them.
     """
 
     def __init__(self, places: Sequence[Path]) -> None:
@@ -255,7 +255,7 @@ class _Judged:
                 numbers = {name: _number(text) for name, text in row.items()}
                 known = {name: value for name, value in numbers.items() if value is not None and name != "target"}
                 self.values.setdefault(method, {})[id] = known
-        # Of an evaluation without items of its own: where those that it has judged are. A stranger's could name any.
+        # The folders of judged items, for an evaluation without its own items. A stranger's file could name any folder.
         judged = _config(place).get("results")
         for source in map(Path, map(str, judged if isinstance(judged, list) else [])):
             if source.resolve().is_relative_to(self.folder):
@@ -268,7 +268,7 @@ class _Judged:
                 self.curves[method, id] = deletion, insertion
 
     def of(self, method: str, id: str, alone: bool) -> tuple[Mapping[str, float], Curves | None]:
-        """Numbers and curves of an item; of one method alone they are those of the one that was judged."""
+        """Numbers and curves of an item; a method that is alone gets those of the only judged method."""
         if alone and method not in self.values and len(self.values) == 1:
             method = next(iter(self.values))
         return self.values.get(method, {}).get(id, {}), self.curves.get((method, id))

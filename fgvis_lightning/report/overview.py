@@ -12,10 +12,10 @@ from fgvis_lightning.report.sections import Rows
 
 BINS = 20
 MANY = 10
-"""Items from which on there are plots."""
+"""Minimum number of items for plots."""
 
 MOST_POINTS = 3000
-"""Points of a plot; of more items so many, evenly spread."""
+"""Maximum number of points in a plot, evenly spread over the items."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Histogram:
     """Histogram of a value between 0 and 1 over the items.
 
     Attributes:
-        title: what is counted.
-        counts: of `BINS` equal intervals.
+        title: name of the value.
+        counts: in `BINS` equal intervals.
         median: of the values.
     """
 
@@ -39,12 +39,12 @@ class Overview:
 
     Attributes:
         facts: name → number, in a few words.
-        setup: name → what the items were made with.
+        setup: name → setting of the items.
         histograms: of scores, sparsity and AUC.
         points: sparsity, score on the explanation, the number of the entry, and whether its level was missed.
-        methods: a row for each, where there are several.
+        methods: a row for each method, if there are several.
         classes: the most frequent ones.
-        failures: what is missing and why.
+        failures: missing items, with reasons.
         judged: whether some items have deletion and insertion AUC.
         agree: whether some items have several runs.
     """
@@ -61,7 +61,7 @@ class Overview:
 
 
 def look_over(results: Results) -> Overview:
-    """Sum up."""
+    """Summarize the results."""
     done = [entry for entry in results.entries if not entry.missing]
     missing = [entry for entry in results.entries if entry.missing]
     methods = list(dict.fromkeys(entry.method for entry in results.entries))
@@ -73,7 +73,7 @@ def look_over(results: Results) -> Overview:
         points=_points(results.entries),
         methods=_methods(done, methods) if len(methods) > 1 else None,
         classes=_classes(done),
-        failures=Rows("What is missing, and why", ("of", "name", "what", "reason"), failures) if missing else None,
+        failures=Rows("Missing items, with reasons", ("of", "name", "what", "reason"), failures) if missing else None,
         judged=any(entry.values for entry in done),
         agree=any(entry.agreement is not None for entry in done),
     )
@@ -100,7 +100,7 @@ def _facts(done: Sequence[Entry], missing: Sequence[Entry], methods: Sequence[st
 
 
 def _setup(done: Iterable[Entry]) -> tuple[tuple[str, str], ...]:
-    """The settings that matter most, with all values that some item has."""
+    """The most important settings, with the values of all items."""
     settings = list({entry.metadata.get("settings", ""): entry.settings for entry in done}.values())
     found = []
     for name in ("network", "game", "lam", "level", "iterations", "noise", "defended"):
@@ -152,7 +152,7 @@ def _points(entries: Sequence[Entry]) -> tuple[tuple[float, float, int, bool], .
 
 
 def _methods(done: Sequence[Entry], methods: Sequence[str]) -> Rows:
-    """Medians of each method's items, of what some method has."""
+    """Medians of each method's items, for values that at least one method has."""
     shown = [name for name, values in _numbers(done).items() if values]
     rows = []
     for method in methods:
@@ -166,7 +166,7 @@ def _methods(done: Sequence[Entry], methods: Sequence[str]) -> Rows:
 def _classes(done: Sequence[Entry]) -> Rows | None:
     """The ten most frequent classes, with the medians of their items."""
     count = Counter(entry.name for entry in done)
-    if len(count) < 2 or max(count.values()) == 1:  # the list says the same
+    if len(count) < 2 or max(count.values()) == 1:  # the list already shows it
         return None
     rows = []
     for name, _ in sorted(count.items(), key=lambda pair: (-pair[1], pair[0]))[:10]:

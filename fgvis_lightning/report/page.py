@@ -1,8 +1,8 @@
-"""Results → HTML: one file, or a folder where that would be too large.
+"""Results → HTML: one file, or a folder if the file would be too large.
 
-A page works from a ``file:`` address, without a server. What the view of an item needs is text within the page, or a
-script of its own beside it, and is only read when the item is opened. A policy in the page's head keeps it from loading
-anything else, and from running any script that it was not made with.
+A page works from a ``file:`` address, without a server. The data of an item's view is text within the page, or a
+separate script in the same folder, and is only read when the item is opened. A policy in the page's head keeps it from
+loading anything else, and from running any foreign script.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from fgvis_lightning.report.pictures import LARGE, THUMBNAIL, Pictures, figure_u
 from fgvis_lightning.results.tensor_files import write_whole
 
 SCRIPTS = ("stage.js", "curves.js", "detail.js", "list.js")
-ITEMS, THUMBNAILS = "items", "thumbnails"  # folders beside the page, where it is not one file
-FEW = 3  # items that are shown larger, as in list.js
+ITEMS, THUMBNAILS = "items", "thumbnails"  # folders next to the page, if it is not a single file
+FEW = 3  # number of items up to which they are larger, as in list.js
 GENERATOR = '<meta name="generator" content="fgvis_lightning report">'
 
 
@@ -41,7 +41,7 @@ class Written:
 
     Attributes:
         path: the page.
-        size: bytes, of all files together.
+        size: bytes of all files together.
     """
 
     path: Path
@@ -50,15 +50,15 @@ class Written:
 
 @dataclass
 class _Files:
-    """Pictures on their way: kept until they are too many for one file, then written into a folder.
+    """Pictures, kept in memory until they are too large for one file, then written into a folder.
 
     Attributes:
-        folder: where they go then.
-        limit: bytes of one file.
-        apart: whether they are in the folder.
-        views: number of an entry → JSON of its view; those that are kept.
-        thumbnails: number of an entry → its thumbnail, for those that are kept.
-        size: bytes of all of them.
+        folder: the folder.
+        limit: maximum bytes of one file.
+        apart: whether the pictures are in the folder.
+        views: number of an entry → JSON of its view, while kept in memory.
+        thumbnails: number of an entry → its thumbnail, while kept in memory.
+        size: bytes of all pictures.
     """
 
     folder: Path
@@ -69,7 +69,7 @@ class _Files:
     size: int = 0
 
     def add(self, number: int, view: str, thumbnail: bytes) -> None:
-        """Take the pictures of one entry."""
+        """Add the pictures of one entry."""
         self.views[number], self.thumbnails[number] = view, thumbnail
         self.size += len(view) + (len(thumbnail) if self.apart else 4 * len(thumbnail) // 3)
         if self.size > self.limit and not self.apart:
@@ -91,9 +91,9 @@ def write_page(
 
     Args:
         results: of `fgvis_lightning.report.gather.gather`.
-        output: the file; where it would be too large, a folder of that name without its suffix, with ``index.html``.
-        limit: bytes of pictures up to which it is one file.
-        progress: told how many entries of how many are done.
+        output: the file; if it would be too large, a folder with that name, without suffix, and with ``index.html``.
+        limit: maximum bytes of pictures for a single file.
+        progress: called with the numbers of finished entries and of all entries.
     """
     folder = output.with_suffix("")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -121,10 +121,10 @@ def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str
     """The page as text.
 
     Args:
-        results: what it shows.
+        results: to show.
         rows: an object for each entry, for the page's scripts.
-        views: number of an entry → JSON of its view, for those that are in the page.
-        apart: whether views and thumbnails are files beside the page.
+        views: number of an entry → JSON of its view, for views within the page.
+        apart: whether views and thumbnails are files next to the page.
     """
     texts = resources("fgvis_lightning.report") / "templates"
     style = (texts / "style.css").read_text(encoding="utf-8")
@@ -154,7 +154,7 @@ def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str
 
 
 def environment() -> Environment:
-    """Jinja for the pages' templates: everything is escaped, and a name that is not there is an error."""
+    """Jinja for the pages' templates: everything is escaped, and an unknown name is an error."""
     return Environment(
         loader=PackageLoader("fgvis_lightning.report"),
         autoescape=True,
@@ -165,7 +165,7 @@ def environment() -> Environment:
 
 
 def _evaluate(folder: Path) -> str:
-    """The command that makes curves, for a shell."""
+    """The shell command that makes curves."""
     results, output = json.dumps([str(folder)], ensure_ascii=False), str(folder / "evaluation")
     return printable(f"python train.py evaluate --results {quote(results)} --output {quote(output)}")
 
@@ -189,7 +189,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 
 def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
-    """Data of an entry's view beside its row."""
+    """Data of an entry's view, in addition to its row."""
     hidden = ("settings", "coverage")
     shown = {name: getattr(pictures, name) for name in ("image", "evidence", "heat", "shown", "panel")}
     return {
@@ -210,12 +210,12 @@ def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """To six digits, more than are shown; JSON has no NaN."""
+    """Rounded to six digits, more than the page shows; JSON has no NaN."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
 def _json(value: object) -> str:
-    """JSON that cannot end the element of HTML that it is in, nor begin another."""
+    """JSON that can neither end its HTML element nor begin another."""
     text = json.dumps(value, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -235,16 +235,16 @@ def _is_ours(path: Path) -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier run has written into this folder.
+    """Remove the files of an earlier run from this folder.
 
     Raises:
-        InputError: if something else is in its place.
+        InputError: if something else has its name.
     """
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"Expected {folder} to be a folder or free, but it is a file. Choose another --output.")
-    for path in (folder, folder / ITEMS, folder / THUMBNAILS):  # whose files are removed below, wherever a link leads
+        raise InputError(f"Expected {folder} to be a folder or unused, but it is a file. Choose another --output.")
+    for path in (folder, folder / ITEMS, folder / THUMBNAILS):  # their files are removed below, wherever a link leads
         if path.is_symlink():
-            raise InputError(f"Expected {path} to be a folder or free, but it is a link. Remove it.")
+            raise InputError(f"Expected {path} to be a folder or unused, but it is a link. Remove it.")
     if _is_ours(folder / "index.html"):
         for name, suffix in ((ITEMS, ".js"), (THUMBNAILS, ".jpg")):
             for path in (folder / name).glob(f"[0-9]*{suffix}"):

@@ -1,7 +1,7 @@
 """One item → the pictures of its view, as bytes of PNG and JPEG files.
 
-The mask is kept pixel by pixel, as PNG in 8 bits, divided by its largest value. The image is what the network got, as
-JPEG; the page computes the explanation from the two.
+The mask is stored pixel by pixel as an 8-bit PNG, divided by its largest value. The image is the network's input, as
+JPEG; the page computes the explanation from both.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ THUMBNAIL = 160
 """Height of a thumbnail, and width of each of its two pictures."""
 
 LARGE = 320
-"""The same, where there are few."""
+"""The same, if there are few items."""
 
 WIDEST = 2400
-"""Figures that are wider are made smaller."""
+"""Maximum width of figures; wider figures are scaled down."""
 
 SMALL = 300_000
-"""Bytes up to which a figure stays as it is."""
+"""Size in bytes up to which a figure stays unchanged."""
 
 SETTINGS = ("size", "resize", "interpolation", "mean", "std")
 
 LARGEST = 16
-"""Times the size of the explanation to which an image is resized before the crop, at most."""
+"""Maximum size of an image before the crop, in multiples of the explanation's size."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,19 @@ class Pictures:
     """Pictures in the view of an item.
 
     Attributes:
-        image: what the network got, as JPEG; None where the file is gone.
-        problem: why, where it is.
-        evidence: of a mask, its evidence divided by ``scale``, as PNG, by color channel.
+        image: the network's input, as JPEG; None if the file is missing.
+        problem: the reason, if it is missing.
+        evidence: for a mask, its evidence by color channel, divided by ``scale``, as PNG.
         scale: largest evidence.
-        top: the evidence from which on a brightened mask is white; 0 where there is none.
-        middle: the evidence, averaged over the channels, from which on an overlay is the image itself, or 0.
-        channels: names of the channels that stand for red, green and blue.
-        means: of the evidence in each channel, by name; none where there is one channel, whose mean is the sparsity.
-        background: what the explanation has where there is no evidence, red, green and blue in [0,1].
-        heat: of a map, its colors from black to bright, as PNG.
-        shown: of a map, the image multiplied by it, as JPEG.
-        panel: the panel of the run, as JPEG, where the image is gone.
-        thumbnail: the image, and the image where the evidence is, side by side, as JPEG; the mask where it is gone.
+        top: the evidence at which a brightened mask becomes white; 0 without evidence.
+        middle: the evidence, averaged over the channels, at which an overlay becomes the image itself, or 0.
+        channels: names of the channels shown as red, green and blue.
+        means: of the evidence in each channel, by name; empty for a single channel, whose mean follows from sparsity.
+        background: color of the explanation without evidence: red, green and blue in [0,1].
+        heat: for a map, its colors from black to bright, as PNG.
+        shown: for a map, the image multiplied by it, as JPEG.
+        panel: the panel of the run, as JPEG, if the image is missing.
+        thumbnail: image and overlay side by side, as JPEG; the mask if the image is missing.
     """
 
     thumbnail: bytes
@@ -85,11 +85,11 @@ class Pictures:
 
 
 def make_pictures(entry: Entry, side: int = THUMBNAIL) -> Pictures:
-    """The pictures of an item that has an explanation file.
+    """The pictures of an item with an explanation file.
 
     Args:
         entry: the item.
-        side: height of the thumbnail, at most; no picture is enlarged.
+        side: maximum height of the thumbnail; no picture is enlarged.
 
     Raises:
         InputError: the file is damaged.
@@ -98,8 +98,8 @@ def make_pictures(entry: Entry, side: int = THUMBNAIL) -> Pictures:
     size = item.saliency().shape[-2:]
     side = min(side, max(size))
     preprocessing = _preprocessing(entry.settings, (int(size[0]), int(size[1])))
-    image, problem = None, f"{entry.image} does not come out in the size of the explanation."
-    if preprocessing.size == tuple(size):  # else what a stranger's file says could take all memory
+    image, problem = None, f"{entry.image} does not get the size of the explanation."
+    if preprocessing.size == tuple(size):  # otherwise a stranger's file could take all memory
         image, problem = _image(entry, preprocessing)
     bands = item.bands if isinstance(item, Explanation) else None
     image = None if image is None else as_rgb(image, bands)
@@ -137,13 +137,13 @@ def make_pictures(entry: Entry, side: int = THUMBNAIL) -> Pictures:
 
 
 def evidence_by_channel(evidence: Tensor, channels: str | None) -> dict[str, float]:
-    """Mean evidence of each channel of (C,H,W), by name; nothing where there is one channel."""
-    names = channel_names(len(evidence), channels)  # of the mask: a file that says little is taken for one of RGB
+    """Mean evidence of each channel of (C,H,W), by name; empty for a single channel."""
+    names = channel_names(len(evidence), channels)  # for the mask: RGB is assumed for a file without names
     return dict(zip(names, evidence.flatten(1).mean(1).tolist(), strict=True)) if len(evidence) > 1 else {}
 
 
 def _preprocessing(says: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing:
-    """As the file says; where it does not, ImageNet's for the size of the mask."""
+    """The file's preprocessing; if unknown, ImageNet's for the size of the mask."""
     given: dict[str, Any]
     try:
         given = {name: tuple(says[name]) if isinstance(says[name], list) else says[name] for name in SETTINGS}
@@ -156,16 +156,16 @@ def _preprocessing(says: Mapping[str, Any], size: tuple[int, int]) -> Preprocess
 
 
 def _image(entry: Entry, preprocessing: Preprocessing) -> tuple[Tensor | None, str]:
-    """The network's input (C,H,W) in [0,1], or the reason why it cannot be read any more.
+    """The network's input (C,H,W) in [0,1], or the reason why it can no longer be read.
 
-    The file may be a stranger's, who could name any file of this machine: what is read must have the content that was
-    explained, or lie where the user has said.
+    A stranger's file could name any file of this machine. Therefore the image must have the explained content, or must
+    be in the location that the user gave.
     """
     if not entry.image:
-        return None, "Expected the path of an image, but the file does not say it."
+        return None, "Expected the path of an image, but the file does not contain it."
     sha256 = entry.metadata.get(IMAGE)
     if sha256 is None and not entry.elsewhere:
-        return None, f"Expected the content of {entry.image}, but the file does not say it. Say where it is: --images."
+        return None, f"Expected a checksum of {entry.image}, but the file has none. Give its place with --images."
     problem = ""
     for path in entry.elsewhere if sha256 is None else (entry.image, *entry.elsewhere):
         try:
@@ -209,7 +209,7 @@ def _stem(path: Path) -> str:
 
 
 def figure_url(path: Path) -> tuple[str, int, int] | None:
-    """A figure's file as a URL that needs no file, with its width and height; None where it cannot be read."""
+    """A figure as a data URL, with its width and height; None if the file cannot be read."""
     try:
         data = path.read_bytes()
         with Image.open(BytesIO(data)) as file:
@@ -226,6 +226,6 @@ def figure_url(path: Path) -> tuple[str, int, int] | None:
 
 
 def url(data: bytes) -> str:
-    """Bytes of a PNG or JPEG file as a URL that needs no file."""
+    """Bytes of a PNG or JPEG file as a data URL."""
     kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{b64encode(data).decode()}"

@@ -1,4 +1,4 @@
-"""Sections of the report: tables and figures of the commands beside ``fit``."""
+"""Sections of the report: tables and figures of commands other than ``fit``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from fgvis_lightning.names import printable
 
 BIAS = "_ranking"
-"""Ending of the file that every pair of a bias analysis has."""
+"""Ending of a file that exists for every pair of a bias analysis."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Rows:
     """A table.
 
     Attributes:
-        caption: what it tells.
+        caption: of the table.
         columns: their names.
         rows: a text for each column.
     """
@@ -31,11 +31,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Plate:
-    """A figure that is there as a file.
+    """A figure in a file.
 
     Attributes:
         path: the file.
-        caption: what it shows.
+        caption: of the figure.
     """
 
     path: Path
@@ -63,7 +63,7 @@ class Section:
 
 @dataclass(frozen=True)
 class _Kind:
-    """The files of a command, without their suffixes → what they tell."""
+    """The files of a command, without suffixes → captions."""
 
     anchor: str
     title: str
@@ -76,73 +76,73 @@ _KINDS = (
     _Kind(
         "comparison",
         "Comparison of methods",
-        "The same items by several methods. Maps go from black, the lowest value, to bright, their 99.8 % quantile.",
+        "The same items by several methods. Maps range from black (lowest value) to bright (99.8 % quantile).",
         {
             "comparison": "Items by methods",
             "crop": "The same at pixel resolution, where the last method has most evidence",
             "discrimination": "Images with several classes: whose evidence is it?",
         },
-        {"costs": "Cost of one image", "discrimination": "Left of the scores when a map's pixels are deleted"},
+        {"costs": "Cost of one image", "discrimination": "Remaining scores after deletion of a map's pixels"},
     ),
     _Kind(
         "faithfulness",
         "Faithfulness",
-        "Pixels are deleted, or inserted, in the order of each map, and the score of the class is watched. A faithful "
-        "map has a low area under the deletion curve and a high one under the insertion curve.",
+        "Pixels are deleted or inserted in the order of each map, and the score of the class is measured. A faithful "
+        "map has a low area under the deletion curve and a high area under the insertion curve.",
         {
             "curves": "Mean deletion and insertion curves",
             "extremes": "The items with the best and the worst deletion AUC",
         },
-        {"evaluation": "Means with 95 % intervals; the arrow points to better"},
+        {"evaluation": "Means with 95 % intervals; arrows show the better direction"},
     ),
     _Kind(
         "pointing",
         "Is the evidence in the object?",
-        "A hit is a map whose maximum is at the object that somebody has marked; beside it stands the share of the map "
-        "inside. A uniform map, a random point and the center of the picture need no map at all.",
+        "A hit is a map whose maximum is at the marked object; energy is the share of the map inside the object. A "
+        "uniform map, a random point and the center of the picture are controls without any map.",
         {"pointing": "Some items with their objects"},
-        {"pointing": "Hits with 95 % intervals by Wilson, shares with 95 % bootstrap intervals"},
+        {"pointing": "Hits with 95 % Wilson intervals, shares with 95 % bootstrap intervals"},
     ),
     _Kind(
         "adversarial",
         "Does the defense hold?",
-        "Masks are optimized for classes that are not in the image, with and without the defense. Where the false "
-        "class comes out on top, the evidence is adversarial.",
+        "Masks are optimized for classes that are not in the image, with and without the defense. If the false class "
+        "becomes the most probable one, the evidence is adversarial.",
         tables={"adversarial": "How often the false class became the most probable one"},
     ),
     _Kind(
         "sanity",
         "Do maps depend on the network?",
-        "The network's layers are drawn anew. A map that hardly changes does not explain the network. The ceiling is "
-        "the correlation with the map by another seed, the floor that with the map of another photo.",
+        "The network's layers are redrawn. A map that hardly changes does not explain the network. The ceiling is the "
+        "correlation with the map by another seed, the floor the correlation with the map of another photo.",
         {
             "sanity": "Rank correlation with the trained network's maps",
             "maps": "The first image's maps",
-            "smooth": "The same of maps that are averaged over noisy images",
+            "smooth": "The same for maps averaged over noisy images",
             "smooth_maps": "The first image's averaged maps",
         },
         {
             "sanity": "Mean rank correlations with 95 % intervals",
-            "smooth": "The same of maps that are averaged over noisy images",
-            "complexity": "Complexity of the maps, and its rise with all layers random",
+            "smooth": "The same for maps averaged over noisy images",
+            "complexity": "Complexity of the maps, and its rise when all layers are random",
         },
     ),
 )
 
 _BIAS_PLATES = {
-    "_evidence": "What the evidence is made of, beside the images themselves",
-    "_agreement": "Do explanations foretell what the interventions do?",
-    "_sheet": "The classes that depend on it most and least",
+    "_evidence": "Statistics of the evidence and of the images themselves",
+    "_agreement": "Do explanations predict the effect of interventions?",
+    "_sheet": "The classes with the highest and the lowest dependence",
 }
 _BIAS_TABLES = {
-    "_ranking": "The classes, from the one that depends on it most",
+    "_ranking": "The classes, highest dependence first",
     "_interventions": "Share of the images that stay right after an intervention",
-    "_evidence": "What the evidence and the images themselves are made of",
+    "_evidence": "Statistics of the evidence and of the images themselves",
 }
 
 
 def find_sections(places: Sequence[Path]) -> Iterator[Section]:
-    """A section for each command that has left something.
+    """A section for each command with results.
 
     Args:
         places: the results folder, and folders in it.
@@ -164,15 +164,15 @@ def find_sections(places: Sequence[Path]) -> Iterator[Section]:
             yield Section(
                 f"bias{suffix}-{number}",
                 f"Bias: {printable(pair)}{where}",
-                "By explanations: what the evidence is made of, less the images themselves. By interventions: the "
-                "share of images that are no longer right when just that is changed.",
+                "By explanations: dependence of the evidence minus that of the images themselves. By interventions: "
+                "the share of images that are no longer right after this feature is changed.",
                 plates,
                 tables,
             )
 
 
 def coverage_section(place: Path, anchor: str, name: str) -> Section | None:
-    """The share of closed gates layer by layer, where a run has left it."""
+    """The share of closed gates layer by layer, if a run stored it."""
     try:
         with (place / "coverage.csv").open(newline="", encoding="utf-8") as file:
             columns, *rows = csv.reader(file)
@@ -181,14 +181,14 @@ def coverage_section(place: Path, anchor: str, name: str) -> Section | None:
     if not rows:
         return None
     layers = Rows("Layers from the image to the logits", tuple(columns), tuple(tuple(row) for row in rows))
-    text = "The share of each layer's gates that are closed at the explanations. Where it is high, evidence is limited."
+    text = "The share of each layer's closed gates at the explanations. If it is high, the defense limits the evidence."
     return Section(anchor, f"Gates{name}", text, tables=(layers,))
 
 
 def _read(
     place: Path, plates: Mapping[str, str], tables: Mapping[str, str]
 ) -> tuple[tuple[Plate, ...], tuple[Rows, ...]]:
-    """Those of a folder's figures and tables that are there."""
+    """The existing figures and tables of a folder."""
     found = [Plate(place / f"{name}.png", caption) for name, caption in plates.items()]
     rows: list[Rows] = []
     for name, caption in tables.items():
@@ -206,7 +206,7 @@ def read_markdown(text: str, caption: str) -> Iterator[Rows]:
             cells = re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
             lines.append(tuple(cell.strip().replace("\\|", "|") for cell in cells))
         elif lines:
-            if any(any(row[1:]) for row in lines[2:]):  # else there was nothing to compare with
+            if any(any(row[1:]) for row in lines[2:]):  # else there was nothing to compare
                 yield Rows(caption, lines[0], tuple(lines[2:]))
             lines = []
         if line and not line.startswith("|"):

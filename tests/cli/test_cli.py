@@ -161,7 +161,7 @@ def test_levels_that_were_missed_are_told(folder: Path, output: Path, capsys: py
         return capsys.readouterr().out
 
     assert "did not reach" not in go_on(0)
-    remedy = "; try more --model.iterations, or another --model.level.\n"
+    remedy = ". Try more --model.iterations, or another --model.level.\n"
     assert f"2 of 6 did not reach their level ({paths[0].stem}, {paths[1].stem}){remedy}" in go_on(2)
     assert f"({', '.join(path.stem for path in paths[:5])} and 1 more){remedy}" in go_on(6)
 

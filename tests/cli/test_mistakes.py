@@ -106,7 +106,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
     "--model.optimizer": {  # a function is refused by jsonargparse, or in its older versions by the program
         "os.system": "--model.optimizer",
-        "torch.optim.Foo": "--model.optimizer: Expected the class_path of something that the option takes, but got",
+        "torch.optim.Foo": "--model.optimizer: Expected a class_path that the option accepts, but got",
         "builtins.print": "--model.optimizer",
         "torch.optim.SGD": "Expected optimizer to be a solver for lam: auto, fgvis_lightning.method.solvers.Pruning",
     },
@@ -291,10 +291,10 @@ OPTIONS: dict[str, dict[str, str]] = {
         "missing.yaml": "--config: File does not exist:",
         "broken.yaml": 'Problems parsing config: while parsing a flow sequence in "<unicode string>", line 1,',
         "list.yaml": "Unexpected config: - 1",
-        "deep.json": "Expected a configuration in YAML, but it is nested too deeply or no text.",
+        "deep.json": "Expected a configuration in YAML, but it is nested too deeply or not a text.",
         "unknown.yaml": "Subcommand 'fit' does not accept option 'model.lamb'",
         "in": "--config: Path is not a file:",
-        "in/p0.png": "Expected a configuration in YAML, but it is nested too deeply or no text.",
+        "in/p0.png": "Expected a configuration in YAML, but it is nested too deeply or not a text.",
         "": "--config: Unexpected config:",
     },
     "--model.lamb": {
@@ -378,15 +378,15 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["evaluate"], "Expected --results, but got nothing."),
     (
         ["evaluate", "--results", "[missing]", *NETWORK],
-        "Expected a folder of fit or compare, but there are no explanations in missing.",
+        "Expected a folder of fit or compare, but found no explanations in missing.",
     ),
     (
         ["evaluate", "--results", "[in]", *NETWORK],
-        "Expected a folder of fit or compare, but there are no explanations in in.",
+        "Expected a folder of fit or compare, but found no explanations in in.",
     ),
     (
         ["evaluate", "--results", "[]", *NETWORK],
-        "Expected --results to name folders of fit or compare, but got an empty list.",
+        "Expected folders of fit or compare in --results, but got an empty list.",
     ),
     (["evaluate", "--results", "x", *NETWORK], "--results: Expected list, but got x"),
     (
@@ -396,7 +396,7 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["compare"], "Expected --data.images and --methods, but got nothing."),
     (
         ["compare", "--data.images", "missing", *NETWORK],
-        "Expected --methods, but got nothing. --help shows what the command needs.",
+        "Expected --methods, but got nothing. --help shows the required options.",
     ),
     (
         ["compare", "--data.images", "in", "--methods", "{a: os.system}", *NETWORK],
@@ -406,7 +406,7 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["pointing"], "Expected --results and --truth, but got nothing."),
     (
         ["pointing", "--results", "in", "--truth", "texts", *NETWORK],
-        "Expected a folder of fit or compare, but there are no explanations in in.",
+        "Expected a folder of fit or compare, but found no explanations in in.",
     ),
     (["bias"], "Expected --data.images, but got nothing."),
     (

@@ -215,7 +215,7 @@ def test_a_sweep_over_arrays(tmp_path: Path) -> None:
     for strong, found in enumerate(load_explanations(output)):
         assert found.evidence[0, strong, :, : SIDE // 2].sum() > 0.9 * found.evidence.sum()
     main(["report", str(output)])
-    assert "does not come out in the size" not in (output / "report.html").read_text()
+    assert "does not get the size" not in (output / "report.html").read_text()
     main(["evaluate", "--results", f"[{output}]", *network, "--output", str(tmp_path / "judged"), "--device", "cpu"])
     table = list(csv.DictReader((tmp_path / "judged" / "evaluation.csv").read_text().splitlines()))
     assert table

@@ -247,7 +247,7 @@ def test_a_crash_of_one_rank_costs_its_items_alone(
     missing = re.findall(r"[ab](\d\d)@top1", line.partition("items are missing: ")[2])
     assert missing
     assert all(int(number) % 2 for number in missing), "those of rank 1, whose numbers are odd"
-    assert "Run the same command again to go on." in line
+    assert "Run the same command again to continue." in line
     done = contents(tmp_path)
     assert {name[:3] for name in done} >= {f"{'a' if i < 11 else 'b'}{i:02d}" for i in range(0, 13, 2)}
     assert len((tmp_path / "summary.csv").read_text().splitlines()) == 1 + len(done)

@@ -292,7 +292,7 @@ def test_gates_keep_a_planted_class_out(
         (["--restarts", "0", "--starts", "[random]"], "Expected restarts from 1 to 1000, but got 0."),
         (
             ["--restarts", "2", "--starts", "[own, 0.5]"],
-            "Expected random among --starts for 2 restarts, but got own, 0.5, from where all would be the same.",
+            "Expected random among --starts for 2 restarts, but got own, 0.5, for which all would be the same.",
         ),
         (["--gate", "iron"], "--gate: Expected one of strict, restoring, but got iron"),
     ],

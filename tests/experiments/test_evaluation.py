@@ -205,7 +205,7 @@ def test_a_folder_of_fit(results: Path) -> None:
 
 
 def test_mistakes(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "there are no explanations in" in fails(capsys, results.parent / "in")
+    assert "found no explanations in" in fails(capsys, results.parent / "in")
     assert "Expected a profile" in fails(capsys, results, "--profile", "raise")
     assert "Expected ties to be one of random, first" in fails(capsys, results, "--ties", "last")
     empty = results.parent / "empty"
@@ -213,10 +213,10 @@ def test_mistakes(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Expected maps <item id>.npy" in fails(capsys, results, "--maps", f"{{mine: {empty}}}")
     np.save(empty / "other.npy", np.zeros((16, 16)))
     assert "Expected items that all methods have" in fails(capsys, results, "--maps", f"{{mine: {empty}}}")
-    assert "mine is there twice" not in fails(capsys, results, "--maps", f"{{FGVis: {empty}}}")
+    assert "got mine twice" not in fails(capsys, results, "--maps", f"{{FGVis: {empty}}}")
     (id,) = [path.stem for path in (results / "FGVis" / "explanations").iterdir()][:1]
     np.save(empty / f"{id}.npy", np.zeros((8, 16)))
-    assert "Expected maps of (16, 16), the network's input, but those of mine have (8, 16)" in fails(
+    assert "Expected maps of (16, 16), the network's input size, but those of mine have (8, 16)" in fails(
         capsys, results, "--maps", f"{{mine: {empty}}}"
     )
     np.save(empty / f"{id}.npy", np.zeros((3, 16, 16)))

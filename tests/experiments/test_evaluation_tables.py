@@ -52,7 +52,7 @@ def test_what_is_significant_is_marked() -> None:
     assert ("copy", "size") not in rows
     means, told, differing = text.partition("\nDifferences from ours")
     assert "*" not in means
-    assert "Holm's correction for the methods compared with ours, each metric by itself" in differing
+    assert "Holm's correction for the methods compared with ours, separately for each metric" in differing
     lines = {line.split(" | ")[0].strip("| "): line for line in differing.splitlines() if line.startswith("|")}
     assert [lines[name].count("]*") for name in ("worse", "noisy", "copy")] == [3, 0, 0]
     assert told

@@ -159,8 +159,8 @@ def test_what_a_correlation_says() -> None:
     assert says((0.4, 0.3, 0.5), ceiling, unknown) == "below the ceiling"
     assert says((1 - 1e-8,) * 3, (1.0, 1.0, 1.0), floor) == "not below the ceiling, above the floor"
     assert says(unknown, ceiling, floor) == "no ranks: a map is constant"
-    assert says((0.4, math.nan, math.nan), (1.0, 1.0, 1.0), unknown) == "one image says nothing of the next"
-    assert says((0.4, 0.3, 0.5), unknown, floor) == "the ceiling is not known"
+    assert says((0.4, math.nan, math.nan), (1.0, 1.0, 1.0), unknown) == "no verdict from a single image"
+    assert says((0.4, 0.3, 0.5), unknown, floor) == "the ceiling is unknown"
 
 
 # --- Quantus ---

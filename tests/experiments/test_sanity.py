@@ -107,7 +107,7 @@ def test_one_photo_has_neither_interval_nor_floor(photo: PhotoMaker, tmp_path: P
     photo("in/a.png")
     output = sanity(tmp_path, {"g": {"class_path": GRADIENT}}, "--steps", "1", "--targets", "top2")
     assert {row["floor"] for row in rows(output / "sanity.csv")} == {"undefined"}
-    assert {row["says"] for row in rows(output / "sanity.csv")} == {"one image says nothing of the next"}
+    assert {row["says"] for row in rows(output / "sanity.csv")} == {"no verdict from a single image"}
 
 
 def test_two_photos_are_one_pair(photo: PhotoMaker, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_mistakes_are_refused_before_anything_begins(config: Path, capsys: pytes
     assert "nonsense" in refused({"evaluate": {"nonsense": 1}})
     assert "nonsense" in refused({"networks": {"one": {"nonsense": 1}}})
     assert "nonsense" in refused({"methods": {"one": {"class_path": "nonsense.Method"}}})
-    assert "differ as names of folders" in refused({"networks": {"a b": {}, "a_b": {}}})
+    assert "differ as folder names" in refused({"networks": {"a b": {}, "a_b": {}}})
 
 
 def test_the_configurations_are_read_and_name_the_same_methods(monkeypatch: pytest.MonkeyPatch) -> None:

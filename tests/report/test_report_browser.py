@@ -254,7 +254,7 @@ def test_faint_evidence_is_brightened_as_the_caption_says(reader: Reader, tmp_pa
     main(["report", str(tmp_path / "run")])
     reader.open(tmp_path / "run" / "report.html", "#item=a%40cat")
     reader.until(reader.is_drawn)
-    assert {caption.partition(": ")[2] for caption in reader.captions("#views")[1:]} == {"there is none"}
+    assert {caption.partition(": ")[2] for caption in reader.captions("#views")[1:]} == {"none"}
 
 
 def test_a_view_has_scores_curves_and_metadata(reader: Reader, page: Path) -> None:

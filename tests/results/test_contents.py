@@ -109,7 +109,7 @@ def test_the_report_finds_moved_photos(
     main(["report", str(done), "--images", str(tmp_path / "elsewhere")])
     page = (done / "report.html").read_text(encoding="utf-8")
     assert "does not exist" not in page
-    assert "another one now" not in page
+    assert "has changed" not in page
 
 
 def test_a_refused_run_leaves_the_tables(done: Path, photo: Photo, capsys: pytest.CaptureFixture[str]) -> None:

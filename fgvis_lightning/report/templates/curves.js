@@ -14,7 +14,7 @@ function drawCurves(curves, values) {
   const y = (score) => bottom - (score / highest) * (bottom - top);
   const words = (name) => (values[name] === undefined ? name : `${name}, AUC ${number(values[name])}`);
   const picture = drawn("svg", { viewBox: "0 0 260 150", role: "img" });
-  const title = `Score of the class while pixels are deleted and inserted: ${words("deletion")}; ${words("insertion")}`;
+  const title = `Score of the class during deletion and insertion of pixels: ${words("deletion")}; ${words("insertion")}`;
   picture.append(drawn("title", {}, title));
   picture.append(drawn("line", { x1: left, x2: right, y1: bottom, y2: bottom, class: "axis" }));
   picture.append(drawn("line", { x1: left, x2: left, y1: top, y2: bottom, class: "axis" }));

@@ -2,7 +2,7 @@
 
 const rows = JSON.parse(byId("rows").textContent);
 const dialog = byId("detail");
-const views = new Map(); // number → what waits for the view of that entry
+const views = new Map(); // number → callbacks that wait for the view of that entry
 let opened = null;
 let opener = null; // number of the card that gets the focus back
 
@@ -10,7 +10,7 @@ const keyOf = (row) => (severalMethods ? `${row.method}/${row.id}` : row.id);
 const isMissing = (row) => row.state === "failed" || row.state === "damaged";
 const LEVELS = { reached: "reached", missed: "missed" };
 const AREAS = { deletion: "deletion AUC", insertion: "insertion AUC" };
-const MOST = 24; // items of one image that are compared
+const MOST = 24; // maximum number of compared items of one image
 
 const percent = (share) => (share > 0 && share < 0.001 ? (100 * share).toPrecision(1) : (100 * share).toFixed(1));
 const sizeOf = (row) => `${percent(Math.max(0, 1 - row.sparsity))} %`;
@@ -25,7 +25,7 @@ function received(place, view) {
   views.get(place)?.resolve(view);
 }
 
-// In this page, or in a script of its own beside it: a page from a file may not fetch.
+// In this page, or in a separate script next to it: a page from a file may not fetch.
 function viewOf(place) {
   const text = byId(`view-${place}`);
   if (text) return Promise.resolve(JSON.parse(text.textContent));
@@ -44,7 +44,7 @@ function viewOf(place) {
 
 async function openItem(place, from = opener) {
   const row = rows[place];
-  const same = opened !== null && row.image && rows[opened].image === row.image; // what is zoomed stays so
+  const same = opened !== null && row.image && rows[opened].image === row.image; // the zoom is kept
   opened = place;
   opener = from;
   byId("detail-title").textContent = row.name || row.id;
@@ -69,7 +69,7 @@ async function openItem(place, from = opener) {
     stage.open(item, same);
     await fillOthers(row, place, item);
   } catch {
-    if (opened === place) tell(`The pictures of this item cannot be read: items/${place}.js is gone or damaged.`);
+    if (opened === place) tell(`The pictures of this item cannot be read: items/${place}.js is missing or damaged.`);
   }
 }
 
@@ -117,7 +117,7 @@ function fillTable(id, values) {
   byId(id).tBodies[0].replaceChildren(...lines);
 }
 
-// The same item by other methods, and other classes of the same image, beside this one.
+// The same item by other methods, and other classes of the same image.
 async function fillOthers(row, place, item) {
   const same = rows.map((_, at) => at).filter((at) => row.image && rows[at].image === row.image && !isMissing(rows[at]));
   byId("compare").hidden = same.length < 2;
@@ -152,7 +152,7 @@ byId("previous").addEventListener("click", () => go(-1));
 byId("next").addEventListener("click", () => go(1));
 byId("copy").addEventListener("click", async () => {
   byId("copied").textContent = await navigator.clipboard.writeText(location.href)
-    .then(() => "Copied", () => "Not allowed here: copy it from the address bar");
+    .then(() => "Copied", () => "Not allowed here. Copy it from the address bar.");
 });
 for (const radio of document.querySelectorAll("input[name=compared]"))
   radio.addEventListener("change", () => {

@@ -1,8 +1,8 @@
-// The items as cards: sorted, filtered, and kept in the address, so that it can be passed on.
+// The items as cards: sorted and filtered; the address keeps the choice, so that it can be shared.
 
-const FIRST = 48; // cards at first: what follows them is not to be far away
-const STEP = 2000; // cards more at once
-const MANY = 10; // items from which on the filter is open
+const FIRST = 48; // cards at first: the next section should not be far away
+const STEP = 2000; // cards added at once
+const MANY = 10; // minimum number of items for an open filter
 const form = byId("filter");
 const several = (name) => new Set(rows.map((row) => row[name])).size > 1;
 const severalMethods = several("method");
@@ -70,7 +70,7 @@ function compare(a, b, by) {
   const key = { "": "id", class: "name" }[by.sort] ?? by.sort;
   const [x, y] = [rows[a][key], rows[b][key]];
   const none = (value) => value === null || value === undefined || value === "";
-  if (none(x) || none(y)) return none(x) - none(y) || a - b; // what has no value comes last, either way
+  if (none(x) || none(y)) return none(x) - none(y) || a - b; // items without a value come last in both orders
   const order = typeof x === "number" ? x - y : words.compare(x, y);
   return (by.order ? -order : order) || a - b;
 }
@@ -89,7 +89,7 @@ function update() {
   const entries = `${severalMethods ? "explanation" : "item"}${rows.length === 1 ? "" : "s"}`;
   byId("count").textContent = shown.length
     ? `${shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} ${entries} shown${some}`
-    : `None of ${rows.length.toLocaleString("en")} ${entries} fits. Show all to begin anew.`;
+    : `None of ${rows.length.toLocaleString("en")} ${entries} match. Show all to start over.`;
   form.querySelector("[type=reset]").hidden = !Object.values(by).some(Boolean);
 }
 
@@ -149,7 +149,7 @@ if (form) {
     update();
     focusCard(next);
   });
-  // A card's own address is that of the time when it was made; what is chosen now goes along.
+  // A card's own address is as old as the card; the current choice is added.
   byId("grid").addEventListener("click", (event) => {
     const link = event.target.closest("a.card");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;

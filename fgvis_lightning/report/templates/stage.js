@@ -1,5 +1,5 @@
 "use strict";
-// The pictures of an item, and those of the same image by others: side by side, zoomed and moved together.
+// The pictures of an item and of other items of the same image: side by side, zoomed and moved together.
 
 const byId = (id) => document.getElementById(id);
 const number = (value, digits = 3) => {
@@ -39,9 +39,9 @@ const LARGEST = 48; // screen pixels for each pixel
 const stage = {
   box: byId("stage"),
   item: null, // the opened view with the pixels of its pictures
-  pictures: [], // kind, item, frame, canvas, cross and note of each; first those of the opened item
-  zoom: 0, // screen pixels for each pixel of the first picture; 0 for as large as there is room
-  x: 0.5, // the middle of what is seen, in shares of a picture
+  pictures: [], // kind, item, frame, canvas, cross and note of each; first the pictures of the opened item
+  zoom: 0, // screen pixels for each pixel of the first picture; 0 to fit the available room
+  x: 0.5, // the middle of the visible part, in shares of a picture
   y: 0.5,
 
   async load(view) {
@@ -67,7 +67,7 @@ const stage = {
     this.resize(keep ? this.zoom : 0);
   },
 
-  // A picture with what it shows above it; of what is compared a title says whose it is.
+  // A picture with a caption above it; compared pictures also get a title.
   figure(kind, item, title = "") {
     const { width, height } = item.size;
     const canvas = element("canvas", { width, height, role: "img" });
@@ -118,7 +118,7 @@ const stage = {
     let text = kind === "overlay" ? "overlay on the dimmed image" : names[first + part];
     text ??= `between ${names[first]} and ${names[first + 1]}`;
     if (text === "mask" && !byId("channels").hidden) text += mask === "all" ? " by channel" : `, ${view.channels[mask]}`;
-    if (evidence && kind !== "image" && !view.top) text += ": there is none";
+    if (evidence && kind !== "image" && !view.top) text += ": none";
     else if (evidence && fade >= 1 && gain > 1.05) text += `, brightened ×\u00a0${gain < 9.95 ? gain.toFixed(1) : Math.round(gain).toLocaleString("en")}`;
     note.textContent = text;
     canvas.setAttribute("aria-label", title ? `${title}: ${text}` : text);
@@ -129,7 +129,7 @@ const stage = {
     if (this.item) for (const picture of this.pictures) this.draw(picture);
   },
 
-  // Screen pixels for each pixel of a picture that is as large as there is room.
+  // Screen pixels for each pixel of a picture that fits the available room.
   fit: (picture) => picture.frame.clientWidth / picture.item.size.width,
 
   get scale() {
@@ -140,7 +140,7 @@ const stage = {
     return this.scale / this.fit(this.pictures[0]);
   },
 
-  // Larger or smaller, with the point (x, y) of the frame, in shares of it, in its place.
+  // Zooms and keeps the point (x, y) of the frame, in shares of it, in place.
   resize(zoom, x = 0.5, y = 0.5) {
     if (!this.item) return;
     const before = this.times;
@@ -149,7 +149,7 @@ const stage = {
     this.move((x - 0.5) * change, (y - 0.5) * change);
   },
 
-  // By shares of a picture, and all of them.
+  // Moves all pictures, by shares of a picture.
   move(across, down) {
     const { times, zoom } = this;
     const within = (middle) => Math.min(1 - 0.5 / times, Math.max(0.5 / times, middle));
@@ -178,7 +178,7 @@ const stage = {
     this.resize(next <= this.fit(this.pictures[0]) ? 0 : Math.min(LARGEST, next), x, y);
   },
 
-  // Which pixel it is, in this picture and at the same place of all others, and how much evidence it has.
+  // Shows a pixel's position, in this and all other pictures, and its evidence.
   tell(picture, x, y) {
     for (const { cross } of this.pictures) {
       cross.style.left = `${100 * x}%`;
@@ -200,10 +200,10 @@ const stage = {
     byId("pixel").textContent = "Point at a pixel to read its evidence.";
   },
 
-  // Wheel, mouse and fingers: one moves what is zoomed, two zoom.
+  // Wheel, mouse and fingers: one finger moves zoomed pictures, two zoom.
   listen(picture) {
     const { frame } = picture;
-    const held = new Map(); // pointer → where it is, in shares of the frame
+    const held = new Map(); // pointer → position, in shares of the frame
     const where = (event) => {
       const box = frame.getBoundingClientRect();
       return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
@@ -211,7 +211,7 @@ const stage = {
     const middle = (points) => [0, 1].map((axis) => points.reduce((sum, point) => sum + point[axis], 0) / points.length);
     const apart = ([a, b]) => Math.hypot((a[0] - b[0]) * frame.clientWidth, (a[1] - b[1]) * frame.clientHeight);
     frame.addEventListener("wheel", (event) => {
-      if (!this.zoom && event.deltaY > 0 && !event.ctrlKey) return; // there is nothing to make smaller: the page scrolls
+      if (!this.zoom && event.deltaY > 0 && !event.ctrlKey) return; // already smallest: the page scrolls
       event.preventDefault();
       this.step(event.deltaY < 0, ...where(event));
     }, { passive: false });
