@@ -113,7 +113,7 @@ def gather(folder: Path, images: str | None = None) -> Results:
         InputError: if the folder does not exist, has no results, or has links to other places.
     """
     if not folder.is_dir():
-        raise InputError(f"Expected a results folder, but {folder} does not exist.")
+        raise InputError(f"Expected a results folder, but {folder} is not a folder.")
     check_links(folder)
     elsewhere: dict[str, tuple[str, ...]] = {}
     for photo in find_photos(images) if images else ():

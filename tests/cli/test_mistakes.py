@@ -364,13 +364,13 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["completion", "foo"], "Expected a shell, bash, zsh, tcsh"),  # and those that this shtab knows
     (["completion"], "Expected a shell, bash, zsh, tcsh"),
     (["report"], "Expected FOLDER, but got nothing."),
-    (["report", "missing"], "Expected a results folder, but there is none at missing."),
-    (["report", "file"], "Expected a results folder, but there is none at file."),
+    (["report", "missing"], "Expected a results folder, but missing is not a folder."),
+    (["report", "file"], "Expected a results folder, but file is not a folder."),
     (["report", "empty"], "Expected a results folder, but empty has no explanations, failures or tables. Make some"),
     (["report", "in"], "Expected a results folder, but in has no explanations, failures or tables. Make some"),
     (["report", "texts", "--limit", "-1"], "Expected --limit of at least 0 megabytes, but got -1.0."),
     (["report", "in", "--limit", "nan"], "--limit: Expected a number, but got nan"),
-    (["report", "in", "--output", "x.txt"], "Expected --output to be a file FILE.html, but got x.txt."),
+    (["report", "in", "--output", "x.txt"], "Expected a file FILE.html as --output, but got x.txt."),
     (
         ["report", "in", "--images", "missing"],
         "Expected a file, a glob, a folder or a CSV file with images, but missing does not exist.",
