@@ -300,7 +300,7 @@ def test_tables_for_people_are_read_as_they_were_written() -> None:
 def test_folders_without_results_say_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert "python train.py fit" in fails(capsys, str(tmp_path / "empty"))
-    assert "does not exist" in fails(capsys, str(tmp_path / "nowhere"))
+    assert "is not a folder" in fails(capsys, str(tmp_path / "nowhere"))
     run(tmp_path / "run")
     assert "FILE.html" in fails(capsys, str(tmp_path / "run"), "--output", str(tmp_path / "page.pdf"))
 
