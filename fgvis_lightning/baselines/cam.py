@@ -21,8 +21,12 @@ class CAM(Method):
 
     Args:
         layer: name of the module whose output contains the feature maps; default: as in `GradCAM`.
+
+    Attributes:
+        library: name of the method's class in pytorch-grad-cam, which gives the weights w_k.
     """
 
+    library = "GradCAM"
     layer: str | None = None
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
@@ -37,7 +41,7 @@ class CAM(Method):
         layer = module_called(network, self.layer or last_convolutional(network, images[:1]))
         maps = []
         with differentiable(network, images), steps(len(images), type(self).__name__) as advance:
-            made: Any = getattr(pytorch_grad_cam, type(self).__name__)(_WithParameter(network, images), [layer])
+            made: Any = getattr(pytorch_grad_cam, self.library)(_WithParameter(network, images), [layer])
             try:
                 for image, target in zip(images.detach().split(1), targets.tolist(), strict=True):
                     found = made(image.clone().requires_grad_(), [ClassifierOutputTarget(target)])
@@ -63,9 +67,13 @@ class _WithParameter(nn.Module):
 class GradCAMPlusPlus(CAM):
     """Weights from higher derivatives (Chattopadhay et al., WACV 2018, section 3, eq. 12 to 19): `CAM`."""
 
+    library = "GradCAMPlusPlus"
+
 
 class LayerCAM(CAM):
     """Weights for each position, the positive gradient (Jiang et al., IEEE TIP 2021, eq. 5 and 6): `CAM`."""
+
+    library = "LayerCAM"
 
 
 class ScoreCAM(CAM):
@@ -73,3 +81,5 @@ class ScoreCAM(CAM):
 
     It takes a pass for each feature map; an EfficientNet-Lite0 has 1280 feature maps.
     """
+
+    library = "ScoreCAM"

@@ -105,7 +105,11 @@ def features(network: nn.Module, layer: str, x: Tensor) -> tuple[Tensor, Tensor]
     return kept[0][0].detach(), gradient[0]
 
 
-@pytest.mark.parametrize("method", [GradCAMPlusPlus(), LayerCAM(), ScoreCAM()], ids=lambda one: type(one).__name__)
+class Mine(ScoreCAM):
+    """A user's own class."""
+
+
+@pytest.mark.parametrize("method", [GradCAMPlusPlus(), LayerCAM(), Mine()], ids=lambda one: type(one).__name__)
 def test_cams_are_those_of_their_papers(method: GradCAMPlusPlus) -> None:
     pytest.importorskip("pytorch_grad_cam")
     network, layer = freeze(tiny()), "features.3"  # as the commands do, after which it has no parameters
