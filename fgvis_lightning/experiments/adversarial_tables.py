@@ -130,7 +130,7 @@ def _rate(happened: Sequence[bool]) -> tuple[float, float, float]:
 
 def strongest(table: Table, pairs: Table) -> str:
     """A sentence on the strongest attack on the defended network and on all attacks together, from `count`'s tables."""
-    rows = [row for row in _named(table) if row["defense"] == "on"]
+    rows = [row for row in table.named() if row["defense"] == "on"]
     if not rows:
         return ""
     for row in rows:
@@ -139,8 +139,8 @@ def strongest(table: Table, pairs: Table) -> str:
         row["best"] = row["highest on the way"] if row["watched"] else row["highest"]
     worst = max(rows, key=lambda row: (row["top"], row["best"]))
     last, tops = (round(worst[name] * worst["pairs"]) for name in ("false class on top", "top"))
-    fooled = {row["id"]: False for row in _named(pairs)}
-    for row in _named(pairs):
+    fooled = {row["id"]: False for row in pairs.named()}
+    for row in pairs.named():
         fooled[row["id"]] |= row["defense"] == "on" and True in (row["on top"], row["on top on the way"])
     return (
         f"Strongest against the defense: {worst['game']} by {worst['optimizer']}"
@@ -148,7 +148,3 @@ def strongest(table: Table, pairs: Table) -> str:
         f"top{f' on the way and {last} at the end' if worst['watched'] else ''}, highest score {worst['best']:.3g}."
         + (f" All attacks together: {sum(fooled.values())} of {len(fooled)}." if len(rows) > 1 else "")
     )
-
-
-def _named(table: Table) -> list[dict[str, Any]]:
-    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]

@@ -263,8 +263,7 @@ def for_people(table: Table) -> str:
     """The table of `summary` as Markdown, with each interval next to its mean."""
     names = [name for name in table.columns if not name.endswith((" from", " to"))]
     people = Table(names)
-    for row in table.rows:
-        cells = dict(zip(table.columns, row, strict=True))
+    for cells in table.named():
         for name in names[3:]:
             cells[name] = interval_cell(*(float(str(cells[f"{name}{end}"])) for end in ("", " from", " to")))
         people.add(cells[name] for name in names)

@@ -28,7 +28,7 @@ def draw_curves(path: Path, table: Table) -> None:
     figure = Figure(figsize=(8, 4.2), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    rows = table.named()
     names = list(dict.fromkeys(str(row["method"]) for row in rows))
     controls = list(dict.fromkeys(str(row["layers drawn anew"]) for row in rows if not row["share of the layers"]))
     places = {name: 118 + 22 * place for place, name in enumerate([*controls, FLOOR, CEILING])}

@@ -123,8 +123,7 @@ def for_people(table: Table) -> str:
     ends = {end for _, *both in intervals.values() for end in both}
     shown = [name for name in columns if name not in {*ends, "share of the layers", "images"}]
     people = Table(shown)
-    for row in table.rows:
-        cells = dict(zip(table.columns, row, strict=True))
+    for cells in table.named():
         for name, numbers in intervals.items():
             cells[name] = interval_cell(*(float(str(cells[number])) for number in numbers))
         people.add(cells[name] for name in shown)

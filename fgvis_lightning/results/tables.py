@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 UNDEFINED = "undefined"
 
@@ -19,6 +20,10 @@ class Table:
     def add(self, row: Iterable[object]) -> None:
         """Add a row with one value for each column."""
         self.rows.append(tuple(row))
+
+    def named(self) -> list[dict[str, Any]]:
+        """The rows, each as column → value."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
     def csv(self) -> str:
         """The whole table with unrounded values; NaN becomes "undefined"."""
