@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from common import Photos, Run, header, parser, row
 from torch import Tensor
 
+from fgvis_lightning import Explanation
 from fgvis_lightning.metrics import new_edges
 from fgvis_lightning.results.figures import explanation_image
 
@@ -44,14 +45,14 @@ def ranks(maps: Tensor) -> Tensor:
     return maps.flatten(1).argsort(1).argsort(1).float().view_as(maps)
 
 
-def again(photos: Photos, disturbance: str, options: dict[str, Any]) -> Run:
+def again(photos: Photos, disturbance: str, options: dict[str, Any]) -> Explanation:
     """The same explanations under a disturbance."""
     if disturbance == "seed":
-        return photos.explain(**options, seed=1)
+        return photos.explanation(**options, seed=1)
     if disturbance == "batch":
-        return photos.explain(**{**options, "batch_size": 1})
+        return photos.explanation(**{**options, "batch_size": 1})
     if disturbance == "precision":
-        return photos.explain(**options, precision="bf16-mixed")
+        return photos.explanation(**options, precision="bf16-mixed")
     threads, images = torch.get_num_threads(), photos.images
     try:
         if disturbance == "threads":
@@ -59,7 +60,7 @@ def again(photos: Photos, disturbance: str, options: dict[str, Any]) -> Run:
         else:
             draw = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
             photos.images = (images + 1e-5 * draw).clamp(0, 1)
-        return photos.explain(**options)
+        return photos.explanation(**options)
     finally:
         torch.set_num_threads(threads)
         photos.images = images
@@ -86,7 +87,7 @@ def measure(photos: Photos, game: str, seeds: int, iterations: int, arguments: a
         f"{run.seconds:.1f}",
     )
     for disturbance in arguments.disturb:
-        other = again(photos, disturbance, options).explanation
+        other = again(photos, disturbance, options)
         exact, soft = pearson(found.mask, other.mask), pearson(blurred(found.evidence), blurred(other.evidence))
         print(
             f"    {disturbance}: r {exact.nanmean():.2f} (least {exact.min():.2f}), "

@@ -26,7 +26,7 @@ from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.results.explanation import Attribution, Explanation
-from fgvis_lightning.results.figures import as_rgb, brightened, brightest, explanation_image, overlay, pixels
+from fgvis_lightning.results.figures import as_rgb, brightened, brightest, explanation_image, factor, overlay, pixels
 
 GATES = "gates"
 LABELS = 12  # names of layers in a picture, at most
@@ -197,11 +197,11 @@ def _card(item: Explanation, image: Tensor, background: Tensor) -> Any:
     """
     evidence, bands = item.evidence[0].float().cpu(), item.bands
     bright, times = brightened(evidence), 1 / float(brightest(evidence))
-    factor = f" × {times:,.0f}" if 9.5 < times < 1e6 else f" × {times:.1f}" if 1.05 < times <= 9.5 else ""
+    more = f" {factor(times)}" if times > 1.05 and evidence.any() else ""
     views = {
         "image": as_rgb(image, bands),
-        f"evidence{factor}": explanation_image(image, bright, background, bands),
-        f"mask{factor}": as_rgb(bright, bands),
+        f"evidence{more}": explanation_image(image, bright, background, bands),
+        f"mask{more}": as_rgb(bright, bands),
         "overlay": overlay(image, evidence, bands),
     }
     side = CARD[0] / len(views)

@@ -14,6 +14,7 @@ from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import chosen_device
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
+from fgvis_lightning.experiments.measured import METRICS
 from fgvis_lightning.experiments.own_maps import read, stored
 from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.metrics import (
@@ -42,9 +43,6 @@ from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.load import load_item
 
-CONFIDENCE = {"average drop", "average drop min-max", "increase"}
-OF_EXPLANATIONS = {"p(e)", "score kept", "average drop as is", "CP entropy", "CP l1", "class kept"}
-
 ROWS = 8
 """Items whose images are in memory at once."""
 
@@ -66,6 +64,7 @@ def judge(
     device = chosen_device(config.device)
     network = faster(classifier).to(device).to(memory_format=torch.channels_last)
     source = stored(methods)
+    needed = {METRICS[name].shares or name for name in metrics}
     for start in range(0, len(ids), ROWS):
         chosen = ids[start : start + ROWS]
         before = {name: [known_already.get(name, id, paths[id]) for id in chosen] for name, paths in methods.items()}
@@ -93,14 +92,14 @@ def judge(
             values = {"deletion": auc(deletion, profile), "insertion": auc(insertion, profile)}
             values["insertion from gray"] = values["insertion"]  # for profiles that insert into gray
             values |= _of_maps(network, x, saliency, targets, profile, metrics, config.batch_size)
-            if CONFIDENCE.intersection(metrics):
+            if "average drop" in needed:
                 values |= _confidence(network, x, saliency, targets, clean)
             pictures = [explained(item, image, classifier) for item, image in zip(items, images, strict=True)]
             known_pictures = [picture for picture in pictures if picture is not None]
             if len(known_pictures) == len(items):
                 shown = torch.stack(known_pictures)
                 e = classifier.preprocessing.normalize(shown).to(x)
-                if OF_EXPLANATIONS.intersection(metrics):
+                if "p(e)" in needed:
                     values |= _of_explanations(network, x, e, targets, clean)
                 values["hallucination"] = new_edges(torch.stack(images), shown.clamp(0, 1))
             masks = [item.evidence for item in items if isinstance(item, Explanation)]

@@ -163,9 +163,9 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
     by_channel[f"{named}, {size}"] = as_rgb(evidence, bands)
     top = float(brightest(evidence))
     if evidence.max() > 0 and top < FAINT:
-        more, factor = brightened(evidence), f"brightened ×\N{NO-BREAK SPACE}{_factor(1 / top)}"
-        views[f"evidence, {factor}"] = explanation_image(image, more, background, bands)
-        by_channel[f"{named.removeprefix('evidence ')}, {factor}"] = as_rgb(more, bands)
+        more, how = brightened(evidence), f"brightened {factor(1 / top)}"
+        views[f"evidence, {how}"] = explanation_image(image, more, background, bands)
+        by_channel[f"{named.removeprefix('evidence ')}, {how}"] = as_rgb(more, bands)
     if count > 3 and min(evidence.shape[1:]) >= 2 * math.ceil(math.sqrt(count)):  # room for a pixel and a line each
         by_channel[f"evidence by channel, 1 to {count}, brightened"] = each_channel(brightened(evidence))
     return panel(views | by_channel, title, "; ".join(filter(None, (agreement, KEY if count == 3 else ""))))
@@ -194,9 +194,10 @@ def _percent(share: Tensor) -> str:
     return f"{value:.1f} %" if value >= 0.1 or value == 0 else f"{value:.1g} %"
 
 
-def _factor(value: float) -> str:
-    """A factor with two digits: 3.2, 32, 3,200."""
-    return f"{value:.1f}" if value < 9.95 else f"{float(f'{value:.2g}'):,.0f}"
+def factor(value: float) -> str:
+    """A factor with two digits: × 3.2, × 32, × 3,200."""
+    digits = f"{value:.1f}" if value < 9.95 else f"{float(f'{value:.2g}'):,.0f}"
+    return f"×\N{NO-BREAK SPACE}{digits}"
 
 
 def overlay(image: Tensor, evidence: Tensor, bands: Bands = None) -> Tensor:

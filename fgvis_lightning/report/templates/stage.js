@@ -119,7 +119,7 @@ const stage = {
     text ??= `between ${names[first]} and ${names[first + 1]}`;
     if (text === "mask" && !byId("channels").hidden) text += mask === "all" ? " by channel" : `, ${view.channels[mask]}`;
     if (evidence && kind !== "image" && !view.top) text += ": none";
-    else if (evidence && fade >= 1 && gain > 1.05) text += `, brightened ×\u00a0${gain < 9.95 ? gain.toFixed(1) : Math.round(gain).toLocaleString("en")}`;
+    else if (evidence && fade >= 1 && gain > 1.05) text += `, brightened ×\u00a0${gain.toLocaleString("en", { minimumSignificantDigits: 2, maximumSignificantDigits: 2 })}`;
     note.textContent = text;
     canvas.setAttribute("aria-label", title ? `${title}: ${text}` : text);
     if (kind === "image") byId("fade").setAttribute("aria-valuetext", text);
