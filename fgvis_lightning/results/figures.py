@@ -201,7 +201,10 @@ def factor(value: float) -> str:
 
 
 def overlay(image: Tensor, evidence: Tensor, bands: Bands = None) -> Tensor:
-    """The image at its evidence (the channels' mean, brightened), and in dim gray elsewhere (3,H,W).
+    """The image at its evidence, and in dim gray elsewhere (3,H,W).
+
+    The image's share is the square root of the channels' mean evidence, brightened: with the mean itself, the picture
+    is nearly black where evidence is spread over large parts.
 
     Args:
         image: image (C,H,W) in [0,1].
@@ -210,7 +213,7 @@ def overlay(image: Tensor, evidence: Tensor, bands: Bands = None) -> Tensor:
     """
     image = as_rgb(image, bands)
     dim = 0.35 * image.mean(0).expand(3, -1, -1)
-    return torch.lerp(dim, image, brightened(evidence.mean(0)).expand(3, -1, -1))
+    return torch.lerp(dim, image, brightened(evidence.mean(0)).sqrt().expand(3, -1, -1))
 
 
 def heat(saliency: Tensor) -> Tensor:

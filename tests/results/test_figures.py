@@ -160,8 +160,11 @@ def test_nothing_in_a_panel_overlaps_or_is_cut_off(shape: tuple[int, int]) -> No
 
 def test_an_overlay_is_the_image_where_evidence_is_and_dim_gray_elsewhere() -> None:
     image, evidence = torch.rand(3, 4, 4), torch.zeros(3, 4, 4)
-    evidence[1, 1, 2] = 0.01  # in one channel: the mask by channel tells which
+    evidence[1, 1] = 0.04  # in one channel: the mask by channel tells which
+    evidence[0, 3, 3] = 0.01  # a quarter of the brightest: half of the image
     drawn = overlay(image, evidence)
+    half = (image[:, 3, 3] + 0.35 * image[:, 3, 3].mean()) / 2
+    torch.testing.assert_close(drawn[:, 3, 3], half, atol=1e-3, rtol=0)
     torch.testing.assert_close(drawn[:, 1, 2], image[:, 1, 2])
     torch.testing.assert_close(drawn[:, 0, 0], 0.35 * image[:, 0, 0].mean().expand(3))
 

@@ -104,7 +104,8 @@ const stage = {
     };
     const overlay = (at, channel) => {
       const dim = DIM * mean(image.data, at);
-      return dim + Math.min(1, (mean(evidence.data, at) / 255) * (view.scale / (view.middle || 1))) * (image.data[at + channel] - dim);
+      const bright = Math.min(1, (mean(evidence.data, at) / 255) * (view.scale / (view.middle || 1)));
+      return dim + Math.sqrt(bright) * (image.data[at + channel] - dim);
     };
     for (let at = 0; at < drawn.data.length; at += 4) {
       for (let channel = 0; channel < 3; channel++) {
