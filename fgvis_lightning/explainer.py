@@ -33,7 +33,7 @@ from fgvis_lightning.engine.mask_module import MaskModule
 from fgvis_lightning.engine.strategy import check_strategy
 from fgvis_lightning.engine.work import Work
 from fgvis_lightning.errors import InputError, nearest
-from fgvis_lightning.method.convergence import EVERY, Plateau
+from fgvis_lightning.method.convergence import Plateau
 from fgvis_lightning.method.games import divide_by_largest
 from fgvis_lightning.method.options import choose, within
 from fgvis_lightning.method.solver import Solver
@@ -182,8 +182,7 @@ class FGVis(MaskModule):
         with torch.no_grad():
             self.mask.clamp_(0, 1)
         batch.iterations += 1
-        if self.options.auto:
-            self._confirm(batch)
+        self.confirm(batch)
         if places := self._finished(batch):
             self.hand_out(places, self.explanation(places))
             batch.finish(places)
@@ -217,18 +216,21 @@ class FGVis(MaskModule):
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         optimizer.state.clear()
         optimizer.state.update(self._make_optimizer().state)  # initial state, if any
-        self._record()
+        recorded = self._record()
+        if self.rough:
+            work.calibrate(recorded)
 
-    def _record(self) -> None:
-        """Record the reference activations of a batch."""
+    def _record(self) -> Tensor:
+        """Record a batch's reference activations, and return the logits of its rows."""
         with self.trainer.precision_plugin.forward_context():
-            self.network.record(self.work.x)
+            logits = self.network.record(self.work.x)
             if self.defended:
                 self.network.verify(self.work.explained(torch.ones_like(self.mask)))
         self.coverage = self.network.coverage
         if self.defended and self.coverage.gate_free and not self._warned:
             self._warned = True
             warnings.warn(f"{self.classifier.name}: {GATE_FREE}", stacklevel=2)
+        return logits
 
     def _narrow(self) -> None:
         """Continue with only the first run of each image, now that the solver has joined the runs."""
@@ -262,14 +264,6 @@ class FGVis(MaskModule):
         self.mask.grad = None
 
     # --- results ---
-
-    def _confirm(self, batch: Batch) -> None:
-        """Under mixed precision, confirm the best evidence in the network's own precision from time to time."""
-        # With noise, masks are always evaluated in that precision.
-        if "mixed" in str(self.trainer.precision) and not self.options.noise and batch.iterations % EVERY == 0:
-            leads = self.judge(self.solver.best())[1].tolist()
-            for place in batch.used:
-                self.solver.confirm(place, leads[place])
 
     def _finished(self, batch: Batch) -> list[int]:
         """The places whose items have completed all iterations or have converged."""

@@ -147,6 +147,14 @@ def test_precisions(precision: str, lam: Any) -> None:
     assert (explanation.mask - exact.mask).abs().mean() < (1e-3 if precision == "64-true" else 0.15)
 
 
+def test_mixed_precision_measures_the_level_in_its_own_precision() -> None:
+    """Otherwise an image whose score is lower in bfloat16 reaches no level, not even its own."""
+    batch = images(8)
+    found = explain(Tiny(), batch, game="preservation", iterations=3, seeds=1, precision="bf16-mixed")
+    assert found.reached is not None
+    assert found.reached.tolist() == [0] * 8  # the first mask is the image itself, whose lead is 0
+
+
 def test_optimizer_is_configurable_and_starts_anew_with_each_batch() -> None:
     def momentum(params: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(params, lr=0.05, momentum=0.9)

@@ -11,10 +11,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.defense.container import DefendedCNN
 from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.engine.work import Work
+from fgvis_lightning.method.convergence import EVERY
 from fgvis_lightning.method.games import Game
 from fgvis_lightning.method.options import Options
 from fgvis_lightning.method.solver import Solver
@@ -65,6 +67,11 @@ class MaskModule(SweepModule):
         solver: Any = self.optimizers(use_pl_optimizer=False)
         assert isinstance(solver, Solver)
         return solver
+
+    @property
+    def rough(self) -> bool:
+        """Whether a solver evaluates masks in mixed precision; with noise, it uses the network's own precision."""
+        return self.options.auto and not self.options.noise and "mixed" in str(self.trainer.precision)
 
     def first_pass(self, x: Tensor, copies: int = 1) -> Tensor:
         with looking(self.network):
@@ -122,6 +129,13 @@ class MaskModule(SweepModule):
         with self.trainer.precision_plugin.forward_context():
             closed = self.network.closed(e)
         return replace(self.network.coverage, closed=self.work.first(closed) if self.work.all_used else closed)
+
+    def confirm(self, batch: Batch) -> None:
+        """Under mixed precision, confirm the best evidence in the network's own precision from time to time."""
+        if self.rough and batch.iterations % EVERY == 0:
+            leads = self.judge(self.solver.best())[1].tolist()
+            for place in batch.used:
+                self.solver.confirm(place, leads[place])
 
     def logits_of(self, masks: Tensor) -> Tensor:
         """The plain network's logits (B,K) for masks (B,3,H,W), in a batch of all rows, which determines rounding."""

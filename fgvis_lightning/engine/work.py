@@ -54,9 +54,19 @@ class Work:
         self.targets = targets
         self.score_image = self.task.probability(logits, targets)
         self._targets = self.spread(targets)
-        self._bound = None
+        self._level, self._bound = level, None
         if level is not None:
             self._bound = bound(level, self.spread(logits), self._targets, self.task).to(self.x)
+        self._goal = self._bound
+
+    def calibrate(self, logits: Tensor) -> None:
+        """Measure leads of rows from the images' logits (B·runs,K) in the iterations' precision.
+
+        Under mixed precision, even the image itself may be some tenths of log-odds below its own score in float32, and
+        then no mask would reach the level.
+        """
+        assert self._level is not None
+        self._goal = bound(self._level, logits, self._targets, self.task).to(self.x)
 
     # --- rows ---
 
@@ -97,8 +107,8 @@ class Work:
 
     def lead(self, game: Game, logits: Tensor) -> Tensor:
         """Leads of the rows in use, from their logits."""
-        assert self._bound is not None
-        return lead(game, logits, self.used_targets, self.used(self._bound), self.task)
+        assert self._goal is not None
+        return lead(game, logits, self.used_targets, self.used(self._goal), self.task)
 
     def lead_of_images(self, game: Game, logits: Tensor) -> Tensor:
         """Leads of the images' masks (B,), from their logits (B,K)."""

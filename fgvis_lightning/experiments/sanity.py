@@ -12,17 +12,20 @@ The floor is the correlation with the map of another photo, caused by common fea
 the middle. Except for the original map, all maps use the other seed, since equal random numbers make maps alike
 whatever the network has learned. Intervals over two or three images are too narrow to rely on.
 
-``--tests`` offers two more tests (Hedström et al., A Fresh Look at Sanity Checks for Saliency Maps, xAI 2024).
-``smprt`` averages maps over noisy images before the comparison, which multiplies the time by their number. ``emprt``
-compares no maps: it measures the rise in the complexity of a map, the entropy of its histogram, until all layers are
-random, and its correlation with the entropy of the network's outputs. As in that paper, both tests reset layers to
-their initial distribution, from the bottom up (``--weights initial``, ``--order bottom_up``)::
+``--tests`` offers three more tests. Two are from Hedström et al., A Fresh Look at Sanity Checks for Saliency Maps, xAI
+2024. ``smprt`` averages maps over noisy images before the comparison, which multiplies the time by their number.
+``emprt`` compares no maps: it measures the rise in the complexity of a map, the entropy of its histogram, until all
+layers are random, and its correlation with the entropy of the network's outputs. As in that paper, both tests reset
+layers to their initial distribution, from the bottom up (``--weights initial``, ``--order bottom_up``). The third,
+``max_sensitivity``, needs no random network: it is the largest relative change of a map when the image changes by up to
+0.02 in normalized space (Yeh et al., NeurIPS 2019)::
 
     <output>/sanity.csv, .md           mprt: mean correlations with 95 % bootstrap intervals over images
     <output>/sanity.pdf, .png          the same as curves
     <output>/maps.pdf, .png            the first image's maps, from the trained network to the random one
     <output>/smooth.*, smooth_maps.*   smprt: the same
     <output>/complexity.csv, .md       emprt: complexity, its rise, and its correlation with the outputs' entropy
+    <output>/sensitivity.csv, .md      max_sensitivity: its mean over images
 """
 
 from __future__ import annotations
@@ -45,14 +48,15 @@ from fgvis_lightning.experiments.arguments import add_device, build, chosen_devi
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.randomization import Order, Smoothed, Weights, layers, randomized
 from fgvis_lightning.experiments.sanity_figures import draw_curves, draw_maps
-from fgvis_lightning.experiments.sanity_measures import State, Trained, correlations, for_people, rises
+from fgvis_lightning.experiments.sanity_measures import State, Trained, correlations, for_people, rises, sensitivities
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.networks.logits import checked, resolve
 from fgvis_lightning.results.tensor_files import write_whole
 
 RANDOM_LABELS = "random labels"
-FILES = {"mprt": "sanity", "smprt": "smooth", "emprt": "complexity"}
+FILES = {"mprt": "sanity", "smprt": "smooth", "emprt": "complexity", "max_sensitivity": "sensitivity"}
 """Test → name of its table and its curves."""
+MAX_SENSITIVITY = "max_sensitivity"
 SHEETS = {"mprt": "maps", "smprt": "smooth_maps"}
 
 
@@ -64,9 +68,9 @@ def make_parser() -> Parser:
     parser.add_argument("--methods", type=dict[str, Method], required=True, help="Name → class_path and init_args.")
     parser.add_argument(
         "--tests",
-        type=list[Literal["mprt", "smprt", "emprt"]],
+        type=list[Literal["mprt", "smprt", "emprt", "max_sensitivity"]],
         default=["mprt"],
-        help="mprt, smprt (averaged maps), emprt (complexity).",
+        help="mprt, smprt (averaged maps), emprt (complexity), max_sensitivity (no random layers).",
     )
     parser.add_argument("--steps", type=int, default=8, help="Steps from the trained network to the random one.")
     parser.add_argument(
@@ -83,6 +87,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--noise", type=float, default=0.1, help="Standard deviation of smprt's noise, as a share of an image's range."
     )
+    parser.add_argument("--changes", type=int, default=10, help="Changed images of max_sensitivity.")
     parser.add_argument("--bins", type=int, default=100, help="Bins of emprt's histogram.")
     parser.add_argument(
         "--random_labels", type=str | None, help="File with the weights of the same network, trained on random labels."
@@ -101,10 +106,11 @@ def main(args: Sequence[str]) -> None:
     config = parser.parse_args(list(args))
     if not config.methods or config.steps < 1:
         raise InputError(f"Expected methods, and steps of at least 1, but got {config.methods} and {config.steps}.")
-    if not config.tests or config.samples < 1 or not 0 <= config.noise < math.inf or config.bins < 2:
+    counts = config.samples, config.changes
+    if not config.tests or min(counts) < 1 or not 0 <= config.noise < math.inf or config.bins < 2:
         raise InputError(
-            f"Expected some of the tests mprt, smprt and emprt, samples of at least 1, noise of at least 0 and bins of "
-            f"at least 2, but got {config.tests}, {config.samples}, {config.noise} and {config.bins}."
+            f"Expected some of the tests {', '.join(FILES)}, samples and changes of at least 1, noise of at least 0, "
+            f"and bins of at least 2, but got {config.tests}, {counts}, {config.noise} and {config.bins}."
         )
     objects = build(parser, config, ["--images", "", "--methods", "{}"])
     classifier = from_options(**vars(objects.model))
@@ -130,10 +136,15 @@ def main(args: Sequence[str]) -> None:
         order: Order = config.order or ("top_down" if test == "mprt" else "bottom_up")
         weights: Weights = config.weights or ("spread" if test == "mprt" else "initial")
         random = partial(randomized, network, config.steps, config.seed, order, weights)
-        print(f"\n{test}, {order}, {weights} weights, {len(layers(network))} layers", flush=True)
+        random_layers = (
+            "" if test == MAX_SENSITIVITY else f", {order}, {weights} weights, {len(layers(network))} layers"
+        )
+        print(f"\n{test}{random_layers}", flush=True)
         states = partial(_states, trained, random, None if test == "emprt" else control)
         path, methods = output / FILES[test], objects.methods
-        if test == "emprt":
+        if test == MAX_SENSITIVITY:
+            table = sensitivities(methods, trained, config.changes)
+        elif test == "emprt":
             table = rises(methods, trained, states, config.bins)
         else:
             if test == "smprt":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import torch
@@ -15,7 +16,7 @@ from fgvis_lightning.experiments.randomization import another_photo, complexity,
 from fgvis_lightning.experiments.sanity_figures import CEILING
 from fgvis_lightning.experiments.statistics import bootstrap, interval_cell
 from fgvis_lightning.method.tasks import task_of
-from fgvis_lightning.metrics import rank_correlation
+from fgvis_lightning.metrics import max_sensitivity, rank_correlation
 from fgvis_lightning.results.tables import Table
 
 OTHER = "another class"
@@ -153,6 +154,18 @@ def rises(methods: Mapping[str, Method], trained: Trained, states: States, bins:
         means = [cell for values in measured for cell in trained.mean(values)]
         table.add((name, float(original.mean()), float(later[-1].mean()), *means))
         print(f"{name}: complexity {table.rows[-1][1]:.3f} → {table.rows[-1][2]:.3f}", flush=True)
+    return table
+
+
+def sensitivities(methods: Mapping[str, Method], trained: Trained, samples: int) -> Table:
+    """Max-sensitivity of each method on the trained network, see `fgvis_lightning.metrics.max_sensitivity`."""
+    name = "max-sensitivity"
+    table = Table(("method", name, f"{name} from", f"{name} to"))
+    for method_name, method in methods.items():
+        maps = partial(method, trained.network)
+        found = trained.mean(max_sensitivity(maps, trained.x, trained.targets, samples=samples).cpu())
+        table.add((method_name, *found))
+        print(f"{method_name}: {name} {found[0]:.3f}", flush=True)
     return table
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fgvis_lightning.baselines import RISE, Gradient
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.experiments.randomization import randomized
+from fgvis_lightning.metrics import max_sensitivity
 from fgvis_lightning.networks.load import load_classifier
 
 PhotoMaker = Callable[..., Path]
@@ -155,8 +157,33 @@ def test_smooth_and_efficient(photo: PhotoMaker, tmp_path: Path, capsys: pytest.
     assert rows(two / "complexity.csv")[0]["correlation with the outputs' entropy"] == "undefined"  # of two networks
 
 
+def test_max_sensitivity(photo: PhotoMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(3):
+        photo(f"in/{i}.png", seed=i)
+    methods = {"gradient": {"class_path": GRADIENT}, "center": {"class_path": "methods.Center"}}
+    output = sanity(tmp_path, methods, "--tests", "[max_sensitivity]", "--changes", "3", "--targets", "1")
+    gradient, center = rows(output / "sensitivity.csv")
+    classifier = load_classifier(Tiny(), size=(16, 16))
+    paths = [str(tmp_path / f"in/{i}.png") for i in range(3)]
+    images = torch.stack([load_image(path, classifier.preprocessing, upscale=True) for path in paths])
+    x = classifier.preprocessing.normalize(as_float(images))
+    expected = max_sensitivity(partial(Gradient(), classifier.network), x, torch.tensor([1, 1, 1]), samples=3)
+    assert float(gradient["max-sensitivity"]) == pytest.approx(float(expected.mean()), rel=1e-3)
+    assert float(center["max-sensitivity"]) == 0  # the same map for every image
+    assert sorted(path.name for path in output.iterdir()) == ["config.yaml", "sensitivity.csv", "sensitivity.md"]
+    assert (output / "sensitivity.md").read_text() in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
-    "wrong", [["--samples", "0"], ["--noise", "-1"], ["--noise", ".inf"], ["--bins", "1"], ["--tests", "[]"]]
+    "wrong",
+    [
+        ["--samples", "0"],
+        ["--changes", "0"],
+        ["--noise", "-1"],
+        ["--noise", ".inf"],
+        ["--bins", "1"],
+        ["--tests", "[]"],
+    ],
 )
 def test_what_cannot_be(
     wrong: list[str], photo: PhotoMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -165,7 +192,10 @@ def test_what_cannot_be(
     with pytest.raises(SystemExit) as stopped:
         sanity(tmp_path, {"g": {"class_path": GRADIENT}}, *wrong)
     assert stopped.value.code == 2
-    assert "Expected some of the tests mprt, smprt and emprt, samples of at least 1" in capsys.readouterr().err
+    assert (
+        "Expected some of the tests mprt, smprt, emprt, max_sensitivity, samples and changes of at least 1"
+        in capsys.readouterr().err
+    )
 
 
 def test_control_of_random_labels(photo: PhotoMaker, tmp_path: Path) -> None:
