@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,6 +25,18 @@ def class_at(path: str, base: type[T]) -> type[T] | None:
     except (ImportError, ValueError):
         return None
     return found if isinstance(found, type) and issubclass(found, base) else None
+
+
+def missing(path: str) -> str:
+    """A sentence about the reason why there is nothing at a class_path; empty if there is something."""
+    module, _, name = path.rpartition(".")
+    if not module:
+        return ""
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # the user's module may raise anything
+        return f" {module} could not be imported from {Path.cwd()} or from installed packages: {error!r}."
+    return "" if hasattr(found, name) else f" {module} has no {name}."
 
 
 def printable(text: str) -> str:

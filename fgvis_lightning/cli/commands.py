@@ -81,6 +81,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _main(args: Sequence[str] | None, output: Output) -> None:
+    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109, pathlib is not imported yet
+        sys.path.append(here)  # so that modules of the current folder are found, after installed ones
     command, *rest = list(sys.argv[1:] if args is None else args) or ["--help"]
     try:
         if (text := _answer(command, rest)) is not None:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.names import class_at
+from fgvis_lightning.names import class_at, missing
 
 EMPTY = "an empty name"
 LIGHTNING = "lightning:"
@@ -69,8 +68,10 @@ def load_weights(network: nn.Module, path: str | Path, key: str | None = None) -
     return f"{Path(path).name}: removed the prefix {prefix!r} from the names of the weights{rest}"
 
 
-def from_hyper_parameters(name: str, path: str | Path | None) -> LightningModule:
+def from_hyper_parameters(name: str, path: str | Path | None) -> nn.Module:
     """A LightningModule built with the hyperparameters of its checkpoint (``save_hyperparameters()``).
+
+    Its base may be that of ``pytorch_lightning`` or of ``lightning``.
 
     Args:
         name: class_path of the module.
@@ -79,9 +80,11 @@ def from_hyper_parameters(name: str, path: str | Path | None) -> LightningModule
     Raises:
         InputError: if the class does not exist, the file has no hyperparameters, or the class does not accept them.
     """
-    kind = class_at(name, LightningModule)
-    if kind is None:
-        raise InputError(f"Expected {LIGHTNING} and the class_path of a LightningModule, but got {name!r}.")
+    kind = class_at(name, nn.Module)
+    if kind is None or all(base.__name__ != "LightningModule" for base in kind.__mro__):
+        raise InputError(
+            f"Expected {LIGHTNING} and the class_path of a LightningModule, but got {name!r}.{missing(name)}"
+        )
     if path is None:
         raise InputError(f"Expected the checkpoint of {name}, but got none. Set --model.classifier.checkpoint.")
     saved = _read(path)

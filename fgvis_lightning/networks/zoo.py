@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.names import missing
 from fgvis_lightning.networks.preprocessing import Preprocessing
 
 # Networks whose weights come as a package from the package index: name → (package, file class, timm's model).
@@ -55,7 +56,7 @@ def create(name: str, pretrained: bool) -> nn.Module:
         known = [*PACKAGED, *timm.list_models()]
         raise InputError(
             f"Expected network to be a class_path, a packaged network or a timm model, but got {name!r}."
-            f"{nearest(name, known)}"
+            f"{missing(name) or nearest(name, known)}"
         )
     try:
         return timm.create_model(name, pretrained=pretrained)
