@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fgvis_lightning.api import explain
     from fgvis_lightning.baselines.captum import FGVisAttribution
     from fgvis_lightning.callbacks.training import ExplainCallback
+    from fgvis_lightning.data.explained import with_image
     from fgvis_lightning.defense.container import DefendedCNN
     from fgvis_lightning.errors import InputError
     from fgvis_lightning.explainer import FGVis
@@ -51,6 +52,7 @@ __all__ = [
     "explain",
     "load_explanation",
     "load_explanations",
+    "with_image",
 ]
 
 _MODULES = {
@@ -64,6 +66,7 @@ _MODULES = {
     "explain": "api",
     "load_explanation": "results.load",
     "load_explanations": "results.load",
+    "with_image": "data.explained",
 }
 
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fgvis_lightning.data.batches import Batch
+from fgvis_lightning.data.explained import with_image
 from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.data.images import as_float
 from fgvis_lightning.data.items import Item
@@ -27,6 +28,7 @@ from fgvis_lightning.results.claim import Claim
 from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.figures import explanation_panel
 from fgvis_lightning.results.folder import Levels, write_summary
+from fgvis_lightning.results.load import load_explanation
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
 
 
@@ -54,7 +56,8 @@ class ExplanationWriter(ExplanationCallback):
         folder: the results folder. It may only hold explanations of the same configuration, and no other sweep may be
             running in it.
         panels: whether to draw ``panels/<item id>.png``.
-        formats: formats of the panels; default: ``png``; ``svg`` and ``pdf`` are for print.
+        formats: formats of the panels; default: ``png``; ``svg`` and ``pdf`` are for print. Missing panels of finished
+            explanations are drawn, too.
 
     Attributes:
         damaged: problems of files that could not be read for the tables.
@@ -132,13 +135,42 @@ class ExplanationWriter(ExplanationCallback):
             if "lam" in self.settings:
                 metadata["lam"] = str(self.settings["lam"])
             if self.panels and isinstance(found, Explanation):
-                figure = item_panel(pl_module, place, found, index)
-                for kind in self.formats:
-                    picture = BytesIO()
-                    figure.savefig(picture, format=kind)
-                    write_whole(self.folder / "panels" / f"{id}.{kind}", picture.getvalue(), self._owner)
+                self._draw(item_panel(pl_module, place, found, index), id, self.formats)
             # Last, since an item counts as done when its explanation exists.
             found.save(self.folder / EXPLANATIONS / (id + SUFFIX), index, metadata, self._owner)
+
+    def _draw(self, figure: Figure, id: str, formats: Sequence[str]) -> None:
+        for kind in formats:
+            picture = BytesIO()
+            figure.savefig(picture, format=kind)
+            write_whole(self.folder / "panels" / f"{id}.{kind}", picture.getvalue(), self._owner)
+
+    def draw_missing(self, ids: Sequence[str]) -> int:
+        """Draw the panels that earlier runs have not drawn in the chosen formats.
+
+        Items whose image is missing or has changed are left out.
+
+        Args:
+            ids: ids of explanations in the folder.
+
+        Returns:
+            The number of items drawn.
+        """
+        drawn, panels = 0, self.folder / "panels"
+        known = {path.name for path in panels.iterdir()} if self.panels else set()
+        for id in ids if self.panels else ():
+            if not (missing := [kind for kind in self.formats if f"{id}.{kind}" not in known]):
+                continue
+            try:
+                found = with_image(load_explanation(self.folder / EXPLANATIONS / (id + SUFFIX)))
+            except InputError:
+                continue
+            assert found.images is not None
+            assert found.background is not None
+            name = found.names[0] if found.names else f"class {int(found.targets)}"
+            self._draw(explanation_panel(found, 0, found.images[0], found.background, name), id, missing)
+            drawn += 1
+        return drawn
 
     def close(self) -> None:
         """Release the folder; the last rank to do so rebuilds the tables."""

@@ -36,6 +36,7 @@ COMMANDS = {
 }
 """Module of each command, with ``make_parser`` and ``main``, and a description."""
 
+CONFIG = "--config", "-c"
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 
 
@@ -84,6 +85,11 @@ def _main(args: Sequence[str] | None, output: Output) -> None:
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109, pathlib is not imported yet
         sys.path.append(here)  # so that modules of the current folder are found, after installed ones
     command, *rest = list(sys.argv[1:] if args is None else args) or ["--help"]
+    rest = configurations_first(rest)
+    if args is None:
+        sys.argv[1:] = [command, *rest]  # which Lightning reads
+    else:
+        args = [command, *rest]
     try:
         if (text := _answer(command, rest)) is not None:
             print(text)
@@ -104,6 +110,21 @@ def _main(args: Sequence[str] | None, output: Output) -> None:
             raise
         where = f" {error.filename}" if error.filename else " the results"
         stop(1, f"Expected to write{where}, but got: {error.strerror}. Fix this and run the command again. {GO_ON}")
+
+
+def configurations_first(args: Sequence[str]) -> list[str]:
+    """Arguments with ``--config`` before all others, so that options change a configuration wherever it stands."""
+    configurations: list[str] = []
+    others: list[str] = []
+    left = list(args)
+    while left:
+        if left[0] in CONFIG and len(left) > 1:
+            configurations += left[:2]
+            left = left[2:]
+        else:
+            given = left.pop(0)
+            (configurations if given.startswith("--config=") else others).append(given)
+    return configurations + others
 
 
 def _answer(command: str, rest: Sequence[str]) -> str | None:

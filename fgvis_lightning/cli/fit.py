@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ class SaveConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             text = self.parser.dump(self.config, skip_none=False)
             write_whole(Path(self.config.output) / "config.yaml", text.encode(), "rank0")
+
+
+def program() -> str:
+    """The command line's own name, for the next command to type."""
+    return "fgvis" if Path(sys.argv[0]).stem == "fgvis" else "python train.py"
 
 
 class FGVisCLI(LightningCLI):
@@ -139,13 +145,16 @@ class FGVisCLI(LightningCLI):
         print(f"{written:,} of {data.total:,} items explained{already}.")
         if lines := item_lines(output, [id for _, id in present]):
             print("\n" + "\n".join(lines) + "\n")
+        if drawn := self.run.writer.draw_missing([id for _, id in present]):
+            print(f"{drawn:,} panels of earlier explanations drawn.")
         if others := len(folder.finished(output)) - len({id for _, id in present}):
-            print(f"{others:,} explanations in {output} belong to other images; see summary.csv (listed: no).")
+            belong = "1 explanation belongs" if others == 1 else f"{others:,} explanations belong"
+            print(f"{belong} to other images in {output}; see summary.csv (listed: no).")
         if self.model.options.auto and (missed := self.run.what_missed()):
             print(missed)
         panels = f"{output / 'panels'} and " if self.run.writer.panels else ""
         print(f"See {panels}{output / 'summary.csv'}")
-        print(f"To view all results on one page: python train.py report {output}")
+        print(f"To view all results on one page: {program()} report {output}")
         if isinstance(self.trainer.logger, TensorBoardLogger):
             print(f"To view masks and curves: tensorboard --logdir {Path(self.trainer.logger.root_dir)}")
         self.run.check(missing)
@@ -188,6 +197,7 @@ def run_cli(cli: type[FGVisCLI], **options: Any) -> Any:
             "max_epochs": 1,
             "devices": 1,
             "enable_checkpointing": False,
+            "enable_model_summary": False,
             "log_every_n_steps": 10,
             "use_distributed_sampler": False,
         },

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
+from fgvis_lightning.data.explained import stored_preprocessing
 from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
@@ -42,11 +42,6 @@ WIDEST = 2400
 
 SMALL = 300_000
 """Size in bytes up to which a figure stays unchanged."""
-
-SETTINGS = ("size", "resize", "interpolation", "mean", "std")
-
-LARGEST = 16
-"""Maximum size of an image before the crop, in multiples of the explanation's size."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,7 @@ def make_pictures(entry: Entry, side: int = THUMBNAIL) -> Pictures:
     item = load_item(entry.path)
     size = item.saliency().shape[-2:]
     side = min(side, max(size))
-    preprocessing = _preprocessing(entry.settings, (int(size[0]), int(size[1])))
+    preprocessing = stored_preprocessing(entry.settings, (int(size[0]), int(size[1])))
     image, problem = None, f"{entry.image} does not get the size of the explanation."
     if preprocessing.size == tuple(size):  # otherwise a stranger's file could take all memory
         image, problem = _image(entry, preprocessing)
@@ -140,19 +135,6 @@ def evidence_by_channel(evidence: Tensor, channels: str | None) -> dict[str, flo
     """Mean evidence of each channel of (C,H,W), by name; empty for a single channel."""
     names = channel_names(len(evidence), channels)  # for the mask: RGB is assumed for a file without names
     return dict(zip(names, evidence.flatten(1).mean(1).tolist(), strict=True)) if len(evidence) > 1 else {}
-
-
-def _preprocessing(says: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing:
-    """The file's preprocessing; if unknown, ImageNet's for the size of the mask."""
-    given: dict[str, Any]
-    try:
-        given = {name: tuple(says[name]) if isinstance(says[name], list) else says[name] for name in SETTINGS}
-        levels = tuple(says["levels"]) if says.get("levels") else None
-        known = Preprocessing(**given, levels=levels, channels=says.get("channels"))
-        resize = known.resize if isinstance(known.resize, int) else max(known.resize)
-        return known if resize <= LARGEST * max(size) else Preprocessing(size=size, resize=min(size))
-    except (KeyError, ValueError, TypeError):
-        return Preprocessing(size=size, resize=min(size))
 
 
 def _image(entry: Entry, preprocessing: Preprocessing) -> tuple[Tensor | None, str]:

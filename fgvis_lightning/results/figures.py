@@ -148,7 +148,7 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
     """
     game, evidence = explanation.game, explanation.evidence[index].float().cpu()
     count, bands, what = len(evidence), explanation.bands, {2: "signal", 4: "volume"}.get(image.ndim, "image")
-    size = f"{_percent(evidence.mean())} of the {what}"
+    size = f"mean {_percent(evidence.mean())}"
     title, agreement = _title(explanation, index, name, what), _agreement(explanation, index)
     if image.ndim == 2:
         note = f"evidence ({game.name}) is dark on the line, {size}"

@@ -187,9 +187,19 @@ def check_configuration(output: Path, settings: Mapping[str, object], fingerprin
 # --- tables ---
 
 COLUMNS = (
-    *("id", "image", "target", "name", "game", "score_image", "score_explanation", "sparsity", "feasible"),
+    *("id", "image", "target", "name", "game", "score_image", "score_explanation", "evidence", "sparsity", "feasible"),
     *("reached", "seeds", "agreement", "listed"),
 )
+
+
+def _cell(row: Mapping[str, str], column: str) -> str | float:
+    """A cell of ``summary.csv``; empty if unknown, undefined (agreement) or never (reached)."""
+    if column == "evidence" and "sparsity" in row:
+        return round(1 - float(row["sparsity"]), 6)
+    value = row.get(column, "")
+    if (column, value) in {("agreement", "nan"), ("reached", "-1")}:
+        return ""
+    return float(value) if column == "agreement" and value else value
 
 
 class Levels(NamedTuple):
@@ -233,7 +243,7 @@ def write_summary(
             continue
         if listed is not None:
             row["listed"] = "yes" if row["id"] in listed else "no"
-        summary.add([row.get(column, "") for column in COLUMNS])
+        summary.add([_cell(row, column) for column in COLUMNS])
         if "feasible" in row and row.get("listed") != "no":
             with_level += 1
             missed += [row["id"]] if row["feasible"] == "false" else []

@@ -15,7 +15,9 @@ LEVELS = {"true": "reached", "false": "missed"}
 
 
 def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
-    """One line for each item: class, both scores, size of the evidence, and whether the level was reached.
+    """One line for each item: class, both scores, mean evidence, and whether the level was reached.
+
+    A level that nothing but the whole image reaches is marked, since such an explanation says nothing.
 
     Args:
         output: the results folder.
@@ -36,6 +38,8 @@ def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
         before, after, sparsity = numbers
         size = f"{100 * (1 - sparsity):.1f} %"
         level = LEVELS.get(item.get("feasible", ""), "")
+        if level == "reached" and sparsity == 0:
+            level = "whole image"
         name = item.get("name", f"class {item.get('target', '?')}")
         name = "".join(letter if letter.isprintable() else "?" for letter in name)
         rows.append((id, name, f"{before:.3f}", f"{after:.3f}", size, level))

@@ -77,7 +77,10 @@ def _of(
     """An item's image, and the color (C,1,1) of removed parts."""
     images = images if images is not None else explanation.images
     if images is None:
-        raise InputError("Expected the explained images, but an explanation from a file has none. Pass images.")
+        raise InputError(
+            "Expected the explained images, but an explanation from a file has none. Pass with_image(explanation), "
+            "which reads the image file again."
+        )
     if images.shape != explanation.mask.shape:
         raise InputError(
             f"Expected the images of the explanation, {tuple(explanation.mask.shape)}, but got {tuple(images.shape)}."

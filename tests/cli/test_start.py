@@ -18,6 +18,7 @@ from torch import nn
 
 import fgvis_lightning
 from fgvis_lightning.cli import COMMANDS, main, outlines
+from fgvis_lightning.cli.commands import configurations_first
 from fgvis_lightning.cli.outlines import outline, remembered
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.outline import check_names, options_of, outline_of, short_help
@@ -253,3 +254,16 @@ def test_mistakes_are_told_in_the_parsers_words(
     with pytest.raises(InputError) as slow:
         importlib.import_module(module).make_parser().parse_args(rest)
     assert str(slow.value).replace(", --print_shtab", "") == str(quick.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], []),
+        (["--output", "o", "--config", "c.yaml"], ["--config", "c.yaml", "--output", "o"]),
+        (["--a", "1", "--config=c", "-c", "d", "--b"], ["--config=c", "-c", "d", "--a", "1", "--b"]),
+        (["--a", "--config"], ["--a", "--config"]),  # reported by the parser
+    ],
+)
+def test_options_change_a_configuration_wherever_it_stands(given: list[str], expected: list[str]) -> None:
+    assert configurations_first(given) == expected

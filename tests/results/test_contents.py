@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import CPU, NETWORK, fit
+from toy_networks import Tiny
 
-from fgvis_lightning import load_explanations
+from fgvis_lightning import InputError, draw, load_explanations, with_image
 from fgvis_lightning.cli import main
+from fgvis_lightning.data.images import as_float, load_image
+from fgvis_lightning.networks.load import load_classifier
 
 Photo = Callable[..., Path]
 
@@ -71,6 +76,44 @@ def test_a_folder_that_moved_is_done_and_found(
     assert "no file" not in (done / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_stored_explanation_is_drawn_with_its_image(done: Path, folder: Path, photo: Photo) -> None:
+    stored = load_explanations(done)[0]
+    with pytest.raises(InputError, match=r"has none\. Pass with_image"):
+        draw(stored)
+    found = with_image(stored)
+    path = Path(stored.metadata["image"])
+    classifier = load_classifier(Tiny(), size=(16, 16))
+    assert found.images is not None
+    assert torch.equal(found.images[0], as_float(load_image(str(path), classifier.preprocessing, upscale=True)))
+    torch.testing.assert_close(found.background, classifier.preprocessing.background())
+    assert draw(found).width > 200
+    elsewhere = path.parent.parent / "elsewhere"
+    elsewhere.mkdir()
+    path.rename(elsewhere / path.name)
+    with pytest.raises(InputError, match="does not exist"):
+        with_image(stored)
+    moved = with_image(stored, elsewhere).images
+    assert moved is not None
+    assert torch.equal(moved, found.images)
+    photo(f"elsewhere/{path.name}", seed=9)
+    with pytest.raises(InputError, match="has changed"):
+        with_image(stored, elsewhere)
+    with pytest.raises(InputError, match="from load_explanation"):
+        with_image(replace(stored, metadata={}))
+
+
+def test_panels_in_another_format_are_drawn_later(done: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "photo 2.png").write_bytes((folder / "photo 1.png").read_bytes())  # explained anew
+    before = {path.name: path.read_bytes() for path in (done / "panels").iterdir()}
+    fit(done, folder, "--writer.formats", "[png, svg]")
+    assert "2 panels of earlier explanations drawn." in capsys.readouterr().out
+    after = {path.name: path.read_bytes() for path in (done / "panels").iterdir()}
+    assert sorted(after) == sorted([*before, *(name.replace(".png", ".svg") for name in before)])
+    assert all(after[name] == before[name] for name in before if not name.startswith("photo_2"))
+    fit(done, folder)
+    assert "drawn" not in capsys.readouterr().out
+
+
 def test_added_and_removed_photos(
     done: Path, folder: Path, photo: Photo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,7 +122,7 @@ def test_added_and_removed_photos(
     fit(done, folder)
     out = capsys.readouterr().out
     assert "2 of 3 items explained, 1 were already there" in out, "two photos share a name now, and have longer ones"
-    assert f"2 explanations in {done} belong to other images; see summary.csv (listed: no)." in out
+    assert f"2 explanations belong to other images in {done}; see summary.csv (listed: no)." in out
     marks = listed(done)
     assert sorted(marks.values()) == ["no", "no", "yes", "yes", "yes"]
     assert (marks["photo_0"], marks["photo_1"], marks["photo_2"]) == ("no", "yes", "no")

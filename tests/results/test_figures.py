@@ -105,7 +105,7 @@ def test_a_panel_shows_every_pixel() -> None:
         "image",
         "evidence (deletion)",
         "on the dimmed image",
-        f"evidence by color channel, {100 * evidence.mean():.1f} % of the image",
+        f"evidence by color channel, mean {100 * evidence.mean():.1f} %",
     ]
     assert title(figure) == ["cat: 0.750 on the image, 0.094 on the image without the evidence", KEY]
     on_gray = torch.lerp(torch.full_like(image, 0.5), image, evidence)

@@ -68,6 +68,15 @@ def test_summary_is_rebuilt_from_the_files(output: Path) -> None:
     (problem,), _ = write_summary(output)
     assert "c@bus.safetensors is damaged" in problem
     rows = list(csv.DictReader((output / "summary.csv").read_text().splitlines()))
+    save(output, "e@bus", agreement="-0.5")
+    save(output, "d@bus", sparsity="0.75", feasible="true", reached="-1", agreement="nan")
+    write_summary(output)
+    row = list(csv.DictReader((output / "summary.csv").read_text().splitlines()))[-2]
+    assert [row[name] for name in ("evidence", "sparsity", "reached", "agreement")] == ["0.25", "0.75", "", ""]
+    assert "'-0.5" not in (output / "summary.csv").read_text()
+    for name in "de":
+        (output / "explanations" / f"{name}@bus.safetensors").unlink()
+    write_summary(output)
     assert [(row["id"], row["name"], row["score_image"], row["feasible"]) for row in rows] == [
         ("a@bus", "bus", "0.75", "true"),
         ("b@bus", "bus", "0.5", ""),
