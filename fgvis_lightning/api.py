@@ -101,7 +101,8 @@ def explain(
         images: (B,C,H,W) in [0,1], or 8-bit; one image (C,H,W); PIL images or paths, which are resized and cropped to
             the network's input; or, for a network whose first convolution has one or three dimensions, signals (B,C,T)
             or volumes (B,C,D,H,W) with any values, which ``normalize`` normalizes.
-        targets: class indices or names, one for all images or one for each; None for the predicted class.
+        targets: class indices or names, one for all images or one for each; several for a single image, which is then
+            explained for each of them; None for the predicted class.
         game: ``preservation``, ``deletion``, ``generation`` or ``repression``.
         iterations: maximum number of optimizer steps; default: 200 for ``lam: auto``, 500 for a fixed λ.
         lam: weight λ ≥ 0 of the mask's size, or ``auto`` for the smallest evidence that reaches a level.
@@ -117,7 +118,8 @@ def explain(
         batch_size: number of images at a time; None for all images, ``auto`` for as many as fit on the device.
         progress: whether to show a progress bar of the finished images.
         options: further arguments of `FGVis`, and of its ``classifier`` and ``defense``: ``level``, ``score``,
-            ``reference``, ``noise``, ``seed``, ``optimizer``, ``gate``, ``exempt``, ``classes``, ….
+            ``reference``, ``noise``, ``seed``, ``optimizer``, ``gate``, ``exempt``; ``classes``, ``mean``, ``std``,
+            ``size``, ….
 
     Returns:
         The `Explanation` of all images, on the CPU.
@@ -147,6 +149,7 @@ def explain(
         pictures = as_images(images, model.classifier.preprocessing)
         pictures = pictures.clone() if pictures.is_inference() else pictures
         classes = as_targets(targets, len(pictures), model.classifier)
+        pictures = pictures.repeat_interleave(len(classes) // len(pictures), 0)
         trainer = {"accelerator": accelerator, "precision": precision}
         found = explain_with(model, pictures, classes, batch_size or len(pictures), progress, **trainer)
         return replace(found, images=pictures.cpu(), background=model.classifier.preprocessing.background())

@@ -147,6 +147,15 @@ def test_precisions(precision: str, lam: Any) -> None:
     assert (explanation.mask - exact.mask).abs().mean() < (1e-3 if precision == "64-true" else 0.15)
 
 
+def test_one_image_for_several_classes() -> None:
+    image = images(1)
+    found = explain(Tiny(), image, [2, 0], iterations=3)
+    assert found.targets.tolist() == [2, 0]
+    assert found.images is not None
+    assert torch.equal(found.images, image.repeat(2, 1, 1, 1))
+    assert torch.equal(found.mask, explain(Tiny(), image.repeat(2, 1, 1, 1), [2, 0], iterations=3).mask)
+
+
 def test_mixed_precision_measures_the_level_in_its_own_precision() -> None:
     """Otherwise an image whose score is lower in bfloat16 reaches no level, not even its own."""
     batch = images(8)

@@ -126,7 +126,7 @@ class Meter:
             at = f"{len(places)} at iteration {iteration} of {self.model.iterations}"
             if self.model.latest is not None:
                 score, sparsity = map(float, self.model.latest)
-                at += f" (score {score:.3f}, sparsity {sparsity:.3f})"
+                at += f" (score {score:.3f}, evidence {1 - sparsity:.3f})"
             parts.append(at)
         if (worked := done - self._before + begun) > 0:
             rate = worked / (time.monotonic() - self._start)

@@ -136,7 +136,10 @@ def _answer(command: str, rest: Sequence[str]) -> str | None:
     if command == "completion":
         return script(rest[0] if rest else "", {name: module for name, (module, _) in COMMANDS.items()}, outline)
     if command not in COMMANDS:
-        raise InputError(f"Expected a command, {', '.join(COMMANDS)}, but got {command!r}.{nearest(command, COMMANDS)}")
+        photo = f" To explain a photo: fgvis fit --data.images {command}" if os.path.exists(command) else ""  # noqa: PTH110
+        raise InputError(
+            f"Expected a command, {', '.join(COMMANDS)}, but got {command!r}.{photo or nearest(command, COMMANDS)}"
+        )
     module = COMMANDS[command][0]
     if rest in (["-h"], ["--help"]):
         print(short_help(outline(module)), end="")

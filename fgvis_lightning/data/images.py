@@ -139,7 +139,8 @@ def _fitted(image: Picture, preprocessing: Preprocessing, name: str, upscale: bo
     if not upscale and (2 * own_height < height or 2 * own_width < width):
         raise InputError(
             f"Expected an image of at least half the network's input of {height}×{width} pixels, but {name} has "
-            f"{own_height}×{own_width}. To enlarge such images, set --data.upscale true."
+            f"{own_height}×{own_width}. To enlarge such images, set --data.upscale true. If the "
+            f"network takes smaller ones, set --model.classifier.size (in Python, size)."
         )
     resize = [preprocessing.resize] if isinstance(preprocessing.resize, int) else list(preprocessing.resize)
     mode = InterpolationMode(preprocessing.interpolation)

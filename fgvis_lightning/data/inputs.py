@@ -74,12 +74,13 @@ def as_targets(targets: Any, count: int, classifier: Classifier) -> list[int]:
     """Class indices of ``count`` images; -1 for the predicted class.
 
     Args:
-        targets: class indices or names, one for all images or one for each; None for the predicted classes.
+        targets: class indices or names, one for all images or one for each; several for a single image; None for the
+            predicted classes.
         count: number of images.
         classifier: the classifier, for the names of its classes.
 
     Raises:
-        InputError: if a target is not a class, or if the number of targets is not ``count``.
+        InputError: if a target is not a class, or if the number of targets is not ``count``, unless that is 1.
     """
     if targets is None:
         return [-1] * count
@@ -93,7 +94,7 @@ def as_targets(targets: Any, count: int, classifier: Classifier) -> list[int]:
     if not isinstance(values, list) or not all(type(value) in (int, str) for value in values):
         raise InputError(f"Expected class indices or names as targets, but got {_described(targets)}.")
     classes = [classifier.class_index(value) if isinstance(value, str) else value for value in values]
-    if len(classes) != count or min(classes) < 0:
+    if not classes or (len(classes) != count and count > 1) or min(classes) < 0:
         raise InputError(f"Expected {count} targets, class indices from 0, but got {values}.")
     return classes
 

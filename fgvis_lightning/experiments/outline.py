@@ -21,7 +21,7 @@ SHOWN = {
     "model.game": "preservation, deletion, generation or repression",
     "model.lam": "auto for the smallest evidence that reaches --model.level, or a fixed weight of the mask's size",
     "model.level": "score that auto must reach, as a share of the image's score: by default at least 1, or at most 0.1",
-    "model.iterations": "maximum number of network passes for each item",
+    "model.iterations": "maximum number of optimizer steps for each item (default: 200, with a fixed lambda 500)",
     "output": "results folder; the same command continues in it",
     "config": "YAML file with any of these options, such as those in configs/",
     "trainer.accelerator": "cpu, gpu, mps, …",

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.method.games import GAMES
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_metadata
 
 MOST = 20
 """Maximum number of items to list."""
 
+LOSES = [name for name, game in GAMES.items() if not game.keeps]
 LEVELS = {"true": "reached", "false": "missed"}
 
 
@@ -28,7 +30,7 @@ def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
     """
     if not 0 < len(ids) <= MOST:
         return []
-    rows = []
+    rows, after_column = [], "explanation"
     for id in ids:
         try:
             item = load_metadata(output / EXPLANATIONS / (id + SUFFIX))
@@ -36,6 +38,8 @@ def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
         except (InputError, KeyError, ValueError):
             continue
         before, after, sparsity = numbers
+        if item.get("game") in LOSES:
+            after_column = "without it"
         size = f"{100 * (1 - sparsity):.1f} %"
         level = LEVELS.get(item.get("feasible", ""), "")
         if level == "reached" and sparsity == 0:
@@ -43,7 +47,9 @@ def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
         name = item.get("name", f"class {item.get('target', '?')}")
         name = "".join(letter if letter.isprintable() else "?" for letter in name)
         rows.append((id, name, f"{before:.3f}", f"{after:.3f}", size, level))
-    head = "item", "class", "image", "explanation", "evidence", "level"
+    if not rows:
+        return []
+    head = "item", "class", "image", after_column, "evidence", "level"
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     left = (True, True, False, False, False, True)
     lines = []

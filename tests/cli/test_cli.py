@@ -86,7 +86,7 @@ def test_a_run_leaves_what_the_readme_promises(folder: Path, output: Path, capsy
     printed = capsys.readouterr().out
     assert "9 of 9 items explained" in printed
     assert f"tensorboard --logdir {output / 'tensorboard'}" in printed
-    assert f"python train.py report {output}" in printed
+    assert f"To view all results on one page: fgvis report {output}" in printed
     assert "2 of 2 nonlinearity calls gated: 1 relu, 1 relu6\n" in printed
     assert "closed gates: features.2" in printed
     assert "9 of 9 items done" in printed

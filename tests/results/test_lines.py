@@ -28,10 +28,10 @@ def test_each_item_has_a_line_of_columns(tmp_path: Path) -> None:
     save(tmp_path, "none", None)
     (tmp_path / "explanations" / "broken.safetensors").write_text("no")
     assert item_lines(tmp_path, ["a@top1-cat", "longer@top1-dog", "none", "broken", "missing"]) == [
-        "item             class    image  explanation  evidence  level",
-        "a@top1-cat       cat      0.750        0.094    12.5 %  reached",
-        "longer@top1-dog  dog?     0.750        0.094    12.5 %  missed",
-        "none             class 3  0.750        0.094    12.5 %",
+        "item             class    image  without it  evidence  level",
+        "a@top1-cat       cat      0.750       0.094    12.5 %  reached",
+        "longer@top1-dog  dog?     0.750       0.094    12.5 %  missed",
+        "none             class 3  0.750       0.094    12.5 %",
     ]
 
 
