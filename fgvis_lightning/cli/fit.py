@@ -150,8 +150,9 @@ class FGVisCLI(LightningCLI):
         if others := len(folder.finished(output)) - len({id for _, id in present}):
             belong = "1 explanation belongs" if others == 1 else f"{others:,} explanations belong"
             print(f"{belong} to other images in {output}; see summary.csv (listed: no).")
-        if self.model.options.auto and (missed := self.run.what_missed()):
-            print(missed)
+        if self.model.options.auto:
+            for line in self.run.what_to_look_at():
+                print(line)
         panels = f"{output / 'panels'} and " if self.run.writer.panels else ""
         print(f"See {panels}{output / 'summary.csv'}")
         print(f"To view all results on one page: {program()} report {output}")

@@ -88,22 +88,26 @@ class Run:
             )
         return "\n".join(lines) or f"All {total} items are there."
 
-    def what_missed(self) -> str:
-        """A line on the items that did not reach their level; empty if all did.
+    def what_to_look_at(self) -> list[str]:
+        """Lines on the items that did not reach their level, and on those with the most evidence and least agreement.
 
         With a fixed λ there is no level.
         """
-        levels = self.writer.levels
+        levels, lines = self.writer.levels, []
         if levels is None:  # another rank was the last
             _, levels = folder.write_summary(self.output, "rank0", self._listed())
-        with_level, missed = levels
-        if not missed:
-            return ""
-        more = f" and {len(missed) - 5:,} more" if len(missed) > 5 else ""
-        return (
-            f"{len(missed):,} of {with_level:,} did not reach their level ({', '.join(missed[:5])}{more}). "
-            f"Try more --model.iterations, or another --model.level."
-        )
+        if missed := levels.missed:
+            more = f" and {len(missed) - 5:,} more" if len(missed) > 5 else ""
+            lines.append(
+                f"{len(missed):,} of {levels.with_level:,} did not reach their level ({', '.join(missed[:5])}{more}). "
+                f"Try more --model.iterations, or another --model.level."
+            )
+        if levels.with_level > 1 and levels.largest is not None:
+            worst = f"most evidence: {levels.largest[0]}, {100 * levels.largest[1]:.1f} %"
+            if levels.least is not None:
+                worst += f"; least agreement of the runs: {levels.least[0]}, {levels.least[1]:.2f}"
+            lines.append(f"Look first at these: {worst}.")
+        return lines
 
     def check(self, missing: Sequence[Item]) -> None:
         """Make sure that every item has a usable file.

@@ -76,7 +76,7 @@ class Explanation:
         background: color (C,1,1) in [0,1] of removed parts in pictures; None if images is None.
         bands: channels shown as red, green and blue in pictures, from 1; None for the first, middle and last.
 
-    An explanation prints one line for each item, ``espresso 0.951 → 0.952, 8.0 %, reached``: class, both scores, size
+    An explanation prints one line for each item, ``espresso 0.951 → 0.953, 17.6 %, reached``: class, both scores, mean
     of the evidence, and whether the level was reached. A notebook displays the panels of the first items. Indexing and
     slicing select items.
     """

@@ -203,10 +203,15 @@ def _cell(row: Mapping[str, str], column: str) -> str | float:
 
 
 class Levels(NamedTuple):
-    """Number of items of a run with a level, and ids of the items that missed it."""
+    """Number of items of a run with a level, ids of the items that missed it, and the items to look at first.
+
+    The last two are the item with the largest mean evidence and the one whose runs agree least, each with this number.
+    """
 
     with_level: int
     missed: list[str]
+    largest: tuple[str, float] | None = None
+    least: tuple[str, float] | None = None
 
 
 def write_summary(
@@ -231,6 +236,8 @@ def write_summary(
     if quick.same(tables):
         return [], Levels(*json.loads(quick.text))
     with_level, missed = 0, []
+    sizes: dict[str, float] = {}
+    agreements: dict[str, float] = {}
     closed: dict[tuple[int, str, str], tuple[float, int]] = {}
     damaged = []
     summary = Table(COLUMNS)
@@ -247,6 +254,10 @@ def write_summary(
         if "feasible" in row and row.get("listed") != "no":
             with_level += 1
             missed += [row["id"]] if row["feasible"] == "false" else []
+            numbers = _cell(row, "evidence"), _cell(row, "agreement")
+            for number, known in zip(numbers, (sizes, agreements), strict=True):
+                if isinstance(number, float):
+                    known[row["id"]] = number
         if coverage.closed is not None:
             for number, (layer, share) in enumerate(zip(coverage.layers, coverage.closed[0].tolist(), strict=True)):
                 key = (number, layer.module, layer.name)
@@ -257,7 +268,9 @@ def write_summary(
         layers.add([*key, f"{total / count:.6f}", count])
     write_whole(output / "summary.csv", summary.csv().encode(), owner)
     write_whole(output / "coverage.csv", layers.csv().encode(), owner)
-    levels = Levels(with_level, missed)
+    largest = max(sizes.items(), key=lambda one: one[1], default=None)
+    least = min(agreements.items(), key=lambda one: one[1], default=None)
+    levels = Levels(with_level, missed, largest, least)
     if not damaged:
         quick.note([], tables, json.dumps(levels))
     return damaged, levels

@@ -90,6 +90,9 @@ def test_a_run_leaves_what_the_readme_promises(folder: Path, output: Path, capsy
     assert "2 of 2 nonlinearity calls gated: 1 relu, 1 relu6\n" in printed
     assert "closed gates: features.2" in printed
     assert "9 of 9 items done" in printed
+    rows = list(csv.DictReader((output / "summary.csv").read_text().splitlines()))
+    most = max(rows, key=lambda row: float(row["evidence"]))
+    assert f"Look first at these: most evidence: {most['id']}, {100 * float(most['evidence']):.1f} %" in printed
     assert "items/min" in printed
     config = yaml.safe_load((output / "config.yaml").read_text())
     assert config["model"]["iterations"] == 4
