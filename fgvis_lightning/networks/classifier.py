@@ -51,8 +51,15 @@ class Classifier:
 
     @property
     def described(self) -> str:
-        """Name, preprocessing, outputs and note, for the first lines of a run."""
-        lines = f"network: {self.name}; {self.preprocessing}", self.outputs and f"task: {self.outputs}", self.note
+        """Name, preprocessing, classes, outputs and note, for the first lines of a run."""
+        classes = "have no names; give them with --model.classifier.classes"
+        if self.classes:
+            few = ", ".join(self.classes[:3])
+            classes = f"{few}, … ({len(self.classes):,})" if len(self.classes) > 3 else few
+        lines = (
+            *(f"network: {self.name}; {self.preprocessing}", f"classes: {classes}"),
+            *(self.outputs and f"task: {self.outputs}", self.note),
+        )
         return "\n".join(filter(None, lines))
 
     def class_name(self, index: int) -> str:
