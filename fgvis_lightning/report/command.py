@@ -8,7 +8,9 @@ Takes the results folder of any command and writes one page that needs no server
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fgvis_lightning.errors import InputError
@@ -55,4 +57,18 @@ def main(args: Sequence[str]) -> None:
     items = len({entry.id for entry in results.entries if not entry.missing})
     left_out = f", {len(missing):,} failed or damaged" if missing else ""
     print(f"{items:,} items{left_out}; {written.size / MEGABYTE:.1f} MB")
+    _tell_unseen(written.unseen, len({entry.image for entry in results.entries if not entry.missing}))
     print(f"Look at {written.path}")
+
+
+def _tell_unseen(unseen: Mapping[str, str], images: int) -> None:
+    """Print how many of the images are not shown, and what helps."""
+    gone = [image for image in unseen if not os.path.exists(image)]  # noqa: PTH110 - a stranger's path may be too long
+    if gone:
+        print(
+            f"{len(gone):,} of {images:,} images were not found, e.g. {gone[0]}; run the command from the folder in "
+            f"which the run was started, or pass --images FOLDER",
+            file=sys.stderr,
+        )
+    if others := [problem for image, problem in unseen.items() if os.path.exists(image)]:  # noqa: PTH110
+        print(f"{len(others):,} of {images:,} images are not shown, e.g.: {others[0]}", file=sys.stderr)

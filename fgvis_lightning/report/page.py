@@ -42,10 +42,12 @@ class Written:
     Attributes:
         path: the page.
         size: bytes of all files together.
+        unseen: path of each image that is not shown → the reason.
     """
 
     path: Path
     size: int
+    unseen: Mapping[str, str]
 
 
 @dataclass
@@ -98,7 +100,7 @@ def write_page(
     folder = output.with_suffix("")
     output.parent.mkdir(parents=True, exist_ok=True)
     _clear(folder)
-    files, rows = _Files(folder, limit), []
+    files, rows, unseen = _Files(folder, limit), [], {}
     side = LARGE if len(results.entries) <= FEW else THUMBNAIL
     for number, entry in enumerate(results.entries):
         rows.append(_row(entry))
@@ -106,6 +108,8 @@ def write_page(
             pictures = make_pictures(entry, side)
             files.add(number, _json(_view(entry, pictures)), pictures.thumbnail)
             rows[-1]["thumbnail"] = f"{THUMBNAILS}/{number}.jpg"
+            if pictures.image is None:
+                unseen[entry.image] = pictures.problem
         progress(number + 1, len(results.entries))
     for number, thumbnail in files.thumbnails.items():
         rows[number]["thumbnail"] = url(thumbnail)
@@ -114,7 +118,7 @@ def write_page(
     if files.apart and _is_ours(output):
         output.unlink()
     write_whole(path, page)
-    return Written(path, len(page) + (files.size if files.apart else 0))
+    return Written(path, len(page) + (files.size if files.apart else 0), unseen)
 
 
 def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str], apart: bool) -> str:

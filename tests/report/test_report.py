@@ -222,6 +222,38 @@ def test_images_that_are_gone_are_named_and_the_panel_is_shown(tmp_path: Path) -
     assert picture(view["evidence"]).shape == (32, 32, 3)
 
 
+def test_relative_paths_of_images_are_followed_from_above_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "work" / "elsewhere").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    explanation(tmp_path / "work" / "out" / "run", "a@cat", photo(Path("../photos/a.png"), 0))
+    explanation(tmp_path / "work" / "out" / "run", "a@dog", "../photos/a.png", "dog")
+    explanation(tmp_path / "work" / "out" / "run", "b@cat", photo(Path("b.png"), 1))
+    folder, shown = tmp_path / "work" / "out" / "run", [f"view-{place}" for place in range(3)]
+    here = Page(report(folder))
+    monkeypatch.chdir("elsewhere")
+    page = Page(report(folder))
+    assert all(page.data[view]["image"] == here.data[view]["image"] is not None for view in shown)
+    assert capsys.readouterr().err == ""
+    photo(tmp_path / "photos" / "a.png", 2)  # another content is not shown
+    page = Page(report(folder))
+    assert [page.data[view]["image"] is None for view in shown] == [True, True, False]
+    error = capsys.readouterr().err
+    assert "1 of 2 images were not found, e.g. ../photos/a.png; run the command from the folder in" in error
+    monkeypatch.chdir("..")
+    report(folder)
+    assert "1 of 2 images are not shown, e.g.: Expected the image that was explained, but" in capsys.readouterr().err
+    report(folder, "--images", str(photo(tmp_path / "new" / "a.png", 0).parent))
+    assert capsys.readouterr().err == ""
+    path = folder / "explanations" / "b@cat.safetensors"
+    save_tensors(
+        path, {"mask": load_explanation(path).mask[0].half()}, {**load_explanation(path).metadata, "image": "b" * 3000}
+    )
+    report(folder)
+    assert "images were not found" in capsys.readouterr().err
+
+
 def test_damaged_explanations_are_named_and_the_others_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
