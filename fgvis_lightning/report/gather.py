@@ -47,7 +47,7 @@ class Entry:
         score_image: of the target class on the image.
         score_explanation: of the target class on the explanation; None for a map.
         sparsity: share of the image that is not evidence; None for a map.
-        agreement: mean pairwise correlation of the masks of its runs; None for a single run.
+        agreement: mean pairwise correlation of the masks of its runs; None for a single run, NaN if a mask is constant.
         values: measured by ``evaluate``, by metric.
         curves: deletion and insertion, measured by ``evaluate``.
         metadata: of the file.

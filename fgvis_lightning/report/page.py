@@ -32,6 +32,7 @@ from fgvis_lightning.results.tensor_files import write_whole
 SCRIPTS = ("stage.js", "curves.js", "detail.js", "list.js")
 ITEMS, THUMBNAILS = "items", "thumbnails"  # folders next to the page, if it is not a single file
 FEW = 3  # number of items up to which they are larger, as in list.js
+UNDEFINED = "undefined"  # agreement of runs of which one has a constant mask, as in detail.js
 GENERATOR = '<meta name="generator" content="fgvis_lightning report">'
 
 
@@ -186,7 +187,7 @@ def _row(entry: Entry) -> dict[str, Any]:
         "score_image": _rounded(entry.score_image),
         "score_explanation": _rounded(entry.score_explanation),
         "sparsity": _rounded(entry.sparsity),
-        "agreement": _rounded(entry.agreement),
+        "agreement": UNDEFINED if _is_nan(entry.agreement) else _rounded(entry.agreement),
         "deletion": _rounded(entry.values.get("deletion")),
         "insertion": _rounded(entry.values.get("insertion")),
     }
@@ -211,6 +212,10 @@ def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
         "metadata": {name: text for name, text in sorted(entry.metadata.items()) if name not in hidden},
         "settings": {printable(str(name)): printable(str(value)) for name, value in entry.settings.items()},
     }
+
+
+def _is_nan(value: float | None) -> bool:
+    return value is not None and math.isnan(value)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -182,6 +182,27 @@ def test_items_are_sorted(reader: Reader, file: Path) -> None:
     reader.until(lambda: [name[:4] for name in reader.names()] == [*(f"{n:04}" for n in range(8)[::-1]), "torn"])
 
 
+def test_runs_whose_agreement_is_undefined_agree_the_least(reader: Reader, tmp_path: Path) -> None:
+    for id, agreement in (
+        ("a@cat", 0.5),
+        ("b@cat", float("nan")),
+        ("c@cat", None),
+        ("d@cat", -0.25),
+        ("e@cat", float("nan")),
+    ):
+        explanation(tmp_path / "run", id, photo(tmp_path / f"{id[0]}.png", 0), agreement=agreement)
+    main(["report", str(tmp_path / "run")])
+    reader.open(tmp_path / "run" / "report.html")
+    reader.choose("sort", "agreement")
+    reader.until(lambda: "".join(name[0] for name in reader.names()) == "bedac")
+    assert "runs agree: undefined" in reader.all("a.card")[0].text
+    reader.choose("order", "down")
+    reader.until(lambda: "".join(name[0] for name in reader.names()) == "adbec")
+    reader.all("a.card")[2].click()
+    reader.until(reader.is_drawn)
+    assert "agreement of the runs\nundefined" in reader.one("#detail").text
+
+
 def test_items_are_filtered(reader: Reader, file: Path) -> None:
     reader.open(file)
     assert reader.one("#count").text == "9 of 9 items shown"

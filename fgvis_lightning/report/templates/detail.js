@@ -13,6 +13,8 @@ const AREAS = { deletion: "deletion AUC", insertion: "insertion AUC" };
 const MOST = 24; // maximum number of compared items of one image
 
 const percent = (share) => (share > 0 && share < 0.001 ? (100 * share).toPrecision(1) : (100 * share).toFixed(1));
+const UNDEFINED = "undefined"; // agreement of runs of which one has a constant mask
+const agreementOf = (row) => (row.agreement === UNDEFINED ? UNDEFINED : number(row.agreement));
 const sizeOf = (row) => `${percent(Math.max(0, 1 - row.sparsity))} %`;
 const chip = (state) => (state === "missed" ? [element("span", { className: "missed" }, "level missed")] : []);
 
@@ -103,7 +105,7 @@ function fillScores(row, view) {
   if (row.score_explanation !== null) facts[removes ? "score without the evidence" : "score on the explanation"] = number(row.score_explanation);
   if (row.sparsity !== null) Object.assign(facts, { "evidence, of the image": sizeOf(row), sparsity: number(row.sparsity) });
   if (LEVELS[row.state]) facts.level = LEVELS[row.state];
-  if (row.agreement !== null) facts["agreement of the runs"] = number(row.agreement);
+  if (row.agreement !== null) facts["agreement of the runs"] = agreementOf(row);
   for (const [name, value] of Object.entries(view?.values ?? {}))
     if (!(name in row) || name in AREAS) facts[AREAS[name] ?? name] = number(value);
   const boxes = Object.entries(facts).map(([name, value]) =>

@@ -37,8 +37,10 @@ function card(place) {
   if (isMissing(row)) words.append(element("span", { className: "missed" }, REASONS[row.state]));
   else {
     words.append(element("span", {}, scoresOf(row)));
-    const more = [["runs agree", row.agreement], ["deletion AUC", row.deletion]].filter(([, value]) => value !== null);
-    if (more.length) words.append(element("span", {}, more.map(([name, value]) => `${name} ${number(value)}`).join(" · ")));
+    const more = [];
+    if (row.agreement !== null) more.push(`runs agree: ${agreementOf(row)}`);
+    if (row.deletion !== null) more.push(`deletion AUC ${number(row.deletion)}`);
+    if (more.length) words.append(element("span", {}, more.join(" · ")));
   }
   words.append(element("span", { className: "soft", title: row.id }, row.id));
   link.append(words);
@@ -68,10 +70,10 @@ const words = new Intl.Collator("en", { numeric: true });
 function compare(a, b, by) {
   if (by.sort !== "state" && isMissing(rows[a]) !== isMissing(rows[b])) return isMissing(rows[a]) ? 1 : -1;
   const key = { "": "id", class: "name" }[by.sort] ?? by.sort;
-  const [x, y] = [rows[a][key], rows[b][key]];
+  const [x, y] = [a, b].map((place) => (rows[place][key] === UNDEFINED && key === "agreement" ? -Infinity : rows[place][key]));
   const none = (value) => value === null || value === undefined || value === "";
   if (none(x) || none(y)) return none(x) - none(y) || a - b; // items without a value come last in both orders
-  const order = typeof x === "number" ? x - y : words.compare(x, y);
+  const order = typeof x === "number" ? (x === y ? 0 : x - y) : words.compare(x, y);
   return (by.order ? -order : order) || a - b;
 }
 
