@@ -46,7 +46,7 @@ class Entry:
         image: path of the image.
         score_image: of the target class on the image.
         score_explanation: of the target class on the explanation; None for a map.
-        sparsity: share of the image that is not evidence; None for a map.
+        evidence: mean evidence in [0,1], 1 - sparsity; None for a map.
         agreement: mean pairwise correlation of the masks of its runs; None for a single run, NaN if a mask is constant.
         values: measured by ``evaluate``, by metric.
         curves: deletion and insertion, measured by ``evaluate``.
@@ -64,7 +64,7 @@ class Entry:
     image: str = ""
     score_image: float | None = None
     score_explanation: float | None = None
-    sparsity: float | None = None
+    evidence: float | None = None
     agreement: float | None = None
     values: Mapping[str, float] = field(default_factory=dict)
     curves: Curves | None = None
@@ -188,9 +188,9 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
         says = item.metadata
         if isinstance(item, Attribution):
             method = printable(item.method)
-            score = sparsity = agreement = None
+            score = evidence = agreement = None
         else:
-            score, sparsity = float(item.score_explanation), float(item.sparsity)
+            score, evidence = float(item.score_explanation), 1 - float(item.sparsity)
             agreement = None if item.agreement is None else float(item.agreement)
         values, curves = judged.of(method, id, alone)
         read.append(
@@ -204,7 +204,7 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
                 image=printable(says.get("image", "")),
                 score_image=float(item.score_image),
                 score_explanation=score,
-                sparsity=sparsity,
+                evidence=evidence,
                 agreement=agreement,
                 values=values,
                 curves=curves,

@@ -186,7 +186,7 @@ def _row(entry: Entry) -> dict[str, Any]:
         "reason": entry.reason,
         "score_image": _rounded(entry.score_image),
         "score_explanation": _rounded(entry.score_explanation),
-        "sparsity": _rounded(entry.sparsity),
+        "evidence": _rounded(entry.evidence),
         "agreement": UNDEFINED if _is_nan(entry.agreement) else _rounded(entry.agreement),
         "deletion": _rounded(entry.values.get("deletion")),
         "insertion": _rounded(entry.values.get("insertion")),
@@ -195,7 +195,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
     """Data of an entry's view, in addition to its row."""
-    hidden = ("settings", "coverage")
+    hidden = ("settings", "coverage", "sparsity")  # the row has the mean evidence, which is 1 - sparsity
     shown = {name: getattr(pictures, name) for name in ("image", "evidence", "heat", "shown", "panel")}
     return {
         "game": entry.metadata.get("game", ""),

@@ -62,7 +62,7 @@ class Pictures:
         top: the evidence at which a brightened mask becomes white; 0 without evidence.
         middle: the evidence, averaged over the channels, at which an overlay becomes the image itself, or 0.
         channels: names of the channels shown as red, green and blue.
-        means: of the evidence in each channel, by name; empty for a single channel, whose mean follows from sparsity.
+        means: of the evidence in each channel, by name; empty for a single channel, whose mean is that of all evidence.
         background: color of the explanation without evidence: red, green and blue in [0,1].
         heat: for a map, its colors from black to bright, as PNG.
         shown: for a map, the image multiplied by it, as JPEG.

@@ -83,7 +83,8 @@ def test_a_page_has_all_items_with_their_numbers(tmp_path: Path, capsys: pytest.
     assert [row["deletion"] for row in rows] == [0.125, 0.25, None, None, None]
     assert rows[1]["score_image"] == pytest.approx(0.4, abs=1e-5)
     assert rows[1]["score_explanation"] == pytest.approx(0.2, abs=1e-5)
-    assert rows[1]["sparsity"] == pytest.approx(1 - 0.125 / 2, abs=1e-5)
+    assert rows[1]["evidence"] == pytest.approx(0.125 / 2, abs=1e-5)
+    assert "sparsity" not in page.text.partition("// Links of former pages")[0]
     view = page.data["view-0"]
     assert view["curves"] == [[0.25, 0.1875, 0.125, 0.0625, 0], [0, 0.25, 0.5, 0.75, 1]]
     assert view["metadata"]["network"] == "Tiny"
@@ -131,8 +132,8 @@ def test_maps_of_other_methods_have_their_colors(tmp_path: Path) -> None:
     attribution(tmp_path / "all" / "Grad_CAM", "a@cat", image, "Grad-CAM")
     explanation(tmp_path / "all" / "FGVis", "a@cat", image)
     page = Page(report(tmp_path / "all"))
-    assert [(row["method"], row["sparsity"]) for row in page.data["rows"]] == [
-        ("FGVis", pytest.approx(0.875)),
+    assert [(row["method"], row["evidence"]) for row in page.data["rows"]] == [
+        ("FGVis", pytest.approx(0.125)),
         ("Grad-CAM", None),
     ]
     heat = picture(page.data["view-1"]["heat"])

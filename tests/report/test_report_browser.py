@@ -203,6 +203,21 @@ def test_runs_whose_agreement_is_undefined_agree_the_least(reader: Reader, tmp_p
     assert "agreement of the runs\nundefined" in reader.one("#detail").text
 
 
+def test_the_largest_evidence_is_one_click_away_and_old_links_stay_valid(reader: Reader, file: Path) -> None:
+    reader.open(file)
+    reader.one("#largest").click()
+    largest = [*(f"{number:04}" for number in range(8)[::-1]), "torn"]
+    reader.until(lambda: [name[:4] for name in reader.names()] == largest)
+    assert "sort=evidence&order=down" in reader.driver.current_url
+    assert "mean evidence 25.0 %" in reader.all("a.card")[0].text
+    reader.open(file, "#sort=sparsity")  # 1 - evidence
+    reader.until(lambda: [name[:4] for name in reader.names()] == largest)
+    reader.open(file, "#sort=sparsity&order=down&sparsity_from=0.8&sparsity_to=0.9")
+    reader.until(lambda: [name[:4] for name in reader.names()] == ["0003", "0004", "0005"])
+    assert [reader.run(f"form.elements.evidence_{end}.value") for end in ("from", "to")] == ["10", "20"]
+    assert reader.one("#count").text == "3 of 9 items shown"
+
+
 def test_items_are_filtered(reader: Reader, file: Path) -> None:
     reader.open(file)
     assert reader.one("#count").text == "9 of 9 items shown"
@@ -288,6 +303,7 @@ def test_a_view_has_scores_curves_and_metadata(reader: Reader, page: Path) -> No
     assert "score on the image\n0.222" in words
     assert "score on the explanation\n0.111" in words
     assert "deletion AUC\n0.300" in words
+    assert "mean evidence\n6.3 %" in words
     assert "agreement of the runs\n0.875" in words
     assert "iterations 4" in words
     assert len(reader.all("#curves polyline")) == 2
@@ -538,8 +554,8 @@ def test_classes_and_methods_are_seen_side_by_side(reader: Reader, tmp_path: Pat
     assert reader.one("#channels").is_displayed()
     scores = "0.500 → 0.250 · "
     assert reader.captions("#others") == [
-        f"FGVis\n{scores}12.5 % of the image\nmask by channel",
-        f"dog, FGVis\n{scores}25.0 % of the image\nlevel missed\nmask by channel",
+        f"FGVis\n{scores}mean evidence 12.5 %\nmask by channel",
+        f"dog, FGVis\n{scores}mean evidence 25.0 %\nlevel missed\nmask by channel",
         "Grad-CAM\n0.500\nmap",
     ]
     assert len({round(reader.box(picture)[1]) for picture in (4, 5, 6)}) == 1
@@ -577,7 +593,7 @@ def test_a_thousand_items_stay_fluid(
     opened = time.perf_counter() - start
     filtered = reader.run(
         "(() => { const start = performance.now();"
-        "form.elements.class.value = 'dog'; form.elements.sort.value = 'sparsity'; update();"
+        "form.elements.class.value = 'dog'; form.elements.sort.value = 'evidence'; update();"
         "document.body.getBoundingClientRect(); return performance.now() - start; })()"
     )
     assert reader.one("#count").text == "500 of 1,001 items shown"

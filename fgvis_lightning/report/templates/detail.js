@@ -15,12 +15,12 @@ const MOST = 24; // maximum number of compared items of one image
 const percent = (share) => (share > 0 && share < 0.001 ? (100 * share).toPrecision(1) : (100 * share).toFixed(1));
 const UNDEFINED = "undefined"; // agreement of runs of which one has a constant mask
 const agreementOf = (row) => (row.agreement === UNDEFINED ? UNDEFINED : number(row.agreement));
-const sizeOf = (row) => `${percent(Math.max(0, 1 - row.sparsity))} %`;
+const evidenceOf = (row) => `${percent(Math.max(0, row.evidence))} %`;
 const chip = (state) => (state === "missed" ? [element("span", { className: "missed" }, "level missed")] : []);
 
 function scoresOf(row) {
   const scores = [row.score_image, row.score_explanation].filter((score) => score !== null).map((score) => number(score));
-  return [scores.join(" → "), ...(row.sparsity === null ? [] : [`${sizeOf(row)} of the image`])].join(" · ");
+  return [scores.join(" → "), ...(row.evidence === null ? [] : [`mean evidence ${evidenceOf(row)}`])].join(" · ");
 }
 
 function received(place, view) {
@@ -103,7 +103,7 @@ function fillScores(row, view) {
   const removes = view && (view.game === "deletion" || view.game === "repression");
   const facts = view ? { "score on the image": number(row.score_image) } : {};
   if (row.score_explanation !== null) facts[removes ? "score without the evidence" : "score on the explanation"] = number(row.score_explanation);
-  if (row.sparsity !== null) Object.assign(facts, { "evidence, of the image": sizeOf(row), sparsity: number(row.sparsity) });
+  if (row.evidence !== null) facts["mean evidence"] = evidenceOf(row);
   if (LEVELS[row.state]) facts.level = LEVELS[row.state];
   if (row.agreement !== null) facts["agreement of the runs"] = agreementOf(row);
   for (const [name, value] of Object.entries(view?.values ?? {}))

@@ -56,11 +56,12 @@ function matches(row, place, by) {
   if (by.class && row.name !== by.class) return false;
   if (by.method && row.method !== by.method) return false;
   if (by.state === "missing" ? !isMissing(row) : by.state === "explained" ? isMissing(row) : by.state && row.state !== by.state) return false;
-  for (const name of ["score_image", "score_explanation", "sparsity", "deletion"]) {
+  for (const name of ["score_image", "score_explanation", "evidence", "deletion"]) {
     const from = by[`${name}_from`], to = by[`${name}_to`];
-    if ((from || to) && row[name] === null) return false;
-    if (from && row[name] < Number(from)) return false;
-    if (to && row[name] > Number(to)) return false;
+    const value = name === "evidence" && row[name] !== null ? 100 * row[name] : row[name];
+    if ((from || to) && value === null) return false;
+    if (from && value < Number(from)) return false;
+    if (to && value > Number(to)) return false;
   }
   return true;
 }
@@ -103,13 +104,24 @@ function hashOf(changes) {
   return state.toString() || "items";
 }
 
+// Links of former pages name sparsity, 1 - mean evidence.
+function renewed(state) {
+  if (state.get("sort") === "sparsity") {
+    state.set("sort", "evidence");
+    state.set("order", state.get("order") ? "" : "down");
+  }
+  for (const [end, other] of [["from", "to"], ["to", "from"]])
+    if (state.get(`sparsity_${end}`)) state.set(`evidence_${other}`, Number((100 * (1 - state.get(`sparsity_${end}`))).toFixed(6)));
+  return state;
+}
+
 function follow() {
   const text = location.hash.slice(1);
   if (!text.includes("=")) {
     if (dialog.open) dialog.close();
     return;
   }
-  const state = new URLSearchParams(text);
+  const state = renewed(new URLSearchParams(text));
   for (const name of FIELDS) form.elements[name].value = state.get(name) ?? "";
   if (FIELDS.some((name) => state.get(name))) byId("tools").open = true;
   if (FIELDS.some((name) => /_(from|to)$/.test(name) && state.get(name))) byId("ranges").open = true;
@@ -143,6 +155,12 @@ if (form) {
     }, 60);
   };
   for (const kind of ["input", "change"]) form.addEventListener(kind, changed);
+  byId("largest").hidden = rows.every((row) => row.evidence === null);
+  byId("largest").addEventListener("click", () => {
+    form.elements.sort.value = "evidence";
+    form.elements.order.value = "down";
+    changed();
+  });
   form.addEventListener("reset", () => setTimeout(changed));
   form.addEventListener("submit", (event) => event.preventDefault());
   byId("more").addEventListener("click", () => {
