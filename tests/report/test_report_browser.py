@@ -251,7 +251,7 @@ def test_an_item_is_seen_as_image_evidence_mask_and_overlay(reader: Reader, page
     reader.open(page)
     reader.all("a.card")[1].click()
     reader.until(reader.is_drawn)
-    captions = ["image", "evidence", "mask by channel", "overlay on the dimmed image"]
+    captions = ["image", "evidence", "evidence by color channel", "on the dimmed image"]
     assert reader.captions("#views") == captions
     image = reader.pixel(0, 0)
     assert image == reader.run("[...stage.item.image.data].slice(0, 3)")
@@ -268,7 +268,7 @@ def test_an_item_is_seen_as_image_evidence_mask_and_overlay(reader: Reader, page
     for channel, bright in (("0", 255), ("1", 127.5), ("2", 0)):
         reader.one(f"input[name=channel][value='{channel}']").click()
         assert reader.pixel(0, 0, 2) == pytest.approx([bright] * 3, abs=1)
-    assert reader.all("#views canvas")[2].get_attribute("aria-label") == "mask, blue"
+    assert reader.all("#views canvas")[2].get_attribute("aria-label") == "evidence in blue"
 
 
 def test_faint_evidence_is_brightened_as_the_caption_says(reader: Reader, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_faint_evidence_is_brightened_as_the_caption_says(reader: Reader, tmp_pa
     reader.until(reader.is_drawn)
     assert reader.captions("#views")[1:3] == [
         "evidence, brightened × 8.0",
-        "mask by channel, brightened × 8.0",
+        "evidence by color channel, brightened × 8.0",
     ]
     assert reader.pixel(0, 0, 2) == pytest.approx([255, 127.5, 0], abs=1)
     reader.one("#brighten").click()
@@ -427,7 +427,7 @@ def test_all_of_it_by_keyboard(reader: Reader, file: Path) -> None:
     assert reader.run("stage.zoom") > 0
     reader.press("0", "g")
     assert reader.run("stage.zoom") == 0
-    assert reader.captions("#views")[2] == "mask, green"
+    assert reader.captions("#views")[2] == "evidence in green"
     reader.press("f")
     assert reader.captions("#views")[0] == "evidence"
     for _ in range(30):  # the focus stays in the dialog, or in the browser's own controls
@@ -554,8 +554,8 @@ def test_classes_and_methods_are_seen_side_by_side(reader: Reader, tmp_path: Pat
     assert reader.one("#channels").is_displayed()
     scores = "0.500 → 0.250 · "
     assert reader.captions("#others") == [
-        f"FGVis\n{scores}mean evidence 12.5 %\nmask by channel",
-        f"dog, FGVis\n{scores}mean evidence 25.0 %\nlevel missed\nmask by channel",
+        f"FGVis\n{scores}mean evidence 12.5 %\nevidence by color channel",
+        f"dog, FGVis\n{scores}mean evidence 25.0 %\nlevel missed\nevidence by color channel",
         "Grad-CAM\n0.500\nmap",
     ]
     assert len({round(reader.box(picture)[1]) for picture in (4, 5, 6)}) == 1

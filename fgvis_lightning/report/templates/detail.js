@@ -86,7 +86,7 @@ function fill(row, view) {
   if (view?.panel) panel.src = view.panel;
   else panel.removeAttribute("src");
   fillScores(row, view);
-  const means = Object.keys(view?.means ?? {}).length ? [element("h3", {}, "Evidence by channel"), drawMeans(view.means)] : [];
+  const means = Object.keys(view?.means ?? {}).length ? [element("h3", {}, `Mean evidence ${channelsOf(view)}`), drawMeans(view.means)] : [];
   byId("channel-means").replaceChildren(...means);
   byId("curves").replaceChildren(...(view?.curves ? [element("h3", {}, "Curves"), drawCurves(view.curves, view.values)] : []));
   fillTable("metadata", { ...(row.image ? { image: row.image } : {}), ...(view?.metadata ?? {}) });

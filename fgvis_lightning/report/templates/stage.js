@@ -36,6 +36,12 @@ const FADES = { evidence: 1, mask: 2 }; // from the image
 const DIM = 0.35; // of the image in an overlay, where there is no evidence
 const LARGEST = 48; // screen pixels for each pixel
 
+// The names of the pictures are those of the panels.
+function channelsOf(view) {
+  const count = Object.keys(view.means).length;
+  return count ? `by ${count === 3 ? "color " : ""}channel` : "mask";
+}
+
 const stage = {
   box: byId("stage"),
   item: null, // the opened view with the pixels of its pictures
@@ -58,7 +64,7 @@ const stage = {
     byId("brighten").parentElement.hidden = !evidence;
     byId("fade").parentElement.hidden = !image;
     byId("fade").value = 0;
-    byId("stops").lastElementChild.textContent = evidence ? "mask" : "map";
+    byId("stops").lastElementChild.textContent = evidence ? channelsOf(view) : "map";
     this.pictures = [];
     const kinds = PICTURES.filter((kind) => kind === "mask" || (image && (evidence || kind !== "overlay")));
     byId("views").replaceChildren(...kinds.map((kind) => this.figure(kind, item)));
@@ -115,10 +121,11 @@ const stage = {
       drawn.data[at + 3] = 255;
     }
     context.putImageData(drawn, 0, 0);
-    const names = ["image", evidence ? "evidence" : "image × map", evidence ? "mask" : "map"];
-    let text = kind === "overlay" ? "overlay on the dimmed image" : names[first + part];
+    const single = mask === "all" ? channelsOf(view) : `in ${view.channels[mask]}`;
+    const last = single === "mask" ? single : `evidence ${single}`;
+    const names = ["image", evidence ? "evidence" : "image × map", evidence ? last : "map"];
+    let text = kind === "overlay" ? "on the dimmed image" : names[first + part];
     text ??= `between ${names[first]} and ${names[first + 1]}`;
-    if (text === "mask" && !byId("channels").hidden) text += mask === "all" ? " by channel" : `, ${view.channels[mask]}`;
     if (evidence && kind !== "image" && !view.top) text += ": none";
     else if (evidence && fade >= 1 && gain > 1.05) text += `, brightened ×\u00a0${gain.toLocaleString("en", { minimumSignificantDigits: 2, maximumSignificantDigits: 2 })}`;
     note.textContent = text;
