@@ -12,6 +12,9 @@ from fgvis_lightning.report.sections import Rows
 
 EVIDENCE = "mean evidence"
 BINS = 20
+ENOUGH = 5
+"""Minimum number of items for medians, and so for an overview."""
+
 MANY = 10
 """Minimum number of items for plots."""
 
@@ -39,6 +42,7 @@ class Overview:
     """Summary of all items.
 
     Attributes:
+        enough: whether there are enough items for an overview.
         facts: name → number, in a few words.
         setup: name → setting of the items.
         histograms: of scores, mean evidence and AUC.
@@ -50,6 +54,7 @@ class Overview:
         agree: whether some items have several runs.
     """
 
+    enough: bool
     facts: tuple[tuple[str, str], ...]
     setup: tuple[tuple[str, str], ...]
     histograms: tuple[Histogram, ...]
@@ -68,6 +73,7 @@ def look_over(results: Results) -> Overview:
     methods = list(dict.fromkeys(entry.method for entry in results.entries))
     failures = tuple((entry.method, entry.id, entry.state, entry.reason) for entry in missing)
     return Overview(
+        enough=len({entry.id for entry in done}) >= ENOUGH,
         facts=_facts(done, missing, methods),
         setup=_setup(done),
         histograms=_histograms(done) if len(done) >= MANY else (),

@@ -16,7 +16,6 @@ from hashlib import sha256
 from importlib.metadata import version
 from importlib.resources import files as resources
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -153,7 +152,6 @@ def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str
             rows=Markup(_json(rows)),
             views={number: Markup(text) for number, text in views.items()},
             figure=figure_url,
-            evaluate=_evaluate(results.folder),
         )
     )
 
@@ -167,12 +165,6 @@ def environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-
-
-def _evaluate(folder: Path) -> str:
-    """The shell command that makes curves."""
-    results, output = json.dumps([str(folder)], ensure_ascii=False), str(folder / "evaluation")
-    return printable(f"python train.py evaluate --results {quote(results)} --output {quote(output)}")
 
 
 def _row(entry: Entry) -> dict[str, Any]:

@@ -92,7 +92,22 @@ def test_a_page_has_all_items_with_their_numbers(tmp_path: Path, capsys: pytest.
     assert [row["agreement"] for row in rows] == [None, 0.875, None, 0.875, None]
     assert page.data["view-1"]["metadata"]["seeds"] == "3"
     assert "view-4" not in page.data
-    assert "level reached3 of 4" in re.sub(r"\s+", " ", page.words)
+
+
+@pytest.mark.parametrize("items", [4, 5])
+def test_fewer_than_five_items_have_no_overview(tmp_path: Path, capsys: pytest.CaptureFixture[str], items: int) -> None:
+    page = Page(report(run(tmp_path / "run", items)))
+    words = re.sub(r"\s+", " ", page.words)
+    assert ("level reached4 of 5" in words, "Overview" in words) == (items == 5, items == 5)
+    assert ("curves were not computed" in words) == (items == 5)
+    assert "train.py evaluate" not in page.text  # the command has the folder of whoever sends the page
+    command = (
+        f"python train.py evaluate --results '[\"{tmp_path / 'run'}\"]' --output {tmp_path / 'run' / 'evaluation'}"
+    )
+    assert command in capsys.readouterr().out
+    evaluation(tmp_path / "run" / "evaluation", "run", {"0000@cat": 0.125})
+    report(tmp_path / "run")
+    assert "train.py evaluate" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("items", "plots"), [(9, 0), (10, 4)])

@@ -176,7 +176,7 @@ if (form) {
     event.preventDefault();
     location.hash = hashOf({ item: keyOf(rows[link.dataset.place]) });
   });
-  document.querySelector("#overview").addEventListener("click", (event) => {
+  byId("overview")?.addEventListener("click", (event) => {
     const place = event.target.dataset.entry;
     if (place !== undefined) location.hash = hashOf({ item: keyOf(rows[place]) });
   });
