@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -175,7 +176,7 @@ def _config(place: Path) -> dict[str, Any]:
 
 
 def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
-    """The items of one method, in the order of their ids, and its failures."""
+    """The items of one method, image by image, and its failures."""
     method = printable(source.resolve().name)
     read: list[Entry] = []
     for path in results.files(source):
@@ -211,9 +212,26 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
                 metadata={printable(name): printable(text) for name, text in says.items()},
             )
         )
-    yield from (replace(entry, method=method) for entry in read)
+    yield from (replace(entry, method=method) for entry in _in_order(read, source))
     for id, reason in results.failures(source).items():
         yield Entry(method, printable(id), FAILED, source / results.FAILURES / f"{id}.txt", printable(reason))
+
+
+def _in_order(entries: Iterable[Entry], source: Path) -> list[Entry]:
+    """Entries by image; those of one image in the order of the run's list of targets, then of their ranks."""
+    data = _config(source).get("data")
+    targets = data.get("targets") if isinstance(data, dict) else None
+    words = [str(word).lower() for word in targets] if isinstance(targets, list) else []
+
+    def place(entry: Entry) -> tuple[str, int, int]:
+        image, _, target = entry.id.rpartition("@")
+        rank = re.match(r"top(\d+)-", target)
+        names = (entry.name.lower(), str(entry.target))
+        ranks = ("predicted", "auto", "top", "absent") if rank else ()
+        own = (at for at, word in enumerate(words) if word in names or word.startswith(ranks))
+        return image, next(own, len(words)), int(rank[1]) if rank else 0
+
+    return sorted(entries, key=place)
 
 
 def _load(path: Path) -> Explanation | Attribution:

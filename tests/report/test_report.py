@@ -353,6 +353,29 @@ def test_folders_without_results_say_what_to_run(tmp_path: Path, capsys: pytest.
     assert "FILE.html" in fails(capsys, str(tmp_path / "run"), "--output", str(tmp_path / "page.pdf"))
 
 
+def test_items_of_an_image_are_in_the_order_of_the_targets(tmp_path: Path) -> None:
+    image = photo(tmp_path / "a.png", 0)
+    for id, name in (("cat", "cat"), ("dog", "dog"), ("top1-owl", "owl"), ("top2-fox", "fox"), ("top10-ape", "ape")):
+        for stem in ("a", "a-b"):
+            explanation(tmp_path / "run", f"{stem}@{id}", image, name)
+
+    def names() -> list[str]:
+        entries = gather(tmp_path / "run").entries
+        assert [entry.id.partition("@")[0] for entry in entries] == ["a"] * 5 + ["a-b"] * 5
+        assert [entry.name for entry in entries[:5]] == [entry.name for entry in entries[5:]]
+        return [entry.name for entry in entries[:5]]
+
+    assert names() == ["cat", "dog", "owl", "fox", "ape"]
+    for config, order in (
+        ("data: {targets: [dog, top-10, Cat]}", ["dog", "owl", "fox", "ape", "cat"]),
+        ("data: {targets: [predicted]}", ["owl", "fox", "ape", "cat", "dog"]),
+        ("data: {targets: top10}", ["cat", "dog", "owl", "fox", "ape"]),
+        ("data: [targets]", ["cat", "dog", "owl", "fox", "ape"]),
+    ):
+        (tmp_path / "run" / "config.yaml").write_text(config)
+        assert names() == order, config
+
+
 def test_an_evaluation_shows_the_items_that_it_has_judged_and_that_lie_in_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

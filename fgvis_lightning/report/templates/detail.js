@@ -106,11 +106,16 @@ function fillScores(row, view) {
   if (row.evidence !== null) facts["mean evidence"] = evidenceOf(row);
   if (LEVELS[row.state]) facts.level = LEVELS[row.state];
   if (row.agreement !== null) facts["agreement of the runs"] = agreementOf(row);
-  for (const [name, value] of Object.entries(view?.values ?? {}))
-    if (!(name in row) || name in AREAS) facts[AREAS[name] ?? name] = number(value);
+  fillFacts("scores", facts, row.state);
+  const told = (name) => (name in row && !(name in AREAS)) || name === "sparsity"; // 1 - mean evidence
+  const measured = Object.entries(view?.values ?? {}).filter(([name]) => !told(name));
+  fillFacts("values", Object.fromEntries(measured.map(([name, value]) => [AREAS[name] ?? name, number(value)])));
+}
+
+function fillFacts(id, facts, state) {
   const boxes = Object.entries(facts).map(([name, value]) =>
-    element("div", { className: name === "level" ? row.state : "" }, element("dt", {}, name), element("dd", {}, value)));
-  byId("scores").replaceChildren(...boxes);
+    element("div", { className: name === "level" ? state : "" }, element("dt", {}, name), element("dd", {}, value)));
+  byId(id).replaceChildren(...boxes);
 }
 
 function fillTable(id, values) {

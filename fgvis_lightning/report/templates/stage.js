@@ -172,10 +172,10 @@ const stage = {
     const { canvas, frame, item } = picture;
     const scale = this.fit(picture) * this.times;
     const [width, height] = [item.size.width * scale, item.size.height * scale];
-    canvas.style.width = `${width}px`;
-    canvas.style.height = `${height}px`;
+    canvas.style.width = this.zoom ? `${width}px` : "100%"; // a frame may end within a screen pixel
+    canvas.style.height = this.zoom ? `${height}px` : "auto";
     canvas.style.imageRendering = scale < 2 ? "auto" : "pixelated";
-    const [left, top] = [frame.clientWidth / 2 - this.x * width, frame.clientHeight / 2 - this.y * height];
+    const [left, top] = [width, height].map((side, axis) => (0.5 / this.times - [this.x, this.y][axis]) * side);
     canvas.style.transform = `translate(${Math.round(left)}px, ${Math.round(top)}px)`;
   },
 
@@ -205,7 +205,7 @@ const stage = {
 
   hush() {
     byId("detail").classList.remove("pointed");
-    byId("pixel").textContent = "Point at a pixel to read its evidence.";
+    byId("pixel").textContent = "Point at or touch a pixel to read its evidence.";
   },
 
   // Wheel, mouse and fingers: one finger moves zoomed pictures, two zoom.
@@ -249,11 +249,13 @@ const stage = {
         if (held.size === 2 && this.zoom) this.resize(Math.max(Math.ceil(this.fit(this.pictures[0])), Math.round(this.zoom)));
         held.delete(event.pointerId);
       });
-    frame.addEventListener("pointerleave", () => this.hush());
+    frame.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && this.hush()); // a finger hides it
   },
 };
 
-window.addEventListener("resize", () => stage.item && stage.move(0, 0));
+// A scrollbar that comes or goes changes the room for pictures, too.
+const room = new ResizeObserver(() => stage.item && stage.move(0, 0));
+for (const id of ["views", "others"]) room.observe(byId(id));
 byId("fade").addEventListener("input", () => stage.redraw());
 byId("brighten").addEventListener("change", () => stage.redraw());
 byId("channels").addEventListener("change", () => stage.redraw());
