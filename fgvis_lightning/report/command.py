@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
@@ -30,6 +31,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="fgvis report", description=description)
     parser.add_argument("folder", type=str, help="Results folder of any command.")
     parser.add_argument("--output", type=str | None, help="The page, FILE.html. By default, <folder>/report.html.")
+    parser.add_argument("--title", type=str | None, help="Title of the page. By default, the folder's name.")
     parser.add_argument("--images", type=str | None, help="Location of images that have moved: a folder, glob or CSV.")
     parser.add_argument(
         "--limit", type=float, default=50.0, help="Maximum megabytes of a single file; larger reports become a folder."
@@ -50,6 +52,8 @@ def main(args: Sequence[str]) -> None:
     if config.limit < 0:
         raise InputError(f"Expected --limit of at least 0 megabytes, but got {config.limit}.")
     results = gather(Path(config.folder), config.images)
+    if config.title:
+        results = replace(results, title=printable(config.title))
 
     def progress(done: int, total: int) -> None:
         if done % 100 == 0 and done < total:

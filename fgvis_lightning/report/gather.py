@@ -92,7 +92,7 @@ class Results:
 
     Attributes:
         folder: the folder.
-        title: its name.
+        title: of the page, by default the folder's name.
         entries: items and failures.
         sections: results of commands other than ``fit``.
     """

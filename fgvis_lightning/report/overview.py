@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from statistics import median
 
 from fgvis_lightning.report.gather import MISSED, REACHED, Entry, Results
@@ -42,6 +43,7 @@ class Overview:
     """Summary of all items.
 
     Attributes:
+        made: numbers of photos and items, and the date of the newest explanation; empty without items.
         enough: whether there are enough items for an overview.
         facts: name → number, in a few words.
         setup: name → setting of the items.
@@ -54,6 +56,7 @@ class Overview:
         agree: whether some items have several runs.
     """
 
+    made: str
     enough: bool
     facts: tuple[tuple[str, str], ...]
     setup: tuple[tuple[str, str], ...]
@@ -73,6 +76,7 @@ def look_over(results: Results) -> Overview:
     methods = list(dict.fromkeys(entry.method for entry in results.entries))
     failures = tuple((entry.method, entry.id, entry.state, entry.reason) for entry in missing)
     return Overview(
+        made=_made(done),
         enough=len({entry.id for entry in done}) >= ENOUGH,
         facts=_facts(done, missing, methods),
         setup=_setup(done),
@@ -84,6 +88,16 @@ def look_over(results: Results) -> Overview:
         judged=any(entry.values for entry in done),
         agree=any(entry.agreement is not None for entry in done),
     )
+
+
+def _made(done: Sequence[Entry]) -> str:
+    """How many photos and items there are, and when the newest was explained, by the time of its file."""
+    if not done:
+        return ""
+    counts = {"photo": len({entry.image for entry in done} - {""}), "item": len({entry.id for entry in done})}
+    words = [f"{count:,} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count]
+    newest = date.fromtimestamp(max(entry.path.stat().st_mtime for entry in done))
+    return f"{', '.join(words)}; newest explanation of {newest.day} {newest:%B %Y}"
 
 
 def _facts(done: Sequence[Entry], missing: Sequence[Entry], methods: Sequence[str]) -> tuple[tuple[str, str], ...]:

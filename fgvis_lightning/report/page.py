@@ -151,6 +151,7 @@ def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str
             script=Markup(script),
             rows=Markup(_json(rows)),
             views={number: Markup(text) for number, text in views.items()},
+            gates=any(section.anchor.startswith("gates") for section in results.sections),
             figure=figure_url,
         )
     )
@@ -187,7 +188,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
     """Data of an entry's view, in addition to its row."""
-    hidden = ("settings", "coverage", "sparsity")  # the row has the mean evidence, which is 1 - sparsity
+    hidden = ("settings", "coverage", "sparsity")  # the page has its opposite, mean evidence
     shown = {name: getattr(pictures, name) for name in ("image", "evidence", "heat", "shown", "panel")}
     return {
         "game": entry.metadata.get("game", ""),
@@ -199,7 +200,7 @@ def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
         "channels": pictures.channels,
         "means": {name: _rounded(mean) for name, mean in pictures.means.items()},
         "background": pictures.background,
-        "values": {name: _rounded(value) for name, value in entry.values.items()},
+        "values": {name: _rounded(value) for name, value in entry.values.items() if name not in hidden},
         "curves": entry.curves and [[_rounded(value) for value in curve] for curve in entry.curves],
         "metadata": {name: text for name, text in sorted(entry.metadata.items()) if name not in hidden},
         "settings": {printable(str(name)): printable(str(value)) for name, value in entry.settings.items()},

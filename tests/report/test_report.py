@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from base64 import b64decode
+from datetime import datetime
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -84,7 +86,7 @@ def test_a_page_has_all_items_with_their_numbers(tmp_path: Path, capsys: pytest.
     assert rows[1]["score_image"] == pytest.approx(0.4, abs=1e-5)
     assert rows[1]["score_explanation"] == pytest.approx(0.2, abs=1e-5)
     assert rows[1]["evidence"] == pytest.approx(0.125 / 2, abs=1e-5)
-    assert "sparsity" not in page.text.partition("// Links of former pages")[0]
+    assert "sparsity" not in page.text.partition("<script>")[0]
     view = page.data["view-0"]
     assert view["curves"] == [[0.25, 0.1875, 0.125, 0.0625, 0], [0, 0.25, 0.5, 0.75, 1]]
     assert view["metadata"]["network"] == "Tiny"
@@ -115,6 +117,42 @@ def test_pictures_come_first_and_plots_from_ten_items_on(tmp_path: Path, items: 
     page = Page(report(run(tmp_path / "run", items)))
     assert page.tags.count("svg") == plots
     assert page.text.index('id="items"') < page.text.index('id="overview"')
+
+
+def test_the_head_says_what_is_there(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", 18)  # 16 photos
+    for number, path in enumerate(sorted((folder / "explanations").iterdir())):
+        os.utime(path, (86_400 * (20_000 - number),) * 2)
+    newest = datetime.fromtimestamp(86_400 * 20_000)
+    page = Page(report(folder))
+    assert f"16 photos, 18 items; newest explanation of {newest.day} {newest:%B %Y}" in page.words
+    assert "<title>run – FGVis report</title>" in page.text
+    titled = Page(report(folder, "--title", f"Cats & {EVIL}"))
+    assert titled.words.count(f"Cats & {EVIL}") == 2  # title and heading
+    assert titled.tags == page.tags
+    assert "1 photo, 1 item;" in Page(report(explanation(tmp_path / "one", "a@cat", "a.png").parent.parent)).words
+
+
+def test_the_page_explains_itself_as_the_documentation_does(tmp_path: Path) -> None:
+    explanation(tmp_path / "run", "a@cat", "a.png")
+    page = Page(report(tmp_path / "run"))
+    assert '<details id="how">' in page.text  # closed
+    words = re.sub(r"\s+", " ", page.words)
+    reading = re.sub(r"\s+", " ", (Path(__file__).parents[2] / "docs" / "how-to" / "reading.md").read_text())
+    for sentence in (
+        "evidence on the reference's color; everything else is removed",
+        "is exactly the picture that the network classifies",
+        "they are not colors of the image",
+        "The scores are those of the original evidence",
+        "The mask does not reach the goal of the game",
+    ):
+        assert sentence in words
+        assert sentence in reading
+    assert "runs agree" not in words
+    explanation(tmp_path / "run", "a@cat", "a.png", agreement=0.5)
+    words = re.sub(r"\s+", " ", Page(report(tmp_path / "run")).words)
+    assert "Near 1, another seed gives the same mask; near 0, a different one" in words
+    assert "Near 1, another seed gives the same mask; near 0, a different one" in reading
 
 
 def test_channels_are_called_what_they_are(tmp_path: Path) -> None:

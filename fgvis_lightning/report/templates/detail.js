@@ -107,8 +107,7 @@ function fillScores(row, view) {
   if (LEVELS[row.state]) facts.level = LEVELS[row.state];
   if (row.agreement !== null) facts["agreement of the runs"] = agreementOf(row);
   fillFacts("scores", facts, row.state);
-  const told = (name) => (name in row && !(name in AREAS)) || name === "sparsity"; // 1 - mean evidence
-  const measured = Object.entries(view?.values ?? {}).filter(([name]) => !told(name));
+  const measured = Object.entries(view?.values ?? {}).filter(([name]) => !(name in row) || name in AREAS);
   fillFacts("values", Object.fromEntries(measured.map(([name, value]) => [AREAS[name] ?? name, number(value)])));
 }
 
