@@ -379,6 +379,22 @@ def test_two_fingers_zoom(reader: Reader, file: Path) -> None:
         reader.emulate("setTouchEmulationEnabled", enabled=False)
 
 
+def test_a_pixel_is_read_by_touch(reader: Reader, file: Path) -> None:
+    reader.emulate("setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+    reader.emulate("setTouchEmulationEnabled", enabled=True)
+    try:
+        reader.open(file, "#item=0001%40dog")
+        reader.until(reader.is_drawn)
+        left, top, width, height = reader.box(0)
+        points = [{"x": left + width * 3.5 / 32, "y": top + height * 2.5 / 32}]
+        for kind, touches in (("touchStart", points), ("touchEnd", [])):
+            reader.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+        assert reader.one("#pixel").text == "pixel 3, 2: evidence red 1.00, green 0.50, blue 0.00"
+        assert reader.run("byId('pixel').getBoundingClientRect().bottom") <= 844
+    finally:
+        reader.emulate("setTouchEmulationEnabled", enabled=False)
+
+
 def test_the_worst_item_is_found_and_its_link_passed_on(reader: Reader, file: Path) -> None:
     reader.open(file)
     assert reader.one("#overview .missed dt").text == "level missed"

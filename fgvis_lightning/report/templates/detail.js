@@ -15,7 +15,7 @@ const MOST = 24; // maximum number of compared items of one image
 const percent = (share) => (share > 0 && share < 0.001 ? (100 * share).toPrecision(1) : (100 * share).toFixed(1));
 const UNDEFINED = "undefined"; // agreement of runs of which one has a constant mask
 const agreementOf = (row) => (row.agreement === UNDEFINED ? UNDEFINED : number(row.agreement));
-const evidenceOf = (row) => `${percent(Math.max(0, row.evidence))} %`;
+const evidenceOf = (row) => `${percent(Math.max(0, row.evidence))}\u00a0%`;
 const chip = (state) => (state === "missed" ? [element("span", { className: "missed" }, "level missed")] : []);
 
 function scoresOf(row) {

@@ -64,7 +64,7 @@ const stage = {
     byId("brighten").parentElement.hidden = !evidence;
     byId("fade").parentElement.hidden = !image;
     byId("fade").value = 0;
-    byId("stops").lastElementChild.textContent = evidence ? channelsOf(view) : "map";
+    for (const place of ["faded", "compared"]) byId(place).textContent = evidence ? channelsOf(view) : "map";
     this.pictures = [];
     const kinds = PICTURES.filter((kind) => kind === "mask" || (image && (evidence || kind !== "overlay")));
     byId("views").replaceChildren(...kinds.map((kind) => this.figure(kind, item)));
