@@ -63,7 +63,7 @@ def main(args: Sequence[str]) -> None:
     missing = [entry for entry in results.entries if entry.missing]
     items = len({entry.id for entry in results.entries if not entry.missing})
     left_out = f", {len(missing):,} failed or damaged" if missing else ""
-    print(f"{items:,} items{left_out}; {written.size / MEGABYTE:.1f} MB")
+    print(f"{items:,} item{'' if items == 1 else 's'}{left_out}; {written.size / MEGABYTE:.1f} MB")
     _tell_unseen(written.unseen, len({entry.image for entry in results.entries if not entry.missing}))
     if items and not any(entry.values for entry in results.entries):
         print("For deletion and insertion curves, run this with the network options of the run, then report again:")
@@ -82,9 +82,12 @@ def _tell_unseen(unseen: Mapping[str, str], images: int) -> None:
     gone = [image for image in unseen if not os.path.exists(image)]  # noqa: PTH110 - a stranger's path may be too long
     if gone:
         print(
-            f"{len(gone):,} of {images:,} images were not found, e.g. {gone[0]}; run the command from the folder in "
+            f"{len(gone):,} of {images:,} images {'was' if len(gone) == 1 else 'were'} not found, e.g. {gone[0]}; run the command from the folder in "
             f"which the run was started, or pass --images FOLDER",
             file=sys.stderr,
         )
     if others := [problem for image, problem in unseen.items() if os.path.exists(image)]:  # noqa: PTH110
-        print(f"{len(others):,} of {images:,} images are not shown, e.g.: {others[0]}", file=sys.stderr)
+        print(
+            f"{len(others):,} of {images:,} images {'is' if len(others) == 1 else 'are'} not shown, e.g.: {others[0]}",
+            file=sys.stderr,
+        )

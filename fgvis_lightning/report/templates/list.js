@@ -155,7 +155,7 @@ if (form) {
     }, 60);
   };
   for (const kind of ["input", "change"]) form.addEventListener(kind, changed);
-  byId("largest").hidden = rows.every((row) => row.evidence === null);
+  byId("largest").hidden = rows.filter((row) => row.evidence !== null).length < 2;
   byId("largest").addEventListener("click", () => {
     form.elements.sort.value = "evidence";
     form.elements.order.value = "down";
