@@ -79,15 +79,17 @@ def _evaluate(folder: Path) -> str:
 
 def _tell_unseen(unseen: Mapping[str, str], images: int) -> None:
     """Print how many of the images are not shown, and what helps."""
-    gone = [image for image in unseen if not os.path.exists(image)]  # noqa: PTH110 - a stranger's path may be too long
-    if gone:
+    there = {image: os.path.exists(image) for image in unseen}  # noqa: PTH110 - a stranger's path may be too long
+
+    def some(found: bool) -> str:
+        count = list(there.values()).count(found)
+        return f"{count:,} of {images:,} images {'was' if count == 1 else 'were'} not"
+
+    if gone := [image for image in unseen if not there[image]]:
         print(
-            f"{len(gone):,} of {images:,} images {'was' if len(gone) == 1 else 'were'} not found, e.g. {gone[0]}; run the command from the folder in "
-            f"which the run was started, or pass --images FOLDER",
+            f"{some(False)} found, e.g. {gone[0]}; run the command from the folder in which the run was started, or "
+            f"pass --images FOLDER",
             file=sys.stderr,
         )
-    if others := [problem for image, problem in unseen.items() if os.path.exists(image)]:  # noqa: PTH110
-        print(
-            f"{len(others):,} of {images:,} images {'is' if len(others) == 1 else 'are'} not shown, e.g.: {others[0]}",
-            file=sys.stderr,
-        )
+    if others := [problem for image, problem in unseen.items() if there[image]]:
+        print(f"{some(True)} shown, e.g.: {others[0]}", file=sys.stderr)
