@@ -8,11 +8,17 @@ Takes the results folder of any command and writes one page that needs no server
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.parsing import Parser
+from fgvis_lightning.names import printable
 from fgvis_lightning.report.gather import gather
 from fgvis_lightning.report.page import write_page
 
@@ -25,6 +31,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="fgvis report", description=description)
     parser.add_argument("folder", type=str, help="Results folder of any command.")
     parser.add_argument("--output", type=str | None, help="The page, FILE.html. By default, <folder>/report.html.")
+    parser.add_argument("--title", type=str | None, help="Title of the page. By default, the folder's name.")
     parser.add_argument("--images", type=str | None, help="Location of images that have moved: a folder, glob or CSV.")
     parser.add_argument(
         "--limit", type=float, default=50.0, help="Maximum megabytes of a single file; larger reports become a folder."
@@ -45,6 +52,8 @@ def main(args: Sequence[str]) -> None:
     if config.limit < 0:
         raise InputError(f"Expected --limit of at least 0 megabytes, but got {config.limit}.")
     results = gather(Path(config.folder), config.images)
+    if config.title:
+        results = replace(results, title=printable(config.title))
 
     def progress(done: int, total: int) -> None:
         if done % 100 == 0 and done < total:
@@ -54,5 +63,33 @@ def main(args: Sequence[str]) -> None:
     missing = [entry for entry in results.entries if entry.missing]
     items = len({entry.id for entry in results.entries if not entry.missing})
     left_out = f", {len(missing):,} failed or damaged" if missing else ""
-    print(f"{items:,} items{left_out}; {written.size / MEGABYTE:.1f} MB")
+    print(f"{items:,} item{'' if items == 1 else 's'}{left_out}; {written.size / MEGABYTE:.1f} MB")
+    _tell_unseen(written.unseen, len({entry.image for entry in results.entries if not entry.missing}))
+    if items and not any(entry.values for entry in results.entries):
+        print("For deletion and insertion curves, run this with the network options of the run, then report again:")
+        print(f"  {_evaluate(results.folder)}")
     print(f"Look at {written.path}")
+
+
+def _evaluate(folder: Path) -> str:
+    """The shell command that makes curves."""
+    results, output = json.dumps([str(folder)], ensure_ascii=False), str(folder / "evaluation")
+    return printable(f"python train.py evaluate --results {quote(results)} --output {quote(output)}")
+
+
+def _tell_unseen(unseen: Mapping[str, str], images: int) -> None:
+    """Print how many of the images are not shown, and what helps."""
+    there = {image: os.path.exists(image) for image in unseen}  # noqa: PTH110 - a stranger's path may be too long
+
+    def some(found: bool) -> str:
+        count = list(there.values()).count(found)
+        return f"{count:,} of {images:,} images {'was' if count == 1 else 'were'} not"
+
+    if gone := [image for image in unseen if not there[image]]:
+        print(
+            f"{some(False)} found, e.g. {gone[0]}; run the command from the folder in which the run was started, or "
+            f"pass --images FOLDER",
+            file=sys.stderr,
+        )
+    if others := [problem for image, problem in unseen.items() if there[image]]:
+        print(f"{some(True)} shown, e.g.: {others[0]}", file=sys.stderr)

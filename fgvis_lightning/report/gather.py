@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,8 +47,8 @@ class Entry:
         image: path of the image.
         score_image: of the target class on the image.
         score_explanation: of the target class on the explanation; None for a map.
-        sparsity: share of the image that is not evidence; None for a map.
-        agreement: mean pairwise correlation of the masks of its runs; None for a single run.
+        evidence: mean evidence in [0,1], 1 - sparsity; None for a map.
+        agreement: mean pairwise correlation of the masks of its runs; None for a single run, NaN if a mask is constant.
         values: measured by ``evaluate``, by metric.
         curves: deletion and insertion, measured by ``evaluate``.
         metadata: of the file.
@@ -64,7 +65,7 @@ class Entry:
     image: str = ""
     score_image: float | None = None
     score_explanation: float | None = None
-    sparsity: float | None = None
+    evidence: float | None = None
     agreement: float | None = None
     values: Mapping[str, float] = field(default_factory=dict)
     curves: Curves | None = None
@@ -91,7 +92,7 @@ class Results:
 
     Attributes:
         folder: the folder.
-        title: its name.
+        title: of the page, by default the folder's name.
         entries: items and failures.
         sections: results of commands other than ``fit``.
     """
@@ -175,7 +176,7 @@ def _config(place: Path) -> dict[str, Any]:
 
 
 def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
-    """The items of one method, in the order of their ids, and its failures."""
+    """The items of one method, image by image, and its failures."""
     method = printable(source.resolve().name)
     read: list[Entry] = []
     for path in results.files(source):
@@ -188,9 +189,9 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
         says = item.metadata
         if isinstance(item, Attribution):
             method = printable(item.method)
-            score = sparsity = agreement = None
+            score = evidence = agreement = None
         else:
-            score, sparsity = float(item.score_explanation), float(item.sparsity)
+            score, evidence = float(item.score_explanation), 1 - float(item.sparsity)
             agreement = None if item.agreement is None else float(item.agreement)
         values, curves = judged.of(method, id, alone)
         read.append(
@@ -204,16 +205,33 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
                 image=printable(says.get("image", "")),
                 score_image=float(item.score_image),
                 score_explanation=score,
-                sparsity=sparsity,
+                evidence=evidence,
                 agreement=agreement,
                 values=values,
                 curves=curves,
                 metadata={printable(name): printable(text) for name, text in says.items()},
             )
         )
-    yield from (replace(entry, method=method) for entry in read)
+    yield from (replace(entry, method=method) for entry in _in_order(read, source))
     for id, reason in results.failures(source).items():
         yield Entry(method, printable(id), FAILED, source / results.FAILURES / f"{id}.txt", printable(reason))
+
+
+def _in_order(entries: Iterable[Entry], source: Path) -> list[Entry]:
+    """Entries by image; those of one image in the order of the run's list of targets, then of their ranks."""
+    data = _config(source).get("data")
+    targets = data.get("targets") if isinstance(data, dict) else None
+    words = [str(word).lower() for word in targets] if isinstance(targets, list) else []
+
+    def place(entry: Entry) -> tuple[str, int, int]:
+        image, _, target = entry.id.rpartition("@")
+        rank = re.match(r"top(\d+)-", target)
+        names = (entry.name.lower(), str(entry.target))
+        ranks = ("predicted", "auto", "top", "absent") if rank else ()
+        own = (at for at, word in enumerate(words) if word in names or word.startswith(ranks))
+        return image, next(own, len(words)), int(rank[1]) if rank else 0
+
+    return sorted(entries, key=place)
 
 
 def _load(path: Path) -> Explanation | Attribution:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from statistics import median
 
 from fgvis_lightning.report.gather import MISSED, REACHED, Entry, Results
 from fgvis_lightning.report.sections import Rows
 
+EVIDENCE = "mean evidence"
 BINS = 20
+ENOUGH = 5
+"""Minimum number of items for medians, and so for an overview."""
+
 MANY = 10
 """Minimum number of items for plots."""
 
@@ -38,10 +43,12 @@ class Overview:
     """Summary of all items.
 
     Attributes:
+        made: numbers of photos and items, and the date of the newest explanation; empty without items.
+        enough: whether there are enough items for an overview.
         facts: name → number, in a few words.
         setup: name → setting of the items.
-        histograms: of scores, sparsity and AUC.
-        points: sparsity, score on the explanation, the number of the entry, and whether its level was missed.
+        histograms: of scores, mean evidence and AUC.
+        points: mean evidence, score on the explanation, the number of the entry, and whether its level was missed.
         methods: a row for each method, if there are several.
         classes: the most frequent ones.
         failures: missing items, with reasons.
@@ -49,6 +56,8 @@ class Overview:
         agree: whether some items have several runs.
     """
 
+    made: str
+    enough: bool
     facts: tuple[tuple[str, str], ...]
     setup: tuple[tuple[str, str], ...]
     histograms: tuple[Histogram, ...]
@@ -67,6 +76,8 @@ def look_over(results: Results) -> Overview:
     methods = list(dict.fromkeys(entry.method for entry in results.entries))
     failures = tuple((entry.method, entry.id, entry.state, entry.reason) for entry in missing)
     return Overview(
+        made=_made(done),
+        enough=len({entry.id for entry in done}) >= ENOUGH,
         facts=_facts(done, missing, methods),
         setup=_setup(done),
         histograms=_histograms(done) if len(done) >= MANY else (),
@@ -77,6 +88,16 @@ def look_over(results: Results) -> Overview:
         judged=any(entry.values for entry in done),
         agree=any(entry.agreement is not None for entry in done),
     )
+
+
+def _made(done: Sequence[Entry]) -> str:
+    """How many photos and items there are, and when the newest was explained, by the time of its file."""
+    if not done:
+        return ""
+    counts = {"photo": len({entry.image for entry in done} - {""}), "item": len({entry.id for entry in done})}
+    words = [f"{count:,} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count]
+    newest = date.fromtimestamp(max(entry.path.stat().st_mtime for entry in done))
+    return f"{', '.join(words)}; newest explanation of {newest.day} {newest:%B %Y}"
 
 
 def _facts(done: Sequence[Entry], missing: Sequence[Entry], methods: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -93,9 +114,7 @@ def _facts(done: Sequence[Entry], missing: Sequence[Entry], methods: Sequence[st
     if missed:
         facts.append(("level missed", f"{missed:,}"))
     values = _numbers(done) | {"agreement of the runs": _known(entry.agreement for entry in done)}
-    facts += [
-        (f"median {name}" if len(done) > 1 else name, f"{median(own):.3f}") for name, own in values.items() if own
-    ]
+    facts += [(f"median {name}" if len(done) > 1 else name, _median(name, own)) for name, own in values.items() if own]
     return tuple(facts)
 
 
@@ -123,7 +142,7 @@ def _numbers(done: Iterable[Entry]) -> dict[str, list[float]]:
     return {
         "score on the image": _known(images.values()),
         "score on the explanation": _known(entry.score_explanation for entry in done),
-        "sparsity": _known(entry.sparsity for entry in done),
+        EVIDENCE: _known(entry.evidence for entry in done),
         "deletion AUC": _known(entry.values.get("deletion") for entry in done),
         "insertion AUC": _known(entry.values.get("insertion") for entry in done),
     }
@@ -131,6 +150,15 @@ def _numbers(done: Iterable[Entry]) -> dict[str, list[float]]:
 
 def _known(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None and value == value]
+
+
+def _median(name: str, values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    middle = median(values)
+    if name == EVIDENCE:
+        return f"{100 * middle:.1f} %" if middle >= 0.001 or middle == 0 else f"{100 * middle:.1g} %"
+    return f"{middle:.3f}"
 
 
 def _histograms(done: Sequence[Entry]) -> tuple[Histogram, ...]:
@@ -144,9 +172,9 @@ def _histograms(done: Sequence[Entry]) -> tuple[Histogram, ...]:
 
 def _points(entries: Sequence[Entry]) -> tuple[tuple[float, float, int, bool], ...]:
     points = [
-        (entry.sparsity, entry.score_explanation, number, entry.state == MISSED)
+        (entry.evidence, entry.score_explanation, number, entry.state == MISSED)
         for number, entry in enumerate(entries)
-        if entry.sparsity is not None and entry.score_explanation is not None
+        if entry.evidence is not None and entry.score_explanation is not None
     ]
     return tuple(points[:: -(-len(points) // MOST_POINTS) or 1])
 
@@ -158,7 +186,7 @@ def _methods(done: Sequence[Entry], methods: Sequence[str]) -> Rows:
     for method in methods:
         own = [entry for entry in done if entry.method == method]
         numbers = _numbers(own)
-        medians = (f"{median(numbers[name]):.3f}" if numbers[name] else "" for name in shown)
+        medians = (_median(name, numbers[name]) for name in shown)
         rows.append((method, f"{len(own):,}", *medians))
     return Rows("Methods", ("method", "items", *(f"median {name}" for name in shown)), tuple(rows))
 
@@ -168,10 +196,10 @@ def _classes(done: Sequence[Entry]) -> Rows | None:
     count = Counter(entry.name for entry in done)
     if len(count) < 2 or max(count.values()) == 1:  # the list already shows it
         return None
-    rows = []
+    rows, shown = [], ("score on the image", "score on the explanation", EVIDENCE)
     for name, _ in sorted(count.items(), key=lambda pair: (-pair[1], pair[0]))[:10]:
         own = _numbers(entry for entry in done if entry.name == name)
-        shown = own["score on the image"], own["score on the explanation"], own["sparsity"]
-        rows.append((name, f"{count[name]:,}", *(f"{median(values):.3f}" if values else "" for values in shown)))
-    columns = ("class", "items", "score on the image", "score on the explanation", "sparsity")
-    return Rows(f"{'Most frequent classes' if len(count) > 10 else 'Classes'}, medians", columns, tuple(rows))
+        rows.append((name, f"{count[name]:,}", *(_median(value, own[value]) for value in shown)))
+    return Rows(
+        f"{'Most frequent classes' if len(count) > 10 else 'Classes'}, medians", ("class", "items", *shown), tuple(rows)
+    )

@@ -16,7 +16,6 @@ from hashlib import sha256
 from importlib.metadata import version
 from importlib.resources import files as resources
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -32,6 +31,7 @@ from fgvis_lightning.results.tensor_files import write_whole
 SCRIPTS = ("stage.js", "curves.js", "detail.js", "list.js")
 ITEMS, THUMBNAILS = "items", "thumbnails"  # folders next to the page, if it is not a single file
 FEW = 3  # number of items up to which they are larger, as in list.js
+UNDEFINED = "undefined"  # agreement of runs of which one has a constant mask, as in detail.js
 GENERATOR = '<meta name="generator" content="fgvis_lightning report">'
 
 
@@ -42,10 +42,12 @@ class Written:
     Attributes:
         path: the page.
         size: bytes of all files together.
+        unseen: path of each image that is not shown → the reason.
     """
 
     path: Path
     size: int
+    unseen: Mapping[str, str]
 
 
 @dataclass
@@ -98,7 +100,7 @@ def write_page(
     folder = output.with_suffix("")
     output.parent.mkdir(parents=True, exist_ok=True)
     _clear(folder)
-    files, rows = _Files(folder, limit), []
+    files, rows, unseen = _Files(folder, limit), [], {}
     side = LARGE if len(results.entries) <= FEW else THUMBNAIL
     for number, entry in enumerate(results.entries):
         rows.append(_row(entry))
@@ -106,6 +108,8 @@ def write_page(
             pictures = make_pictures(entry, side)
             files.add(number, _json(_view(entry, pictures)), pictures.thumbnail)
             rows[-1]["thumbnail"] = f"{THUMBNAILS}/{number}.jpg"
+            if pictures.image is None:
+                unseen[entry.image] = pictures.problem
         progress(number + 1, len(results.entries))
     for number, thumbnail in files.thumbnails.items():
         rows[number]["thumbnail"] = url(thumbnail)
@@ -114,7 +118,7 @@ def write_page(
     if files.apart and _is_ours(output):
         output.unlink()
     write_whole(path, page)
-    return Written(path, len(page) + (files.size if files.apart else 0))
+    return Written(path, len(page) + (files.size if files.apart else 0), unseen)
 
 
 def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str], apart: bool) -> str:
@@ -147,8 +151,8 @@ def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str
             script=Markup(script),
             rows=Markup(_json(rows)),
             views={number: Markup(text) for number, text in views.items()},
+            gates=any(section.anchor.startswith("gates") for section in results.sections),
             figure=figure_url,
-            evaluate=_evaluate(results.folder),
         )
     )
 
@@ -164,12 +168,6 @@ def environment() -> Environment:
     )
 
 
-def _evaluate(folder: Path) -> str:
-    """The shell command that makes curves."""
-    results, output = json.dumps([str(folder)], ensure_ascii=False), str(folder / "evaluation")
-    return printable(f"python train.py evaluate --results {quote(results)} --output {quote(output)}")
-
-
 def _row(entry: Entry) -> dict[str, Any]:
     """Data of an entry in the list."""
     return {
@@ -181,8 +179,8 @@ def _row(entry: Entry) -> dict[str, Any]:
         "reason": entry.reason,
         "score_image": _rounded(entry.score_image),
         "score_explanation": _rounded(entry.score_explanation),
-        "sparsity": _rounded(entry.sparsity),
-        "agreement": _rounded(entry.agreement),
+        "evidence": _rounded(entry.evidence),
+        "agreement": UNDEFINED if _is_nan(entry.agreement) else _rounded(entry.agreement),
         "deletion": _rounded(entry.values.get("deletion")),
         "insertion": _rounded(entry.values.get("insertion")),
     }
@@ -190,7 +188,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
     """Data of an entry's view, in addition to its row."""
-    hidden = ("settings", "coverage")
+    hidden = ("settings", "coverage", "sparsity")  # the page has its opposite, mean evidence
     shown = {name: getattr(pictures, name) for name in ("image", "evidence", "heat", "shown", "panel")}
     return {
         "game": entry.metadata.get("game", ""),
@@ -202,11 +200,15 @@ def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
         "channels": pictures.channels,
         "means": {name: _rounded(mean) for name, mean in pictures.means.items()},
         "background": pictures.background,
-        "values": {name: _rounded(value) for name, value in entry.values.items()},
+        "values": {name: _rounded(value) for name, value in entry.values.items() if name not in hidden},
         "curves": entry.curves and [[_rounded(value) for value in curve] for curve in entry.curves],
         "metadata": {name: text for name, text in sorted(entry.metadata.items()) if name not in hidden},
         "settings": {printable(str(name)): printable(str(value)) for name, value in entry.settings.items()},
     }
+
+
+def _is_nan(value: float | None) -> bool:
+    return value is not None and math.isnan(value)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -6,6 +6,7 @@ JPEG; the page computes the explanation from both.
 
 from __future__ import annotations
 
+import os
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ class Pictures:
         top: the evidence at which a brightened mask becomes white; 0 without evidence.
         middle: the evidence, averaged over the channels, at which an overlay becomes the image itself, or 0.
         channels: names of the channels shown as red, green and blue.
-        means: of the evidence in each channel, by name; empty for a single channel, whose mean follows from sparsity.
+        means: of the evidence in each channel, by name; empty for a single channel, whose mean is that of all evidence.
         background: color of the explanation without evidence: red, green and blue in [0,1].
         heat: for a map, its colors from black to bright, as PNG.
         shown: for a map, the image multiplied by it, as JPEG.
@@ -141,7 +142,8 @@ def _image(entry: Entry, preprocessing: Preprocessing) -> tuple[Tensor | None, s
     """The network's input (C,H,W) in [0,1], or the reason why it can no longer be read.
 
     A stranger's file could name any file of this machine. Therefore the image must have the explained content, or must
-    be in the location that the user gave.
+    be in the location that the user gave. A relative path starts at the folder in which the run was started: the
+    current one, or else probably a folder above the results, see `_above`.
     """
     if not entry.image:
         return None, "Expected the path of an image, but the file does not contain it."
@@ -149,12 +151,20 @@ def _image(entry: Entry, preprocessing: Preprocessing) -> tuple[Tensor | None, s
     if sha256 is None and not entry.elsewhere:
         return None, f"Expected a checksum of {entry.image}, but the file has none. Give its place with --images."
     problem = ""
-    for path in entry.elsewhere if sha256 is None else (entry.image, *entry.elsewhere):
+    for path in entry.elsewhere if sha256 is None else (entry.image, *entry.elsewhere, *_above(entry)):
         try:
             return as_float(load_image(path, preprocessing, upscale=True, sha256=sha256)), ""
         except (InputError, ValueError) as error:
             problem = problem or printable(str(error))
     return None, problem
+
+
+def _above(entry: Entry) -> list[str]:
+    """The files that a relative path of an image names from each folder above the explanation, nearest first."""
+    if Path(entry.image).is_absolute():
+        return []
+    named = (os.path.join(above, entry.image) for above in entry.path.resolve().parents)  # noqa: PTH118
+    return [path for path in named if os.path.isfile(path)]  # noqa: PTH113 - a stranger's path may be too long
 
 
 def _thumbnail(image: Tensor | None, evidence: Tensor, side: int) -> bytes:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from base64 import b64decode
+from datetime import datetime
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -83,7 +85,8 @@ def test_a_page_has_all_items_with_their_numbers(tmp_path: Path, capsys: pytest.
     assert [row["deletion"] for row in rows] == [0.125, 0.25, None, None, None]
     assert rows[1]["score_image"] == pytest.approx(0.4, abs=1e-5)
     assert rows[1]["score_explanation"] == pytest.approx(0.2, abs=1e-5)
-    assert rows[1]["sparsity"] == pytest.approx(1 - 0.125 / 2, abs=1e-5)
+    assert rows[1]["evidence"] == pytest.approx(0.125 / 2, abs=1e-5)
+    assert "sparsity" not in page.text.partition("<script>")[0]
     view = page.data["view-0"]
     assert view["curves"] == [[0.25, 0.1875, 0.125, 0.0625, 0], [0, 0.25, 0.5, 0.75, 1]]
     assert view["metadata"]["network"] == "Tiny"
@@ -91,7 +94,22 @@ def test_a_page_has_all_items_with_their_numbers(tmp_path: Path, capsys: pytest.
     assert [row["agreement"] for row in rows] == [None, 0.875, None, 0.875, None]
     assert page.data["view-1"]["metadata"]["seeds"] == "3"
     assert "view-4" not in page.data
-    assert "level reached3 of 4" in re.sub(r"\s+", " ", page.words)
+
+
+@pytest.mark.parametrize("items", [4, 5])
+def test_fewer_than_five_items_have_no_overview(tmp_path: Path, capsys: pytest.CaptureFixture[str], items: int) -> None:
+    page = Page(report(run(tmp_path / "run", items)))
+    words = re.sub(r"\s+", " ", page.words)
+    assert ("level reached4 of 5" in words, "Overview" in words) == (items == 5, items == 5)
+    assert ("curves were not computed" in words) == (items == 5)
+    assert "train.py evaluate" not in page.text  # the command has the folder of whoever sends the page
+    command = (
+        f"python train.py evaluate --results '[\"{tmp_path / 'run'}\"]' --output {tmp_path / 'run' / 'evaluation'}"
+    )
+    assert command in capsys.readouterr().out
+    evaluation(tmp_path / "run" / "evaluation", "run", {"0000@cat": 0.125})
+    report(tmp_path / "run")
+    assert "train.py evaluate" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("items", "plots"), [(9, 0), (10, 4)])
@@ -99,6 +117,42 @@ def test_pictures_come_first_and_plots_from_ten_items_on(tmp_path: Path, items: 
     page = Page(report(run(tmp_path / "run", items)))
     assert page.tags.count("svg") == plots
     assert page.text.index('id="items"') < page.text.index('id="overview"')
+
+
+def test_the_head_says_what_is_there(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", 18)  # 16 photos
+    for number, path in enumerate(sorted((folder / "explanations").iterdir())):
+        os.utime(path, (86_400 * (20_000 - number),) * 2)
+    newest = datetime.fromtimestamp(86_400 * 20_000)
+    page = Page(report(folder))
+    assert f"16 photos, 18 items; newest explanation of {newest.day} {newest:%B %Y}" in page.words
+    assert "<title>run – FGVis report</title>" in page.text
+    titled = Page(report(folder, "--title", f"Cats & {EVIL}"))
+    assert titled.words.count(f"Cats & {EVIL}") == 2  # title and heading
+    assert titled.tags == page.tags
+    assert "1 photo, 1 item;" in Page(report(explanation(tmp_path / "one", "a@cat", "a.png").parent.parent)).words
+
+
+def test_the_page_explains_itself_as_the_documentation_does(tmp_path: Path) -> None:
+    explanation(tmp_path / "run", "a@cat", "a.png")
+    page = Page(report(tmp_path / "run"))
+    assert '<details id="how">' in page.text  # closed
+    words = re.sub(r"\s+", " ", page.words)
+    reading = re.sub(r"\s+", " ", (Path(__file__).parents[2] / "docs" / "how-to" / "reading.md").read_text())
+    for sentence in (
+        "evidence on the reference's color; everything else is removed",
+        "is exactly the picture that the network classifies",
+        "they are not colors of the image",
+        "The scores are those of the original evidence",
+        "The mask does not reach the goal of the game",
+    ):
+        assert sentence in words
+        assert sentence in reading
+    assert "runs agree" not in words
+    explanation(tmp_path / "run", "a@cat", "a.png", agreement=0.5)
+    words = re.sub(r"\s+", " ", Page(report(tmp_path / "run")).words)
+    assert "Near 1, another seed gives the same mask; near 0, a different one" in words
+    assert "Near 1, another seed gives the same mask; near 0, a different one" in reading
 
 
 def test_channels_are_called_what_they_are(tmp_path: Path) -> None:
@@ -131,8 +185,8 @@ def test_maps_of_other_methods_have_their_colors(tmp_path: Path) -> None:
     attribution(tmp_path / "all" / "Grad_CAM", "a@cat", image, "Grad-CAM")
     explanation(tmp_path / "all" / "FGVis", "a@cat", image)
     page = Page(report(tmp_path / "all"))
-    assert [(row["method"], row["sparsity"]) for row in page.data["rows"]] == [
-        ("FGVis", pytest.approx(0.875)),
+    assert [(row["method"], row["evidence"]) for row in page.data["rows"]] == [
+        ("FGVis", pytest.approx(0.125)),
         ("Grad-CAM", None),
     ]
     heat = picture(page.data["view-1"]["heat"])
@@ -222,6 +276,38 @@ def test_images_that_are_gone_are_named_and_the_panel_is_shown(tmp_path: Path) -
     assert picture(view["evidence"]).shape == (32, 32, 3)
 
 
+def test_relative_paths_of_images_are_followed_from_above_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "work" / "elsewhere").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    explanation(tmp_path / "work" / "out" / "run", "a@cat", photo(Path("../photos/a.png"), 0))
+    explanation(tmp_path / "work" / "out" / "run", "a@dog", "../photos/a.png", "dog")
+    explanation(tmp_path / "work" / "out" / "run", "b@cat", photo(Path("b.png"), 1))
+    folder, shown = tmp_path / "work" / "out" / "run", [f"view-{place}" for place in range(3)]
+    here = Page(report(folder))
+    monkeypatch.chdir("elsewhere")
+    page = Page(report(folder))
+    assert all(page.data[view]["image"] == here.data[view]["image"] is not None for view in shown)
+    assert capsys.readouterr().err == ""
+    photo(tmp_path / "photos" / "a.png", 2)  # another content is not shown
+    page = Page(report(folder))
+    assert [page.data[view]["image"] is None for view in shown] == [True, True, False]
+    error = capsys.readouterr().err
+    assert "1 of 2 images was not found, e.g. ../photos/a.png; run the command from the folder in" in error
+    monkeypatch.chdir("..")
+    report(folder)
+    assert "1 of 2 images was not shown, e.g.: Expected the image that was explained, but" in capsys.readouterr().err
+    report(folder, "--images", str(photo(tmp_path / "new" / "a.png", 0).parent))
+    assert capsys.readouterr().err == ""
+    path = folder / "explanations" / "b@cat.safetensors"
+    save_tensors(
+        path, {"mask": load_explanation(path).mask[0].half()}, {**load_explanation(path).metadata, "image": "b" * 3000}
+    )
+    report(folder)
+    assert "1 of 2 images was not found, e.g. bbb" in capsys.readouterr().err
+
+
 def test_damaged_explanations_are_named_and_the_others_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -303,6 +389,29 @@ def test_folders_without_results_say_what_to_run(tmp_path: Path, capsys: pytest.
     assert "is not a folder" in fails(capsys, str(tmp_path / "nowhere"))
     run(tmp_path / "run")
     assert "FILE.html" in fails(capsys, str(tmp_path / "run"), "--output", str(tmp_path / "page.pdf"))
+
+
+def test_items_of_an_image_are_in_the_order_of_the_targets(tmp_path: Path) -> None:
+    image = photo(tmp_path / "a.png", 0)
+    for id, name in (("cat", "cat"), ("dog", "dog"), ("top1-owl", "owl"), ("top2-fox", "fox"), ("top10-ape", "ape")):
+        for stem in ("a", "a-b"):
+            explanation(tmp_path / "run", f"{stem}@{id}", image, name)
+
+    def names() -> list[str]:
+        entries = gather(tmp_path / "run").entries
+        assert [entry.id.partition("@")[0] for entry in entries] == ["a"] * 5 + ["a-b"] * 5
+        assert [entry.name for entry in entries[:5]] == [entry.name for entry in entries[5:]]
+        return [entry.name for entry in entries[:5]]
+
+    assert names() == ["cat", "dog", "owl", "fox", "ape"]
+    for config, order in (
+        ("data: {targets: [dog, top-10, Cat]}", ["dog", "owl", "fox", "ape", "cat"]),
+        ("data: {targets: [predicted]}", ["owl", "fox", "ape", "cat", "dog"]),
+        ("data: {targets: top10}", ["cat", "dog", "owl", "fox", "ape"]),
+        ("data: [targets]", ["cat", "dog", "owl", "fox", "ape"]),
+    ):
+        (tmp_path / "run" / "config.yaml").write_text(config)
+        assert names() == order, config
 
 
 def test_an_evaluation_shows_the_items_that_it_has_judged_and_that_lie_in_it(

@@ -182,6 +182,42 @@ def test_items_are_sorted(reader: Reader, file: Path) -> None:
     reader.until(lambda: [name[:4] for name in reader.names()] == [*(f"{n:04}" for n in range(8)[::-1]), "torn"])
 
 
+def test_runs_whose_agreement_is_undefined_agree_the_least(reader: Reader, tmp_path: Path) -> None:
+    for id, agreement in (
+        ("a@cat", 0.5),
+        ("b@cat", float("nan")),
+        ("c@cat", None),
+        ("d@cat", -0.25),
+        ("e@cat", float("nan")),
+    ):
+        explanation(tmp_path / "run", id, photo(tmp_path / f"{id[0]}.png", 0), agreement=agreement)
+    main(["report", str(tmp_path / "run")])
+    reader.open(tmp_path / "run" / "report.html")
+    reader.choose("sort", "agreement")
+    reader.until(lambda: "".join(name[0] for name in reader.names()) == "bedac")
+    assert "runs agree: undefined" in reader.all("a.card")[0].text
+    reader.choose("order", "down")
+    reader.until(lambda: "".join(name[0] for name in reader.names()) == "adbec")
+    reader.all("a.card")[2].click()
+    reader.until(reader.is_drawn)
+    assert "agreement of the runs\nundefined" in reader.one("#detail").text
+
+
+def test_the_largest_evidence_is_one_click_away_and_old_links_stay_valid(reader: Reader, file: Path) -> None:
+    reader.open(file)
+    reader.one("#largest").click()
+    largest = [*(f"{number:04}" for number in range(8)[::-1]), "torn"]
+    reader.until(lambda: [name[:4] for name in reader.names()] == largest)
+    assert "sort=evidence&order=down" in reader.driver.current_url
+    assert "mean evidence 25.0 %" in reader.all("a.card")[0].text
+    reader.open(file, "#sort=sparsity")  # 1 - evidence
+    reader.until(lambda: [name[:4] for name in reader.names()] == largest)
+    reader.open(file, "#sort=sparsity&order=down&sparsity_from=0.8&sparsity_to=0.9")
+    reader.until(lambda: [name[:4] for name in reader.names()] == ["0003", "0004", "0005"])
+    assert [reader.run(f"form.elements.evidence_{end}.value") for end in ("from", "to")] == ["10", "20"]
+    assert reader.one("#count").text == "3 of 9 items shown"
+
+
 def test_items_are_filtered(reader: Reader, file: Path) -> None:
     reader.open(file)
     assert reader.one("#count").text == "9 of 9 items shown"
@@ -215,7 +251,7 @@ def test_an_item_is_seen_as_image_evidence_mask_and_overlay(reader: Reader, page
     reader.open(page)
     reader.all("a.card")[1].click()
     reader.until(reader.is_drawn)
-    captions = ["image", "evidence", "mask by channel", "overlay on the dimmed image"]
+    captions = ["image", "evidence", "evidence by color channel", "on the dimmed image"]
     assert reader.captions("#views") == captions
     image = reader.pixel(0, 0)
     assert image == reader.run("[...stage.item.image.data].slice(0, 3)")
@@ -232,7 +268,7 @@ def test_an_item_is_seen_as_image_evidence_mask_and_overlay(reader: Reader, page
     for channel, bright in (("0", 255), ("1", 127.5), ("2", 0)):
         reader.one(f"input[name=channel][value='{channel}']").click()
         assert reader.pixel(0, 0, 2) == pytest.approx([bright] * 3, abs=1)
-    assert reader.all("#views canvas")[2].get_attribute("aria-label") == "mask, blue"
+    assert reader.all("#views canvas")[2].get_attribute("aria-label") == "evidence in blue"
 
 
 def test_faint_evidence_is_brightened_as_the_caption_says(reader: Reader, tmp_path: Path) -> None:
@@ -244,7 +280,7 @@ def test_faint_evidence_is_brightened_as_the_caption_says(reader: Reader, tmp_pa
     reader.until(reader.is_drawn)
     assert reader.captions("#views")[1:3] == [
         "evidence, brightened × 8.0",
-        "mask by channel, brightened × 8.0",
+        "evidence by color channel, brightened × 8.0",
     ]
     assert reader.pixel(0, 0, 2) == pytest.approx([255, 127.5, 0], abs=1)
     reader.one("#brighten").click()
@@ -267,6 +303,7 @@ def test_a_view_has_scores_curves_and_metadata(reader: Reader, page: Path) -> No
     assert "score on the image\n0.222" in words
     assert "score on the explanation\n0.111" in words
     assert "deletion AUC\n0.300" in words
+    assert "mean evidence\n6.3 %" in words
     assert "agreement of the runs\n0.875" in words
     assert "iterations 4" in words
     assert len(reader.all("#curves polyline")) == 2
@@ -283,7 +320,7 @@ def test_pictures_are_zoomed_and_moved_together(reader: Reader, file: Path) -> N
     reader.open(file, "#item=0001%40dog")
     reader.until(reader.is_drawn)
     fit = reader.widths()
-    assert len(set(fit)) == 1
+    assert fit == pytest.approx([fit[0]] * 4, abs=0.1)
     reader.one("#in").click()
     reader.one("#in").click()
     assert min(reader.widths()) > 1.5 * fit[0]
@@ -342,6 +379,22 @@ def test_two_fingers_zoom(reader: Reader, file: Path) -> None:
         reader.emulate("setTouchEmulationEnabled", enabled=False)
 
 
+def test_a_pixel_is_read_by_touch(reader: Reader, file: Path) -> None:
+    reader.emulate("setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+    reader.emulate("setTouchEmulationEnabled", enabled=True)
+    try:
+        reader.open(file, "#item=0001%40dog")
+        reader.until(reader.is_drawn)
+        left, top, width, height = reader.box(0)
+        points = [{"x": left + width * 3.5 / 32, "y": top + height * 2.5 / 32}]
+        for kind, touches in (("touchStart", points), ("touchEnd", [])):
+            reader.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+        assert reader.one("#pixel").text == "pixel 3, 2: evidence red 1.00, green 0.50, blue 0.00"
+        assert reader.run("byId('pixel').getBoundingClientRect().bottom") <= 844
+    finally:
+        reader.emulate("setTouchEmulationEnabled", enabled=False)
+
+
 def test_the_worst_item_is_found_and_its_link_passed_on(reader: Reader, file: Path) -> None:
     reader.open(file)
     assert reader.one("#overview .missed dt").text == "level missed"
@@ -390,7 +443,7 @@ def test_all_of_it_by_keyboard(reader: Reader, file: Path) -> None:
     assert reader.run("stage.zoom") > 0
     reader.press("0", "g")
     assert reader.run("stage.zoom") == 0
-    assert reader.captions("#views")[2] == "mask, green"
+    assert reader.captions("#views")[2] == "evidence in green"
     reader.press("f")
     assert reader.captions("#views")[0] == "evidence"
     for _ in range(30):  # the focus stays in the dialog, or in the browser's own controls
@@ -430,6 +483,39 @@ def test_it_is_dark_where_the_reader_likes_it_dark(reader: Reader, file: Path) -
     assert brightness("body", "backgroundColor") > 200 > 100 > brightness("body", "color")
     reader.emulate("setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     assert brightness("body", "backgroundColor") < 60 < 200 < brightness("body", "color")
+
+
+@pytest.mark.parametrize("sides", [(32, 32), (24, 40), (40, 24)])
+def test_pictures_fill_their_frames(reader: Reader, tmp_path: Path, sides: tuple[int, int]) -> None:
+    for name in ("cat", "dog", "owl"):
+        path = explanation(tmp_path / "run", f"a@{name}", tmp_path / "a.png", name, side=40)
+        item = load_explanation(path)
+        save_tensors(path, {"mask": item.mask[0, :, : sides[0], : sides[1]].half()}, item.metadata)
+    main(["report", str(tmp_path / "run")])
+    boxes = (
+        "stage.pictures.map(({frame, canvas}) => [frame, canvas].map((box) => box.getBoundingClientRect().toJSON()))"
+    )
+    for width in (390, 768, 1000, 1440):
+        reader.emulate("setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width == 390)
+        reader.open(tmp_path / "run" / "report.html", "#item=a%40dog")
+        reader.until(lambda: len(reader.all("#others canvas")) == 3)
+        for more in ("0", "byId('metadata').parentElement.open = true"):
+            reader.run(more)
+            reader.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+            for frame, canvas in reader.run(boxes):
+                for end in ("right", "bottom"):
+                    assert frame[end] - 1 == pytest.approx(canvas[end], abs=0.05), (width, end)
+
+
+def test_numbers_come_first(reader: Reader, file: Path) -> None:
+    reader.emulate("setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+    reader.open(file, "#item=0001%40dog")
+    reader.until(reader.is_drawn)
+    below = reader.run("byId('views').getBoundingClientRect().top")
+    numbers = ["score on the image", "score on the explanation", "mean evidence", "level", "agreement of the runs"]
+    assert [term.text for term in reader.all("#scores dt")] == numbers
+    assert all(term.rect["y"] + term.rect["height"] < below < 844 / 2 for term in reader.all("#scores dd"))
+    assert [term.text for term in reader.all("#values dt")] == ["deletion AUC", "insertion AUC"]
 
 
 @pytest.mark.parametrize("width", [320, 390])
@@ -517,8 +603,8 @@ def test_classes_and_methods_are_seen_side_by_side(reader: Reader, tmp_path: Pat
     assert reader.one("#channels").is_displayed()
     scores = "0.500 → 0.250 · "
     assert reader.captions("#others") == [
-        f"FGVis\n{scores}12.5 % of the image\nmask by channel",
-        f"dog, FGVis\n{scores}25.0 % of the image\nlevel missed\nmask by channel",
+        f"FGVis\n{scores}mean evidence 12.5 %\nevidence by color channel",
+        f"dog, FGVis\n{scores}mean evidence 25.0 %\nlevel missed\nevidence by color channel",
         "Grad-CAM\n0.500\nmap",
     ]
     assert len({round(reader.box(picture)[1]) for picture in (4, 5, 6)}) == 1
@@ -556,7 +642,7 @@ def test_a_thousand_items_stay_fluid(
     opened = time.perf_counter() - start
     filtered = reader.run(
         "(() => { const start = performance.now();"
-        "form.elements.class.value = 'dog'; form.elements.sort.value = 'sparsity'; update();"
+        "form.elements.class.value = 'dog'; form.elements.sort.value = 'evidence'; update();"
         "document.body.getBoundingClientRect(); return performance.now() - start; })()"
     )
     assert reader.one("#count").text == "500 of 1,001 items shown"

@@ -13,12 +13,14 @@ const AREAS = { deletion: "deletion AUC", insertion: "insertion AUC" };
 const MOST = 24; // maximum number of compared items of one image
 
 const percent = (share) => (share > 0 && share < 0.001 ? (100 * share).toPrecision(1) : (100 * share).toFixed(1));
-const sizeOf = (row) => `${percent(Math.max(0, 1 - row.sparsity))} %`;
+const UNDEFINED = "undefined"; // agreement of runs of which one has a constant mask
+const agreementOf = (row) => (row.agreement === UNDEFINED ? UNDEFINED : number(row.agreement));
+const evidenceOf = (row) => `${percent(Math.max(0, row.evidence))}\u00a0%`;
 const chip = (state) => (state === "missed" ? [element("span", { className: "missed" }, "level missed")] : []);
 
 function scoresOf(row) {
   const scores = [row.score_image, row.score_explanation].filter((score) => score !== null).map((score) => number(score));
-  return [scores.join(" → "), ...(row.sparsity === null ? [] : [`${sizeOf(row)} of the image`])].join(" · ");
+  return [scores.join(" → "), ...(row.evidence === null ? [] : [`mean evidence ${evidenceOf(row)}`])].join(" · ");
 }
 
 function received(place, view) {
@@ -84,7 +86,7 @@ function fill(row, view) {
   if (view?.panel) panel.src = view.panel;
   else panel.removeAttribute("src");
   fillScores(row, view);
-  const means = Object.keys(view?.means ?? {}).length ? [element("h3", {}, "Evidence by channel"), drawMeans(view.means)] : [];
+  const means = Object.keys(view?.means ?? {}).length ? [element("h3", {}, `Mean evidence ${channelsOf(view)}`), drawMeans(view.means)] : [];
   byId("channel-means").replaceChildren(...means);
   byId("curves").replaceChildren(...(view?.curves ? [element("h3", {}, "Curves"), drawCurves(view.curves, view.values)] : []));
   fillTable("metadata", { ...(row.image ? { image: row.image } : {}), ...(view?.metadata ?? {}) });
@@ -101,14 +103,18 @@ function fillScores(row, view) {
   const removes = view && (view.game === "deletion" || view.game === "repression");
   const facts = view ? { "score on the image": number(row.score_image) } : {};
   if (row.score_explanation !== null) facts[removes ? "score without the evidence" : "score on the explanation"] = number(row.score_explanation);
-  if (row.sparsity !== null) Object.assign(facts, { "evidence, of the image": sizeOf(row), sparsity: number(row.sparsity) });
+  if (row.evidence !== null) facts["mean evidence"] = evidenceOf(row);
   if (LEVELS[row.state]) facts.level = LEVELS[row.state];
-  if (row.agreement !== null) facts["agreement of the runs"] = number(row.agreement);
-  for (const [name, value] of Object.entries(view?.values ?? {}))
-    if (!(name in row) || name in AREAS) facts[AREAS[name] ?? name] = number(value);
+  if (row.agreement !== null) facts["agreement of the runs"] = agreementOf(row);
+  fillFacts("scores", facts, row.state);
+  const measured = Object.entries(view?.values ?? {}).filter(([name]) => !(name in row) || name in AREAS);
+  fillFacts("values", Object.fromEntries(measured.map(([name, value]) => [AREAS[name] ?? name, number(value)])));
+}
+
+function fillFacts(id, facts, state) {
   const boxes = Object.entries(facts).map(([name, value]) =>
-    element("div", { className: name === "level" ? row.state : "" }, element("dt", {}, name), element("dd", {}, value)));
-  byId("scores").replaceChildren(...boxes);
+    element("div", { className: name === "level" ? state : "" }, element("dt", {}, name), element("dd", {}, value)));
+  byId(id).replaceChildren(...boxes);
 }
 
 function fillTable(id, values) {

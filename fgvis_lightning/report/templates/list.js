@@ -37,8 +37,10 @@ function card(place) {
   if (isMissing(row)) words.append(element("span", { className: "missed" }, REASONS[row.state]));
   else {
     words.append(element("span", {}, scoresOf(row)));
-    const more = [["runs agree", row.agreement], ["deletion AUC", row.deletion]].filter(([, value]) => value !== null);
-    if (more.length) words.append(element("span", {}, more.map(([name, value]) => `${name} ${number(value)}`).join(" · ")));
+    const more = [];
+    if (row.agreement !== null) more.push(`runs agree: ${agreementOf(row)}`);
+    if (row.deletion !== null) more.push(`deletion AUC ${number(row.deletion)}`);
+    if (more.length) words.append(element("span", {}, more.join(" · ")));
   }
   words.append(element("span", { className: "soft", title: row.id }, row.id));
   link.append(words);
@@ -54,11 +56,12 @@ function matches(row, place, by) {
   if (by.class && row.name !== by.class) return false;
   if (by.method && row.method !== by.method) return false;
   if (by.state === "missing" ? !isMissing(row) : by.state === "explained" ? isMissing(row) : by.state && row.state !== by.state) return false;
-  for (const name of ["score_image", "score_explanation", "sparsity", "deletion"]) {
+  for (const name of ["score_image", "score_explanation", "evidence", "deletion"]) {
     const from = by[`${name}_from`], to = by[`${name}_to`];
-    if ((from || to) && row[name] === null) return false;
-    if (from && row[name] < Number(from)) return false;
-    if (to && row[name] > Number(to)) return false;
+    const value = name === "evidence" && row[name] !== null ? 100 * row[name] : row[name];
+    if ((from || to) && value === null) return false;
+    if (from && value < Number(from)) return false;
+    if (to && value > Number(to)) return false;
   }
   return true;
 }
@@ -68,10 +71,10 @@ const words = new Intl.Collator("en", { numeric: true });
 function compare(a, b, by) {
   if (by.sort !== "state" && isMissing(rows[a]) !== isMissing(rows[b])) return isMissing(rows[a]) ? 1 : -1;
   const key = { "": "id", class: "name" }[by.sort] ?? by.sort;
-  const [x, y] = [rows[a][key], rows[b][key]];
+  const [x, y] = [a, b].map((place) => (rows[place][key] === UNDEFINED && key === "agreement" ? -Infinity : rows[place][key]));
   const none = (value) => value === null || value === undefined || value === "";
   if (none(x) || none(y)) return none(x) - none(y) || a - b; // items without a value come last in both orders
-  const order = typeof x === "number" ? x - y : words.compare(x, y);
+  const order = typeof x === "number" ? (x === y ? 0 : x - y) : words.compare(x, y);
   return (by.order ? -order : order) || a - b;
 }
 
@@ -101,13 +104,24 @@ function hashOf(changes) {
   return state.toString() || "items";
 }
 
+// Links of former pages name sparsity, 1 - mean evidence.
+function renewed(state) {
+  if (state.get("sort") === "sparsity") {
+    state.set("sort", "evidence");
+    state.set("order", state.get("order") ? "" : "down");
+  }
+  for (const [end, other] of [["from", "to"], ["to", "from"]])
+    if (state.get(`sparsity_${end}`)) state.set(`evidence_${other}`, Number((100 * (1 - state.get(`sparsity_${end}`))).toFixed(6)));
+  return state;
+}
+
 function follow() {
   const text = location.hash.slice(1);
   if (!text.includes("=")) {
     if (dialog.open) dialog.close();
     return;
   }
-  const state = new URLSearchParams(text);
+  const state = renewed(new URLSearchParams(text));
   for (const name of FIELDS) form.elements[name].value = state.get(name) ?? "";
   if (FIELDS.some((name) => state.get(name))) byId("tools").open = true;
   if (FIELDS.some((name) => /_(from|to)$/.test(name) && state.get(name))) byId("ranges").open = true;
@@ -141,6 +155,12 @@ if (form) {
     }, 60);
   };
   for (const kind of ["input", "change"]) form.addEventListener(kind, changed);
+  byId("largest").hidden = rows.filter((row) => row.evidence !== null).length < 2;
+  byId("largest").addEventListener("click", () => {
+    form.elements.sort.value = "evidence";
+    form.elements.order.value = "down";
+    changed();
+  });
   form.addEventListener("reset", () => setTimeout(changed));
   form.addEventListener("submit", (event) => event.preventDefault());
   byId("more").addEventListener("click", () => {
@@ -156,7 +176,7 @@ if (form) {
     event.preventDefault();
     location.hash = hashOf({ item: keyOf(rows[link.dataset.place]) });
   });
-  document.querySelector("#overview").addEventListener("click", (event) => {
+  byId("overview")?.addEventListener("click", (event) => {
     const place = event.target.dataset.entry;
     if (place !== undefined) location.hash = hashOf({ item: keyOf(rows[place]) });
   });

@@ -36,6 +36,12 @@ const FADES = { evidence: 1, mask: 2 }; // from the image
 const DIM = 0.35; // of the image in an overlay, where there is no evidence
 const LARGEST = 48; // screen pixels for each pixel
 
+// The names of the pictures are those of the panels.
+function channelsOf(view) {
+  const count = Object.keys(view.means).length;
+  return count ? `by ${count === 3 ? "color " : ""}channel` : "mask";
+}
+
 const stage = {
   box: byId("stage"),
   item: null, // the opened view with the pixels of its pictures
@@ -58,7 +64,7 @@ const stage = {
     byId("brighten").parentElement.hidden = !evidence;
     byId("fade").parentElement.hidden = !image;
     byId("fade").value = 0;
-    byId("stops").lastElementChild.textContent = evidence ? "mask" : "map";
+    for (const place of ["faded", "compared"]) byId(place).textContent = evidence ? channelsOf(view) : "map";
     this.pictures = [];
     const kinds = PICTURES.filter((kind) => kind === "mask" || (image && (evidence || kind !== "overlay")));
     byId("views").replaceChildren(...kinds.map((kind) => this.figure(kind, item)));
@@ -115,10 +121,11 @@ const stage = {
       drawn.data[at + 3] = 255;
     }
     context.putImageData(drawn, 0, 0);
-    const names = ["image", evidence ? "evidence" : "image × map", evidence ? "mask" : "map"];
-    let text = kind === "overlay" ? "overlay on the dimmed image" : names[first + part];
+    const single = mask === "all" ? channelsOf(view) : `in ${view.channels[mask]}`;
+    const last = single === "mask" ? single : `evidence ${single}`;
+    const names = ["image", evidence ? "evidence" : "image × map", evidence ? last : "map"];
+    let text = kind === "overlay" ? "on the dimmed image" : names[first + part];
     text ??= `between ${names[first]} and ${names[first + 1]}`;
-    if (text === "mask" && !byId("channels").hidden) text += mask === "all" ? " by channel" : `, ${view.channels[mask]}`;
     if (evidence && kind !== "image" && !view.top) text += ": none";
     else if (evidence && fade >= 1 && gain > 1.05) text += `, brightened ×\u00a0${gain.toLocaleString("en", { minimumSignificantDigits: 2, maximumSignificantDigits: 2 })}`;
     note.textContent = text;
@@ -165,10 +172,10 @@ const stage = {
     const { canvas, frame, item } = picture;
     const scale = this.fit(picture) * this.times;
     const [width, height] = [item.size.width * scale, item.size.height * scale];
-    canvas.style.width = `${width}px`;
-    canvas.style.height = `${height}px`;
+    canvas.style.width = this.zoom ? `${width}px` : "100%"; // a frame may end within a screen pixel
+    canvas.style.height = this.zoom ? `${height}px` : "auto";
     canvas.style.imageRendering = scale < 2 ? "auto" : "pixelated";
-    const [left, top] = [frame.clientWidth / 2 - this.x * width, frame.clientHeight / 2 - this.y * height];
+    const [left, top] = [width, height].map((side, axis) => (0.5 / this.times - [this.x, this.y][axis]) * side);
     canvas.style.transform = `translate(${Math.round(left)}px, ${Math.round(top)}px)`;
   },
 
@@ -198,7 +205,7 @@ const stage = {
 
   hush() {
     byId("detail").classList.remove("pointed");
-    byId("pixel").textContent = "Point at a pixel to read its evidence.";
+    byId("pixel").textContent = "Point at or touch a pixel to read its evidence.";
   },
 
   // Wheel, mouse and fingers: one finger moves zoomed pictures, two zoom.
@@ -242,11 +249,13 @@ const stage = {
         if (held.size === 2 && this.zoom) this.resize(Math.max(Math.ceil(this.fit(this.pictures[0])), Math.round(this.zoom)));
         held.delete(event.pointerId);
       });
-    frame.addEventListener("pointerleave", () => this.hush());
+    frame.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && this.hush()); // a finger hides it
   },
 };
 
-window.addEventListener("resize", () => stage.item && stage.move(0, 0));
+// A scrollbar that comes or goes changes the room for pictures, too.
+const room = new ResizeObserver(() => stage.item && stage.move(0, 0));
+for (const id of ["views", "others"]) room.observe(byId(id));
 byId("fade").addEventListener("input", () => stage.redraw());
 byId("brighten").addEventListener("change", () => stage.redraw());
 byId("channels").addEventListener("change", () => stage.redraw());
