@@ -172,7 +172,8 @@ def _thumbnail(image: Tensor | None, evidence: Tensor, side: int) -> bytes:
     if image is None:
         return _jpeg(small, 82)
     photo = tvf.resize(image, [side, side], antialias=True).clamp(0, 1)
-    return _jpeg(torch.cat([photo, overlay(photo, small)], 2), 82)
+    # Squared, since the maximum has made it brighter already.
+    return _jpeg(torch.cat([photo, overlay(photo, small.square())], 2), 82)
 
 
 def _png(picture: Tensor) -> bytes:
