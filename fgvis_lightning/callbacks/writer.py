@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -142,7 +143,8 @@ class ExplanationWriter(ExplanationCallback):
     def _draw(self, figure: Figure, id: str, formats: Sequence[str]) -> None:
         for kind in formats:
             picture = BytesIO()
-            figure.savefig(picture, format=kind)
+            with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42}):  # text stays text, for print
+                figure.savefig(picture, format=kind)
             write_whole(self.folder / "panels" / f"{id}.{kind}", picture.getvalue(), self._owner)
 
     def draw_missing(self, ids: Sequence[str]) -> int:

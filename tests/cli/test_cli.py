@@ -42,6 +42,7 @@ def test_panels_for_print(photo: PhotoMaker, output: Path) -> None:
     assert found[".pdf"].startswith(b"%PDF")
     assert b"<svg" in found[".svg"]
     assert b"image/png;base64" in found[".svg"], "the pixels as they are"
+    assert b"</text>" in found[".svg"], "words that can be edited"
 
 
 def test_a_run_leaves_what_the_readme_promises(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
