@@ -70,22 +70,21 @@ def make_parser() -> Parser:
         "--tests",
         type=list[Literal["mprt", "smprt", "emprt", "max_sensitivity"]],
         default=["mprt"],
-        help="mprt, smprt (averaged maps), emprt (complexity), max_sensitivity (no random layers).",
+        help="Some of mprt, smprt, emprt and max_sensitivity.",
     )
     parser.add_argument("--steps", type=int, default=8, help="Steps from the trained network to the random one.")
     parser.add_argument(
-        "--order", type=Order | None, help="top_down, the default of mprt, or bottom_up, the default of the others."
+        "--order", type=Order | None, help="top_down (default of mprt) or bottom_up (default of the others)."
     )
     parser.add_argument(
         "--weights",
         type=Weights | None,
-        help="spread (drawn with the layer's own mean and deviation), the default of mprt, or initial, the default of "
-        "the others.",
+        help="spread (the layer's own mean and deviation; default of mprt) or initial (default of the others).",
     )
     parser.add_argument("--seed", type=int, default=0, help="Seed of the random weights and of the noise of smprt.")
     parser.add_argument("--samples", type=int, default=50, help="Maps that smprt averages.")
     parser.add_argument(
-        "--noise", type=float, default=0.1, help="Standard deviation of smprt's noise, as a share of an image's range."
+        "--noise", type=float, default=0.1, help="Standard deviation of smprt's noise, of an image's range."
     )
     parser.add_argument("--changes", type=int, default=10, help="Changed images of max_sensitivity.")
     parser.add_argument("--bins", type=int, default=100, help="Bins of emprt's histogram.")
