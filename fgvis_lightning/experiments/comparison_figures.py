@@ -21,7 +21,7 @@ from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_sc
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results.cost import Cost
 from fgvis_lightning.results.explanation import Attribution, Explanation
-from fgvis_lightning.results.figures import brightened, explanation_image, grid, heat
+from fgvis_lightning.results.figures import FAINT, brightened, brightest, explanation_image, factor, grid, heat
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
@@ -34,6 +34,7 @@ SHOWN = 0.05
 
 OWN = "its mask"
 INCHES = 1.15
+NOTHING = None, ""
 
 
 @dataclass(frozen=True)
@@ -105,19 +106,22 @@ def _costs(runs: dict[str, Run]) -> Table:
 # --- figures ---
 
 
-def _views(result: Result, methods: Sequence[str], classifier: Classifier) -> dict[str, Tensor | None]:
-    """Name of a column → picture (C,H,W) in [0,1]; two for FGVis and for methods whose explanation is an image."""
+def _views(result: Result, methods: Sequence[str], classifier: Classifier) -> dict[str, tuple[Tensor | None, str]]:
+    """Name of a column → picture (C,H,W) in [0,1] and note; two for FGVis and methods whose explanation is an image."""
     background = classifier.preprocessing.background().to(result.image)
-    views: dict[str, Tensor | None] = {"image": result.image}
+    views: dict[str, tuple[Tensor | None, str]] = {"image": (result.image, "")}
     for name in methods:
         found = result.found.get(name)
         if isinstance(found, Explanation):
-            views[_column(name, "mask")] = brightened(found.evidence[0])
-            views[_column(name, "explanation")] = explanation_image(result.image, found.evidence[0], background)
+            evidence, note = found.evidence[0], ""
+            views[_column(name, "mask")] = brightened(evidence), ""
+            if evidence.any() and (top := float(brightest(evidence))) < FAINT:
+                evidence, note = brightened(evidence), f"brightened {factor(1 / top)}"
+            views[_column(name, "explanation")] = explanation_image(result.image, evidence, background), note
         else:
-            views[_column(name)] = None if found is None else heat(found.saliency()[0])
+            views[_column(name)] = None if found is None else heat(found.saliency()[0]), ""
             if found is not None and found.explanation is not None:
-                views[_column(name, "explanation")] = found.explanation[0].clamp(0, 1)
+                views[_column(name, "explanation")] = found.explanation[0].clamp(0, 1), ""
     return views
 
 
@@ -135,12 +139,12 @@ def _comparison(results: Sequence[Result], methods: Sequence[str], classifier: C
     views = [_views(result, methods, classifier) for result in results]
     names = [_name(result, classifier) for result in results]
     columns = max(map(list, views), key=len)
-    return grid([[(row.get(name), "") for name in columns] for row in views], columns, names, INCHES)
+    return grid([[row.get(name, NOTHING) for name in columns] for row in views], columns, names, INCHES)
 
 
 def _crops(results: Sequence[Result], methods: Sequence[str], classifier: Classifier, side: int) -> Figure:
     """A square of each picture, where the last method has most evidence; the image with a frame around it."""
-    rows: list[dict[str, Tensor | None]] = []
+    rows: list[dict[str, tuple[Tensor | None, str]]] = []
     for result in results:
         views = _views(result, methods, classifier)
         saliency = list(result.found.values())[-1].saliency().clamp(min=0)
@@ -152,11 +156,12 @@ def _crops(results: Sequence[Result], methods: Sequence[str], classifier: Classi
             framed[:, y, left : left + size] = torch.tensor([1.0, 1.0, 0.0])[:, None]
         for x in (left, left + size - 1):
             framed[:, top : top + size, x] = torch.tensor([1.0, 1.0, 0.0])[:, None]
-        cut = {name: None if v is None else v[:, top : top + size, left : left + size] for name, v in views.items()}
-        rows.append({"photo": framed, **cut})
+        inside_square = (slice(None), slice(top, top + size), slice(left, left + size))
+        cut = {name: (None if view is None else view[inside_square], note) for name, (view, note) in views.items()}
+        rows.append({"photo": (framed, ""), **cut})
     columns = max(map(list, rows), key=len)
     names = [_name(result, classifier) for result in results]
-    return grid([[(row.get(name), "") for name in columns] for row in rows], columns, names, 1.5 * INCHES)
+    return grid([[row.get(name, NOTHING) for name in columns] for row in rows], columns, names, 1.5 * INCHES)
 
 
 # --- whose evidence? ---
@@ -214,7 +219,10 @@ def _moves(drawn: Sequence[tuple[Result, dict[str, str]]], methods: Sequence[str
     columns = max(map(list, views), key=len)
     rows = []
     for row, (_, captions) in zip(views, drawn, strict=True):
-        rows.append([(row.get(name), captions.get(name, "")) for name in columns])
+        shown = {name: row.get(name, NOTHING) for name in columns}
+        rows.append(
+            [(view, "\n".join(filter(None, (more, captions.get(name))))) for name, (view, more) in shown.items()]
+        )
     note = (
         f"Below a map: the remaining share of each class's score if the {SHOWN:.0%} of the pixels with highest rank "
         f"are gray. Below an explanation: the remaining share if its own evidence is removed."
