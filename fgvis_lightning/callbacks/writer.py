@@ -158,9 +158,10 @@ class ExplanationWriter(ExplanationCallback):
         Returns:
             The number of items drawn.
         """
-        drawn, panels = 0, self.folder / "panels"
-        known = {path.name for path in panels.iterdir()} if self.panels else set()
-        for id in ids if self.panels else ():
+        if not self.panels:
+            return 0
+        drawn, known = 0, {path.name for path in (self.folder / "panels").iterdir()}
+        for id in ids:
             if not (missing := [kind for kind in self.formats if f"{id}.{kind}" not in known]):
                 continue
             try:
@@ -169,8 +170,7 @@ class ExplanationWriter(ExplanationCallback):
                 continue
             assert found.images is not None
             assert found.background is not None
-            name = found.names[0] if found.names else f"class {int(found.targets)}"
-            self._draw(explanation_panel(found, 0, found.images[0], found.background, name), id, missing)
+            self._draw(explanation_panel(found, 0, found.images[0], found.background, found.name(0)), id, missing)
             drawn += 1
         return drawn
 

@@ -82,8 +82,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _main(args: Sequence[str] | None, output: Output) -> None:
-    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109, pathlib is not imported yet
-        sys.path.append(here)  # so that modules of the current folder are found, after installed ones
+    if "" not in sys.path:
+        sys.path.append("")  # so that modules of the current folder are found, after installed ones
     command, *rest = list(sys.argv[1:] if args is None else args) or ["--help"]
     rest = configurations_first(rest)
     if args is None:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.preprocessing import Preprocessing
@@ -33,6 +35,16 @@ def stored_preprocessing(settings: Mapping[str, Any], size: tuple[int, ...]) -> 
         return Preprocessing(size=size, resize=min(size))
 
 
+def explained_image(metadata: Mapping[str, str], preprocessing: Preprocessing) -> Tensor:
+    """The image (C,H,W) in [0,1] explained by a file with these metadata.
+
+    Raises:
+        InputError: if it cannot be read, or has changed.
+    """
+    path, sha256 = metadata["image"], metadata.get(IMAGE)
+    return as_float(load_image(path, preprocessing, upscale=True, sha256=sha256))
+
+
 def with_image(explanation: Explanation, folder: str | Path | None = None) -> Explanation:
     """An explanation from a file together with its image, for `draw`, ``overlay`` and ``to_pil``.
 
@@ -43,14 +55,14 @@ def with_image(explanation: Explanation, folder: str | Path | None = None) -> Ex
     Raises:
         InputError: if the explanation is not from a file, or if the image is missing or has changed.
     """
-    path, sha256 = explanation.metadata.get("image"), explanation.metadata.get(IMAGE)
-    if path is None or sha256 is None:
+    metadata = dict(explanation.metadata)
+    if not {"image", IMAGE} <= metadata.keys():
         raise InputError("Expected an explanation of an image file, from load_explanation, but got another one.")
     if folder is not None:
-        path = str(Path(folder) / Path(path).name)
+        metadata["image"] = str(Path(folder) / Path(metadata["image"]).name)
     size = tuple(explanation.mask.shape[2:])
-    preprocessing = stored_preprocessing(json.loads(explanation.metadata.get("settings", "{}")), size)
-    image = as_float(load_image(path, preprocessing, upscale=True, sha256=sha256))
+    preprocessing = stored_preprocessing(json.loads(metadata.get("settings", "{}")), size)
+    image = explained_image(metadata, preprocessing)
     background = preprocessing.background().to(image)
     return replace(explanation, images=image[None], background=background)
 

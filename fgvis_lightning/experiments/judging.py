@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgvis_lightning.data.images import as_float, load_image
+from fgvis_lightning.data.explained import explained_image
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import chosen_device
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
@@ -40,7 +40,6 @@ from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.folding import faster
 from fgvis_lightning.networks.logits import checked
 from fgvis_lightning.results.explanation import Attribution, Explanation
-from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.load import load_item
 
 ROWS = 8
@@ -73,7 +72,7 @@ def judge(
         if not todo:
             continue
         known = [load_item(source[id]) for id in chosen]
-        images = [explained_image(item.metadata, classifier) for item in known]
+        images = [explained_image(item.metadata, classifier.preprocessing) for item in known]
         x = classifier.preprocessing.normalize(torch.stack(images)).to(device)
         x = x.contiguous(memory_format=torch.channels_last)
         targets = torch.cat([item.targets for item in known]).to(device)
@@ -112,16 +111,6 @@ def judge(
                 known_already.add(one, paths[id])
                 yield one
         print(f"{min(start + ROWS, len(ids)):,} of {len(ids):,} items judged", flush=True)
-
-
-def explained_image(metadata: Mapping[str, str], classifier: Classifier) -> Tensor:
-    """The image (3,H,W) in [0,1] explained by a file with these metadata.
-
-    Raises:
-        InputError: if it cannot be read, or has changed.
-    """
-    path, sha256 = metadata["image"], metadata.get(IMAGE)
-    return as_float(load_image(path, classifier.preprocessing, upscale=True, sha256=sha256))
 
 
 def _of_maps(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgvis_lightning.experiments.judging import explained_image
+from fgvis_lightning.data.explained import explained_image
 from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.experiments.own_maps import read
 from fgvis_lightning.networks.classifier import Classifier
@@ -60,7 +60,7 @@ def draw_sheet(
     measured = {(row[columns["id"]], row[columns["method"]]): row for row in items.rows}
     rows = []
     for target in targets:
-        photo = as_rgb(explained_image(target.metadata, classifier), classifier.preprocessing.bands)
+        photo = as_rgb(explained_image(target.metadata, classifier.preprocessing), classifier.preprocessing.bands)
         row = [(outlined(photo, target.mask), fill(classifier.class_name(target.target), 20))]
         for name, paths in methods.items():
             item = read(paths[target.id])

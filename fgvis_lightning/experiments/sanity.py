@@ -56,7 +56,6 @@ from fgvis_lightning.results.tensor_files import write_whole
 RANDOM_LABELS = "random labels"
 FILES = {"mprt": "sanity", "smprt": "smooth", "emprt": "complexity", "max_sensitivity": "sensitivity"}
 """Test → name of its table and its curves."""
-MAX_SENSITIVITY = "max_sensitivity"
 SHEETS = {"mprt": "maps", "smprt": "smooth_maps"}
 
 
@@ -136,12 +135,12 @@ def main(args: Sequence[str]) -> None:
         weights: Weights = config.weights or ("spread" if test == "mprt" else "initial")
         random = partial(randomized, network, config.steps, config.seed, order, weights)
         random_layers = (
-            "" if test == MAX_SENSITIVITY else f", {order}, {weights} weights, {len(layers(network))} layers"
+            "" if test == "max_sensitivity" else f", {order}, {weights} weights, {len(layers(network))} layers"
         )
         print(f"\n{test}{random_layers}", flush=True)
         states = partial(_states, trained, random, None if test == "emprt" else control)
         path, methods = output / FILES[test], objects.methods
-        if test == MAX_SENSITIVITY:
+        if test == "max_sensitivity":
             table = sensitivities(methods, trained, config.changes)
         elif test == "emprt":
             table = rises(methods, trained, states, config.bins)

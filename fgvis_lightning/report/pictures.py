@@ -26,7 +26,7 @@ from fgvis_lightning.names import printable
 from fgvis_lightning.networks.preprocessing import Preprocessing, channel_names
 from fgvis_lightning.report.gather import Entry
 from fgvis_lightning.results.explanation import Explanation
-from fgvis_lightning.results.figures import as_rgb, brightened, brightest, heat, overlay, triple
+from fgvis_lightning.results.figures import as_rgb, brightened, brightest, heat, on_dimmed, triple
 from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.notebook import as_pil
@@ -172,8 +172,7 @@ def _thumbnail(image: Tensor | None, evidence: Tensor, side: int) -> bytes:
     if image is None:
         return _jpeg(small, 82)
     photo = tvf.resize(image, [side, side], antialias=True).clamp(0, 1)
-    # Squared, since the maximum has made it brighter already.
-    return _jpeg(torch.cat([photo, overlay(photo, small.square())], 2), 82)
+    return _jpeg(torch.cat([photo, on_dimmed(photo, brightened(small.mean(0)))], 2), 82)
 
 
 def _png(picture: Tensor) -> bytes:

@@ -116,11 +116,14 @@ class Explanation:
         lines = [self._line(place) for place in range(min(len(self), LINES))]
         return "\n".join([*lines, f"… and {len(self) - LINES:,} more"] if len(self) > LINES else lines)
 
+    def name(self, index: int) -> str:
+        """Name of an item's class, or ``class <index>`` if it has none."""
+        return self.names[index] if self.names else f"class {int(self.targets[index])}"
+
     def _line(self, place: int) -> str:
-        name = self.names[place] if self.names else f"class {int(self.targets[place])}"
         before, after = float(self.score_image[place]), float(self.score_explanation[place])
         level = "" if self.feasible is None else ", reached" if self.feasible[place] else ", level missed"
-        return f"{name} {before:.3f} → {after:.3f}, {100 * (1 - float(self.sparsity[place])):.1f} %{level}"
+        return f"{self.name(place)} {before:.3f} → {after:.3f}, {100 * (1 - float(self.sparsity[place])):.1f} %{level}"
 
     def _repr_png_(self) -> bytes | None:
         return png(self)

@@ -211,9 +211,12 @@ def overlay(image: Tensor, evidence: Tensor, bands: Bands = None) -> Tensor:
         evidence: evidence (C,H,W) in [0,1].
         bands: channels to show.
     """
-    image = as_rgb(image, bands)
-    dim = 0.35 * image.mean(0).expand(3, -1, -1)
-    return torch.lerp(dim, image, brightened(evidence.mean(0)).sqrt().expand(3, -1, -1))
+    return on_dimmed(as_rgb(image, bands), brightened(evidence.mean(0)).sqrt())
+
+
+def on_dimmed(image: Tensor, share: Tensor) -> Tensor:
+    """A share (H,W) in [0,1] of the image (3,H,W), on the image in dim gray (3,H,W)."""
+    return torch.lerp(0.35 * image.mean(0).expand(3, -1, -1), image, share.expand(3, -1, -1))
 
 
 def heat(saliency: Tensor) -> Tensor:

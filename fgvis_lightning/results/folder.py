@@ -250,13 +250,13 @@ def write_summary(
             continue
         if listed is not None:
             row["listed"] = "yes" if row["id"] in listed else "no"
-        summary.add([_cell(row, column) for column in COLUMNS])
+        cells = {column: _cell(row, column) for column in COLUMNS}
+        summary.add(cells.values())
         if "feasible" in row and row.get("listed") != "no":
             with_level += 1
             missed += [row["id"]] if row["feasible"] == "false" else []
-            numbers = _cell(row, "evidence"), _cell(row, "agreement")
-            for number, known in zip(numbers, (sizes, agreements), strict=True):
-                if isinstance(number, float):
+            for column, known in (("evidence", sizes), ("agreement", agreements)):
+                if isinstance(number := cells[column], float):
                     known[row["id"]] = number
         if coverage.closed is not None:
             for number, (layer, share) in enumerate(zip(coverage.layers, coverage.closed[0].tolist(), strict=True)):

@@ -47,10 +47,8 @@ def draw(
         InputError: if the images do not belong to the explanation, or if the index is invalid.
     """
     image, color = _of(explanation, images, index, background)
-    named = explanation.names[index] if explanation.names else f"class {int(explanation.targets[index])}"
-    return Image.fromarray(
-        pixels(explanation_panel(explanation, index, image, color, name if name is not None else named))
-    )
+    named = name if name is not None else explanation.name(index)
+    return Image.fromarray(pixels(explanation_panel(explanation, index, image, color, named)))
 
 
 def evidence_picture(explanation: Explanation, index: int = 0) -> Image.Image:
