@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,24 +90,22 @@ def crops(photos: list[Tensor], labels: Tensor, generator: torch.Generator) -> T
     return (torch.stack(images) * brightness).clamp(0, 1)
 
 
-def train(network: nn.Module, photos: list[Tensor], seconds: float, generator: torch.Generator) -> None:
-    """AdamW with a cosine schedule by the clock."""
+def train(network: nn.Module, photos: list[Tensor], steps: int, generator: torch.Generator) -> None:
+    """AdamW with a learning rate that rises for 60 steps and falls linearly."""
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
-    start, step = time.monotonic(), 0
     network.train()
-    while (past := (time.monotonic() - start) / seconds) < 1:
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1, (step + 1) / 60) * (0.002 + 0.998 * (1 - past))
+            group["lr"] = 2e-3 * min(1, (step + 1) / 60) * (0.002 + 0.998 * (1 - step / steps))
         labels = torch.randint(len(photos), (64,), generator=generator)
         logits = network((crops(photos, labels, generator) - MEAN) / STD)
         optimizer.zero_grad()
         F.cross_entropy(logits, labels).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        step += 1
 
 
-def trained(name: str, seed: int, photos: list[Tensor], seconds: float, weights: Path | None) -> nn.Module:
+def trained(name: str, seed: int, photos: list[Tensor], steps: int, weights: Path | None) -> nn.Module:
     """A network in eval mode, from its weights' file where there is one."""
     torch.manual_seed(seed)
     network = NETWORKS[name](num_classes=len(photos))
@@ -116,7 +113,7 @@ def trained(name: str, seed: int, photos: list[Tensor], seconds: float, weights:
     if file is not None and file.exists():
         network.load_state_dict(torch.load(file, weights_only=True))
     else:
-        train(network, photos, seconds, torch.Generator().manual_seed(seed))
+        train(network, photos, steps, torch.Generator().manual_seed(seed))
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.save(network.state_dict(), file)
@@ -144,7 +141,7 @@ def main() -> None:
     parser.add_argument("photos", nargs="+", type=Path)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--seconds", type=float, default=150, help="of training, for each network")
+    parser.add_argument("--steps", type=int, default=1500, help="of training, for each network")
     parser.add_argument("--iterations", type=int, default=100, help="of each attack")
     parser.add_argument("--weights", type=Path, help="folder that keeps the trained networks")
     options = parser.parse_args()
@@ -157,7 +154,7 @@ def main() -> None:
     print("|" + "---|" * (5 + len(GATES)))
     for name in options.networks:
         for seed in options.seeds:
-            network = trained(name, seed, photos, options.seconds, options.weights)
+            network = trained(name, seed, photos, options.steps, options.weights)
             frozen, generator = freeze(network), torch.Generator().manual_seed(1000 + seed)
             labels = torch.arange(len(photos))
             many = labels.repeat(10)

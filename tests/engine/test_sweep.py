@@ -172,7 +172,7 @@ def test_ranks_make_what_one_process_makes(
     assert not leftovers(tmp_path)
 
 
-@pytest.mark.parametrize(("number", "rounds"), [(signal.SIGKILL, 10), (signal.SIGTERM, 4)])
+@pytest.mark.parametrize(("number", "rounds"), [(signal.SIGKILL, 7), (signal.SIGTERM, 4)])
 def test_chaos(number: signal.Signals, rounds: int, images: Path, reference: dict[str, bytes], tmp_path: Path) -> None:
     """The whole process group is ended at random moments, and the number of ranks changes."""
     chance = random.Random(number)
@@ -335,7 +335,7 @@ def test_an_image_that_disappears(images: Path, tmp_path: Path, photo: PhotoMake
 
 
 def test_two_sweeps_into_one_folder(images: Path, tmp_path: Path) -> None:
-    slow = options(images, tmp_path, "--model.iterations", "1000", "--model.patience", "0")
+    slow = options(images, tmp_path, "--model.iterations", "500", "--model.patience", "0")
     first = start(slow)
     wait_for_files(tmp_path, 1, first)
     _, err = run(slow, 2)
