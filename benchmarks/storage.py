@@ -116,11 +116,11 @@ def files(photos: Photos, explanation: Explanation, folder: Path) -> None:
         with SummaryWriter(str(board / tag)) as writer:
             writer.add_image(tag, picture, dataformats=dataformats)
 
-    drawn = pixels(panel(views, "title"))
+    drawn = pixels(panel([views], "title"))
     for name, call, made in (
         ("explanation, write", lambda: explanation.save(path, 0, {}), path),
         ("explanation, read", lambda: load_explanation(path), path),
-        ("panel", lambda: panel(views, "title").savefig(folder / "panel.png"), folder / "panel.png"),
+        ("panel", lambda: panel([views], "title").savefig(folder / "panel.png"), folder / "panel.png"),
         ("TensorBoard, mask", lambda: log("mask", evidence, "CHW"), board / "mask"),
         ("TensorBoard, explanation", lambda: log("explanation", shown, "CHW"), board / "explanation"),
         ("TensorBoard, panel", lambda: log("panel", drawn, "HWC"), board / "panel"),

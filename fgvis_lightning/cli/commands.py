@@ -25,6 +25,7 @@ from fgvis_lightning.experiments.outline import check_names, short_help
 EXPERIMENTS = "fgvis_lightning.experiments."
 COMMANDS = {
     "fit": ("fgvis_lightning.cli.fit", "explain images: masks, panels, tables, TensorBoard"),
+    "predict": (EXPERIMENTS + "prediction", "print the most probable classes of images"),
     "report": ("fgvis_lightning.report.command", "show a results folder as a page to sort and filter"),
     "compare": (EXPERIMENTS + "comparison", "compare FGVis with other methods: pictures and costs"),
     "evaluate": (EXPERIMENTS + "evaluation", "measure faithfulness: curves, metrics, best and worst items"),
@@ -136,10 +137,9 @@ def _answer(command: str, rest: Sequence[str]) -> str | None:
     if command == "completion":
         return script(rest[0] if rest else "", {name: module for name, (module, _) in COMMANDS.items()}, outline)
     if command not in COMMANDS:
-        photo = f" To explain a photo: fgvis fit --data.images {command}" if os.path.exists(command) else ""  # noqa: PTH110
-        raise InputError(
-            f"Expected a command, {', '.join(COMMANDS)}, but got {command!r}.{photo or nearest(command, COMMANDS)}"
-        )
+        photo = next((word for word in (command, *rest) if os.path.exists(word)), "")  # noqa: PTH110
+        hint = f" To explain a photo: fgvis fit --data.images {photo}" if photo else nearest(command, COMMANDS)
+        raise InputError(f"Expected a command, {', '.join(COMMANDS)}, but got {command!r}.{hint}")
     module = COMMANDS[command][0]
     if rest in (["-h"], ["--help"]):
         print(short_help(outline(module)), end="")

@@ -19,9 +19,15 @@ def new_parser(command: str, description: str, output: str) -> Parser:
         description: its purpose.
         output: the default results folder.
     """
+    parser = network_parser(command, description)
+    parser.add_argument("--output", type=str, default=output, help="Results folder.")
+    return parser
+
+
+def network_parser(command: str, description: str) -> Parser:
+    """A parser for a command that loads a network."""
     parser = Parser(prog=f"fgvis {command}", description=_told(description))
     parser.add_argument("--config", action="config", help="YAML file with these options.")
-    parser.add_argument("--output", type=str, default=output, help="Results folder.")
     parser.add_function_arguments(from_options, "model", sub_configs=True)
     parser.set_defaults({"model.network": DEFAULT})
     return parser

@@ -126,7 +126,12 @@ def short_help(outline: Outline, width: int | None = None) -> str:
     order = list(dict.fromkeys([*outline.needed, *(name for name in shared if name not in trainer), *own, *trainer]))
     needed = (f"{name} …" if "--" in name else name for name in outline.needed)
     usage = " ".join(["usage:", outline.prog, *needed, "[options]"])
-    lines = [*wrap(usage, width, subsequent_indent="         "), "", *wrap(outline.description, width), ""]
+    lines = [
+        *wrap(usage, width, subsequent_indent="         "),
+        "",
+        *wrap(" ".join(outline.description.split()), width),
+        "",
+    ]
     column = max(map(len, order)) + 4
     for name in order:
         text = shared.get(name) or known[name].help

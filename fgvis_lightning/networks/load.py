@@ -39,7 +39,7 @@ class ClassifierOptions:
         classes: class names, or a text file with one name on each line; default: the network's own, if any.
         mean: mean of each channel for the normalization of images; default: the network's own.
         std: standard deviation of each channel; default: the network's own.
-        size: height and width of the network's input in pixels; default: the network's own.
+        size: height and width of the network's input in pixels, or one number for both; default: the network's own.
         resize: length of an image's short side before the center crop; default: the network's own, or the short side of
             ``size``.
         interpolation: interpolation for resizing, ``bilinear``, ``bicubic``, …; default: the network's own.
@@ -61,7 +61,7 @@ class ClassifierOptions:
     classes: list[str] | str | Path | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    size: tuple[int, ...] | None = None
+    size: int | tuple[int, ...] | None = None
     resize: int | None = None
     interpolation: str | None = None
     channels: Literal["gray", "rgb", "all"] | None = None
@@ -127,9 +127,10 @@ def load_classifier(
         raise InputError(f"Expected order to be the letters R, G and B, e.g. BGR, but got {given.order!r}.")
     network = with_inputs(network, bound, given.inputs)
     network = network if given.order == "RGB" else Reordered(network, given.order)
-    preprocessing = _preprocessing(preprocessing, given)
-    if given.size is not None:
-        _require_dimensions(network, name, len(given.size))
+    size = (given.size,) * dimensions_of(network) if isinstance(given.size, int) else given.size
+    preprocessing = _preprocessing(preprocessing, given, size and tuple(size))
+    if size is not None:
+        _require_dimensions(network, name, len(size))
     output = given.output
     if given.reduce is not None:
         network, output = Reduced(network, given.reduce, output), None
@@ -198,13 +199,13 @@ def from_options(
     return load_classifier(network, task=task, outputs=outputs, threshold=threshold, **vars(classifier))
 
 
-def _preprocessing(own: Preprocessing, given: ClassifierOptions) -> Preprocessing:
-    """The network's own preprocessing, with the given options replaced."""
+def _preprocessing(own: Preprocessing, given: ClassifierOptions, size: tuple[int, ...] | None) -> Preprocessing:
+    """The network's own preprocessing, with the given size and the given options replaced."""
     chosen: dict[str, Any] = {
         "mean": given.mean and tuple(given.mean),
         "std": given.std and tuple(given.std),
-        "size": given.size and tuple(given.size),
-        "resize": given.resize if given.resize is not None else given.size and min(given.size),
+        "size": size,
+        "resize": given.resize if given.resize is not None else size and min(size),
         "interpolation": given.interpolation,
         "channels": given.channels,
         "levels": given.levels and tuple(given.levels),

@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 FAINT = 0.5
 """Evidence with a brightest part (see `brightest`) below this value is also shown brightened."""
 
-IN_A_ROW = 4
-"""Maximum number of pictures in one row of a panel; more pictures take two rows."""
-
 KEY = "by color channel, white is evidence in all three channels, and green in green alone"
 GAP_INCHES = 0.12
 DPI = 100
@@ -89,26 +86,25 @@ def each_channel(evidence: Tensor) -> Tensor:
     return picture.expand(3, -1, -1)
 
 
-def panel(views: Mapping[str, Tensor], title: str, note: str = "") -> Figure:
-    """Pictures (3,H,W) in [0,1] under their names, in one row, or in two rows if there are more than four.
+def panel(rows: Sequence[Mapping[str, Tensor]], title: str, note: str = "") -> Figure:
+    """Rows of pictures (3,H,W) in [0,1] under their names.
 
     Each pixel covers whole screen pixels.
 
     Args:
-        views: name → picture, all of the same size.
+        rows: name → picture for each row; all pictures have the same size.
         title: title above all pictures.
         note: note below the title, in a smaller font.
     """
-    height, width = next(iter(views.values())).shape[-2:]
+    height, width = next(iter(rows[0].values())).shape[-2:]
     zoom = max(1, round(448 / max(height, width)))
     tall, wide = height * zoom / DPI, width * zoom / DPI
-    columns = len(views) if len(views) <= IN_A_ROW else math.ceil(len(views) / 2)
+    columns = max(map(len, rows))
     total_wide = columns * (wide + GAP_INCHES) + GAP_INCHES
     heads = [_fitted(text, size, total_wide) for text, size in ((title, 12), (note, 10)) if text]
-    names = [_fitted(name, 10, wide) for name in views]
-    row_tall = GAP_INCHES + tall + max(name_tall for _, _, name_tall in names)
-    rows = math.ceil(len(views) / columns)
-    total_tall = rows * row_tall + sum(head_tall for *_, head_tall in heads) + 1.5 * GAP_INCHES
+    names = [[_fitted(name, 10, wide) for name in row] for row in rows]
+    row_tall = GAP_INCHES + tall + max(name_tall for row in names for *_, name_tall in row)
+    total_tall = len(rows) * row_tall + sum(head_tall for *_, head_tall in heads) + 1.5 * GAP_INCHES
     figure = Figure(figsize=(total_wide, total_tall), dpi=DPI)
     FigureCanvasAgg(figure)
     top = total_tall - GAP_INCHES / 2
@@ -116,14 +112,15 @@ def panel(views: Mapping[str, Tensor], title: str, note: str = "") -> Figure:
         middle = (top - head_tall / 2) / total_tall
         figure.text(0.5, middle, text, ha="center", va="center", fontsize=size, parse_math=False)
         top -= head_tall
-    for index, ((name, size, _), view) in enumerate(zip(names, views.values(), strict=True)):
-        row, column = divmod(index, columns)
-        left, bottom = GAP_INCHES + column * (wide + GAP_INCHES), GAP_INCHES + (rows - 1 - row) * row_tall
-        place = left / total_wide, bottom / total_tall, wide / total_wide, tall / total_tall
-        axes = figure.add_axes(place, frameon=False)
-        axes.imshow(view.clamp(0, 1).permute(1, 2, 0).float().numpy(), interpolation="nearest")
-        axes.set_axis_off()
-        axes.set_title(name, fontsize=size, pad=4)
+    for above, (row, heads_of_row) in enumerate(zip(rows, names, strict=True)):
+        bottom = GAP_INCHES + (len(rows) - 1 - above) * row_tall
+        for column, (view, (name, size, _)) in enumerate(zip(row.values(), heads_of_row, strict=True)):
+            left = GAP_INCHES + column * (wide + GAP_INCHES)
+            place = left / total_wide, bottom / total_tall, wide / total_wide, tall / total_tall
+            axes = figure.add_axes(place, frameon=False)
+            axes.imshow(view.clamp(0, 1).permute(1, 2, 0).float().numpy(), interpolation="nearest")
+            axes.set_axis_off()
+            axes.set_title(name, fontsize=size, pad=4)
     return figure
 
 
@@ -134,10 +131,10 @@ def _fitted(text: str, size: float, inches: float) -> tuple[str, float, float]:
 
 
 def explanation_panel(explanation: Explanation, index: int, image: Tensor, background: Tensor, name: str) -> Figure:
-    """Image, explanation and mask of one item side by side, under the class and both scores.
+    """Image and explanation of one item above overlay and mask, under the class and both scores.
 
-    Faint evidence is also shown brightened, so that no picture looks empty. The title tells if the level was missed,
-    and the line below it how well several runs agree.
+    Faint evidence is also shown brightened, in a column of its own, so that no picture looks empty. The title tells if
+    the level was missed, and the line below it how well several runs agree.
 
     Args:
         explanation: explanation of B items.
@@ -168,7 +165,7 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
         by_channel[f"{named.removeprefix('evidence ')}, {how}"] = as_rgb(more, bands)
     if count > 3 and min(evidence.shape[1:]) >= 2 * math.ceil(math.sqrt(count)):  # room for a pixel and a line each
         by_channel[f"evidence by channel, 1 to {count}, brightened"] = each_channel(brightened(evidence))
-    return panel(views | by_channel, title, "; ".join(filter(None, (agreement, KEY if count == 3 else ""))))
+    return panel([views, by_channel], title, "; ".join(filter(None, (agreement, KEY if count == 3 else ""))))
 
 
 def _title(explanation: Explanation, index: int, name: str, what: str) -> str:
