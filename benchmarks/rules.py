@@ -23,7 +23,7 @@ from fgvis_lightning import FGVis
 from fgvis_lightning.api import explain_with
 from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.method.games import blend
-from fgvis_lightning.results.explanation import rounded
+from fgvis_lightning.method.storage import rounded
 
 
 @dataclass

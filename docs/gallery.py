@@ -90,7 +90,7 @@ def classes(preprocessing: Preprocessing) -> None:
     """One photo, three classes."""
     photo, names = "motorcycle_left.png", ["moped", "disk brake", "crash helmet"]
     found = fit("preservation", photo, "classes", "--data.targets", f"[{', '.join(names)}]")
-    by_name = {one.metadata["name"]: one for one in found}
+    by_name = {one.name(0): one for one in found}
     image = picture(photo, preprocessing)
     rows: list[Row] = [[(image, "")], [(None, "")]]
     for name in names:

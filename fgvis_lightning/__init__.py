@@ -31,12 +31,11 @@ if TYPE_CHECKING:
     from fgvis_lightning.api import explain
     from fgvis_lightning.baselines.captum import FGVisAttribution
     from fgvis_lightning.callbacks.training import ExplainCallback
-    from fgvis_lightning.data.explained import with_image
+    from fgvis_lightning.data.explained import load_explanation, load_explanations, with_image
     from fgvis_lightning.defense.container import DefendedCNN
     from fgvis_lightning.errors import InputError
     from fgvis_lightning.explainer import FGVis
     from fgvis_lightning.results.explanation import Explanation
-    from fgvis_lightning.results.load import load_explanation, load_explanations
     from fgvis_lightning.results.notebook import draw
 
 __version__ = "0.1.0.dev0"
@@ -64,8 +63,8 @@ _MODULES = {
     "InputError": "errors",
     "draw": "results.notebook",
     "explain": "api",
-    "load_explanation": "results.load",
-    "load_explanations": "results.load",
+    "load_explanation": "data.explained",
+    "load_explanations": "data.explained",
     "with_image": "data.explained",
 }
 

@@ -49,27 +49,31 @@ class _Collector(ExplanationCallback):
 
 
 class _Bar(ExplanationCallback):
-    """A progress bar of the finished images, with the current iteration.
+    """A progress bar of the iterations of all batches; one that has converged leaves its remaining iterations out."""
 
-    Args:
-        count: number of images.
-    """
+    def __init__(self) -> None:
+        self._bar: Any = None
 
-    def __init__(self, count: int) -> None:
-        self._bar = tqdm(total=count, unit="image")
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, SweepModule)
+        self._bar = tqdm(total=len(pl_module.sweep), unit=" iterations")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._bar.set_postfix(iteration=batch.iterations, refresh=batch.iterations % 10 == 0)
+        self._bar.update()
 
     def on_explained(
         self, trainer: pl.Trainer, pl_module: SweepModule, places: Sequence[int], found: Explanation | Attribution
     ) -> None:
-        self._bar.update(len(places))
+        assert pl_module.batch is not None
+        if set(pl_module.batch.used) <= set(places):  # the last ones of the batch
+            self._bar.total -= pl_module.iterations - pl_module.batch.iterations
+            self._bar.refresh()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
 
 def explain(
@@ -116,7 +120,7 @@ def explain(
         precision: precision of Lightning's Trainer, e.g. ``bf16-mixed``.
         accelerator: accelerator of Lightning's Trainer, e.g. ``cpu`` or ``gpu``; one device is used.
         batch_size: number of images at a time; None for all images, ``auto`` for as many as fit on the device.
-        progress: whether to show a progress bar of the finished images.
+        progress: whether to show a progress bar of the iterations.
         options: further arguments of `FGVis`, and of its ``classifier`` and ``defense``: ``level``, ``score``,
             ``reference``, ``noise``, ``seed``, ``optimizer``, ``gate``, ``exempt``; ``classes``, ``mean``, ``std``,
             ``size``, ….
@@ -181,7 +185,7 @@ def explain_with(
             trained = pl.Trainer(
                 **{"devices": 1, **trainer},
                 max_epochs=1,
-                callbacks=[collector, *([_Bar(len(images))] if progress else [])],
+                callbacks=[collector, *([_Bar()] if progress else [])],
                 logger=False,
                 enable_checkpointing=False,
                 enable_progress_bar=False,

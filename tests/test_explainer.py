@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
 from torch import Tensor, nn
 from toy_networks import NotANumber, Plain, Tiny, WrongShape
 
-from fgvis_lightning import DefendedCNN, Explanation, FGVis, InputError, explain
+from fgvis_lightning import DefendedCNN, Explanation, FGVis, InputError, explain, load_explanation, load_explanations
 from fgvis_lightning.data.batches import Sweep, SweepData
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.method.games import GAMES, blend
@@ -415,10 +416,43 @@ def test_a_run_that_fails_leaves_no_hooks() -> None:
             assert not any(getattr(module, name) for name in vars(module) if "_hooks" in name)
 
 
-def test_a_bar_counts_finished_images(capsys: pytest.CaptureFixture[str]) -> None:
-    explain(Tiny(), images(), iterations=3, progress=True)
+@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("options", [{}, {"lam": 0.01}, {"defended": False}, {"precision": "bf16-mixed"}])
+def test_what_is_saved_comes_back(tmp_path: Path, game: Any, options: dict[str, Any]) -> None:
+    found = explain(Tiny(), images(), game=game, iterations=12, classes=["cat", "dog", "fox", "owl"], **options)
+    for index in range(3):
+        found.save(tmp_path / f"{index}.safetensors", index)
+    loaded = load_explanations(tmp_path)
+    assert list(loaded) == [found[0], found[1], found[2]] == list(found)
+    assert repr(loaded) == repr(found)
+    assert Explanation.concatenate(list(loaded[1:])) == found[1:]
+    assert (loaded[0].names, loaded[0].metadata, loaded[0].ids) == (found.names[:1], {}, ("0",))
+
+
+def test_a_network_without_gates_comes_back(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(432, 4)).eval()
+    found = explain(network, images(1), iterations=3)
+    found.save(tmp_path / "0.safetensors")
+    assert load_explanation(tmp_path / "0.safetensors") == found
+
+
+@pytest.mark.parametrize(("batch_size", "total"), [(None, 3), (2, 6), (1, 9)])
+def test_a_bar_counts_the_iterations_of_all_batches(
+    capsys: pytest.CaptureFixture[str], batch_size: int | None, total: int
+) -> None:
+    explain(Tiny(), images(), iterations=3, batch_size=batch_size, progress=True)
     shown = capsys.readouterr().err
-    assert "3/3" in shown
-    assert "image" in shown
-    explain(Tiny(), images(), iterations=3)
-    assert "image" not in capsys.readouterr().err
+    assert f"0/{total} " in shown
+    assert f"{total}/{total} " in shown
+    assert "iterations" in shown
+    explain(Tiny(), images(), iterations=3, batch_size=batch_size)
+    assert "iterations" not in capsys.readouterr().err
+
+
+def test_a_bar_leaves_out_what_a_converged_batch_does_not_need(capsys: pytest.CaptureFixture[str]) -> None:
+    found = explain(Tiny(), images(), iterations=400, lam=1e-6, batch_size=1, patience=5, tolerance=1.0, progress=True)
+    assert found.iterations is not None
+    needed = int(found.iterations.sum())
+    assert needed < 1200
+    assert "0/1200 " in (shown := capsys.readouterr().err)
+    assert f"{needed}/{needed} " in shown

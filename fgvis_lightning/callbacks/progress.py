@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import ProgressBar
 
 from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.engine.sweep_module import SweepModule
+from fgvis_lightning.results.numbers import percent, probability
 
 WIDTH = 118
 """Maximum length of the line in a terminal; a line longer than the terminal's width could not be overwritten."""
@@ -126,7 +127,7 @@ class Meter:
             at = f"{len(places)} at iteration {iteration} of {self.model.iterations}"
             if self.model.latest is not None:
                 score, sparsity = map(float, self.model.latest)
-                at += f" (score {score:.3f}, evidence {1 - sparsity:.3f})"
+                at += f" (score {probability(score)}, evidence {percent(1 - sparsity)})"
             parts.append(at)
         if (worked := done - self._before + begun) > 0:
             rate = worked / (time.monotonic() - self._start)

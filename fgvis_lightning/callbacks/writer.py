@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fgvis_lightning.data.batches import Batch
-from fgvis_lightning.data.explained import with_image
+from fgvis_lightning.data.explained import load_explanation, with_image
 from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.data.images import as_float
 from fgvis_lightning.data.items import Item
@@ -29,7 +29,6 @@ from fgvis_lightning.results.claim import Claim
 from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.figures import explanation_panel
 from fgvis_lightning.results.folder import Levels, write_summary
-from fgvis_lightning.results.load import load_explanation
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
 
 

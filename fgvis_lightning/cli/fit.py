@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.engine.precision import say_if_slow
 from fgvis_lightning.engine.strategy import check_processes, check_strategy, chosen_strategy, trainer_options
 from fgvis_lightning.experiments.network_option import building, check_optimizers, complete_network
-from fgvis_lightning.experiments.parsing import Parser, asks_for_help
+from fgvis_lightning.experiments.parsing import Parser, asks_for_help, program
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.names import slug
@@ -43,11 +42,6 @@ class SaveConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             text = self.parser.dump(self.config, skip_none=False)
             write_whole(Path(self.config.output) / "config.yaml", text.encode(), "rank0")
-
-
-def program() -> str:
-    """The command line's own name, for the next command to type."""
-    return "fgvis" if Path(sys.argv[0]).stem == "fgvis" else "python train.py"
 
 
 class FGVisCLI(LightningCLI):
@@ -156,8 +150,6 @@ class FGVisCLI(LightningCLI):
         panels = f"{output / 'panels'} and " if self.run.writer.panels else ""
         print(f"See {panels}{output / 'summary.csv'}")
         print(f"To view all results on one page: {program()} report {output}")
-        if isinstance(self.trainer.logger, TensorBoardLogger):
-            print(f"To view masks and curves: tensorboard --logdir {Path(self.trainer.logger.root_dir)}")
         self.run.check(missing)
 
 

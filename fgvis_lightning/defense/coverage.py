@@ -10,6 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fgvis_lightning.method.equality import same_fields
+
+DIGITS = 6
+"""Decimals of stored shares of closed gates."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -26,7 +31,7 @@ class Layer:
 
 @dataclass
 class Coverage:
-    """Nonlinearities of the last pass, and the number of their gated calls.
+    """Nonlinearities of the last pass, and the number of their gated calls; equal if all of it is.
 
     Attributes:
         calls: number of activation calls by name, e.g. ``{"relu6": 33}``.
@@ -48,6 +53,9 @@ class Coverage:
     gate_free: bool = False
     closed: Tensor | None = None
 
+    def __eq__(self, other: object) -> bool:
+        return same_fields(self, other) if isinstance(other, Coverage) else NotImplemented
+
     def __str__(self) -> str:
         if not self.calls:
             return "no nonlinearities"
@@ -67,7 +75,7 @@ class Coverage:
 
     def to_json(self, index: int) -> str:
         """Serialize the coverage, with the closed gates of one image."""
-        closed = [] if self.closed is None else [round(share, 6) for share in self.closed[index].tolist()]
+        closed = [] if self.closed is None else [round(share, DIGITS) for share in self.closed[index].tolist()]
         layers = [(layer.name, layer.module) for layer in self.layers]
         return json.dumps({**vars(self), "layers": layers, "closed": closed})
 

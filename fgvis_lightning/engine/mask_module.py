@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.defense.container import DefendedCNN
-from fgvis_lightning.defense.coverage import Coverage
+from fgvis_lightning.defense.coverage import DIGITS, Coverage
 from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.engine.work import Work
 from fgvis_lightning.method.convergence import EVERY
 from fgvis_lightning.method.games import Game
 from fgvis_lightning.method.options import Options
 from fgvis_lightning.method.solver import Solver
-from fgvis_lightning.method.storage import give_back
+from fgvis_lightning.method.storage import give_back, rounded
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.reduce import looking
-from fgvis_lightning.results.explanation import Explanation, rounded
+from fgvis_lightning.results.explanation import Explanation
 
 
 class MaskModule(SweepModule):
@@ -88,7 +88,7 @@ class MaskModule(SweepModule):
 
     @torch.no_grad()
     def explanation(self, places: Sequence[int]) -> Explanation:
-        """The current explanations in these places, on the CPU, with masks rounded as in files.
+        """The current explanations in these places, on the CPU, rounded as in files.
 
         Their scores come from the plain network on explanations e of the rounded masks.
         """
@@ -101,8 +101,9 @@ class MaskModule(SweepModule):
             mask = rounded(self.masks, self.game)
             logits = self.logits_of(mask)
         self.coverage = self.coverage_at(mask)
-        closed = self.coverage.closed
-        self.coverage = replace(self.coverage, closed=None if closed is None else closed[at].cpu())
+        if (closed := self.coverage.closed) is not None:
+            shares = closed[at].cpu().double().round(decimals=DIGITS).float()
+            self.coverage = replace(self.coverage, closed=shares if shares.shape[1] else None)
         assert self.batch is not None
         targets = self.work.targets[at].cpu()
         return Explanation(

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fgvis_lightning.data.explained import load_explanation
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.experiments.attack import OWN, Start, named
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.method.games import blend
-from fgvis_lightning.results.load import load_explanation
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
 

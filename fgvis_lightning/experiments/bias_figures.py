@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from fgvis_lightning.data.explained import load_explanation
 from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.experiments.bias_measures import Findings, Measured
 from fgvis_lightning.experiments.bias_tables import Ranked, Tables
 from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.results.figures import as_rgb, brightened, each_channel, explanation_image, grid
-from fgvis_lightning.results.load import load_explanation
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
 
 MOST = 12

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning.bias import Pair
+from fgvis_lightning.data.explained import load_explanation
 from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.statistics import bootstraps, interval, resampled, wilson
 from fgvis_lightning.networks.classifier import Classifier
-from fgvis_lightning.results.load import load_explanation
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
 
 ROWS = 32

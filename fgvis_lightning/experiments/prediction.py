@@ -17,6 +17,7 @@ from fgvis_lightning.experiments.arguments import add_device, build, chosen_devi
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.networks.logits import checked
+from fgvis_lightning.results.numbers import probability
 
 
 def make_parser() -> Parser:
@@ -54,11 +55,9 @@ def main(args: Sequence[str]) -> None:
         with torch.no_grad():
             logits = checked(network(x), x, classifier)[0]
             every = torch.arange(len(logits), device=device)
-            probability, order = classifier.task.probability(logits.expand(len(logits), -1), every).sort(
-                descending=True
-            )
+            found, order = classifier.task.probability(logits.expand(len(logits), -1), every).sort(descending=True)
         print(f"\n{item.image_id}")
-        for index, value in zip(order[: config.top].tolist(), probability.tolist(), strict=False):
-            print(f"  {value:.3f}  {classifier.class_name(index)}", flush=True)
+        for index, value in zip(order[: config.top].tolist(), found.tolist(), strict=False):
+            print(f"{probability(value):>7}  {classifier.class_name(index)}", flush=True)
     if unreadable:
         raise InputError("\n  ".join([f"{len(unreadable)} of {len(items)} images could not be read:", *unreadable]))

@@ -17,6 +17,7 @@ from fgvis_lightning.engine.strategy import RankFailedError
 from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.errors import GO_ON, InputError
 from fgvis_lightning.results import folder
+from fgvis_lightning.results.numbers import percent
 
 
 class Run:
@@ -103,10 +104,11 @@ class Run:
                 f"Try more --model.iterations, or another --model.level."
             )
         if levels.with_level > 1 and levels.largest is not None:
-            worst = f"most evidence: {levels.largest[0]}, {100 * levels.largest[1]:.1f} %"
+            reasons = {levels.largest[0]: [f"most evidence, {percent(levels.largest[1])}"]}
             if levels.least is not None:
-                worst += f"; least agreement of the runs: {levels.least[0]}, {levels.least[1]:.2f}"
-            lines.append(f"Look first at these: {worst}.")
+                reasons.setdefault(levels.least[0], []).append(f"least agreement, {levels.least[1]:.2f}")
+            named = [f"{id} ({'; '.join(why)})" for id, why in reasons.items()]
+            lines.append(f"Look first at {' and '.join(named)}.")
         return lines
 
     def check(self, missing: Sequence[Item]) -> None:

@@ -100,7 +100,7 @@ class Classifier:
         if found:
             raise InputError(f"Expected the name of one class, but {name!r} names {found}. Use the index.")
         raise InputError(
-            f"Expected the name of one of {len(self.classes)} classes, but got {name!r}.{nearest(name, self.classes)}"
+            f"Expected the name of one of {len(self.classes):,} classes, but got {name!r}.{nearest(name, self.classes)}"
         )
 
     def fingerprint(self) -> str:

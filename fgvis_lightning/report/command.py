@@ -17,7 +17,7 @@ from pathlib import Path
 from shlex import quote
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.experiments.parsing import Parser
+from fgvis_lightning.experiments.parsing import Parser, program
 from fgvis_lightning.names import printable
 from fgvis_lightning.report.gather import gather
 from fgvis_lightning.report.page import write_page
@@ -66,7 +66,7 @@ def main(args: Sequence[str]) -> None:
     print(f"{items:,} item{'' if items == 1 else 's'}{left_out}; {written.size / MEGABYTE:.1f} MB")
     _tell_unseen(written.unseen, len({entry.image for entry in results.entries if not entry.missing}))
     if items and not any(entry.values for entry in results.entries):
-        print("For deletion and insertion curves, run this with the network options of the run, then report again:")
+        print("To add deletion and insertion curves, run this with the run's network options, then `report` again:")
         print(f"  {_evaluate(results.folder)}")
     print(f"Look at {written.path}")
 
@@ -74,7 +74,7 @@ def main(args: Sequence[str]) -> None:
 def _evaluate(folder: Path) -> str:
     """The shell command that makes curves."""
     results, output = json.dumps([str(folder)], ensure_ascii=False), str(folder / "evaluation")
-    return printable(f"python train.py evaluate --results {quote(results)} --output {quote(output)}")
+    return printable(f"{program()} evaluate --results {quote(results)} --output {quote(output)}")
 
 
 def _tell_unseen(unseen: Mapping[str, str], images: int) -> None:

@@ -17,12 +17,13 @@ from safetensors import safe_open
 
 from fgvis_lightning.data.photos import find_photos
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.experiments.parsing import program
 from fgvis_lightning.names import printable, slug
 from fgvis_lightning.report.sections import Section, coverage_section, find_sections
 from fgvis_lightning.results import folder as results
 from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.load import check_links, load_item
-from fgvis_lightning.results.tensor_files import SUFFIX, UNREADABLE
+from fgvis_lightning.results.tensor_files import CHECKSUM, SUFFIX, UNREADABLE, load_metadata
 
 Curves = tuple[list[float], list[float]]
 """Score of the class from no pixel to all pixels, for deletion and insertion."""
@@ -127,8 +128,8 @@ def gather(folder: Path, images: str | None = None) -> Results:
         named = printable(str(judged.outside[0]))
         print(
             f"{folder} judges items in another folder, and a page does not show these. For a page with both: "
-            f'python train.py evaluate --results "[{named}]" --output {named}/evaluation, then '
-            f"python train.py report {named}",
+            f'{program()} evaluate --results "[{named}]" --output {named}/evaluation, then '
+            f"{program()} report {named}",
             file=sys.stderr,
         )
     read = (entry for source in sources for entry in _entries(source, judged, alone=len(sources) == 1))
@@ -141,7 +142,7 @@ def gather(folder: Path, images: str | None = None) -> Results:
     if not entries and not sections:
         raise InputError(
             f"Expected a results folder, but {folder} has no explanations, failures or tables. Make some with: "
-            f"python train.py fit --config configs/quickstart.yaml --output {folder}"
+            f"{program()} fit --config configs/quickstart.yaml --output {folder}"
         )
     return Results(folder, printable(folder.resolve().name), entries, tuple(sections))
 
@@ -182,11 +183,10 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
     for path in results.files(source):
         id = path.name.removesuffix(SUFFIX)
         try:
-            item = _load(path)
+            item, says = _load(path), load_metadata(path)
         except InputError as error:
             read.append(Entry(method, printable(id), DAMAGED, path, printable(str(error))))
             continue
-        says = item.metadata
         if isinstance(item, Attribution):
             method = printable(item.method)
             score = evidence = agreement = None
@@ -209,7 +209,7 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
                 agreement=agreement,
                 values=values,
                 curves=curves,
-                metadata={printable(name): printable(text) for name, text in says.items()},
+                metadata={printable(name): printable(text) for name, text in says.items() if name != CHECKSUM},
             )
         )
     yield from (replace(entry, method=method) for entry in _in_order(read, source))

@@ -12,13 +12,14 @@ from PIL.Image import Image
 from torch import Tensor
 
 from fgvis_lightning.defense.coverage import Coverage
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.method.equality import same_fields
 from fgvis_lightning.method.games import Game
-from fgvis_lightning.method.storage import STORAGE
+from fgvis_lightning.method.storage import STORAGE, rounded
+from fgvis_lightning.results.lines import few_lines
 from fgvis_lightning.results.notebook import evidence_picture, html, overlay_picture, png
+from fgvis_lightning.results.numbers import level_of, percent, probability
 from fgvis_lightning.results.tensor_files import save_tensors
-
-LINES = 20
-"""Maximum number of items that an explanation prints."""
 
 _WORDS = {"true": True, "false": False}
 ROWS: dict[str, Callable[[str], float]] = {
@@ -31,25 +32,11 @@ ROWS: dict[str, Callable[[str], float]] = {
 }
 """Optional fields with one value for each item, and their conversions from a file's metadata."""
 
-
-def rounded(mask: Tensor, game: Game) -> Tensor:
-    """A mask as it is stored in a file: with its evidence rounded to float16.
-
-    Float16 has many numbers near 0, but none between 0.9995 and 1. If evidence is 1 - mask, rounding the mask itself
-    would therefore lose faint evidence. One minus a float16 number is exact in float32, and so is the way back.
-
-    Args:
-        mask: mask of any shape, in [0,1].
-        game: the game of the mask.
-
-    Returns:
-        A mask of the same data type; rounding it again does not change it.
-    """
-    evidence = game.evidence(mask.to(torch.promote_types(mask.dtype, torch.float32)))
-    return game.evidence(evidence.to(STORAGE).to(evidence.dtype)).to(mask.dtype)
+TYPED = {"target", "score_image", "score_explanation", "sparsity", "game", "coverage", "seeds", "bands", "name", *ROWS}
+"""Entries of a file's metadata that are fields or properties of an explanation."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """Masks of B items with their scores.
 
@@ -61,7 +48,7 @@ class Explanation:
         game: the game of the masks.
         feasible: for ``lam: auto``, whether the level was reached (B,); None otherwise.
         ids: ids of the B items; empty for images in memory.
-        metadata: further entries of the file; empty for images in memory.
+        metadata: entries of the file that are not among these fields; empty for images in memory.
         coverage: the gated nonlinearities, and the share of closed gates (B,L) at the masks.
         iterations: number of iterations of each item (B,).
         ranking: importance of each pixel (B,H,W) ≥ 0 according to the solver, high = matters most; None if unknown.
@@ -75,10 +62,15 @@ class Explanation:
         images: the explained images (B,C,H,W) in [0,1], before normalization; None if they are not in memory.
         background: color (C,1,1) in [0,1] of removed parts in pictures; None if images is None.
         bands: channels shown as red, green and blue in pictures, from 1; None for the first, middle and last.
+        reread: adds the images to an explanation from a file when a picture needs them, as `with_image` does; None for
+            images in memory.
 
     An explanation prints one line for each item, ``espresso 0.951 → 0.953, 17.6 %, reached``: class, both scores, mean
     of the evidence, and whether the level was reached. A notebook displays the panels of the first items. Indexing and
     slicing select items.
+
+    ``==`` compares the results: all fields except `ids`, `metadata`, `images`, `background` and `reread`, which tell
+    where they are from. So an explanation equals the one that is loaded from its file. Like a list, it has no hash.
     """
 
     mask: Tensor
@@ -87,8 +79,8 @@ class Explanation:
     score_explanation: Tensor
     game: Game
     feasible: Tensor | None = None
-    ids: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    ids: tuple[str, ...] = field(default=(), compare=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
     coverage: Coverage | None = None
     iterations: Tensor | None = None
     ranking: Tensor | None = None
@@ -98,9 +90,13 @@ class Explanation:
     highest: Tensor | None = None
     topped: Tensor | None = None
     names: tuple[str, ...] = ()
-    images: Tensor | None = None
-    background: Tensor | None = None
+    images: Tensor | None = field(default=None, compare=False)
+    background: Tensor | None = field(default=None, compare=False)
     bands: tuple[int, ...] | None = None
+    reread: Callable[[Explanation], Explanation] | None = field(default=None, compare=False)
+
+    def __eq__(self, other: object) -> bool:
+        return same_fields(self, other) if isinstance(other, Explanation) else NotImplemented
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -113,17 +109,18 @@ class Explanation:
         return (self[place] for place in range(len(self)))
 
     def __repr__(self) -> str:
-        lines = [self._line(place) for place in range(min(len(self), LINES))]
-        return "\n".join([*lines, f"… and {len(self) - LINES:,} more"] if len(self) > LINES else lines)
+        return few_lines(len(self), self._line)
 
     def name(self, index: int) -> str:
         """Name of an item's class, or ``class <index>`` if it has none."""
         return self.names[index] if self.names else f"class {int(self.targets[index])}"
 
     def _line(self, place: int) -> str:
-        before, after = float(self.score_image[place]), float(self.score_explanation[place])
-        level = "" if self.feasible is None else ", reached" if self.feasible[place] else ", level missed"
-        return f"{self.name(place)} {before:.3f} → {after:.3f}, {100 * (1 - float(self.sparsity[place])):.1f} %{level}"
+        before, after = probability(self.score_image[place]), probability(self.score_explanation[place])
+        sparsity = float(self.sparsity[place])
+        level = level_of(None if self.feasible is None else bool(self.feasible[place]), sparsity)
+        level = {"": "", "missed": ", level missed"}.get(level, f", {level}")
+        return f"{self.name(place)} {before} → {after}, {percent(1 - sparsity)}{level}"
 
     def _repr_png_(self) -> bytes | None:
         return png(self)
@@ -156,12 +153,14 @@ class Explanation:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Explanation]) -> Explanation:
-        """Join the items of several explanations of the same game, without metadata."""
+        """Join the items of several explanations of the same game, with what all of them know, without metadata."""
         coverage, closed = parts[0].coverage, [c.closed for p in parts if (c := p.coverage) and c.closed is not None]
         known: dict[str, Any] = {}
-        for name in (*ROWS, "ranking"):
+        for name in (*ROWS, "ranking", "images"):
             found = [rows for part in parts if (rows := getattr(part, name)) is not None]
-            known[name] = torch.cat(found) if found else None
+            known[name] = torch.cat(found) if len(found) == len(parts) else None
+        color = parts[0].background
+        alike = color is not None and all(p.background is not None and torch.equal(p.background, color) for p in parts)
         return cls(
             mask=torch.cat([part.mask for part in parts]),
             targets=torch.cat([part.targets for part in parts]),
@@ -171,6 +170,7 @@ class Explanation:
             coverage=replace(coverage, closed=torch.cat(closed)) if coverage and closed else coverage,
             ids=tuple(id for part in parts for id in part.ids),
             names=tuple(name for part in parts for name in part.names),
+            background=color if alike and known["images"] is not None else None,
             seeds=parts[0].seeds,
             bands=parts[0].bands,
             **known,
@@ -204,8 +204,22 @@ class Explanation:
         """
         return self.evidence.float().mean(1) if self.ranking is None else self.ranking
 
-    def save(self, path: Path, index: int, metadata: Mapping[str, str], owner: str | None = None) -> None:
-        """Write one item to a file, see `save_tensors`."""
+    def save(
+        self, path: str | Path, index: int = 0, metadata: Mapping[str, str] | None = None, owner: str | None = None
+    ) -> None:
+        """Write one item to a file, without its image; `load_explanation` reads it.
+
+        Args:
+            path: the file, ``<name>.safetensors``; an existing one is replaced.
+            index: index of the item.
+            metadata: strings to store with the item; default: the explanation's own.
+            owner: see `fgvis_lightning.results.tensor_files.write_whole`.
+
+        Raises:
+            InputError: if the folder of the file does not exist.
+        """
+        if not (path := Path(path)).parent.is_dir():
+            raise InputError(f"Expected a folder for {path.name}, but {path.parent} is not one. Make it first.")
         own = {
             "target": str(int(self.targets[index])),
             "score_image": repr(float(self.score_image[index])),
@@ -227,10 +241,13 @@ class Explanation:
         tensors = {"mask": mask.to(STORAGE) if self.game.keeps else mask}
         if self.ranking is not None:
             tensors["ranking"] = self.ranking[index].float()
-        save_tensors(path, tensors, own | dict(metadata), owner)
+        own |= self.metadata if metadata is None else metadata
+        if self.names:
+            own.setdefault("name", self.names[index])
+        save_tensors(path, tensors, own, owner)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Attribution:
     """Maps of another method for B items.
 
@@ -243,15 +260,20 @@ class Attribution:
         metadata: further entries of the file; empty for images in memory.
         explanation: images (B,C,H,W) that the method leaves as sufficient for the class, before normalization: black is
             0 and white is 1; None for methods that make no such claim.
+
+    ``==`` compares all fields except `ids` and `metadata`.
     """
 
     map: Tensor
     targets: Tensor
     score_image: Tensor
     method: str
-    ids: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    ids: tuple[str, ...] = field(default=(), compare=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
     explanation: Tensor | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return same_fields(self, other) if isinstance(other, Attribution) else NotImplemented
 
     def __len__(self) -> int:
         return len(self.map)

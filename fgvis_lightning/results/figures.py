@@ -30,6 +30,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fgvis_lightning.results.numbers import percent, probability
 from fgvis_lightning.results.shapes import middle_slices, signal_figure
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
     """
     game, evidence = explanation.game, explanation.evidence[index].float().cpu()
     count, bands, what = len(evidence), explanation.bands, {2: "signal", 4: "volume"}.get(image.ndim, "image")
-    size = f"mean {_percent(evidence.mean())}"
+    size = f"mean {percent(evidence.mean())}"
     title, agreement = _title(explanation, index, name, what), _agreement(explanation, index)
     if image.ndim == 2:
         note = f"evidence ({game.name}) is dark on the line, {size}"
@@ -170,11 +171,11 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
 
 def _title(explanation: Explanation, index: int, name: str, what: str) -> str:
     """Class and both scores, and whether the level was missed."""
-    scores = explanation.score_image[index], explanation.score_explanation[index]
+    before, after = (probability(s[index]) for s in (explanation.score_image, explanation.score_explanation))
     kind = "explanation" if explanation.game.keeps else f"{what} without the evidence"
     missed = explanation.feasible is not None and not explanation.feasible[index]
     level = " (level missed)" if missed else ""
-    return f"{name}: {scores[0]:.3f} on the {what}, {scores[1]:.3f} on the {kind}{level}"
+    return f"{name}: {before} on the {what}, {after} on the {kind}{level}"
 
 
 def _agreement(explanation: Explanation, index: int) -> str:
@@ -183,12 +184,6 @@ def _agreement(explanation: Explanation, index: int) -> str:
         return ""
     runs = f"{explanation.seeds} runs" if explanation.seeds else "the runs"
     return f"{runs} agree by r = {r:.2f}"
-
-
-def _percent(share: Tensor) -> str:
-    """A percentage with one decimal, or more if it would be zero."""
-    value = 100 * float(share)
-    return f"{value:.1f} %" if value >= 0.1 or value == 0 else f"{value:.1g} %"
 
 
 def factor(value: float) -> str:

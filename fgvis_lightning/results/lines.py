@@ -1,25 +1,24 @@
-"""The results of a run as a few lines for a terminal."""
+"""Results as a few lines for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import GAMES
+from fgvis_lightning.results.numbers import level_of, percent, probability
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_metadata
 
 MOST = 20
-"""Maximum number of items to list."""
+"""Maximum number of items to list or print."""
 
 LOSES = [name for name, game in GAMES.items() if not game.keeps]
-LEVELS = {"true": "reached", "false": "missed"}
+FEASIBLE = {"true": True, "false": False}
 
 
 def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
     """One line for each item: class, both scores, mean evidence, and whether the level was reached.
-
-    A level that nothing but the whole image reaches is marked, since such an explanation says nothing.
 
     Args:
         output: the results folder.
@@ -40,13 +39,10 @@ def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
         before, after, sparsity = numbers
         if item.get("game") in LOSES:
             after_column = "without it"
-        size = f"{100 * (1 - sparsity):.1f} %"
-        level = LEVELS.get(item.get("feasible", ""), "")
-        if level == "reached" and sparsity == 0:
-            level = "whole image"
         name = item.get("name", f"class {item.get('target', '?')}")
         name = "".join(letter if letter.isprintable() else "?" for letter in name)
-        rows.append((id, name, f"{before:.3f}", f"{after:.3f}", size, level))
+        size, level = percent(1 - sparsity), level_of(FEASIBLE.get(item.get("feasible", "")), sparsity)
+        rows.append((id, name, probability(before), probability(after), size, level))
     if not rows:
         return []
     head = "item", "class", "image", after_column, "evidence", "level"
@@ -57,3 +53,14 @@ def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
         cells = zip(row, widths, left, strict=True)
         lines.append("  ".join(text.ljust(w) if at_left else text.rjust(w) for text, w, at_left in cells).rstrip())
     return lines
+
+
+def few_lines(count: int, line: Callable[[int], str]) -> str:
+    """The first lines of several items, and the number of further ones.
+
+    Args:
+        count: number of items.
+        line: function of an item's place that returns its line.
+    """
+    lines = [line(place) for place in range(min(count, MOST))]
+    return "\n".join([*lines, f"… and {count - MOST:,} more"] if count > MOST else lines)

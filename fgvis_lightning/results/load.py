@@ -7,9 +7,8 @@ An explanation is one ``.safetensors`` file with string metadata. It contains th
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,8 +17,8 @@ from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import GAMES
 from fgvis_lightning.names import printable
-from fgvis_lightning.results.explanation import ROWS, Attribution, Explanation
-from fgvis_lightning.results.tensor_files import CHECKSUM, EXPLANATIONS, SUFFIX, UNREADABLE, checksum, damaged
+from fgvis_lightning.results.explanation import ROWS, TYPED, Attribution, Explanation
+from fgvis_lightning.results.tensor_files import CHECKSUM, SUFFIX, UNREADABLE, checksum, damaged
 
 TENSORS = ("mask", "ranking", "map", "explanation")
 
@@ -44,6 +43,8 @@ def check_links(output: Path) -> None:
 def load_item(path: str | Path) -> Explanation | Attribution:
     """Read the file of one item (B = 1), an explanation or another method's map, and verify its checksum.
 
+    `load_metadata` returns all entries of the file as texts, also those that are fields here.
+
     Raises:
         InputError: if the file is missing, damaged, or neither of these.
     """
@@ -61,10 +62,11 @@ def load_item(path: str | Path) -> Explanation | Attribution:
             "targets": torch.tensor([int(metadata["target"])]),
             "score_image": torch.tensor([float(metadata["score_image"])]),
             "ids": (path.name.removesuffix(SUFFIX),),
-            "metadata": metadata,
         }
         if "map" in tensors:
             image = tensors["explanation"][None].float() if "explanation" in tensors else None
+            further = {name: text for name, text in metadata.items() if name not in ("target", "score_image", "method")}
+            own["metadata"] = further
             return Attribution(map=tensors["map"][None], method=metadata["method"], explanation=image, **own)
         own |= {name: torch.tensor([read(metadata[name])]) for name, read in ROWS.items() if name in metadata}
         return Explanation(
@@ -76,57 +78,10 @@ def load_item(path: str | Path) -> Explanation | Attribution:
             seeds=int(metadata["seeds"]) if "seeds" in metadata else None,
             bands=tuple(map(int, metadata["bands"].split())) if "bands" in metadata else None,
             names=(metadata["name"],) if "name" in metadata else (),
+            metadata={name: text for name, text in metadata.items() if name not in TYPED},
             **own,
         )
     except FileNotFoundError as error:
         raise InputError(f"Expected an explanation file, but {path} does not exist.") from error
     except UNREADABLE as error:
         raise damaged(path, error) from error
-
-
-def load_explanation(path: str | Path) -> Explanation:
-    """Read one explanation file (B = 1) and verify its checksum.
-
-    Raises:
-        InputError: if the file is missing, damaged, or not an explanation.
-    """
-    item = load_item(path)
-    if not isinstance(item, Explanation):
-        raise InputError(
-            f"Expected an explanation by FGVis, but {path} is a map of {item.method}. "
-            f"Read it with fgvis_lightning.results.load.load_item."
-        )
-    return item
-
-
-class Explanations(Sequence[Explanation]):
-    """Explanations of a results folder, in the order of their ids; each file is read on access."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    @overload
-    def __getitem__(self, index: int) -> Explanation: ...
-    @overload
-    def __getitem__(self, index: slice) -> Explanations: ...
-    def __getitem__(self, index: int | slice) -> Explanation | Explanations:
-        if isinstance(index, slice):
-            return Explanations(self.paths[index])
-        return load_explanation(self.paths[index])
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-
-def load_explanations(folder: str | Path) -> Explanations:
-    """The explanations in a results folder or in its ``explanations`` folder.
-
-    Raises:
-        InputError: if there are none, or if the folder has a link to the outside.
-    """
-    check_links(Path(folder))
-    folders = Path(folder) / EXPLANATIONS, Path(folder)
-    paths = next((found for found in (sorted(f.glob(f"[!.]*{SUFFIX}")) for f in folders) if found), None)
-    if not paths:
-        raise InputError(f"Expected a results folder with explanations, but there are none in {folder}.")
-    return Explanations(paths)

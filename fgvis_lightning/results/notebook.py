@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -36,15 +37,19 @@ def draw(
 ) -> Image.Image:
     """One item's image, explanation and mask side by side, for a notebook.
 
+    The image of an explanation from a file is read again if it is still where it was explained; `with_image` takes the
+    folder to which it has moved.
+
     Args:
-        explanation: result of `fgvis_lightning.explain`.
+        explanation: result of `fgvis_lightning.explain` or `fgvis_lightning.load_explanation`.
         images: the explained images (B,C,H,W) in [0,1]; default: the images in the explanation.
         index: index of the item.
         name: name of the target class; default: the name in the explanation.
         background: color of removed parts in [0,1], the mean of the normalization; default: the explanation's.
 
     Raises:
-        InputError: if the images do not belong to the explanation, or if the index is invalid.
+        InputError: if the images do not belong to the explanation, if its image file is missing or has changed, or if
+            the index is invalid.
     """
     image, color = _of(explanation, images, index, background)
     named = name if name is not None else explanation.name(index)
@@ -73,11 +78,12 @@ def _of(
     explanation: Explanation, images: Tensor | None, index: int, background: Sequence[float] | None, flat: bool = False
 ) -> tuple[Tensor, Tensor]:
     """An item's image, and the color (C,1,1) of removed parts."""
-    images = images if images is not None else explanation.images
+    if images is None:
+        explanation = with_images(explanation)
+        images = explanation.images
     if images is None:
         raise InputError(
-            "Expected the explained images, but an explanation from a file has none. Pass with_image(explanation), "
-            "which reads the image file again."
+            "Expected the explained images, but this explanation has none. Pass them as draw(explanation, images)."
         )
     if images.shape != explanation.mask.shape:
         raise InputError(
@@ -93,13 +99,26 @@ def _of(
     return image, color.to(image).expand(len(image), 1, 1)
 
 
+def with_images(explanation: Explanation) -> Explanation:
+    """An explanation with its images, which one from a file reads again; unchanged if it has or knows none.
+
+    Raises:
+        InputError: if the image file is missing or has changed.
+    """
+    if explanation.images is not None or explanation.reread is None:
+        return explanation
+    return explanation.reread(explanation)
+
+
 def as_pil(picture: Tensor) -> Image.Image:
     """Convert a picture (3,H,W) in [0,1] to a PIL image."""
     return Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
 def png(explanation: Explanation, most: int = 5) -> bytes | None:
-    """The panels of the first few items, stacked vertically, for a notebook; None without images."""
+    """The panels of the first few items, stacked vertically, for a notebook; None if there are no images."""
+    with suppress(ValueError):  # an image file is missing or has changed, or a stranger's file names no path at all
+        explanation = with_images(explanation)
     if explanation.images is None or not len(explanation):
         return None
     panels = [draw(explanation, index=index) for index in range(min(most, len(explanation)))]

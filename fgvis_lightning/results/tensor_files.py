@@ -57,9 +57,10 @@ def save_tensors(
     Args:
         path: the file; its folder must exist.
         tensors: tensors by name, in float16 or float32.
-        metadata: strings to store with them.
+        metadata: strings to store with them; an old checksum among them is replaced.
         owner: see `write_whole`.
     """
+    metadata = {name: text for name, text in metadata.items() if name != CHECKSUM}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     entries: dict[str, Any] = {}
     data = b""
@@ -101,7 +102,6 @@ def change_metadata(path: Path, values: Mapping[str, str], owner: str | None = N
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a dict
     except UNREADABLE as error:
         raise damaged(path, error) from error
-    metadata.pop(CHECKSUM, None)
     save_tensors(path, tensors, {**metadata, **values}, owner)
 
 

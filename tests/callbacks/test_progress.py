@@ -54,7 +54,7 @@ def test_counts_all_ranks_and_what_was_there_before() -> None:
     line = meter(data, model, ranks=2)
     data.now = 18, 2  # eight since then, and two ranks with two halves each in work: ten items in a minute
     assert line.line() == (
-        "18 of 50 items done, 2 failed | 2 at iteration 50 of 100 (score 0.913, evidence 0.750) | "
+        "18 of 50 items done, 2 failed | 2 at iteration 50 of 100 (score 0.913, evidence 75.0 %) | "
         "10 items/min | 2:48 left"
     )
 

@@ -23,7 +23,7 @@ from fgvis_lightning.report.gather import gather
 from fgvis_lightning.report.sections import read_markdown
 from fgvis_lightning.results.figures import brightest
 from fgvis_lightning.results.tables import Table
-from fgvis_lightning.results.tensor_files import save_tensors
+from fgvis_lightning.results.tensor_files import load_metadata, save_tensors
 
 
 class Page(HTMLParser):
@@ -102,14 +102,13 @@ def test_fewer_than_five_items_have_no_overview(tmp_path: Path, capsys: pytest.C
     words = re.sub(r"\s+", " ", page.words)
     assert ("level reached4 of 5" in words, "Overview" in words) == (items == 5, items == 5)
     assert ("curves were not computed" in words) == (items == 5)
-    assert "train.py evaluate" not in page.text  # the command has the folder of whoever sends the page
-    command = (
-        f"python train.py evaluate --results '[\"{tmp_path / 'run'}\"]' --output {tmp_path / 'run' / 'evaluation'}"
-    )
-    assert command in capsys.readouterr().out
+    assert " evaluate --results" not in page.text  # the command has the folder of whoever sends the page
+    command = f"fgvis evaluate --results '[\"{tmp_path / 'run'}\"]' --output {tmp_path / 'run' / 'evaluation'}"
+    printed = capsys.readouterr().out
+    assert f"run this with the run's network options, then `report` again:\n  {command}\n" in printed
     evaluation(tmp_path / "run" / "evaluation", "run", {"0000@cat": 0.125})
     report(tmp_path / "run")
-    assert "train.py evaluate" not in capsys.readouterr().out
+    assert " evaluate --results" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("items", "plots"), [(9, 0), (10, 4)])
@@ -159,8 +158,8 @@ def test_channels_are_called_what_they_are(tmp_path: Path) -> None:
     path = explanation(tmp_path / "run", "a@cat", tmp_path / "gone.png")
     item = load_explanation(path)
     for count, bands in ((5, "5 1 2"), (1, "")):
-        settings = json.loads(item.metadata["settings"]) | {"mean": [0.5] * count, "std": [0.5] * count}
-        says = {**item.metadata, "settings": json.dumps(settings)} | ({"bands": bands} if bands else {})
+        settings = json.loads(load_metadata(path)["settings"]) | {"mean": [0.5] * count, "std": [0.5] * count}
+        says = {**load_metadata(path), "settings": json.dumps(settings)} | ({"bands": bands} if bands else {})
         save_tensors(path, {"mask": item.mask[0, [0, 0, 1, 1, 2][:count]].half()}, says)
         view = Page(report(tmp_path / "run")).data["view-0"]
         if bands:
@@ -254,8 +253,8 @@ def test_sizes_of_a_strangers_file_take_no_memory(tmp_path: Path) -> None:
     path = explanation(tmp_path / "run", "a@cat", photo(tmp_path / "a.png", 0))
     item = load_explanation(path)
     for name, value in (("size", [100_000, 100_000]), ("resize", 10**6)):
-        settings = {**json.loads(item.metadata["settings"]), "resize": 10**6, name: value}
-        save_tensors(path, {"mask": item.mask[0].half()}, {**item.metadata, "settings": json.dumps(settings)})
+        settings = {**json.loads(load_metadata(path)["settings"]), "resize": 10**6, name: value}
+        save_tensors(path, {"mask": item.mask[0].half()}, {**load_metadata(path), "settings": json.dumps(settings)})
         assert Page(report(tmp_path / "run")).data["view-0"]["image"] is not None
 
 
@@ -301,9 +300,7 @@ def test_relative_paths_of_images_are_followed_from_above_the_results(
     report(folder, "--images", str(photo(tmp_path / "new" / "a.png", 0).parent))
     assert capsys.readouterr().err == ""
     path = folder / "explanations" / "b@cat.safetensors"
-    save_tensors(
-        path, {"mask": load_explanation(path).mask[0].half()}, {**load_explanation(path).metadata, "image": "b" * 3000}
-    )
+    save_tensors(path, {"mask": load_explanation(path).mask[0].half()}, {**load_metadata(path), "image": "b" * 3000})
     report(folder)
     assert "1 of 2 images was not found, e.g. bbb" in capsys.readouterr().err
 
@@ -335,7 +332,7 @@ def test_files_of_another_kind_are_named(tmp_path: Path) -> None:
 def test_an_image_of_another_size_is_not_shown_with_a_mask_that_does_not_fit(tmp_path: Path) -> None:
     path = explanation(tmp_path / "run", "a@cat", photo(tmp_path / "a.png", 0))
     item = load_explanation(path)
-    save_tensors(path, {"mask": item.mask[0, :, :16].half()}, item.metadata)
+    save_tensors(path, {"mask": item.mask[0, :, :16].half()}, load_metadata(path))
     view = Page(report(tmp_path / "run")).data["view-0"]
     assert view["image"] is None
     assert "size" in view["problem"]
@@ -345,7 +342,7 @@ def test_evidence_of_a_single_pixel_is_seen_in_the_list(tmp_path: Path) -> None:
     path = explanation(tmp_path / "run", "a@cat", tmp_path / "gone.png", side=448)
     item = load_explanation(path)
     item.mask.zero_()[0, :, 200, 200] = 1
-    save_tensors(path, {"mask": item.mask[0].half()}, item.metadata)
+    save_tensors(path, {"mask": item.mask[0].half()}, load_metadata(path))
     assert picture(Page(report(tmp_path / "run")).data["rows"][0]["thumbnail"])[140:146, 140:146].max() > 100
 
 
@@ -385,7 +382,7 @@ def test_tables_for_people_are_read_as_they_were_written() -> None:
 
 def test_folders_without_results_say_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
-    assert "python train.py fit" in fails(capsys, str(tmp_path / "empty"))
+    assert "fgvis fit --config" in fails(capsys, str(tmp_path / "empty"))
     assert "is not a folder" in fails(capsys, str(tmp_path / "nowhere"))
     run(tmp_path / "run")
     assert "FILE.html" in fails(capsys, str(tmp_path / "run"), "--output", str(tmp_path / "page.pdf"))
@@ -422,7 +419,7 @@ def test_an_evaluation_shows_the_items_that_it_has_judged_and_that_lie_in_it(
     (tmp_path / "evaluation" / "config.yaml").write_text(f"results: ['{tmp_path / 'run'}']\n")
     with pytest.raises(InputError, match="has no explanations"):  # a stranger's could name any folder
         gather(tmp_path / "evaluation")
-    assert f"--output {tmp_path / 'run' / 'evaluation'}, then python train.py report" in capsys.readouterr().err
+    assert f"--output {tmp_path / 'run' / 'evaluation'}, then fgvis report" in capsys.readouterr().err
     (tmp_path / "run").rename(tmp_path / "evaluation" / "run")
     (tmp_path / "evaluation" / "config.yaml").write_text(f"results: ['{tmp_path / 'evaluation' / 'run'}']\n")
     found = gather(tmp_path / "evaluation")

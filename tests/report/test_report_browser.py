@@ -20,7 +20,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from fgvis_lightning import load_explanation
 from fgvis_lightning.cli import main
-from fgvis_lightning.results.tensor_files import save_tensors
+from fgvis_lightning.results.tensor_files import load_metadata, save_tensors
 
 pytestmark = pytest.mark.slow
 
@@ -274,7 +274,7 @@ def test_an_item_is_seen_as_image_evidence_mask_and_overlay(reader: Reader, page
 def test_faint_evidence_is_brightened_as_the_caption_says(reader: Reader, tmp_path: Path) -> None:
     path = explanation(tmp_path / "run", "a@cat", photo(tmp_path / "a.png", 0))
     item = load_explanation(path)
-    save_tensors(path, {"mask": (item.mask[0] / 8).half()}, item.metadata)
+    save_tensors(path, {"mask": (item.mask[0] / 8).half()}, load_metadata(path))
     main(["report", str(tmp_path / "run")])
     reader.open(tmp_path / "run" / "report.html", "#item=a%40cat")
     reader.until(reader.is_drawn)
@@ -286,7 +286,7 @@ def test_faint_evidence_is_brightened_as_the_caption_says(reader: Reader, tmp_pa
     reader.one("#brighten").click()
     assert reader.captions("#views")[1] == "evidence"
     assert reader.pixel(0, 0, 2) == pytest.approx([32, 16, 0], abs=1)
-    save_tensors(path, {"mask": (item.mask[0] * 0).half()}, item.metadata)
+    save_tensors(path, {"mask": (item.mask[0] * 0).half()}, load_metadata(path))
     main(["report", str(tmp_path / "run")])
     reader.open(tmp_path / "run" / "report.html", "#item=a%40cat")
     reader.until(reader.is_drawn)
@@ -490,7 +490,7 @@ def test_pictures_fill_their_frames(reader: Reader, tmp_path: Path, sides: tuple
     for name in ("cat", "dog", "owl"):
         path = explanation(tmp_path / "run", f"a@{name}", tmp_path / "a.png", name, side=40)
         item = load_explanation(path)
-        save_tensors(path, {"mask": item.mask[0, :, : sides[0], : sides[1]].half()}, item.metadata)
+        save_tensors(path, {"mask": item.mask[0, :, : sides[0], : sides[1]].half()}, load_metadata(path))
     main(["report", str(tmp_path / "run")])
     boxes = (
         "stage.pictures.map(({frame, canvas}) => [frame, canvas].map((box) => box.getBoundingClientRect().toJSON()))"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import torch
 from command_line import CPU, NETWORK, fit
 from toy_networks import Tiny
 
-from fgvis_lightning import InputError, draw, load_explanations, with_image
+from fgvis_lightning import Explanation, InputError, draw, load_explanation, load_explanations, with_image
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.networks.load import load_classifier
@@ -78,28 +77,43 @@ def test_a_folder_that_moved_is_done_and_found(
 
 def test_a_stored_explanation_is_drawn_with_its_image(done: Path, folder: Path, photo: Photo) -> None:
     stored = load_explanations(done)[0]
-    with pytest.raises(InputError, match=r"has none\. Pass with_image"):
-        draw(stored)
     found = with_image(stored)
+    assert (found == stored, stored.images) == (True, None)
     path = Path(stored.metadata["image"])
     classifier = load_classifier(Tiny(), size=(16, 16))
     assert found.images is not None
     assert torch.equal(found.images[0], as_float(load_image(str(path), classifier.preprocessing, upscale=True)))
     torch.testing.assert_close(found.background, classifier.preprocessing.background())
     assert draw(found).width > 200
+    assert draw(stored) == draw(stored[:]) == draw(found)
+    assert (stored.to_pil(), stored.overlay(-1)) == (found.to_pil(), found.overlay(-1))
+    assert (stored._repr_png_(), stored._repr_html_()) == (found._repr_png_(), found._repr_html_())
+    twice = stored.select(torch.tensor([0, 0]))
+    assert draw(twice, index=1) == draw(found)
+    joined = Explanation.concatenate([found, twice, found])
+    with pytest.raises(InputError, match=r"this explanation has none\."):
+        draw(joined)
     elsewhere = path.parent.parent / "elsewhere"
     elsewhere.mkdir()
     path.rename(elsewhere / path.name)
-    with pytest.raises(InputError, match="does not exist"):
-        with_image(stored)
+    for picture in (draw, Explanation.overlay, Explanation.to_pil, with_image):
+        with pytest.raises(InputError, match=r"does not exist\. If it has moved, pass .* with_image\(explanation, fol"):
+            picture(stored)
+    assert (stored._repr_png_(), stored._repr_html_()) == (None, f"<pre>{stored!r}</pre>")
     moved = with_image(stored, elsewhere).images
     assert moved is not None
     assert torch.equal(moved, found.images)
     photo(f"elsewhere/{path.name}", seed=9)
     with pytest.raises(InputError, match="has changed"):
         with_image(stored, elsewhere)
-    with pytest.raises(InputError, match="from load_explanation"):
-        with_image(replace(stored, metadata={}))
+    photo(str(path.relative_to(folder.parent)), seed=9)
+    with pytest.raises(InputError, match="has changed"):
+        draw(stored)
+    assert stored._repr_png_() is None
+    stored.save(done / "alone.safetensors", metadata={})
+    for picture in (with_image, draw):
+        with pytest.raises(InputError, match=r"got one that names no image\. Pass the images as draw"):
+            picture(load_explanation(done / "alone.safetensors"))
 
 
 def test_panels_in_another_format_are_drawn_later(done: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from command_line import fit
 from fgvis_lightning.method.games import GAMES
 from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.lines import MOST, item_lines
+from fgvis_lightning.results.numbers import percent, probability
 
 
 def save(folder: Path, id: str, feasible: bool | None, **metadata: str) -> None:
@@ -33,6 +34,27 @@ def test_each_item_has_a_line_of_columns(tmp_path: Path) -> None:
         "longer@top1-dog  dog?     0.750       0.094    12.5 %  missed",
         "none             class 3  0.750       0.094    12.5 %",
     ]
+
+
+def test_little_is_not_nothing(tmp_path: Path) -> None:
+    score = torch.tensor([0.0001])
+    (tmp_path / "explanations").mkdir()
+    for id, mask in (("whole", torch.zeros(1, 3, 50, 50)), ("faint", torch.ones(1, 3, 50, 50))):
+        mask[0, 0, 0, 0] -= id == "faint"
+        found = Explanation(mask, torch.tensor([3]), score, score, GAMES["deletion"], feasible=torch.tensor([True]))
+        found.save(tmp_path / "explanations" / f"{id}.safetensors")
+    assert item_lines(tmp_path, ["whole", "faint"])[1:] == [
+        "whole  class 3  <0.001      <0.001   100.0 %  whole image",
+        "faint  class 3  <0.001      <0.001    0.01 %  reached",
+    ]
+
+
+def test_numbers_as_texts() -> None:
+    shares = (0, 1e-9, 4e-6, 0.0002, 0.00123, 0.999, 1)
+    assert list(map(percent, shares)) == ["0.0 %", "<0.0001 %", "0.0004 %", "0.02 %", "0.1 %", "99.9 %", "100.0 %"]
+    scores = (0, 1e-9, 0.0004, 0.0005, 0.951, 0.9994, 0.9995, 1)
+    texts = ["0.000", "<0.001", "<0.001", "0.001", "0.951", "0.999", ">0.999", "1.000"]
+    assert list(map(probability, scores)) == texts
 
 
 def test_there_are_none_for_many_items(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
-from dataclasses import replace
+from collections import Counter
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fgvis_lightning import Explanation, InputError, load_explanation, load_explanations
+from fgvis_lightning.defense.coverage import Coverage, Layer
 from fgvis_lightning.method.games import GAMES
+from fgvis_lightning.method.storage import rounded
 from fgvis_lightning.names import slug
-from fgvis_lightning.results.explanation import Attribution, rounded
+from fgvis_lightning.results.explanation import Attribution
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tensor_files import load_metadata, save_tensors, write_whole
 
@@ -161,13 +165,90 @@ def test_all_that_is_known_of_items_is_selected_joined_and_stored(output: Path) 
         for name, tensor in whole.items():
             assert torch.equal(getattr(loaded, name), tensor[index : index + 1]), name
         assert loaded.seeds == 6
-        assert (loaded.metadata["feasible"], loaded.metadata["reached"]) == (str(index == 1).lower(), str(index - 1))
+        assert loaded == replace(explanation[index], names=("bus",))
+        assert loaded.metadata == {}, "all of it are fields"
+        says = load_metadata(path)
+        assert (says["feasible"], says["reached"]) == (str(index == 1).lower(), str(index - 1))
     none: dict[str, Any] = dict.fromkeys([*names[1:], "seeds"])
     few = replace(explanation, **none)
     assert few.select(torch.tensor([0])).ranking is None
     assert Explanation.concatenate([few, few]).reached is None
     few.save(path, 0, {})
     assert {getattr(load_explanation(path), name) for name in none} == {None}
+
+
+def test_explanations_are_equal_if_all_results_are() -> None:
+    explanation = replace(made("deletion", torch.rand(3, 3, 4, 5)), agreement=torch.tensor([0.5, torch.nan, 1]))
+    counts = Counter(relu=2)
+    coverage = Coverage(counts, counts, (Layer("relu", "a"), Layer("relu", "b")), closed=torch.rand(3, 2))
+    explanation = replace(explanation, coverage=coverage, names=("cat", "dog", "fox"))
+    assert explanation == explanation[:] == copy.deepcopy(explanation)
+    assert explanation[1] == explanation[1:2] != explanation[0]
+    assert explanation[1:].select(torch.tensor([1, 0])) == explanation.select(torch.tensor([2, 1]))
+    assert explanation != explanation[:2]
+    others: dict[str, Any] = {
+        "mask": explanation.mask.double(),
+        "targets": explanation.targets + 1,
+        "score_image": explanation.score_image + 1e-6,
+        "score_explanation": torch.full((3,), torch.nan),
+        "game": GAMES["repression"],
+        "feasible": None,
+        "coverage": replace(coverage, closed=coverage.closed.flip(0)),  # type: ignore[union-attr]
+        "iterations": None,
+        "ranking": torch.zeros(3, 4, 6),
+        "agreement": torch.tensor([0.5, 0.5, 1]),
+        "seeds": None,
+        "reached": None,
+        "highest": torch.rand(3),
+        "topped": torch.ones(3, dtype=torch.bool),
+        "names": (),
+        "bands": (3, 2, 1),
+    }
+    known: dict[str, Any] = {
+        "ids": ("a", "b", "c"),
+        "metadata": {"image": "a.png"},
+        "images": torch.rand(3, 3, 4, 5),
+        "background": torch.rand(3, 1, 1),
+        "reread": lambda one: one,
+    }
+    assert {*others, *known} == {field.name for field in fields(explanation)}
+    for name, value in others.items():
+        assert replace(explanation, **{name: value}) != explanation, name
+    assert replace(explanation, **known) == explanation, "where they are from"
+    assert explanation != "cat"
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(explanation)
+    one = Attribution(torch.rand(2, 4, 5), torch.tensor([1, 2]), torch.tensor([0.25, 0.5]), "left")
+    assert one == copy.deepcopy(one) != replace(one, map=one.map + 1)
+
+
+def test_an_explanation_is_saved_by_itself(output: Path) -> None:
+    explanation = replace(made("preservation", torch.rand(3, 3, 4, 5).half().float()), names=("cat", "dog", "fox"))
+    explanation.save(output / "first.safetensors")
+    explanation.save(str(output / "last.safetensors"), -1, {"image": "a.png"})
+    assert load_explanation(output / "first.safetensors") == explanation[0]
+    loaded = load_explanation(output / "last.safetensors")
+    assert (loaded, loaded.names, loaded.metadata) == (explanation[2], ("fox",), {"image": "a.png"})
+    loaded.save(output / "again.safetensors")
+    again = load_explanation(output / "again.safetensors")
+    assert (again, again.metadata) == (loaded, loaded.metadata)
+    with pytest.raises(InputError, match=r"Expected a folder for a\.safetensors, but .*nowhere is not one"):
+        explanation.save(output / "nowhere" / "a.safetensors")
+
+
+def test_images_are_joined_where_all_parts_have_them() -> None:
+    explanation = made("preservation", torch.rand(2, 3, 4, 5))
+    seen = replace(explanation, images=torch.rand(2, 3, 4, 5), background=torch.full((3, 1, 1), 0.25))
+    assert seen.images is not None
+    joined = Explanation.concatenate([seen, seen[1]])
+    assert joined.images is not None
+    assert joined.background is not None
+    assert torch.equal(joined.images, seen.images[[0, 1, 1]])
+    assert torch.equal(joined.background, torch.full((3, 1, 1), 0.25))
+    assert Explanation.concatenate([explanation, seen]).images is None
+    assert Explanation.concatenate([explanation, seen]).background is None
+    others = Explanation.concatenate([seen, replace(seen, background=torch.zeros(3, 1, 1))])
+    assert (others.images is not None, others.background) == (True, None)
 
 
 def test_pixels_are_ranked_by_the_ranking_where_there_is_one() -> None:
@@ -194,6 +275,12 @@ def test_folder_in_the_order_of_ids(output: Path) -> None:
         loaded = load_explanations(folder)
         assert [e.ids[0] for e in loaded] == ["a@bus", "b@bus", "c@bus"]
         assert [e.ids[0] for e in loaded[1:]] == ["b@bus", "c@bus"]
+        assert repr(loaded) == "\n".join(map(repr, loaded))
+    (output / "explanations" / "b@bus.safetensors").write_bytes(b"")
+    assert repr(load_explanations(output)).splitlines()[1:] == ["b@bus.safetensors cannot be read", repr(loaded[2])]
+    for number in range(20):
+        save(output, f"d{number}@bus")
+    assert repr(load_explanations(output)).splitlines()[20:] == ["… and 3 more"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a safetensors file at all, but long enough to be one", None])
@@ -287,6 +374,14 @@ def test_an_explanation_prints_a_line_for_each_item_and_is_indexed() -> None:
     assert many[22].names == ("cup",)
     plain = replace(found, feasible=None, names=())
     assert repr(plain[0]) == "class 4 0.951 → 0.952, 0.0 %"
+    whole = replace(found, mask=torch.ones_like(mask), score_image=torch.tensor([1e-4, 1, 0.9999]))
+    assert repr(whole).splitlines() == [
+        "espresso <0.001 → 0.952, 100.0 %, whole image",
+        "cup 1.000 → 0.400, 100.0 %, level missed",
+        "moped >0.999 → 0.125, 100.0 %, whole image",
+    ]
+    mask[0, 0, 0, 0] = 0.06
+    assert repr(replace(found, mask=mask)[0]) == "espresso 0.951 → 0.952, 0.02 %, reached"
 
 
 def test_links_to_elsewhere_are_not_followed(tmp_path: Path) -> None:

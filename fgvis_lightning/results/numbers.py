@@ -1,0 +1,31 @@
+"""Numbers as texts: the same in the terminal, in panels and in notebooks."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def percent(share: float | Tensor) -> str:
+    """A share in [0,1] as a percentage with one decimal; below 0.1 % with one digit, so that only nothing is 0.0 %."""
+    value = 100 * float(share)
+    if 0 < value < 0.0001:
+        return "<0.0001 %"
+    return f"{value:.1f} %" if value >= 0.1 or value == 0 else f"{value:.1g} %"
+
+
+def probability(score: float | Tensor) -> str:
+    """A score in [0,1] with three decimals; ``<0.001`` and ``>0.999`` if it would be rounded to 0 or 1."""
+    value = float(score)
+    if 0 < value < 0.0005:
+        return "<0.001"
+    return ">0.999" if 0.9995 <= value < 1 else f"{value:.3f}"
+
+
+def level_of(feasible: bool | None, sparsity: float) -> str:
+    """Whether the level was ``reached`` or ``missed``; empty without a level.
+
+    A level that nothing but the whole image reaches is named ``whole image``, since such an explanation says nothing.
+    """
+    if feasible is None:
+        return ""
+    return "missed" if not feasible else "whole image" if sparsity == 0 else "reached"
