@@ -419,7 +419,7 @@ def test_a_run_that_fails_leaves_no_hooks() -> None:
 @pytest.mark.parametrize("game", GAMES)
 @pytest.mark.parametrize("options", [{}, {"lam": 0.01}, {"defended": False}, {"precision": "bf16-mixed"}])
 def test_what_is_saved_comes_back(tmp_path: Path, game: Any, options: dict[str, Any]) -> None:
-    found = explain(Tiny(), images(), game=game, iterations=12, classes=["cat", "dog", "fox", "owl"], **options)
+    found = explain(Tiny(), images(), game=game, iterations=12, classes=[*"abcde"], **options)
     for index in range(3):
         found.save(tmp_path / f"{index}.safetensors", index)
     loaded = load_explanations(tmp_path)
@@ -429,6 +429,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, game: Any, options: dict[str, 
     assert (loaded[0].names, loaded[0].metadata, loaded[0].ids) == (found.names[:1], {}, ("0",))
 
 
+@pytest.mark.filterwarnings("ignore:.*has no gate")
 def test_a_network_without_gates_comes_back(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(432, 4)).eval()
     found = explain(network, images(1), iterations=3)
@@ -450,7 +451,7 @@ def test_a_bar_counts_the_iterations_of_all_batches(
 
 
 def test_a_bar_leaves_out_what_a_converged_batch_does_not_need(capsys: pytest.CaptureFixture[str]) -> None:
-    found = explain(Tiny(), images(), iterations=400, lam=1e-6, batch_size=1, patience=5, tolerance=1.0, progress=True)
+    found = explain(Tiny(), images(), iterations=400, lam=1e-6, batch_size=1, patience=5, tolerance=0.9, progress=True)
     assert found.iterations is not None
     needed = int(found.iterations.sum())
     assert needed < 1200

@@ -142,6 +142,7 @@ def test_auto_reaches_its_level_as_the_plain_network_sees_the_stored_file(
         assert score.item() == pytest.approx(explanation.score_explanation.item(), rel=1e-4, abs=1e-6)
         assert score_image.item() == pytest.approx(explanation.score_image.item(), rel=1e-4, abs=1e-6)
         assert (score >= level * score_image) if game == "preservation" else (score <= level * score_image)
+        assert explanation.feasible is not None
         assert explanation.feasible.all()
         assert explanation.sparsity.item() > 0.2
 

@@ -102,7 +102,7 @@ def reference(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     run(options(images, output))
     found = contents(output)
     assert len(found) == 13
-    assert len({int(explanation.iterations) for explanation in load_explanations(output)}) > 1
+    assert len({str(explanation.iterations) for explanation in load_explanations(output)}) > 1
     return found
 
 

@@ -183,7 +183,7 @@ def test_an_explanation_gives_pictures_of_its_own_size() -> None:
     faint = replace(found, mask=1 - 0.1 * evidence[None]).to_pil()
     bright = torch.lerp(torch.full_like(image, 0.5), image, brightened(evidence))
     torch.testing.assert_close(pil_to_tensor(faint) / 255, bright, atol=0.003, rtol=0)
-    with pytest.raises(InputError, match="this explanation has none. Pass them as draw"):
+    with pytest.raises(InputError, match=r"this explanation has none\. Pass them as draw"):
         replace(found, images=None).overlay()
 
 

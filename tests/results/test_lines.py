@@ -40,7 +40,7 @@ def test_little_is_not_nothing(tmp_path: Path) -> None:
     score = torch.tensor([0.0001])
     (tmp_path / "explanations").mkdir()
     for id, mask in (("whole", torch.zeros(1, 3, 50, 50)), ("faint", torch.ones(1, 3, 50, 50))):
-        mask[0, 0, 0, 0] -= id == "faint"
+        mask[0, 0, 0, 0] -= float(id == "faint")
         found = Explanation(mask, torch.tensor([3]), score, score, GAMES["deletion"], feasible=torch.tensor([True]))
         found.save(tmp_path / "explanations" / f"{id}.safetensors")
     assert item_lines(tmp_path, ["whole", "faint"])[1:] == [
