@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +18,17 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fgvis_lightning.data.batches import Sweep, SweepData
+from fgvis_lightning.data.images import content
 from fgvis_lightning.data.inputs import as_images, as_targets
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.engine.lightning_logs import quiet
 from fgvis_lightning.engine.strategy import trainer_options
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.names import printable
 from fgvis_lightning.networks.channels import dimensions_of
 from fgvis_lightning.results.explanation import Attribution, Explanation
+from fgvis_lightning.results.folder import IMAGE
 
 
 class _Collector(ExplanationCallback):
@@ -156,7 +160,17 @@ def explain(
         pictures = pictures.repeat_interleave(len(classes) // len(pictures), 0)
         trainer = {"accelerator": accelerator, "precision": precision}
         found = explain_with(model, pictures, classes, batch_size or len(pictures), progress, **trainer)
-        return replace(found, images=pictures.cpu(), background=model.classifier.preprocessing.background())
+        background = model.classifier.preprocessing.background()
+        return replace(found, images=pictures.cpu(), background=background, metadata=_where(images, model))
+
+
+def _where(images: Any, model: FGVis) -> dict[str, str]:
+    """What a file of an explanation needs for `with_image`; empty unless the only image is a path."""
+    alone = images[0] if isinstance(images, list | tuple) and len(images) == 1 else images
+    if not isinstance(alone, str | Path):
+        return {}
+    path = str(Path(alone).absolute())
+    return {"image": printable(path), IMAGE: content(path), "settings": json.dumps(model.settings())}
 
 
 def explain_with(

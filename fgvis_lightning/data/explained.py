@@ -64,7 +64,7 @@ def with_image(explanation: Explanation, folder: str | Path | None = None) -> Ex
     metadata = dict(explanation.metadata)
     if not {"image", IMAGE} <= metadata.keys():
         raise InputError(
-            "Expected an explanation of an image file, which fit writes, but got one that names no image. "
+            "Expected an explanation of an image file, but got one that names no image. "
             "Pass the images as draw(explanation, images)."
         )
     if folder is not None:

@@ -48,7 +48,8 @@ class Explanation:
         game: the game of the masks.
         feasible: for ``lam: auto``, whether the level was reached (B,); None otherwise.
         ids: ids of the B items; empty for images in memory.
-        metadata: entries of the file that are not among these fields; empty for images in memory.
+        metadata: entries of the file that are not among these fields, e.g. the path of the image; empty for images in
+            memory.
         coverage: the gated nonlinearities, and the share of closed gates (B,L) at the masks.
         iterations: number of iterations of each item (B,).
         ranking: importance of each pixel (B,H,W) ≥ 0 according to the solver, high = matters most; None if unknown.

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from toy_networks import Tiny
 
-from fgvis_lightning import InputError, explain
+from fgvis_lightning import InputError, explain, load_explanation
 from fgvis_lightning.data.inputs import as_images, as_targets
 from fgvis_lightning.networks.load import load_classifier
 
@@ -97,3 +97,20 @@ def test_explain_takes_a_path_and_a_name(photo: Callable[..., Path]) -> None:
     found = explain(Tiny(), photo("a.png"), "dog", **options)
     assert found.mask.shape == (1, 3, 16, 16)
     assert found.targets.tolist() == [3]
+
+
+def test_a_saved_explanation_of_a_path_finds_its_image(
+    photo: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"iterations": 2, "seeds": 1, "size": (16, 16), "normalize": ((0.4,) * 3, (0.5,) * 3)}
+    path = photo("a.png")
+    monkeypatch.chdir(path.parent)
+    for images in (Path(path.name), [str(path)]):
+        found = explain(Tiny(), images, [0, 1], **options)
+        found.save(tmp_path / "a.safetensors", 1)
+        monkeypatch.chdir(tmp_path)
+        loaded = load_explanation(tmp_path / "a.safetensors")
+        assert loaded == found[1]
+        assert (loaded.overlay(), loaded.to_pil()) == (found.overlay(1), found.to_pil(1))
+    several = explain(Tiny(), [path, path], **options)
+    assert several.metadata == {}
