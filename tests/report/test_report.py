@@ -156,10 +156,10 @@ def test_the_page_explains_itself_as_the_documentation_does(tmp_path: Path) -> N
 
 def test_channels_are_called_what_they_are(tmp_path: Path) -> None:
     path = explanation(tmp_path / "run", "a@cat", tmp_path / "gone.png")
-    item = load_explanation(path)
+    item, before = load_explanation(path), load_metadata(path)
     for count, bands in ((5, "5 1 2"), (1, "")):
-        settings = json.loads(load_metadata(path)["settings"]) | {"mean": [0.5] * count, "std": [0.5] * count}
-        says = {**load_metadata(path), "settings": json.dumps(settings)} | ({"bands": bands} if bands else {})
+        settings = json.loads(before["settings"]) | {"mean": [0.5] * count, "std": [0.5] * count}
+        says = {**before, "settings": json.dumps(settings)} | ({"bands": bands} if bands else {})
         save_tensors(path, {"mask": item.mask[0, [0, 0, 1, 1, 2][:count]].half()}, says)
         view = Page(report(tmp_path / "run")).data["view-0"]
         if bands:
