@@ -160,6 +160,9 @@ class Explanation:
         for name in (*ROWS, "ranking", "images"):
             found = [rows for part in parts if (rows := getattr(part, name)) is not None]
             known[name] = torch.cat(found) if len(found) == len(parts) else None
+        for name in ("ids", "names"):
+            texts = tuple(text for part in parts for text in getattr(part, name))
+            known[name] = texts if len(texts) == sum(map(len, parts)) else ()
         color = parts[0].background
         alike = color is not None and all(p.background is not None and torch.equal(p.background, color) for p in parts)
         return cls(
@@ -168,9 +171,7 @@ class Explanation:
             score_image=torch.cat([part.score_image for part in parts]),
             score_explanation=torch.cat([part.score_explanation for part in parts]),
             game=parts[0].game,
-            coverage=replace(coverage, closed=torch.cat(closed)) if coverage and closed else coverage,
-            ids=tuple(id for part in parts for id in part.ids),
-            names=tuple(name for part in parts for name in part.names),
+            coverage=coverage and replace(coverage, closed=torch.cat(closed) if len(closed) == len(parts) else None),
             background=color if alike and known["images"] is not None else None,
             seeds=parts[0].seeds,
             bands=parts[0].bands,

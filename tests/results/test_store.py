@@ -240,7 +240,8 @@ def test_images_are_joined_where_all_parts_have_them() -> None:
     explanation = made("preservation", torch.rand(2, 3, 4, 5))
     seen = replace(explanation, images=torch.rand(2, 3, 4, 5), background=torch.full((3, 1, 1), 0.25))
     assert seen.images is not None
-    joined = Explanation.concatenate([seen, seen[1]])
+    joined = Explanation.concatenate([replace(seen, names=("cat", "dog")), seen[1]])
+    assert (len(joined), joined.names) == (3, ()), "not all have names"
     assert joined.images is not None
     assert joined.background is not None
     assert torch.equal(joined.images, seen.images[[0, 1, 1]])
