@@ -38,6 +38,17 @@ def test_labels_have_probabilities_of_their_own(folder: Path, capsys: pytest.Cap
     assert values == pytest.approx(logits.sigmoid().sort(descending=True).values[:5].tolist(), abs=6e-4)
 
 
+def test_little_is_not_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Tiny.forward
+    monkeypatch.setattr(Tiny, "forward", lambda self, x: 6 * forward(self, x))
+    main(["predict", *NETWORK, "--data.images", str(folder / "photo 0.png"), "--device", "cpu"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith(" <0.001  ")
+    assert lines[-5].startswith((" >0.999  ", "  0.9"))
+
+
 def test_mistakes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "broken.png").write_bytes(b"not an image")
     with pytest.raises(SystemExit) as ended:
