@@ -38,7 +38,6 @@ def on_config(config: Any) -> Any:
 def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages."""
     pages = {
-        "readme.md": root_page("README.md"),
         "contributing.md": root_page("CONTRIBUTING.md"),
         "changelog.md": root_page("CHANGELOG.md"),
         "commands/index.md": overview(),
