@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 LIGHTNING = ("trainer", "optimizer", "lr_scheduler")
 """Groups of Lightning's own options."""
+SOURCE = re.compile(r"\[`([\w.]+)`\]\((?:\.\./)+(fgvis_lightning/[\w/]+)\.py\)")
 HELP = re.compile(r"`fgvis (?:(\w+) )?--help`")
 ELSEWHERE = re.compile(r"^\*Outside of the site, .*?\*\n\n", re.MULTILINE | re.DOTALL)
 """What only readers of the sources need to know."""
@@ -70,14 +71,27 @@ def root_page(name: str) -> str:
 
 
 def on_page_markdown(text: str, page: Any, **_: Any) -> str:
-    """Link to the generated pages, omit what is for readers of the sources, and rank answers first in the search."""
+    """Link to the generated pages, omit what is for readers of the sources, and rank answers first in the search.
+
+    In the sources, links lead to what GitHub shows: a name to its module, a page of the root to its file.
+    """
     kind = page.file.src_uri.split("/")[0]
     boost = {"how-to": 2, "faq.md": 2, "method.md": 2, "reference": 0.2}.get(kind)
     if boost is not None:
         page.meta.setdefault("search", {"boost": boost})
+    if page.is_homepage:
+        page.meta["hide"] = ["toc"]
     up = "../" * page.file.src_uri.count("/")
-    text = HELP.sub(lambda found: f"[{found[0]}]({up}commands/{found[1] or 'index'}.md)", ELSEWHERE.sub("", text))
+    text = SOURCE.sub(reference, ELSEWHERE.sub("", text))
+    text = HELP.sub(lambda found: f"[{found[0]}]({up}commands/{found[1] or 'index'}.md)", text)
     return re.sub(rf"\]\({re.escape(up)}\.\./([A-Z]+\.md)", lambda found: f"]({up}{found[1].lower()}", text)
+
+
+def reference(found: re.Match[str]) -> str:
+    """The link from a name to its place in the reference: ``[`games.zero`](../fgvis_lightning/method/games.py)``."""
+    module = found[2].replace("/", ".")
+    name = found[1].removeprefix(f"{module.rpartition('.')[2]}.")
+    return f"[`{found[1]}`][{module}.{name}]"
 
 
 def on_page_content(text: str, **_: Any) -> str:
@@ -130,7 +144,7 @@ The [exit code](../how-to/sweeps.md#exit-codes) tells how a command ended.
 def page(command: str) -> str:
     """The page of one command: its purpose, an example, its files, its options."""
     if command == "fit":
-        text = "Explain images: a sweep over items, each with its own mask.\n\n"
+        text = "Explain images: a sweep over items, each with its own mask. "
         text += "[Getting started](../getting-started.md#files-in-the-results-folder) lists the files it writes."
     else:
         text = docstring(COMMANDS[command][0]) + "\n"
@@ -147,7 +161,8 @@ def page(command: str) -> str:
     own = [path for path in configs if f"configs/{path.name}" in EXAMPLES[command]]
     for path in own:
         lines += shown(path, unfolded=True)
-    lines += ["## What it does", "", more.strip(), ""]
+    if more:
+        lines += ["## What it does", "", more.strip(), ""]
     if others := [path for path in configs if path not in own]:
         lines += ["## More configurations", "", "Each of these files can be run as is, too.", ""]
         for path in others:
