@@ -391,7 +391,8 @@ def test_every_option_is_on_its_commands_page(parsers: ModuleType, monkeypatch: 
         assert not [option for option in shown if f"`{option}`" not in page]
 
 
-def test_every_commands_page_begins_with_an_example(parsers: ModuleType, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("there")
+def test_every_commands_page_begins_with_an_example(parsers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mkdocs", reason="comes with the extra docs")
     monkeypatch.syspath_prepend(ROOT / "docs")
     hooks: Any = importlib.import_module("hooks")

@@ -55,7 +55,8 @@ def test_the_search_finds_a_page_from_a_folder(site: Path, browser: webdriver.Ch
     field = browser.find_element(By.CSS_SELECTOR, ".md-search__input")
     field.click()
     field.send_keys("residual streams")
-    found = WebDriverWait(browser, 30).until(lambda _: browser.find_elements(By.CSS_SELECTOR, ".md-search-result__link"))
+    links = ".md-search-result__link"
+    found = WebDriverWait(browser, 30).until(lambda _: browser.find_elements(By.CSS_SELECTOR, links))
     pages = [str(link.get_attribute("href")) for link in found]
     assert any(page.startswith((site / "defense.html").as_uri()) for page in pages), pages
     assert requests(browser) <= {"file", "data", "blob", "about"}
