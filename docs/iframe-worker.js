@@ -1,5 +1,7 @@
-// The search in a site that is opened from a folder: browsers refuse a worker's script from a file, so it runs in a
-// hidden frame instead. Material's `offline` plugin loads a script from another server unless one of this name is given.
+// Two additions to the search. Material's `offline` plugin loads a script from another server unless one of this name is
+// given.
+
+// In a site that is opened from a folder, browsers refuse a worker's script, so it runs in a hidden frame instead.
 if (location.protocol === "file:") {
   window.Worker = class extends EventTarget {
     constructor(url) {
@@ -23,3 +25,10 @@ if (location.protocol === "file:") {
     }
   };
 }
+
+// Options are found as they are written. In a query, a leading hyphen would exclude a word.
+const post = Worker.prototype.postMessage;
+Worker.prototype.postMessage = function ({ type, data }) {
+  const asked = typeof data === "string" ? data.replace(/(^|\s)-+/g, "$1") : data;
+  post.call(this, { type, data: asked });
+};
