@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import chromium
 from made_results import EVIL, attribution, evaluation, explanation, photo, run
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -22,6 +23,8 @@ from fgvis_lightning.cli import main
 from fgvis_lightning.results.tensor_files import save_tensors
 
 pytestmark = pytest.mark.slow
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 class Reader:
@@ -116,7 +119,19 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Reader]:
-    with chromium() as started:
+    binary = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        reason = "needs Chromium and its driver: apt-get install chromium chromium-driver"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as started:
         yield Reader(started)
 
 
