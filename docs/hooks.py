@@ -25,6 +25,23 @@ ROOT = Path(__file__).parent.parent
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 LIGHTNING = ("trainer", "optimizer", "lr_scheduler")
 """Groups of Lightning's own options."""
+SOURCE = re.compile(r"\[`([\w.]+)`\]\((?:\.\./)+(fgvis_lightning/[\w/]+)\.py\)")
+HELP = re.compile(r"`fgvis (?:(\w+) )?--help`")
+ELSEWHERE = re.compile(r"^\*Outside of the site, .*?\*\n\n", re.MULTILINE | re.DOTALL)
+"""What only readers of the sources need to know."""
+EXAMPLES = {
+    "fit": "--config configs/quickstart.yaml",
+    "predict": "--data.images photo.jpg",
+    "report": "results/quickstart",
+    "compare": "--config configs/comparison.yaml",
+    "evaluate": '--results "[results/comparison]"',
+    "benchmark": "--config configs/benchmark_cheap.yaml",
+    "pointing": "--results results/mine --truth boxes.csv",
+    "bias": "--config configs/color_bias.yaml",
+    "adversarial": "--config configs/adversarial.yaml",
+    "sanity": "--config configs/sanity.yaml",
+}
+"""The arguments of each command's example."""
 
 
 def on_config(config: Any) -> Any:
@@ -38,7 +55,6 @@ def on_config(config: Any) -> Any:
 def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages."""
     pages = {
-        "readme.md": root_page("README.md"),
         "contributing.md": root_page("CONTRIBUTING.md"),
         "changelog.md": root_page("CHANGELOG.md"),
         "commands/index.md": overview(),
@@ -55,13 +71,27 @@ def root_page(name: str) -> str:
 
 
 def on_page_markdown(text: str, page: Any, **_: Any) -> str:
-    """Redirect links out of the folder to the generated pages, and rank answers before listings in the search."""
+    """Link to the generated pages, omit what is for readers of the sources, and rank answers first in the search.
+
+    In the sources, links lead to what GitHub shows: a name to its module, a page of the root to its file.
+    """
     kind = page.file.src_uri.split("/")[0]
     boost = {"how-to": 2, "faq.md": 2, "method.md": 2, "reference": 0.2}.get(kind)
     if boost is not None:
         page.meta.setdefault("search", {"boost": boost})
+    if page.is_homepage:
+        page.meta["hide"] = ["toc"]
     up = "../" * page.file.src_uri.count("/")
+    text = SOURCE.sub(reference, ELSEWHERE.sub("", text))
+    text = HELP.sub(lambda found: f"[{found[0]}]({up}commands/{found[1] or 'index'}.md)", text)
     return re.sub(rf"\]\({re.escape(up)}\.\./([A-Z]+\.md)", lambda found: f"]({up}{found[1].lower()}", text)
+
+
+def reference(found: re.Match[str]) -> str:
+    """The link from a name to its place in the reference: ``[`games.zero`](../fgvis_lightning/method/games.py)``."""
+    module = found[2].replace("/", ".")
+    name = found[1].removeprefix(f"{module.rpartition('.')[2]}.")
+    return f"[`{found[1]}`][{module}.{name}]"
 
 
 def on_page_content(text: str, **_: Any) -> str:
@@ -107,39 +137,36 @@ model:
   game: preservation
 ```
 
-## Exit codes
-
-| exit code | cause |
-|---|---|
-| 0 | everything is done |
-| 1 | a process crashed, or the disk is full or read-only |
-| 2 | a user's mistake, or images that could not be read; the message explains it |
-| 75 | SIGTERM, such as a scheduler's preemption (EX_TEMPFAIL): run the same command again |
-| 130 | Ctrl-C: run the same command again |
-| 141 | standard output was closed, for example by `head`: run the same command again |
+The [exit code](../how-to/sweeps.md#exit-codes) tells how a command ended.
 """
 
 
 def page(command: str) -> str:
-    """The page of one command: its purpose, its files, its options."""
+    """The page of one command: its purpose, an example, its files, its options."""
     if command == "fit":
-        text = "Explain images: a sweep over items, each with its own mask.\n\n"
+        text = "Explain images: a sweep over items, each with its own mask. "
         text += "[Getting started](../getting-started.md#files-in-the-results-folder) lists the files it writes."
     else:
         text = docstring(COMMANDS[command][0]) + "\n"
         text = re.sub(r"^``python train\.py \w+[^`]*``: (.)", lambda found: found[1].upper(), text)
         text = re.sub(r"::\n\n((?: {4}.*\n?)+)", lambda found: f".\n\nIt writes\n\n{table(dedent(found[1]))}", text)
-    lines = [f"# {command}", "", text, ""]
-    examples = sorted(
-        path.name
+    purpose, _, more = text.partition("\n\n")
+    lines = [f"# {command}", "", purpose, "", "## Example", ""]
+    lines += ["```console", f"$ python train.py {command} {EXAMPLES[command]}", "```", ""]
+    configs = sorted(
+        path
         for path in (ROOT / "configs").glob("*.yaml")
         if f"train.py {command} --config" in path.read_text(encoding="utf-8")
     )
-    if examples:
-        lines += ["## Configurations", "", "Each file of `configs/` can be run as is.", ""]
-        for name in examples:
-            shown = (ROOT / "configs" / name).read_text(encoding="utf-8")
-            lines += [f'??? example "configs/{name}"', "", indent(f"```yaml\n{shown}```", "    "), ""]
+    own = [path for path in configs if f"configs/{path.name}" in EXAMPLES[command]]
+    for path in own:
+        lines += shown(path, unfolded=True)
+    if more:
+        lines += ["## What it does", "", more.strip(), ""]
+    if others := [path for path in configs if path not in own]:
+        lines += ["## More configurations", "", "Each of these files can be run as is, too.", ""]
+        for path in others:
+            lines += shown(path)
     lines += ["## Options", ""]
     foreign: list[str] = []
     for name, (title, options) in groups(options_of(command)).items():
@@ -152,6 +179,13 @@ def page(command: str) -> str:
         lines += ["### trainer", "", "Lightning's own options: devices, duration, loggers, callbacks, precision.", ""]
         lines += ['??? note "All options of the trainer"', "", indent("\n".join(foreign), "    ")]
     return "\n".join(lines) + "\n"
+
+
+def shown(config: Path, unfolded: bool = False) -> list[str]:
+    """A configuration as a block that can be folded; a long one is always folded at first."""
+    text = config.read_text(encoding="utf-8")
+    mark = "???+" if unfolded and text.count("\n") < 40 else "???"
+    return [f'{mark} example "configs/{config.name}"', "", indent(f"```yaml\n{text}```", "    "), ""]
 
 
 def table(listing: str) -> str:

@@ -10,6 +10,7 @@ import importlib.util
 import io
 import re
 import shlex
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -388,6 +389,45 @@ def test_every_option_is_on_its_commands_page(parsers: ModuleType, monkeypatch: 
         shown = [option for option in shown if type(given[option]).__name__ != "_ActionConfigLoad"]  # a group's file
         assert shown
         assert not [option for option in shown if f"`{option}`" not in page]
+
+
+@pytest.mark.usefixtures("there")
+def test_every_commands_page_begins_with_an_example(parsers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mkdocs", reason="comes with the extra docs")
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    hooks: Any = importlib.import_module("hooks")
+    for command in COMMANDS:
+        shown = hooks.page(command)
+        (line,) = re.findall(r"^\$ python train\.py (.*)$", shown.partition("## Options")[0], re.MULTILINE)
+        words = shlex.split(line)
+        assert words[0] == command
+        parsers.parse(words)
+
+
+def test_links_lead_somewhere_on_github_and_on_the_site() -> None:
+    """Both name a heading's anchor, by different rules."""
+    for page in [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md"]:
+        for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(FENCE, "", page.read_text(encoding="utf-8"))):
+            if link.startswith("https:"):
+                continue
+            file, _, anchor = link.partition("#")
+            target = page.parent / file if file else page
+            assert target.exists(), f"{page.relative_to(ROOT)}: there is no {link}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", re.sub(FENCE, "", target.read_text(encoding="utf-8")), re.MULTILINE)
+                assert anchor in set(map(on_github, headings)), f"{page.relative_to(ROOT)}: GitHub has no {link}"
+                assert anchor in set(map(on_the_site, headings)), f"{page.relative_to(ROOT)}: the site has no {link}"
+
+
+def on_github(heading: str) -> str:
+    """The anchor of a heading there: every letter is kept, and every space becomes a hyphen."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def on_the_site(heading: str) -> str:
+    """The anchor of a heading there: ASCII only, and spaces are joined."""
+    plain = unicodedata.normalize("NFKD", heading).encode("ascii", "ignore").decode()
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain).strip().lower())
 
 
 def test_pictures_are_small() -> None:
