@@ -63,17 +63,18 @@ def panel(rows: Sequence[Mapping[str, Tensor]], title: str, notes: Sequence[str]
             axes.imshow(view.clamp(0, 1).permute(1, 2, 0).float().numpy(), interpolation="nearest")
             axes.set_axis_off()
             axes.set_title(caption, loc="left", pad=5, fontsize=size, **STYLE)
-            _frame(figure, *place)
+            frame(figure, *place)
     return figure
 
 
-def _frame(figure: Figure, left: float, bottom: float, wide: float, tall: float) -> None:
-    """Draw a hairline just outside of a place in the figure, so that a white picture is seen, too."""
-    pixel_wide, pixel_tall = (1 / side for side in figure.get_size_inches() * figure.dpi)
-    corner = left - 0.75 * pixel_wide, bottom - 0.25 * pixel_tall  # rounded to the pixels next to the picture
-    sides = wide + pixel_wide, tall + pixel_tall
-    hair = Rectangle(corner, *sides, fill=False, edgecolor=HAIR, linewidth=72 / figure.dpi)
-    figure.add_artist(hair)
+def frame(figure: Figure, left: float, bottom: float, wide: float, tall: float, width: int = 1) -> None:
+    """Draw a line, some pixels wide, just outside of a place in the figure, so that a white picture is seen, too."""
+    across, up = (1 / side for side in figure.get_size_inches() * figure.dpi)  # a pixel
+    half = width / 2
+    corner = left - (half + 0.25) * across, bottom - (half - 0.25) * up  # rounded to whole pixels beside the picture
+    sides = wide + width * across, tall + width * up
+    line = Rectangle(corner, *sides, fill=False, edgecolor=HAIR, linewidth=72 * width / figure.dpi)
+    figure.add_artist(line)
 
 
 def _fitted(text: str, size: float, inches: float) -> tuple[str, float, float]:
