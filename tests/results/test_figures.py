@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -29,6 +29,7 @@ from fgvis_lightning.results.figures import (
     overlay_words,
     pixels,
 )
+from fgvis_lightning.results.layout import SERIF
 from fgvis_lightning.results.notebook import draw
 
 
@@ -162,6 +163,15 @@ def test_nothing_and_the_whole_image_are_named_and_framed(value: float, words: s
         left, right, top, bottom = round(box.x0), round(box.x1), round(len(drawn) - box.y1), round(len(drawn) - box.y0)
         line = {*drawn[top:bottom, left - 1], *drawn[top:bottom, right], *drawn[top - 1, left:right]}
         assert line | {*drawn[bottom, left:right]} == {0xB9 + 0xBB + 0xB8}
+
+
+def test_the_typefaces_are_there_and_have_the_letters(caplog: pytest.LogCaptureFixture) -> None:
+    figure = shown(torch.rand(3, 8, 8), torch.rand(3, 8, 8) / 9, "კატა, şerit → ×")
+    pixels(figure)  # a missing letter is a warning
+    with rc_context({"svg.fonttype": "none", "font.serif": SERIF}):
+        figure.savefig(file := BytesIO(), format="svg")
+    assert "'STIXGeneral', 'Times New Roman'," in file.getvalue().decode()
+    assert not caplog.records, "a missing typeface"
 
 
 def test_an_overlay_says_how_it_is_brightened() -> None:
