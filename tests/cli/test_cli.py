@@ -83,7 +83,7 @@ def test_a_run_leaves_what_the_readme_promises(folder: Path, output: Path, capsy
     assert float(layers[0]["closed"]) == pytest.approx(float(sum(shares)) / 9, abs=1e-5)
     assert max(shares) > 0
     with Image.open(output / "panels" / "photo_0@school_bus.png") as panel:
-        assert panel.width > 2 * 16 * 28
+        assert panel.width > 2 * 16 * 28, "two pictures side by side, or three"
     printed = capsys.readouterr().out
     assert "9 of 9 items explained" in printed
     assert f"tensorboard --logdir {output / 'tensorboard'}" in printed
