@@ -26,7 +26,19 @@ from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.results.explanation import Attribution, Explanation
-from fgvis_lightning.results.figures import as_rgb, brightened, brightest, explanation_image, factor, overlay, pixels
+from fgvis_lightning.results.figures import (
+    AS_IT_IS,
+    as_rgb,
+    brightened,
+    brightest,
+    explanation_image,
+    factor,
+    overlay,
+    overlay_words,
+    pixels,
+    state_of,
+)
+from fgvis_lightning.results.layout import FONT, STYLE, frame
 
 GATES = "gates"
 LABELS = 12  # names of layers in a picture, at most
@@ -38,14 +50,14 @@ GOLDEN = 0.6180339887  # its multiples are spread evenly between whole numbers
 class TensorBoardImages(ExplanationCallback):
     """Shows masks, their scores and their gates in TensorBoard.
 
-    For each shown item, under its id: ``mask`` and ``explanation`` during the iterations, ``score`` and ``sparsity`` as
-    curves, and at the end a ``panel`` that fits a card and ``gates``, the share of each layer's closed gates as bars.
-    For the run: mean curves of the items in work, the mean share of closed gates, all layers under Text, and settings
-    with final metrics under HParams, in a subfolder ``final``. Every rank logs its own items; each rank other than 0
-    writes to its own subfolder, which TensorBoard shows as a run.
+    For each shown item, under its id: ``evidence`` and ``by color channel`` (``mask`` for gray images) during the
+    iterations, ``score`` and ``mean evidence`` as curves, and at the end a ``panel`` that fits a card and ``gates``,
+    the share of each layer's closed gates as bars. For the run: mean curves of the items in work, the mean share of
+    closed gates, all layers under Text, and settings with final metrics under HParams, in a subfolder ``final``. Every
+    rank logs its own items; each rank other than 0 writes to its own subfolder, which TensorBoard shows as a run.
 
     Args:
-        every_n_iterations: interval of logged masks and explanations; 0 for panels only. Curves have a point every
+        every_n_iterations: interval of logged pictures of the evidence; 0 for panels only. Curves have a point every
             ``--trainer.log_every_n_steps`` steps.
         max_items: number of shown items of the whole sweep, evenly spread over its listing; a picture takes about
             100 kB.
@@ -55,7 +67,7 @@ class TensorBoardImages(ExplanationCallback):
         self.every_n_iterations = every_n_iterations
         self.max_items = max_items
         self._own: SummaryWriter | None = None
-        self._sums = torch.zeros(4, dtype=torch.float64)  # items, scores of the explanations, sparsity, levels reached
+        self._sums = torch.zeros(4, dtype=torch.float64)  # items, scores of explanations, mean evidence, levels reached
         self._coverage = Coverage()
         self._closed: Tensor | None = None  # of each layer, summed over items
 
@@ -74,8 +86,8 @@ class TensorBoardImages(ExplanationCallback):
             iteration, writer = batch.iterations + 1, self._writer(trainer)
             bands = pl_module.classifier.preprocessing.bands
             shown = explanation_image(image, evidence, background, bands)
-            writer.add_image(f"{name}/mask", as_rgb(evidence, bands), iteration)
-            writer.add_image(f"{name}/explanation", shown, iteration)
+            writer.add_image(f"{name}/evidence", shown, iteration)
+            writer.add_image(f"{name}/{_channels(evidence)}", as_rgb(evidence, bands), iteration)
 
     def _log_curves(self, trainer: pl.Trainer, model: FGVis, batch: Batch) -> None:
         shown = list(self._shown(trainer, model, batch.used))
@@ -85,7 +97,7 @@ class TensorBoardImages(ExplanationCallback):
         writer = self._writer(trainer)
         for place, name in shown:
             writer.add_scalar(f"{name}/score", scores[place], batch.iterations + 1)
-            writer.add_scalar(f"{name}/sparsity", sparsities[place], batch.iterations + 1)
+            writer.add_scalar(f"{name}/mean evidence", 1 - sparsities[place], batch.iterations + 1)
 
     def on_explained(
         self, trainer: pl.Trainer, pl_module: SweepModule, places: Sequence[int], found: Explanation | Attribution
@@ -93,7 +105,7 @@ class TensorBoardImages(ExplanationCallback):
         assert isinstance(pl_module, FGVis)
         assert isinstance(found, Explanation)
         reached = torch.ones_like(found.sparsity) if found.feasible is None else found.feasible.to(found.sparsity)
-        rows = torch.stack([torch.ones_like(found.sparsity), found.score_explanation, found.sparsity, reached])
+        rows = torch.stack([torch.ones_like(reached), found.score_explanation, 1 - found.sparsity, reached])
         self._sums += rows.double().sum(1)
         closed = None
         if found.coverage is not None and (closed := found.coverage.closed) is not None:
@@ -118,8 +130,8 @@ class TensorBoardImages(ExplanationCallback):
                 self._writer(trainer).add_image(GATES, _bars(self._coverage, mean), dataformats="HWC")
                 self._writer(trainer).add_text("coverage", _coverage_text(self._coverage, mean))
             if trainer.is_global_zero:
-                score, sparsity, reached = (self._sums[1:] / self._sums[0]).tolist()
-                metrics = {"final/score": score, "final/sparsity": sparsity}
+                score, evidence, reached = (self._sums[1:] / self._sums[0]).tolist()
+                metrics = {"final/score": score, "final/mean evidence": evidence}
                 if pl_module.options.auto:
                     metrics["final/level reached"] = reached
                 _add_settings(Path(trainer.logger.log_dir), pl_module.settings(), metrics)
@@ -162,11 +174,16 @@ def _add_settings(folder: Path, settings: dict[str, Any], metrics: dict[str, flo
             writer._get_file_writer().add_summary(part)
 
 
+def _channels(evidence: Tensor) -> str:
+    """Name of the picture of an evidence (C,H,W) on black."""
+    return {1: "mask", 3: "by color channel"}.get(len(evidence), "by channel")
+
+
 def _figure(inches: float, title: str) -> Figure:
     """A figure as wide as a card, with legible letters."""
     figure = Figure(figsize=(CARD[0], inches), dpi=DPI)
     FigureCanvasAgg(figure)
-    figure.text(0.5, 1 - 0.11 / inches, title, ha="center", va="center", fontsize=8, parse_math=False)
+    figure.text(0.035 / 4, 1 - 0.04 / inches, title, va="top", fontsize=8.5, fontweight="bold", **STYLE)
     return figure
 
 
@@ -181,7 +198,7 @@ def _bars(coverage: Coverage, closed: Tensor) -> Any:
     axes.set_ylim(count - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xticks([0, 50, 100], ["0 %", "50 %", "100 %"])
-    axes.tick_params(labelsize=6.5, length=0, pad=2)
+    axes.tick_params(labelsize=7, labelfontfamily=FONT, length=0, pad=2)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.grid(axis="x", linewidth=0.4)
     return pixels(figure)
@@ -196,23 +213,28 @@ def _card(item: Explanation, image: Tensor, background: Tensor) -> Any:
         background: (C,1,1) in [0,1].
     """
     evidence, bands = item.evidence[0].float().cpu(), item.bands
-    bright, times = brightened(evidence), 1 / float(brightest(evidence))
-    more = f" {factor(times)}" if times > 1.05 and evidence.any() else ""
+    bright, top, state = brightened(evidence), float(brightest(evidence)), state_of(evidence)
+    dimmed = state or overlay_words(evidence).replace(" or more", "+")
+    how = state or (f"brightened {factor(1 / top)}" if top < AS_IT_IS else "")
     views = {
-        "image": as_rgb(image, bands),
-        f"evidence{more}": explanation_image(image, bright, background, bands),
-        f"mask{more}": as_rgb(bright, bands),
-        "overlay": overlay(image, evidence, bands),
+        "image": (as_rgb(image, bands), ""),
+        "evidence": (explanation_image(image, bright, background, bands), how),
+        _channels(evidence): (as_rgb(bright, bands), how),
+        "on the dimmed image": (overlay(image, evidence, bands), dimmed),
     }
-    side = CARD[0] / len(views)
-    tall = side * image.shape[-2] / image.shape[-1]
-    inches = 0.42 + tall
+    column = 1 / len(views)
+    wide = 0.93 * column
+    tall = wide * CARD[0] * image.shape[-2] / image.shape[-1]  # inches
+    inches = 0.45 + tall
     figure = _figure(inches, repr(item))
-    for place, (name, view) in enumerate(views.items()):
-        axes = figure.add_axes((place / len(views), 0, 0.98 / len(views), tall / inches))
+    for number, (name, (view, words)) in enumerate(views.items()):
+        place = (number + 0.035) * column, 0.02 / inches, wide, tall / inches
+        axes = figure.add_axes(place)
         axes.imshow(view.clamp(0, 1).permute(1, 2, 0).float().numpy())
-        axes.set_title(name, fontsize=7, pad=2)
         axes.set_axis_off()
+        frame(figure, *place, width=2)
+        for text, above in ((name, 0.14), (words, 0.04)):
+            figure.text(place[0], (0.02 + tall + above) / inches, text, fontsize=6.5, **STYLE)
     return pixels(figure)
 
 

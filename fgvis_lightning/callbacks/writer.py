@@ -29,6 +29,7 @@ from fgvis_lightning.results.claim import Claim
 from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.figures import explanation_panel
 from fgvis_lightning.results.folder import Levels, write_summary
+from fgvis_lightning.results.layout import SERIF
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
 
 
@@ -142,7 +143,7 @@ class ExplanationWriter(ExplanationCallback):
     def _draw(self, figure: Figure, id: str, formats: Sequence[str]) -> None:
         for kind in formats:
             picture = BytesIO()
-            with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42}):  # text stays text, for print
+            with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "font.serif": SERIF}):  # text stays text
                 figure.savefig(picture, format=kind)
             write_whole(self.folder / "panels" / f"{id}.{kind}", picture.getvalue(), self._owner)
 

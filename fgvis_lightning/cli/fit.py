@@ -21,7 +21,6 @@ from fgvis_lightning.experiments.network_option import building, check_optimizer
 from fgvis_lightning.experiments.parsing import Parser, asks_for_help, program
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.explainer import FGVis
-from fgvis_lightning.names import slug
 from fgvis_lightning.results import folder
 from fgvis_lightning.results.lines import item_lines
 from fgvis_lightning.results.tensor_files import write_whole
@@ -98,8 +97,7 @@ class FGVisCLI(LightningCLI):
             own = {name: config.trainer[name] for name in ("accelerator", "devices", "num_nodes")}
             kwargs["strategy"] = chosen_strategy(**own)
         if config.trainer.logger is None:
-            name = slug(Path(config.output).resolve().name)  # which TensorBoard shows
-            own = {"name": "tensorboard", "version": name, "default_hp_metric": False}
+            own = {"name": "", "version": "tensorboard", "default_hp_metric": False}  # a run <output>/tensorboard
             kwargs["logger"] = TensorBoardLogger(config.output, **own)
         trainer: pl.Trainer = super().instantiate_trainer(**kwargs)
         return trainer

@@ -178,7 +178,8 @@ class MaskModule(SweepModule):
         every = trainer.log_every_n_steps
         if every and (trainer.global_step + 1) % every == 0 and (latest := self.latest) is not None:
             assert self.batch is not None
-            for name, value in zip(("score", "sparsity"), latest, strict=True):
+            score, sparsity = latest
+            for name, value in (("score", score), ("mean evidence", 1 - sparsity)):
                 self.log(name, value, batch_size=len(self.batch.used))
 
 

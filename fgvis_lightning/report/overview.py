@@ -13,8 +13,11 @@ from fgvis_lightning.report.sections import Rows
 
 EVIDENCE = "mean evidence"
 BINS = 20
+SEVERAL = 2
+"""Minimum number of items for an overview."""
+
 ENOUGH = 5
-"""Minimum number of items for medians, and so for an overview."""
+"""Minimum number of items for medians; fewer are described by their lowest and highest value."""
 
 MANY = 10
 """Minimum number of items for plots."""
@@ -77,7 +80,7 @@ def look_over(results: Results) -> Overview:
     failures = tuple((entry.method, entry.id, entry.state, entry.reason) for entry in missing)
     return Overview(
         made=_made(done),
-        enough=len({entry.id for entry in done}) >= ENOUGH,
+        enough=len({entry.id for entry in done}) >= SEVERAL,
         facts=_facts(done, missing, methods),
         setup=_setup(done),
         histograms=_histograms(done) if len(done) >= MANY else (),
@@ -114,8 +117,16 @@ def _facts(done: Sequence[Entry], missing: Sequence[Entry], methods: Sequence[st
     if missed:
         facts.append(("level missed", f"{missed:,}"))
     values = _numbers(done) | {"agreement of the runs": _known(entry.agreement for entry in done)}
-    facts += [(f"median {name}" if len(done) > 1 else name, _median(name, own)) for name, own in values.items() if own]
+    facts += [_middle(name, own) for name, own in values.items() if own]
     return tuple(facts)
+
+
+def _middle(name: str, values: Sequence[float]) -> tuple[str, str]:
+    """Name and number of the middle of a value, or its range if there are few items."""
+    if len(values) >= ENOUGH:
+        return f"median {name}", _median(name, values)
+    low, high = (_shown(name, value) for value in (min(values), max(values)))
+    return name, low if low == high else f"{low.removesuffix(' %')} to {high}"
 
 
 def _setup(done: Iterable[Entry]) -> tuple[tuple[str, str], ...]:
@@ -153,12 +164,13 @@ def _known(values: Iterable[float | None]) -> list[float]:
 
 
 def _median(name: str, values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    middle = median(values)
+    return _shown(name, median(values)) if values else ""
+
+
+def _shown(name: str, value: float) -> str:
     if name == EVIDENCE:
-        return f"{100 * middle:.1f} %" if middle >= 0.001 or middle == 0 else f"{100 * middle:.1g} %"
-    return f"{middle:.3f}"
+        return f"{100 * value:.1f} %" if value >= 0.001 or value == 0 else f"{100 * value:.1g} %"
+    return f"{value:.3f}"
 
 
 def _histograms(done: Sequence[Entry]) -> tuple[Histogram, ...]:
@@ -194,7 +206,7 @@ def _methods(done: Sequence[Entry], methods: Sequence[str]) -> Rows:
 def _classes(done: Sequence[Entry]) -> Rows | None:
     """The ten most frequent classes, with the medians of their items."""
     count = Counter(entry.name for entry in done)
-    if len(count) < 2 or max(count.values()) == 1:  # the list already shows it
+    if len(done) < ENOUGH or len(count) < 2 or max(count.values()) == 1:  # the list already shows it
         return None
     rows, shown = [], ("score on the image", "score on the explanation", EVIDENCE)
     for name, _ in sorted(count.items(), key=lambda pair: (-pair[1], pair[0]))[:10]:

@@ -30,7 +30,7 @@ from fgvis_lightning.results.tensor_files import write_whole
 
 SCRIPTS = ("stage.js", "curves.js", "detail.js", "list.js")
 ITEMS, THUMBNAILS = "items", "thumbnails"  # folders next to the page, if it is not a single file
-FEW = 3  # number of items up to which they are larger, as in list.js
+FEW = 24  # number of items up to which thumbnails are larger
 UNDEFINED = "undefined"  # agreement of runs of which one has a constant mask, as in detail.js
 GENERATOR = '<meta name="generator" content="fgvis_lightning report">'
 
@@ -197,6 +197,7 @@ def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
         "scale": pictures.scale,
         "top": pictures.top,
         "middle": pictures.middle,
+        "state": pictures.state,
         "channels": pictures.channels,
         "means": {name: _rounded(mean) for name, mean in pictures.means.items()},
         "background": pictures.background,

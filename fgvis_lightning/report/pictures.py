@@ -26,7 +26,7 @@ from fgvis_lightning.names import printable
 from fgvis_lightning.networks.preprocessing import Preprocessing, channel_names
 from fgvis_lightning.report.gather import Entry
 from fgvis_lightning.results.explanation import Explanation
-from fgvis_lightning.results.figures import as_rgb, brightened, brightest, heat, on_dimmed, triple
+from fgvis_lightning.results.figures import as_rgb, brightened, brightest, heat, on_dimmed, state_of, triple
 from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.notebook import as_pil
@@ -56,6 +56,7 @@ class Pictures:
         scale: largest evidence.
         top: the evidence at which a brightened mask becomes white; 0 without evidence.
         middle: the evidence, averaged over the channels, at which an overlay becomes the image itself, or 0.
+        state: words for evidence that is the whole image or nothing.
         channels: names of the channels shown as red, green and blue.
         means: of the evidence in each channel, by name; empty for a single channel, whose mean is that of all evidence.
         background: color of the explanation without evidence: red, green and blue in [0,1].
@@ -72,6 +73,7 @@ class Pictures:
     scale: float = 1.0
     top: float = 1.0
     middle: float = 1.0
+    state: str = ""
     channels: Sequence[str] = ()
     means: Mapping[str, float] = field(default_factory=dict)
     background: tuple[float, ...] = ()
@@ -115,6 +117,7 @@ def make_pictures(entry: Entry, side: int = THUMBNAIL) -> Pictures:
             scale=scale,
             top=float(brightest(evidence)) if evidence.any() else 0.0,
             middle=float(brightest(evidence.mean(0))) if evidence.any() else 0.0,
+            state=state_of(item.evidence[0].nan_to_num()),
             channels=[names[place] for place in triple(len(names), bands)],
             means=evidence_by_channel(item.evidence[0].nan_to_num(), preprocessing.channels),
             background=tuple(as_rgb(preprocessing.background(), bands).flatten().tolist()),

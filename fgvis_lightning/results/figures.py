@@ -17,8 +17,7 @@ slices, and signals as one line for each channel (see `fgvis_lightning.results.s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from textwrap import wrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +29,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fgvis_lightning.results.layout import panel
 from fgvis_lightning.results.numbers import percent, probability
 from fgvis_lightning.results.shapes import middle_slices, signal_figure
 
@@ -40,11 +40,13 @@ if TYPE_CHECKING:
 FAINT = 0.5
 """Evidence with a brightest part (see `brightest`) below this value is also shown brightened."""
 
-KEY = "by color channel, white is evidence in all three channels, and green in green alone"
-GAP_INCHES = 0.12
-DPI = 100
-LINE, LETTER = 1.4, 0.6  # height of a line, and about the width of a letter, in sizes of the font
+AS_IT_IS = 0.95
+"""Evidence with a brightest part above this value looks the same when it is brightened."""
 
+UNSEEN = 0.05
+"""Evidence that is nowhere above this value is too faint to see."""
+
+KEY = "Colors show the channels: white = all three, green = green only"
 
 Bands = Sequence[int] | None
 """The three of C channels shown as red, green and blue, counted from 1; None for the first, middle and last."""
@@ -87,55 +89,11 @@ def each_channel(evidence: Tensor) -> Tensor:
     return picture.expand(3, -1, -1)
 
 
-def panel(rows: Sequence[Mapping[str, Tensor]], title: str, note: str = "") -> Figure:
-    """Rows of pictures (3,H,W) in [0,1] under their names.
-
-    Each pixel covers whole screen pixels.
-
-    Args:
-        rows: name → picture for each row; all pictures have the same size.
-        title: title above all pictures.
-        note: note below the title, in a smaller font.
-    """
-    height, width = next(iter(rows[0].values())).shape[-2:]
-    zoom = max(1, round(448 / max(height, width)))
-    tall, wide = height * zoom / DPI, width * zoom / DPI
-    columns = max(map(len, rows))
-    total_wide = columns * (wide + GAP_INCHES) + GAP_INCHES
-    heads = [_fitted(text, size, total_wide) for text, size in ((title, 12), (note, 10)) if text]
-    names = [[_fitted(name, 10, wide) for name in row] for row in rows]
-    row_tall = GAP_INCHES + tall + max(name_tall for row in names for *_, name_tall in row)
-    total_tall = len(rows) * row_tall + sum(head_tall for *_, head_tall in heads) + 1.5 * GAP_INCHES
-    figure = Figure(figsize=(total_wide, total_tall), dpi=DPI)
-    FigureCanvasAgg(figure)
-    top = total_tall - GAP_INCHES / 2
-    for text, size, head_tall in heads:
-        middle = (top - head_tall / 2) / total_tall
-        figure.text(0.5, middle, text, ha="center", va="center", fontsize=size, parse_math=False)
-        top -= head_tall
-    for above, (row, heads_of_row) in enumerate(zip(rows, names, strict=True)):
-        bottom = GAP_INCHES + (len(rows) - 1 - above) * row_tall
-        for column, (view, (name, size, _)) in enumerate(zip(row.values(), heads_of_row, strict=True)):
-            left = GAP_INCHES + column * (wide + GAP_INCHES)
-            place = left / total_wide, bottom / total_tall, wide / total_wide, tall / total_tall
-            axes = figure.add_axes(place, frameon=False)
-            axes.imshow(view.clamp(0, 1).permute(1, 2, 0).float().numpy(), interpolation="nearest")
-            axes.set_axis_off()
-            axes.set_title(name, fontsize=size, pad=4)
-    return figure
-
-
-def _fitted(text: str, size: float, inches: float) -> tuple[str, float, float]:
-    """A text wrapped to a width, its font size, and its height in inches (a whole number of pixels)."""
-    lines = wrap(text, max(1, int(72 * inches / (LETTER * size))))
-    return "\n".join(lines), size, math.ceil(LINE * size * len(lines) / 72 * DPI) / DPI
-
-
 def explanation_panel(explanation: Explanation, index: int, image: Tensor, background: Tensor, name: str) -> Figure:
     """Image and explanation of one item above overlay and mask, under the class and both scores.
 
-    Faint evidence is also shown brightened, in a column of its own, so that no picture looks empty. The title tells if
-    the level was missed, and the line below it how well several runs agree.
+    Faint evidence is also shown brightened, in a column of its own, so that no picture looks empty. The line below the
+    title tells if the level was missed, and how well several runs agree.
 
     Args:
         explanation: explanation of B items.
@@ -146,36 +104,51 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
     """
     game, evidence = explanation.game, explanation.evidence[index].float().cpu()
     count, bands, what = len(evidence), explanation.bands, {2: "signal", 4: "volume"}.get(image.ndim, "image")
-    size = f"mean {percent(evidence.mean())}"
-    title, agreement = _title(explanation, index, name, what), _agreement(explanation, index)
-    if image.ndim == 2:
-        note = f"evidence ({game.name}) is dark on the line, {size}"
-        return signal_figure(image, brightened(evidence), title, f"{note}; {agreement}" if agreement else note)
+    size, scores = f"mean {percent(evidence.mean())}", _scores(explanation, index, what)
+    state = state_of(evidence).replace("image", what)
     if image.ndim == 4:
         image, evidence = middle_slices(image, background), middle_slices(evidence, torch.zeros_like(background))
+        state = state if state or evidence.any() else "none in these slices"
+    top = float(brightest(evidence))
+    how = "" if state or top >= (AS_IT_IS if what == "signal" else FAINT) else f"brightened {factor(1 / top)}"
+    if image.ndim == 2:
+        note = f"evidence ({game.name}) is dark on the line, {', '.join(filter(None, (state or size, how)))}"
+        return signal_figure(image, brightened(evidence), name, (scores, note))
     channels = ", ".join(str(place + 1) for place in triple(count, bands))
     named = {1: "mask", 3: "evidence by color channel"}.get(count, f"evidence in channels {channels}")
+    unseen = "too faint to see; brightened on the right" if how and evidence.max() < UNSEEN else ""
     views = {what if count <= 3 else f"{what}, channels {channels}": as_rgb(image, bands)}
-    views[f"evidence ({game.name})"] = explanation_image(image, evidence, background, bands)
-    by_channel = {f"on the dimmed {what}": overlay(image, evidence, bands)}
-    by_channel[f"{named}, {size}"] = as_rgb(evidence, bands)
-    top = float(brightest(evidence))
-    if evidence.max() > 0 and top < FAINT:
-        more, how = brightened(evidence), f"brightened {factor(1 / top)}"
+    views[_joined(f"evidence ({game.name})", state or unseen)] = explanation_image(image, evidence, background, bands)
+    dimmed = _joined(f"on the dimmed {what}", state) if state else f"on the dimmed {what}, {overlay_words(evidence)}"
+    by_channel = {dimmed: overlay(image, evidence, bands)}
+    by_channel[_joined(named if state else f"{named}, {size}", state or unseen)] = as_rgb(evidence, bands)
+    if how:
+        more = brightened(evidence)
         views[f"evidence, {how}"] = explanation_image(image, more, background, bands)
         by_channel[f"{named.removeprefix('evidence ')}, {how}"] = as_rgb(more, bands)
     if count > 3 and min(evidence.shape[1:]) >= 2 * math.ceil(math.sqrt(count)):  # room for a pixel and a line each
         by_channel[f"evidence by channel, 1 to {count}, brightened"] = each_channel(brightened(evidence))
-    return panel([views, by_channel], title, "; ".join(filter(None, (agreement, KEY if count == 3 else ""))))
+    return panel([views, by_channel], name, (scores, KEY) if count == 3 else (scores,))
 
 
-def _title(explanation: Explanation, index: int, name: str, what: str) -> str:
-    """Class and both scores, and whether the level was missed."""
+def _joined(name: str, words: str) -> str:
+    return f"{name}: {words}" if words else name
+
+
+def state_of(evidence: Tensor) -> str:
+    """Words for evidence that is the whole image or nothing; empty for all other evidence."""
+    if evidence.max() <= 0:
+        return "none"
+    return "whole image" if evidence.min() >= 1 else ""
+
+
+def _scores(explanation: Explanation, index: int, what: str) -> str:
+    """Both scores, whether the level was missed, and how well several runs agree."""
     before, after = (probability(s[index]) for s in (explanation.score_image, explanation.score_explanation))
     kind = "explanation" if explanation.game.keeps else f"{what} without the evidence"
     missed = explanation.feasible is not None and not explanation.feasible[index]
-    level = " (level missed)" if missed else ""
-    return f"{name}: {before} on the {what}, {after} on the {kind}{level}"
+    scores = f"{before} on the {what}, {after} on the {kind}{' (level missed)' if missed else ''}"
+    return "; ".join(filter(None, (scores, _agreement(explanation, index))))
 
 
 def _agreement(explanation: Explanation, index: int) -> str:
@@ -190,6 +163,12 @@ def factor(value: float) -> str:
     """A factor with two digits: × 3.2, × 32, × 3,200."""
     digits = f"{value:.1f}" if value < 9.95 else f"{float(f'{value:.2g}'):,.0f}"
     return f"×\N{NO-BREAK SPACE}{digits}"
+
+
+def overlay_words(evidence: Tensor) -> str:
+    """How `overlay` brightens an evidence (C,H,W), in words."""
+    top = float(brightest(evidence.mean(0)))
+    return f"brightened {factor(1 / top)} or more" if top < AS_IT_IS else "brightened"
 
 
 def overlay(image: Tensor, evidence: Tensor, bands: Bands = None) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -9,11 +11,14 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fgvis_lightning.results.layout import FONT, STYLE, TEXT, TITLE
+
 LINES = 12
 """Maximum number of channels to draw for a signal."""
 
 WIDE, TALL = 9.0, 1.1  # inches of a signal's channel
-INK, PALE = "#0b6e69", "#c9c9c9"
+LEFT = 0.09  # of the lines, in shares of the figure
+DARK, PALE = "#0b6e69", "#c9c9c9"
 
 
 def middle_slices(volume: Tensor, fill: Tensor) -> Tensor:
@@ -33,36 +38,38 @@ def middle_slices(volume: Tensor, fill: Tensor) -> Tensor:
     return torch.cat(columns, 2)
 
 
-def signal_figure(signal: Tensor, evidence: Tensor, title: str, note: str) -> Figure:
+def signal_figure(signal: Tensor, evidence: Tensor, title: str, notes: Sequence[str]) -> Figure:
     """A signal as a pale line for each channel, dark at its evidence.
 
     Args:
         signal: signal (C,T).
         evidence: evidence (C,T) in [0,1], which determines the darkness.
         title: title of the figure.
-        note: note below the title, in a smaller font.
+        notes: notes below the title, each on a line of its own, in a smaller font.
     """
     count = min(len(signal), LINES)
-    head = 0.55 if note else 0.35
+    head = 0.5 + 0.22 * len(notes)
     high = count * TALL + head + 0.45
     figure = Figure(figsize=(WIDE, high), dpi=100)
     FigureCanvasAgg(figure)
-    figure.text(0.5, 1 - 0.18 / high, title, ha="center", va="center", fontsize=12, parse_math=False)
-    figure.text(0.5, 1 - 0.42 / high, note, ha="center", va="center", fontsize=10, parse_math=False)
+    figure.text(LEFT, 1 - 0.1 / high, title, va="top", fontsize=TITLE, fontweight="bold", **STYLE)
+    for number, note in enumerate(notes):
+        figure.text(LEFT, 1 - (0.4 + 0.22 * number) / high, note, va="top", fontsize=TEXT, **STYLE)
     axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
-    figure.subplots_adjust(left=0.09, right=0.985, top=1 - head / high, bottom=0.35 / high, hspace=0.12)
+    figure.subplots_adjust(left=LEFT, right=0.985, top=1 - head / high, bottom=0.35 / high, hspace=0.12)
     steps = np.arange(signal.shape[1])
     for place, (ax, line, dark) in enumerate(zip(axes, signal.float().numpy(), evidence.float().numpy(), strict=False)):
         ax.plot(steps, line, color=PALE, linewidth=1)
         points = np.stack([steps, line], 1)
-        between = LineCollection(list(np.stack([points[:-1], points[1:]], 1)), color=INK, linewidth=2, capstyle="round")
+        parts = list(np.stack([points[:-1], points[1:]], 1))
+        between = LineCollection(parts, color=DARK, linewidth=2, capstyle="round")
         between.set_alpha(np.clip((dark[:-1] + dark[1:]) / 2, 0, 1).tolist())
         ax.add_collection(between)
         ax.set_xlim(0, max(1, len(steps) - 1))
-        ax.set_ylabel(f"channel {place + 1}", fontsize=9)
-        ax.tick_params(labelsize=8)
+        ax.set_ylabel(f"channel {place + 1}", fontsize=TEXT, fontfamily=FONT)
+        ax.tick_params(labelsize=0.8 * TEXT, labelfontfamily=FONT)
         for side in ("top", "right"):
             ax.spines[side].set_visible(False)
     if len(signal) > count:
-        axes[-1].set_xlabel(f"the first {count} of {len(signal)} channels", fontsize=9)
+        axes[-1].set_xlabel(f"the first {count} of {len(signal)} channels", fontsize=TEXT, fontfamily=FONT)
     return figure

@@ -123,17 +123,17 @@ def test_tensorboard_shows_curves_masks_and_hyperparameters(folder: Path, output
         "--data.batch_size",
         "2",
     )
-    events = EventAccumulator(str(output / "tensorboard" / "out"), size_guidance={"images": 0}).Reload()
+    events = EventAccumulator(str(output / "tensorboard"), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
-    assert {"score", "sparsity"} <= set(tags["scalars"])
+    assert {"score", "mean evidence"} <= set(tags["scalars"])
     assert len(events.Scalars("score")) == 8
     ids = [explanation.ids[0] for explanation in load_explanations(output)]
-    kinds = ("mask", "explanation", "panel", "gates")
+    kinds = ("evidence", "by color channel", "panel", "gates")
     assert set(tags["images"]) == {"gates", *(f"{id}/{kind}" for id in ids for kind in kinds)}
-    masks = events.Images(f"{ids[0]}/mask")
+    masks = events.Images(f"{ids[0]}/by color channel")
     assert [(image.step, image.width, image.height) for image in masks] == [(2, 16, 16), (4, 16, 16)]
-    final = EventAccumulator(str(output / "tensorboard" / "out" / "final")).Reload()
-    assert {"final/score", "final/sparsity"} <= set(final.Tags()["scalars"])
+    final = EventAccumulator(str(output / "tensorboard" / "final")).Reload()
+    assert {"final/score", "final/mean evidence"} <= set(final.Tags()["scalars"])
     assert "_hparams_/session_start_info" in final.summary_metadata
 
 

@@ -65,7 +65,7 @@ def test_evidence_is_in_the_band_that_decides(count: int) -> None:
     for strong, evidence in enumerate(found.evidence):
         assert evidence[strong, :, : SIDE // 2].sum() > 0.95 * evidence.sum()
     panel = explanation_panel(found, 1, images[1], torch.zeros(count, 1, 1), "a class")
-    assert f"evidence by channel, 1 to {count}, brightened" in [axes.get_title() for axes in panel.axes]
+    assert f"evidence by channel, 1 to {count}, brightened" in [axes.get_title("left") for axes in panel.axes]
 
 
 def test_gray_networks_have_gray_masks() -> None:

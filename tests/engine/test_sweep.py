@@ -367,10 +367,10 @@ def test_tensorboard_has_the_masks_of_every_rank(images: Path, tmp_path: Path) -
     shown_of_13 = ["--tensorboard.max_items", "7", "--tensorboard.every_n_iterations", "10", "--trainer.logger", "null"]
     run(options(images, tmp_path, "--trainer.devices", "3", *shown_of_13))
     shown = []
-    own = tmp_path / "tensorboard" / tmp_path.name
+    own = tmp_path / "tensorboard"
     for folder in (own, own / "rank1", own / "rank2"):
         (path,) = folder.glob("events*")
         tags = EventAccumulator(str(path), size_guidance={"images": 0}).Reload().Tags()["images"]
-        assert {tag.rpartition("/")[2] for tag in tags} == {"mask", "explanation", "panel", "gates"}
+        assert {tag.rpartition("/")[2] for tag in tags} == {"evidence", "by color channel", "panel", "gates"}
         shown.append({tag[:3] for tag in tags} - {"gat"})
     assert shown == [{"a00", "a03"}, {"a04", "a07", "a10"}, {"a08"}], "one of each two"

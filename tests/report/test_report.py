@@ -96,12 +96,23 @@ def test_a_page_has_all_items_with_their_numbers(tmp_path: Path, capsys: pytest.
     assert "view-4" not in page.data
 
 
-@pytest.mark.parametrize("items", [4, 5])
-def test_fewer_than_five_items_have_no_overview(tmp_path: Path, capsys: pytest.CaptureFixture[str], items: int) -> None:
+@pytest.mark.parametrize(
+    ("items", "numbers"),
+    [
+        (1, ()),
+        (2, ("items2", "score on the image0.333 to 0.667", "mean evidence3.1 to 6.2 %", "agreement of the runs0.875")),
+        (4, ("items4", "level reached3 of 4", "score on the image0.200 to 0.800", "mean evidence3.1 to 12.5 %")),
+        (5, ("items5", "level reached4 of 5", "median score on the image0.500", "median mean evidence9.4 %")),
+    ],
+)
+def test_two_items_have_an_overview_and_five_have_medians(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], items: int, numbers: tuple[str, ...]
+) -> None:
     page = Page(report(run(tmp_path / "run", items)))
     words = re.sub(r"\s+", " ", page.words)
-    assert ("level reached4 of 5" in words, "Overview" in words) == (items == 5, items == 5)
-    assert ("curves were not computed" in words) == (items == 5)
+    assert ("Overview" in words, "curves were not computed" in words) == (items > 1, items > 1)
+    assert [number for number in numbers if number not in words] == []
+    assert ("median" in words) == (items >= 5)
     assert " evaluate --results" not in page.text  # the command has the folder of whoever sends the page
     command = f"fgvis evaluate --results '[\"{tmp_path / 'run'}\"]' --output {tmp_path / 'run' / 'evaluation'}"
     printed = capsys.readouterr().out

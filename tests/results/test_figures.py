@@ -8,15 +8,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import GAMES
 from fgvis_lightning.results.explanation import Explanation
-from fgvis_lightning.results.figures import KEY, brightened, brightest, explanation_panel, grid, heat, overlay, pixels
+from fgvis_lightning.results.figures import (
+    KEY,
+    brightened,
+    brightest,
+    explanation_panel,
+    factor,
+    grid,
+    heat,
+    overlay,
+    overlay_words,
+    pixels,
+)
+from fgvis_lightning.results.layout import SERIF
 from fgvis_lightning.results.notebook import draw
 
 
@@ -77,7 +90,7 @@ def shown(image: torch.Tensor, evidence: torch.Tensor, name: str = "cat", **know
 
 
 def names(figure: Figure) -> list[str]:
-    return [axes.get_title() for axes in figure.axes]
+    return [axes.get_title("left").replace("\n", " ") for axes in figure.axes]  # as if not wrapped
 
 
 def title(figure: Figure) -> list[str]:
@@ -104,43 +117,92 @@ def test_a_panel_shows_every_pixel() -> None:
     assert names(figure) == [
         "image",
         "evidence (deletion)",
-        "on the dimmed image",
+        "on the dimmed image, " + overlay_words(evidence),
         f"evidence by color channel, mean {100 * evidence.mean():.1f} %",
     ]
-    assert title(figure) == ["cat: 0.750 on the image, 0.094 on the image without the evidence", KEY]
+    assert title(figure) == ["cat", "0.750 on the image, 0.094 on the image without the evidence", KEY]
     on_gray = torch.lerp(torch.full_like(image, 0.5), image, evidence)
     for place, view in enumerate((image, on_gray, overlay(image, evidence), evidence)):
         assert_large(picture(figure, place), view)
 
 
-@pytest.mark.parametrize(("top", "factor"), [(0.3125, "3.2"), (0.03125, "32"), (0.0003, "3,300")])
-def test_faint_evidence_is_shown_brightened_beside_what_it_is(top: float, factor: str) -> None:
+@pytest.mark.parametrize(("top", "times"), [(0.3125, "3.2"), (0.0625, "16"), (0.03125, "32"), (0.0003, "3,300")])
+def test_faint_evidence_is_shown_brightened_beside_what_it_is(top: float, times: str) -> None:
     image, evidence = torch.rand(2, 3, 8, 8)
     evidence = top * evidence / brightest(evidence)
     figure = shown(image, evidence)
-    assert names(figure)[1:] == [
-        "evidence (deletion)",
-        f"evidence, brightened ×\N{NO-BREAK SPACE}{factor}",
-        "on the dimmed image",
+    unseen = ": too faint to see; brightened on the right" if top < 0.05 else ""
+    assert names(figure) == [
+        "image",
+        f"evidence (deletion){unseen}",
+        f"evidence, brightened ×\N{NO-BREAK SPACE}{times}",
+        f"on the dimmed image, brightened {factor(1 / float(brightest(evidence.mean(0))))} or more",
         names(figure)[4],
-        f"by color channel, brightened ×\N{NO-BREAK SPACE}{factor}",
+        f"by color channel, brightened ×\N{NO-BREAK SPACE}{times}",
     ]
+    assert names(figure)[4].startswith("evidence by color channel, mean ")
+    assert names(figure)[4].endswith(f" %{unseen}")
     assert "0.0 %" not in names(figure)[4]
     assert picture(figure, 4).max() == pytest.approx(float(evidence.max()), abs=0.005)
     assert picture(figure, 5).max() == 1
     assert_large(picture(figure, 5), (evidence / top).clamp(max=1))
 
 
-def test_no_evidence_is_not_brightened() -> None:
-    assert len(names(shown(torch.rand(3, 8, 8), torch.zeros(3, 8, 8)))) == 4
+@pytest.mark.parametrize(("value", "words"), [(0.0, "none"), (1.0, "whole image")])
+def test_nothing_and_the_whole_image_are_named_and_framed(value: float, words: str) -> None:
+    figure = shown(torch.rand(3, 8, 8), torch.full((3, 8, 8), value))
+    assert names(figure) == [
+        "image",
+        f"evidence (deletion): {words}",
+        f"on the dimmed image: {words}",
+        f"evidence by color channel: {words}",
+    ]
+    drawn = pixels(figure).astype(int).sum(2)
+    for axes in figure.axes:  # a line around each picture, right beside it
+        box = axes.get_window_extent()
+        left, right, top, bottom = round(box.x0), round(box.x1), round(len(drawn) - box.y1), round(len(drawn) - box.y0)
+        line = {*drawn[top:bottom, left - 1], *drawn[top:bottom, right], *drawn[top - 1, left:right]}
+        assert line | {*drawn[bottom, left:right]} == {0xB9 + 0xBB + 0xB8}
+
+
+def test_the_typefaces_are_there_and_have_the_letters(caplog: pytest.LogCaptureFixture) -> None:
+    figure = shown(torch.rand(3, 8, 8), torch.rand(3, 8, 8) / 9, "კატა, şerit → ×")
+    pixels(figure)  # a missing letter is a warning
+    with rc_context({"svg.fonttype": "none", "font.serif": SERIF}):
+        figure.savefig(file := BytesIO(), format="svg")
+    assert "'STIXGeneral', 'Times New Roman'," in file.getvalue().decode()
+    assert not caplog.records, "a missing typeface"
+
+
+def test_an_overlay_says_how_it_is_brightened() -> None:
+    evidence = torch.full((3, 10, 10), 0.25)
+    assert overlay_words(evidence) == "brightened ×\N{NO-BREAK SPACE}4.0 or more"
+    evidence[:, 0] = 1
+    assert overlay_words(evidence) == "brightened"
+
+
+def test_a_volume_without_evidence_in_its_middle_says_so() -> None:
+    evidence = torch.zeros(1, 8, 8, 8)
+    evidence[:, 0, 0, 0] = 1
+    score = torch.tensor([0.75])
+    explanation = Explanation(evidence[None], torch.tensor([3]), score, score, GAMES["preservation"])
+    figure = explanation_panel(explanation, 0, torch.rand(1, 8, 8, 8), torch.full((1, 1, 1), 0.5), "cat")
+    assert names(figure)[1:] == [
+        "evidence (preservation): none in these slices",
+        "on the dimmed volume: none in these slices",
+        "mask: none in these slices",
+    ]
 
 
 def test_a_panel_says_what_was_missed_and_how_well_runs_agree() -> None:
     pair = torch.rand(2, 3, 8, 8)
-    assert title(shown(*pair, feasible=torch.tensor([False])))[0].endswith("without the evidence (level missed)")
-    assert title(shown(*pair, feasible=torch.tensor([True])))[0].endswith("without the evidence")
-    assert title(shown(*pair, agreement=torch.tensor([0.928]), seeds=6))[1:] == [f"6 runs agree by r = 0.93; {KEY}"]
-    assert title(shown(*pair, agreement=torch.tensor([torch.nan]), seeds=6))[1:] == [KEY]
+    assert title(shown(*pair, feasible=torch.tensor([False])))[1].endswith("without the evidence (level missed)")
+    assert title(shown(*pair, feasible=torch.tensor([True])))[1].endswith("without the evidence")
+    agree = title(shown(*pair, agreement=torch.tensor([0.928]), seeds=6))
+    assert agree[1].endswith("without the evidence; 6 runs agree by r = 0.93")
+    assert agree[2:] == [KEY]
+    undefined = title(shown(*pair, agreement=torch.tensor([torch.nan]), seeds=6))
+    assert undefined == title(shown(*pair))
 
 
 @pytest.mark.parametrize("shape", [(224, 224), (8, 8), (224, 72), (72, 224), (600, 500)])
@@ -148,9 +210,11 @@ def test_nothing_in_a_panel_overlaps_or_is_cut_off(shape: tuple[int, int]) -> No
     known = {"feasible": torch.tensor([False]), "agreement": torch.tensor([0.9]), "seeds": 6}
     figure = shown(torch.rand(3, *shape), torch.rand(3, *shape) / 9, "a class with a name that is long, " * 4, **known)
     drawn = pixels(figure)
-    boxes = [text.get_window_extent() for text in (*figure.texts, *(axes.title for axes in figure.axes))]
+    captions = [child for axes in figure.axes for child in axes.get_children() if isinstance(child, Text)]
+    texts = [text for text in (*figure.texts, *captions) if text.get_text()]
+    boxes = [text.get_window_extent() for text in texts]
     boxes += [axes.get_window_extent() for axes in figure.axes]
-    assert len(boxes) == 2 + 2 * 6
+    assert len(boxes) == 3 + 2 * 6
     for number, box in enumerate(boxes):
         assert box.x0 >= 0 <= box.y0
         assert box.x1 <= drawn.shape[1]

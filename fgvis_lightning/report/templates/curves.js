@@ -8,24 +8,24 @@ function drawn(name, attributes = {}, ...children) {
 }
 
 function drawCurves(curves, values) {
-  const left = 26, right = 250, top = 8, bottom = 118;
+  const left = 34, right = 330, top = 10, bottom = 150;
   const highest = Math.max(1, ...curves.flat());
   const x = (share) => left + share * (right - left);
   const y = (score) => bottom - (score / highest) * (bottom - top);
   const words = (name) => (values[name] === undefined ? name : `${name}, AUC ${number(values[name])}`);
-  const picture = drawn("svg", { viewBox: "0 0 260 150", role: "img" });
+  const picture = drawn("svg", { viewBox: "0 0 340 194", role: "img" });
   const title = `Score of the class during deletion and insertion of pixels: ${words("deletion")}; ${words("insertion")}`;
   picture.append(drawn("title", {}, title));
   picture.append(drawn("line", { x1: left, x2: right, y1: bottom, y2: bottom, class: "axis" }));
   picture.append(drawn("line", { x1: left, x2: left, y1: top, y2: bottom, class: "axis" }));
   for (const tick of [0, highest / 2, highest])
-    picture.append(drawn("text", { x: left - 4, y: y(tick) + 3, "text-anchor": "end" }, String(Number(tick.toFixed(2)))));
+    picture.append(drawn("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, String(Number(tick.toFixed(2)))));
   for (const [share, anchor] of [[0, "start"], [0.5, "middle"], [1, "end"]])
-    picture.append(drawn("text", { x: x(share), y: bottom + 12, "text-anchor": anchor }, `${100 * share} %${share === 0.5 ? " of the pixels" : ""}`));
+    picture.append(drawn("text", { x: x(share), y: bottom + 17, "text-anchor": anchor }, `${100 * share} %${share === 0.5 ? " of the pixels" : ""}`));
   ["deletion", "insertion"].forEach((name, place) => {
     const points = curves[place].map((score, at, all) => `${x(at / (all.length - 1)).toFixed(1)},${y(score ?? 0).toFixed(1)}`);
     picture.append(drawn("polyline", { points: points.join(" "), class: `line ${name}` }));
-    picture.append(drawn("text", { x: left + 112 * place, y: bottom + 27, class: name }, `${place ? "╌" : "─"} ${words(name)}`));
+    picture.append(drawn("text", { x: left + 152 * place, y: bottom + 38, class: name }, `${place ? "╌" : "─"} ${words(name)}`));
   });
   return picture;
 }

@@ -16,6 +16,12 @@ const percent = (share) => (share > 0 && share < 0.001 ? (100 * share).toPrecisi
 const UNDEFINED = "undefined"; // agreement of runs of which one has a constant mask
 const agreementOf = (row) => (row.agreement === UNDEFINED ? UNDEFINED : number(row.agreement));
 const evidenceOf = (row) => `${percent(Math.max(0, row.evidence))}\u00a0%`;
+// The classes of an image in the order of the run, each by all methods, in the list as well as in an item's view.
+const firsts = new Map();
+rows.forEach(({ id }, at) => firsts.has(id) || firsts.set(id, at));
+const inOrder = (a, b) => firsts.get(rows[a].id) - firsts.get(rows[b].id) || a - b;
+// As many columns as there are pictures of one image, or else rows of about the same length.
+const setColumns = (grid, count) => grid.style.setProperty("--columns", Math.ceil(count / Math.ceil(count / 5)));
 const chip = (state) => (state === "missed" ? [element("span", { className: "missed" }, "level missed")] : []);
 
 function scoresOf(row) {
@@ -125,9 +131,10 @@ function fillTable(id, values) {
 
 // The same item by other methods, and other classes of the same image.
 async function fillOthers(row, place, item) {
-  const same = rows.map((_, at) => at).filter((at) => row.image && rows[at].image === row.image && !isMissing(rows[at]));
+  const same = rows.map((_, at) => at).filter((at) => row.image && rows[at].image === row.image && !isMissing(rows[at])).sort(inOrder);
   byId("compare").hidden = same.length < 2;
   if (same.length < 2) return;
+  setColumns(byId("others"), Math.min(MOST, same.length));
   const start = Math.max(0, Math.min(same.indexOf(place) - MOST / 2, same.length - MOST));
   for (const at of same.slice(start, start + MOST)) {
     const other = at === place ? item : await viewOf(at).then((view) => stage.load(view), () => null);

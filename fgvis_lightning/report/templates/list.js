@@ -66,11 +66,16 @@ function matches(row, place, by) {
   return true;
 }
 
+const stem = (id) => id.slice(0, id.includes("@") ? id.lastIndexOf("@") : id.length); // of the image
 const words = new Intl.Collator("en", { numeric: true });
 
 function compare(a, b, by) {
   if (by.sort !== "state" && isMissing(rows[a]) !== isMissing(rows[b])) return isMissing(rows[a]) ? 1 : -1;
-  const key = { "": "id", class: "name" }[by.sort] ?? by.sort;
+  if (!by.sort) {
+    const order = words.compare(stem(rows[a].id), stem(rows[b].id));
+    return (by.order ? -order : order) || inOrder(a, b);
+  }
+  const key = { class: "name" }[by.sort] ?? by.sort;
   const [x, y] = [a, b].map((place) => (rows[place][key] === UNDEFINED && key === "agreement" ? -Infinity : rows[place][key]));
   const none = (value) => value === null || value === undefined || value === "";
   if (none(x) || none(y)) return none(x) - none(y) || a - b; // items without a value come last in both orders
@@ -83,7 +88,10 @@ function update() {
   shown = rows.map((_, place) => place).filter((place) => matches(rows[place], place, by)).sort((a, b) => compare(a, b, by));
   byId("grid").replaceChildren(...shown.slice(0, limit).map(card));
   const alike = (place, at) => at > 0 && rows[place].image !== "" && rows[place].image === rows[shown[at - 1]].image;
-  const inRows = !by.sort && 2 * shown.filter(alike).length >= shown.length; // a row for each image with its classes
+  const inRows = !by.sort && 2 * shown.filter(alike).length >= shown.length; // rows for each image with its classes
+  byId("grid").classList.toggle("rows", inRows);
+  const counts = shown.reduce((found, place) => found.set(rows[place].image, (found.get(rows[place].image) ?? 0) + 1), new Map());
+  setColumns(byId("grid"), Math.max(1, ...counts.values()));
   shown.slice(0, limit).forEach((place, at) => card(place).classList.toggle("begins", inRows && !alike(place, at)));
   const left = Math.min(STEP, shown.length - limit);
   byId("more").hidden = left <= 0;

@@ -34,7 +34,12 @@ async function pixelsOf(source) {
 const PICTURES = ["image", "evidence", "mask", "overlay"];
 const FADES = { evidence: 1, mask: 2 }; // from the image
 const DIM = 0.35; // of the image in an overlay, where there is no evidence
+const UNSEEN = 0.05; // evidence that is nowhere above is too faint to see, as in figures.py
+const AS_IT_IS = 0.95; // evidence whose brightest part is above looks the same when it is brightened
 const LARGEST = 48; // screen pixels for each pixel
+
+// A factor with two digits.
+const factor = (top) => `×\u00a0${(1 / top).toLocaleString("en", { minimumSignificantDigits: 2, maximumSignificantDigits: 2 })}`;
 
 // The names of the pictures are those of the panels.
 function channelsOf(view) {
@@ -94,7 +99,8 @@ const stage = {
     const kind = picture.kind === "overlay" && !(image && evidence) ? (image ? "evidence" : "mask") : picture.kind;
     const fade = kind === "image" ? Number(byId("fade").value) / 100 : (FADES[kind] ?? 0);
     const mask = byId("channels").hidden ? "all" : document.querySelector("input[name=channel]:checked").value;
-    const gain = byId("brighten").checked && view.top ? 1 / view.top : 1;
+    const brighten = byId("brighten").checked;
+    const gain = brighten && view.top ? 1 / view.top : 1;
     const context = canvas.getContext("2d");
     const drawn = context.createImageData(size.width, size.height);
     const first = fade < 1 ? 0 : 1;
@@ -110,8 +116,9 @@ const stage = {
     };
     const overlay = (at, channel) => {
       const dim = DIM * mean(image.data, at);
-      const bright = Math.min(1, (mean(evidence.data, at) / 255) * (view.scale / (view.middle || 1)));
-      return dim + Math.sqrt(bright) * (image.data[at + channel] - dim);
+      const share = (mean(evidence.data, at) / 255) * view.scale;
+      const shown = brighten ? Math.sqrt(Math.min(1, share / (view.middle || 1))) : share;
+      return dim + shown * (image.data[at + channel] - dim);
     };
     for (let at = 0; at < drawn.data.length; at += 4) {
       for (let channel = 0; channel < 3; channel++) {
@@ -126,8 +133,12 @@ const stage = {
     const names = ["image", evidence ? "evidence" : "image × map", evidence ? last : "map"];
     let text = kind === "overlay" ? "on the dimmed image" : names[first + part];
     text ??= `between ${names[first]} and ${names[first + 1]}`;
-    if (evidence && kind !== "image" && !view.top) text += ": none";
-    else if (evidence && fade >= 1 && gain > 1.05) text += `, brightened ×\u00a0${gain.toLocaleString("en", { minimumSignificantDigits: 2, maximumSignificantDigits: 2 })}`;
+    if (evidence && (fade >= 1 || kind === "overlay")) {
+      if (view.state) text += `: ${view.state}`;
+      else if (brighten && kind === "overlay") text += `, brightened${view.middle < AS_IT_IS ? ` ${factor(view.middle)} or more` : ""}`;
+      else if (brighten && view.top < AS_IT_IS) text += `, brightened ${factor(view.top)}`;
+      else if (!brighten && view.scale < UNSEEN) text += ": too faint to see unless brightened";
+    }
     note.textContent = text;
     canvas.setAttribute("aria-label", title ? `${title}: ${text}` : text);
     if (kind === "image") byId("fade").setAttribute("aria-valuetext", text);
