@@ -10,6 +10,7 @@ from statistics import median
 
 from fgvis_lightning.report.gather import MISSED, REACHED, Entry, Results
 from fgvis_lightning.report.sections import Rows
+from fgvis_lightning.results.numbers import percent
 
 EVIDENCE = "mean evidence"
 BINS = 20
@@ -168,9 +169,7 @@ def _median(name: str, values: Sequence[float]) -> str:
 
 
 def _shown(name: str, value: float) -> str:
-    if name == EVIDENCE:
-        return f"{100 * value:.1f} %" if value >= 0.001 or value == 0 else f"{100 * value:.1g} %"
-    return f"{value:.3f}"
+    return percent(value) if name == EVIDENCE else f"{value:.3f}"
 
 
 def _histograms(done: Sequence[Entry]) -> tuple[Histogram, ...]:
