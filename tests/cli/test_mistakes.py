@@ -122,7 +122,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "--model.classifier.size": {
         "[0,16]": "Expected size to be a height and a width from 1 to 16384 and resize at least as large,",
         "[16]": "Expected a size of 2 for Tiny, whose first convolution takes images (B,C,H,W), but got one of 1.",
-        "x": "--model.classifier.size: Expected tuple, but got x",
+        "x": "--model.classifier.size: Expected a whole number or tuple, but got x",
         "[16,-1]": "Expected size to be a height and a width from 1 to 16384 and resize at least as large,",
         "[16,16,16]": "Expected a size of 2 for Tiny, whose first convolution takes images (B,C,H,W), but got one of",
         "[1000000000,1000000000]": "Expected size to be a height and a width from 1 to 16384",
@@ -349,7 +349,7 @@ IMAGES = {
 COMMANDS: list[tuple[list[str], str]] = [
     (
         ["fitt"],
-        "Expected a command, fit, report, compare, evaluate, benchmark, pointing, bias, ",
+        "Expected a command, fit, predict, report, compare, evaluate, benchmark, pointing, bias, ",
     ),
     (["fit"], "Expected --data.images, but got nothing."),
     (
@@ -359,7 +359,7 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["fit", "--data.images"], "argument --data.images/--data.images+: expected one argument"),
     (
         [""],
-        "Expected a command, fit, report, compare, evaluate, benchmark, pointing, bias, ",
+        "Expected a command, fit, predict, report, compare, evaluate, benchmark, pointing, bias, ",
     ),
     (["completion", "foo"], "Expected a shell, bash, zsh, tcsh"),  # and those that this shtab knows
     (["completion"], "Expected a shell, bash, zsh, tcsh"),

@@ -161,8 +161,8 @@ def test_the_page_explains_itself_as_the_documentation_does(tmp_path: Path) -> N
     assert "runs agree" not in words
     explanation(tmp_path / "run", "a@cat", "a.png", agreement=0.5)
     words = re.sub(r"\s+", " ", Page(report(tmp_path / "run")).words)
-    assert "Near 1, another seed gives the same mask; near 0, a different one" in words
-    assert "Near 1, another seed gives the same mask; near 0, a different one" in reading
+    assert "Near 1, a single run with another seed gives the same mask; near 0, a different one" in words
+    assert "Near 1, a single run with another seed gives the same mask; near 0, a different one" in reading
 
 
 def test_channels_are_called_what_they_are(tmp_path: Path) -> None:
