@@ -6,9 +6,10 @@ Trains small networks of several families to say which of some photos a 48-pixel
 
 For how many of the crops the least likely class, which is not there, reaches p > 0.5 at some time: without gates, with
 gates behind activations alone, and with those that the container puts (`fgvis_lightning.defense.graph`), strict,
-restoring, and restoring without those behind normalizations. The last three counts are those of the strongest attack, over all optimizers and starts of
-``tests/attacking.py``; for the others Adam from 0 is enough. Then the evidence that preservation needs for the class
-that is there, by its default settings, and for how many crops it reaches the full score.
+restoring, and restoring without those behind normalizations. The last three counts are those of the strongest attack,
+over all optimizers and starts of ``tests/attacking.py``; for the others Adam from 0 is enough. Then the evidence that
+preservation needs for the class that is there, by its default settings, and for how many crops it reaches the full
+score.
 """
 
 from __future__ import annotations
