@@ -85,7 +85,7 @@ def test_published_deletion_lowers_the_score(photos: Tensor) -> None:
 
 @pytest.mark.parametrize("game", ["preservation", "deletion", "generation", "repression"])
 def test_every_game_finds_small_evidence_that_reaches_its_level(game: Any, photos: Tensor) -> None:
-    explanation = explain(NAME, photos, game=game, seeds=1, iterations=40)
+    explanation = explain(NAME, photos, game=game, seeds=1, iterations=30)
     assert explanation.feasible is not None
     assert explanation.feasible.all()
     assert (explanation.sparsity > 0.4).all()
