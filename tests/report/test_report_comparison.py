@@ -126,3 +126,18 @@ def test_many_classes_are_compared_in_even_rows(reader: Reader, tmp_path: Path, 
     assert [tops.count(top) for top in dict.fromkeys(tops)] == rows
     captions = [round(caption.rect["y"]) for caption in reader.all("#others figcaption")]
     assert [captions.count(top) for top in dict.fromkeys(captions)] == rows
+
+
+def test_compared_classes_have_one_brightness(reader: Reader, tmp_path: Path) -> None:
+    """Otherwise, less evidence may look brighter than more."""
+    image = photo(tmp_path / "a.png", 0)
+    for name, part in (("cat", 8), ("dog", 16)):
+        path = explanation(tmp_path / "run", f"a@{name}", image, name)
+        save_tensors(path, {"mask": (load_explanation(path).mask[0] / part).half()}, load_metadata(path))
+    main(["report", str(tmp_path / "run")])
+    reader.open(tmp_path / "run" / "report.html", "#item=a%40dog")
+    reader.until(lambda: len(reader.all("#others canvas")) == 2)
+    factors = [caption.rpartition("brightened ")[2] for caption in reader.captions("#others")]
+    assert len(set(factors)) == 1
+    alone = reader.captions("#views")[1].rpartition("brightened ")[2]
+    assert float(alone[2:]) == pytest.approx(2 * float(factors[0][2:]), rel=0.02)

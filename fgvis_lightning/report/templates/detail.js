@@ -151,6 +151,7 @@ async function fillOthers(row, place, item) {
     byId("others").append(figure);
     stage.move(0, 0);
   }
+  stage.alike();
 }
 
 function go(step) {

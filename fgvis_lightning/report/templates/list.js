@@ -149,9 +149,22 @@ function focusCard(place) {
 if (form) {
   for (const name of ["class", "method"]) {
     const select = form.elements[name];
-    const values = [...new Set(rows.map((row) => row[name === "class" ? "name" : name]))].filter(Boolean).sort(words.compare);
-    select.append(...values.map((value) => element("option", { value }, value)));
+    const counts = new Map();
+    for (const row of rows) {
+      const value = row[name === "class" ? "name" : name];
+      counts.set(value, (counts.get(value) ?? 0) + 1);
+    }
+    const values = [...counts.keys()].filter(Boolean).sort(words.compare);
+    select.append(...values.map((value) => element("option", { value }, `${value} (${counts.get(value).toLocaleString("en")})`)));
     select.closest("label").hidden = name === "method" && !severalMethods;
+  }
+  // The range of the values there are, instead of that of possible ones.
+  for (const field of form.querySelectorAll("[type=number]")) {
+    const [, name, end] = field.name.match(/(.*)_(from|to)$/);
+    const scale = name === "evidence" ? 100 : 1;
+    const known = rows.map((row) => row[name]).filter((value) => value !== null && value !== undefined);
+    const outer = end === "from" ? Math.min : Math.max;
+    if (known.length) field.placeholder = (scale * known.reduce((one, other) => outer(one, other))).toFixed(scale === 1 ? 2 : 1);
   }
   let waits = 0;
   const changed = () => {

@@ -100,7 +100,8 @@ const stage = {
     const fade = kind === "image" ? Number(byId("fade").value) / 100 : (FADES[kind] ?? 0);
     const mask = byId("channels").hidden ? "all" : document.querySelector("input[name=channel]:checked").value;
     const brighten = byId("brighten").checked;
-    const gain = brighten && view.top ? 1 / view.top : 1;
+    const { top, middle } = picture.brightest ?? view;
+    const gain = brighten && top ? 1 / top : 1;
     const context = canvas.getContext("2d");
     const drawn = context.createImageData(size.width, size.height);
     const first = fade < 1 ? 0 : 1;
@@ -117,7 +118,7 @@ const stage = {
     const overlay = (at, channel) => {
       const dim = DIM * mean(image.data, at);
       const share = (mean(evidence.data, at) / 255) * view.scale;
-      const shown = brighten ? Math.sqrt(Math.min(1, share / (view.middle || 1))) : share;
+      const shown = brighten ? Math.sqrt(Math.min(1, share / (middle || 1))) : share;
       return dim + shown * (image.data[at + channel] - dim);
     };
     for (let at = 0; at < drawn.data.length; at += 4) {
@@ -135,13 +136,21 @@ const stage = {
     text ??= `between ${names[first]} and ${names[first + 1]}`;
     if (evidence && (fade >= 1 || kind === "overlay")) {
       if (view.state) text += `: ${view.state}`;
-      else if (brighten && kind === "overlay") text += `, brightened${view.middle < AS_IT_IS ? ` ${factor(view.middle)} or more` : ""}`;
-      else if (brighten && view.top < AS_IT_IS) text += `, brightened ${factor(view.top)}`;
+      else if (brighten && kind === "overlay") text += `, brightened${middle < AS_IT_IS ? ` ${factor(middle)} or more` : ""}`;
+      else if (brighten && top < AS_IT_IS) text += `, brightened ${factor(top)}`;
       else if (!brighten && view.scale < UNSEEN) text += ": too faint to see unless brightened";
     }
     note.textContent = text;
     canvas.setAttribute("aria-label", title ? `${title}: ${text}` : text);
     if (kind === "image") byId("fade").setAttribute("aria-valuetext", text);
+  },
+
+  // Compared pictures are brightened by the same factor, so that their brightness can be compared, too.
+  alike() {
+    const compared = this.pictures.filter((picture) => picture.title);
+    const most = (name) => Math.max(...compared.map(({ item }) => item.view[name] ?? 0));
+    for (const picture of compared) picture.brightest = { top: most("top"), middle: most("middle") };
+    for (const picture of compared) this.draw(picture);
   },
 
   redraw() {
