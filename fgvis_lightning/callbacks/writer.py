@@ -49,6 +49,8 @@ def image_in_work(model: SweepModule, place: int) -> tuple[Tensor, Tensor]:
 GRACE = 60
 """Seconds that rank 0 waits for ranks that it has not started, if none of them is running."""
 
+Format = Literal["png", "svg", "pdf"]
+
 
 class ExplanationWriter(ExplanationCallback):
     """Writes a file and a panel for each item as soon as it is finished, and ``summary.csv`` at the end.
@@ -57,8 +59,8 @@ class ExplanationWriter(ExplanationCallback):
         folder: the results folder. It may only hold explanations of the same configuration, and no other sweep may be
             running in it.
         panels: whether to draw ``panels/<item id>.png``.
-        formats: formats of the panels; default: ``png``; ``svg`` and ``pdf`` are for print. Missing panels of finished
-            explanations are drawn, too.
+        formats: a format of the panels, or several; default: ``png``; ``svg`` and ``pdf`` are for print. Missing panels
+            of finished explanations are drawn, too.
 
     Attributes:
         damaged: problems of files that could not be read for the tables.
@@ -66,12 +68,10 @@ class ExplanationWriter(ExplanationCallback):
         levels: levels of the items according to the tables; None if another rank has made the tables.
     """
 
-    def __init__(
-        self, folder: str | Path, panels: bool = True, formats: list[Literal["png", "svg", "pdf"]] | None = None
-    ) -> None:
+    def __init__(self, folder: str | Path, panels: bool = True, formats: Format | list[Format] = "png") -> None:
         self.folder = Path(folder)
         self.panels = panels
-        self.formats = ["png"] if formats is None else formats
+        self.formats = [formats] if isinstance(formats, str) else formats
         self.damaged: list[str] = []
         self.levels: Levels | None = None
         self.listed: Callable[[], Collection[str]] | None = None

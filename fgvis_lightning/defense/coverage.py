@@ -65,7 +65,10 @@ class Coverage:
         ]
         lines = [f"{self.gated.total()} of {self.calls.total()} nonlinearity calls gated: {', '.join(parts)}"]
         if self.exempt:
-            lines.append("without a gate: " + ", ".join(f"{n} {kind}" for kind, n in self.exempt.items()))
+            lines.append(
+                "without a gate: "
+                + ", ".join(f"{n} {kind}{NEEDS_NONE.get(kind, '')}" for kind, n in self.exempt.items())
+            )
         if self.gate_free:
             lines.append(GATE_FREE)
         if self.closed is not None and self.layers:
@@ -103,6 +106,9 @@ class Coverage:
             shares.setdefault(_stage(layer), []).append(share)
         return {stage: sum(values) / len(values) for stage, values in shares.items()}
 
+
+NEEDS_NONE = {"pooling": " (which needs none)"}
+"""Remarks on kinds of operations without a gate."""
 
 GATE_FREE = (
     "A path from the image to the logits has no gate, or several layers in a row have none: there the gradient is "

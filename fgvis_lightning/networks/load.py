@@ -196,7 +196,10 @@ def from_options(
         outputs: whether the network returns ``logits`` or ``probabilities``; detected by default.
         threshold: probability above which a label is ``predicted`` in a multilabel task.
     """
-    return load_classifier(network, task=task, outputs=outputs, threshold=threshold, **vars(classifier))
+    found = load_classifier(network, task=task, outputs=outputs, threshold=threshold, **vars(classifier))
+    if isinstance(network, nn.Module) and classifier.checkpoint is None and classifier.weights is None:
+        found.note = found.note or "weights: as the class makes them, since no checkpoint is given"
+    return found
 
 
 def _preprocessing(own: Preprocessing, given: ClassifierOptions, size: tuple[int, ...] | None) -> Preprocessing:

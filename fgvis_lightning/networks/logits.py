@@ -99,5 +99,5 @@ def why_not(network: nn.Module, name: str, x: Tensor, error: Exception) -> str:
         )
     height, width = x.shape[-2:]
     sized = re.search(SIZE, says, re.IGNORECASE)
-    remedy = " Use images of the network's size, or set --model.classifier.size." if sized else ""
+    remedy = " Use images of the network's size, or set --model.classifier.size, e.g. 96." if sized else ""
     return f"Expected {name} to run on images of {height}×{width} pixels, but it does not ({says}).{remedy}"

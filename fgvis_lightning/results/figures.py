@@ -46,7 +46,7 @@ AS_IT_IS = 0.95
 UNSEEN = 0.05
 """Evidence that is nowhere above this value is too faint to see."""
 
-KEY = "Colors show the channels: white = all three, green = green only"
+KEY = "In the pictures by color channel, white is evidence in all three channels, green in green only"
 
 Bands = Sequence[int] | None
 """The three of C channels shown as red, green and blue, counted from 1; None for the first, middle and last."""

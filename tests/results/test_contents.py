@@ -175,3 +175,17 @@ def test_a_refused_run_leaves_the_tables(done: Path, photo: Photo, capsys: pytes
         fit(done, photo("b.png"), "--model.game", "deletion", "--model.seed", "3", *CPU)
     assert "of this configuration" in capsys.readouterr().err
     assert (done / "summary.csv").read_bytes() == before
+
+
+def test_a_folder_without_explanations_belongs_to_nobody(
+    photo: Callable[..., Path], output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The remedy that an error names must not be refused."""
+    (photo("in/a.png").parent / "b.png").write_bytes(b"no image")
+    with pytest.raises(SystemExit):
+        fit(output, photo("in/a.png").parent / "b.png")
+    capsys.readouterr()
+    fit(output, photo("in/a.png"), "--model.game", "deletion", "--writer.formats", "svg")
+    out = capsys.readouterr().out
+    assert "weights: as the class makes them, since no checkpoint is given" in out
+    assert [path.suffix for path in (output / "panels").iterdir()] == [".svg"]

@@ -100,7 +100,7 @@ function update() {
   const entries = `${severalMethods ? "explanation" : "item"}${rows.length === 1 ? "" : "s"}`;
   byId("count").textContent = shown.length
     ? `${shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} ${entries} shown${some}`
-    : `None of ${rows.length.toLocaleString("en")} ${entries} match. Show all to start over.`;
+    : `None of ${rows.length.toLocaleString("en")} ${entries} match. Reset to start over.`;
   form.querySelector("[type=reset]").hidden = !Object.values(by).some(Boolean);
 }
 
