@@ -113,6 +113,7 @@ class Meter:
         self.ranks = ranks
         self._start = time.monotonic()
         self._before = data.progress()[0]
+        self._rate = 0.0
 
     def line(self) -> str:
         """The current line."""
@@ -120,17 +121,21 @@ class Meter:
         done, failed = data.progress()
         left = data.total - done - failed
         parts = [f"{done:,} of {data.total:,} items done" + (f", {failed:,} failed" if failed else "")]
-        begun = 0.0  # completed share of the current items, in items
+        begun, writing = 0.0, False  # completed share of the current items, in items
         if left and batch is not None and (places := batch.used):
-            iteration = batch.iterations % self.model.iterations  # 0 if just written
+            iteration = batch.iterations % self.model.iterations
             begun = min(left, self.ranks * len(places) * iteration / self.model.iterations)
+            writing = batch.iterations > 0 and iteration == 0
             at = f"{len(places)} at iteration {iteration} of {self.model.iterations}"
-            if self.model.latest is not None:
+            if writing:
+                at = f"writing {len(places)}"
+            elif self.model.latest is not None:
                 score, sparsity = map(float, self.model.latest)
                 at += f" (score {probability(score)}, evidence {percent(1 - sparsity)})"
             parts.append(at)
         if (worked := done - self._before + begun) > 0:
             rate = worked / (time.monotonic() - self._start)
+            rate = self._rate = max(rate, self._rate) if writing else rate  # its items are neither begun nor all done
             parts.append(f"{60 * rate:.3g} items/min")
             if left:
                 parts.append(f"{clock((left - begun) / rate)} left")

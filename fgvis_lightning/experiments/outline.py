@@ -12,16 +12,17 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from fgvis_lightning.errors import InputError, nearest
 
 SHOWN = {
-    "data.images": "images to explain: a file, a glob, a folder, or a CSV file with columns path and target",
+    "data.images": "images: a file, a glob, a folder, or a CSV file with columns path and target",
     "data.targets": "target classes: predicted, label, top3, an index, a name, or a list of these",
     "data.batch_size": "items per batch, or auto for as many as fit the device",
     "model.network": "a timm network by name; a torchvision network or your own by class_path",
     "model.classifier.checkpoint": "file with the weights: a state_dict, a Lightning .ckpt, or .safetensors",
-    "model.classifier.classes": "file with the class names, one per line",
+    "model.classifier.classes": "class names, or a file with one per line",
     "model.game": "preservation, deletion, generation or repression",
     "model.lam": "auto for the smallest evidence that reaches --model.level, or a fixed weight of the mask's size",
     "model.level": "score that auto must reach, as a share of the image's score: by default at least 1, or at most 0.1",
     "model.iterations": "maximum number of optimizer steps for each item (default: 200, with a fixed lambda 500)",
+    "model.seeds": "runs of each image, merged into one mask (default: 6, with a fixed lambda 1; 1 is faster)",
     "output": "results folder; the same command continues in it",
     "config": "YAML file with any of these options, such as those in configs/",
     "trainer.accelerator": "cpu, gpu, mps, …",

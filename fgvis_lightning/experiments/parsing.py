@@ -120,7 +120,8 @@ def explained(message: str, known: Sequence[str]) -> str:
     if match := re.match(r"unrecognized arguments: (\S+)", text, re.IGNORECASE):
         option = match[1].split("=")[0]
         if not option.startswith("--"):
-            return f"Expected options that begin with --, but got {match[1]!r}."
+            hint = ' Write a list in quotes: "[a, b]".' if match[1].endswith(",") else ""
+            return f"Expected options that begin with --, but got {match[1]!r}.{hint}"
         return unknown_option(option, known)
     if re.search(r"multilabel.*'?regression'?$", text):
         return f"--model.task: Expected multiclass, multilabel or binary, but got regression. {NO_REGRESSION}"

@@ -55,7 +55,8 @@ def create(name: str, pretrained: bool) -> nn.Module:
     if not timm.is_model(name.split(".")[0]) and not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         known = [*PACKAGED, *timm.list_models()]
         raise InputError(
-            f"Expected network to be a class_path, a packaged network or a timm model, but got {name!r}."
+            f"Expected network to be a class_path (module.Class), a packaged network ({', '.join(PACKAGED)}) or a timm "
+            f"model, but got {name!r}."
             f"{missing(name) or nearest(name, known)}"
         )
     try:

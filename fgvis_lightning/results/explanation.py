@@ -139,7 +139,7 @@ class Explanation:
         return evidence_picture(self, index)
 
     def overlay(self, index: int = 0) -> Image:
-        """One item's evidence on its dimmed image, see `fgvis_lightning.results.notebook.overlay_picture`."""
+        """One item's brightened evidence on its dimmed image; `fgvis_lightning.draw` is larger and has captions."""
         return overlay_picture(self, index)
 
     @property

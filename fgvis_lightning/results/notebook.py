@@ -89,8 +89,8 @@ def _of(
         raise InputError(
             f"Expected the images of the explanation, {tuple(explanation.mask.shape)}, but got {tuple(images.shape)}."
         )
-    if not -len(images) <= index < len(images):
-        raise InputError(f"Expected an index below {len(images)}, but got {index}.")
+    if not isinstance(index, int) or not -len(images) <= index < len(images):
+        raise InputError(f"Expected an index below {len(images)}, but got {index!r}.")
     if flat and images.ndim != 4:
         raise InputError(f"Expected images (B,C,H,W), but got {tuple(images.shape)}. Use draw() for other inputs.")
     image = images[index].detach().float().cpu()

@@ -59,6 +59,16 @@ def test_counts_all_ranks_and_what_was_there_before() -> None:
     )
 
 
+def test_a_batch_that_is_being_written_does_not_look_like_a_new_start() -> None:
+    model = SimpleNamespace(iterations=100, batch=batch(8, 99), latest=(torch.tensor(0.9), torch.tensor(0.75)))
+    data = Data(0)
+    line = meter(data, model)
+    assert "| 7.92 items/min | 5:1" in line.line()
+    model.batch.iterations = 100
+    data.now = 1, 0
+    assert line.line().startswith("1 of 50 items done | writing 8 | 7.92 items/min | 6:1")
+
+
 def test_the_last_line_and_the_first() -> None:
     model = SimpleNamespace(iterations=100, batch=None, latest=None)
     data = Data(20)
