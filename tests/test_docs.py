@@ -375,10 +375,15 @@ def test_pages_name_options_that_exist(parsers: ModuleType) -> None:
             assert option in known | foreign, f"{page.relative_to(ROOT)}: there is no option {option}"
 
 
-def test_every_option_is_on_its_commands_page(parsers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def hooks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that makes the commands' pages."""
     pytest.importorskip("mkdocs", reason="comes with the extra docs")
     monkeypatch.syspath_prepend(ROOT / "docs")
-    hooks: Any = importlib.import_module("hooks")
+    return importlib.import_module("hooks")
+
+
+def test_every_option_is_on_its_commands_page(parsers: ModuleType, hooks: Any) -> None:
     for command in COMMANDS:
         page = hooks.page(command)
         given = parsers.options_of(command)._option_string_actions
@@ -392,10 +397,7 @@ def test_every_option_is_on_its_commands_page(parsers: ModuleType, monkeypatch: 
 
 
 @pytest.mark.usefixtures("there")
-def test_every_commands_page_begins_with_an_example(parsers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("mkdocs", reason="comes with the extra docs")
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    hooks: Any = importlib.import_module("hooks")
+def test_every_commands_page_begins_with_an_example(parsers: ModuleType, hooks: Any) -> None:
     for command in COMMANDS:
         shown = hooks.page(command)
         (line,) = re.findall(r"^\$ python train\.py (.*)$", shown.partition("## Options")[0], re.MULTILINE)

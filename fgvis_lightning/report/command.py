@@ -66,10 +66,10 @@ def main(args: Sequence[str]) -> None:
     left_out = f", {len(missing):,} failed or damaged" if missing else ""
     print(f"{items:,} item{'' if items == 1 else 's'}{left_out}; {written.size / MEGABYTE:.1f} MB")
     _tell_unseen(written.unseen, len({entry.image for entry in results.entries if not entry.missing}))
-    folder = Path(config.folder)
-    others = sorted(str(path.parent) for path in folder.glob(f"[!.]*/{EXPLANATIONS}"))
-    if others and (folder / EXPLANATIONS).is_dir():
-        print(f"Not on this page, since {folder} has results of its own: {', '.join(map(printable, others))}")
+    own = results.folder / EXPLANATIONS
+    if own.is_dir() and (others := sorted(results.folder.glob(f"[!.]*/{EXPLANATIONS}"))):
+        named = ", ".join(printable(str(path.parent)) for path in others)
+        print(f"Not on this page, since {printable(str(results.folder))} has results of its own: {named}")
     if items and not any(entry.values for entry in results.entries):
         print("To add deletion and insertion curves, run this with the run's network options, then `report` again:")
         print(f"  {_evaluate(results.folder)}")

@@ -455,3 +455,14 @@ def test_a_run_its_evaluation_and_its_page(folder: Path, output: Path) -> None:
         assert row["deletion"] is not None
     assert "Faithfulness" in page.words
     assert "Gates" in page.words
+
+
+def test_results_in_subfolders_of_results_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder with explanations shows only these, a folder of such folders shows all."""
+    for folder in ("all", "all/more"):
+        run(tmp_path / folder, 1)
+    report(tmp_path / "all")
+    named = f"Not on this page, since {tmp_path / 'all'} has results of its own: {tmp_path / 'all' / 'more'}\n"
+    assert named in capsys.readouterr().out
+    report(tmp_path / "all" / "more")
+    assert "Not on this page" not in capsys.readouterr().out
