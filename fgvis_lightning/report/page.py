@@ -196,7 +196,6 @@ def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
         **{name: None if data is None else url(data) for name, data in shown.items()},
         "scale": pictures.scale,
         "top": pictures.top,
-        "middle": pictures.middle,
         "state": pictures.state,
         "channels": pictures.channels,
         "means": {name: _rounded(mean) for name, mean in pictures.means.items()},

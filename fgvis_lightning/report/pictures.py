@@ -55,7 +55,6 @@ class Pictures:
         evidence: for a mask, its evidence by color channel, divided by ``scale``, as PNG.
         scale: largest evidence.
         top: the evidence at which a brightened mask becomes white; 0 without evidence.
-        middle: the evidence, averaged over the channels, at which an overlay becomes the image itself, or 0.
         state: words for evidence that is the whole image or nothing.
         channels: names of the channels shown as red, green and blue.
         means: of the evidence in each channel, by name; empty for a single channel, whose mean is that of all evidence.
@@ -72,7 +71,6 @@ class Pictures:
     evidence: bytes | None = None
     scale: float = 1.0
     top: float = 1.0
-    middle: float = 1.0
     state: str = ""
     channels: Sequence[str] = ()
     means: Mapping[str, float] = field(default_factory=dict)
@@ -116,7 +114,6 @@ def make_pictures(entry: Entry, side: int = THUMBNAIL) -> Pictures:
             evidence=_png(evidence / scale),
             scale=scale,
             top=float(brightest(evidence)) if evidence.any() else 0.0,
-            middle=float(brightest(evidence.mean(0))) if evidence.any() else 0.0,
             state=state_of(item.evidence[0].nan_to_num()),
             channels=[names[place] for place in triple(len(names), bands)],
             means=evidence_by_channel(item.evidence[0].nan_to_num(), preprocessing.channels),

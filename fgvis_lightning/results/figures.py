@@ -167,22 +167,22 @@ def factor(value: float) -> str:
 
 def overlay_words(evidence: Tensor) -> str:
     """How `overlay` brightens an evidence (C,H,W), in words."""
-    top = float(brightest(evidence.mean(0)))
+    top = float(brightest(evidence))
     return f"brightened {factor(1 / top)} or more" if top < AS_IT_IS else "brightened"
 
 
 def overlay(image: Tensor, evidence: Tensor, bands: Bands = None) -> Tensor:
     """The image at its evidence, and in dim gray elsewhere (3,H,W).
 
-    The image's share is the square root of the channels' mean evidence, brightened: with the mean itself, the picture
-    is nearly black where evidence is spread over large parts.
+    The image's share is the square root of the channels' mean evidence, which is brightened as the evidence itself:
+    without the root, the picture is nearly black where evidence is spread over large parts.
 
     Args:
         image: image (C,H,W) in [0,1].
         evidence: evidence (C,H,W) in [0,1].
         bands: channels to show.
     """
-    return on_dimmed(as_rgb(image, bands), brightened(evidence.mean(0)).sqrt())
+    return on_dimmed(as_rgb(image, bands), brightened(evidence).mean(0).sqrt())
 
 
 def on_dimmed(image: Tensor, share: Tensor) -> Tensor:

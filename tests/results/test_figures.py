@@ -22,7 +22,6 @@ from fgvis_lightning.results.figures import (
     brightened,
     brightest,
     explanation_panel,
-    factor,
     grid,
     heat,
     overlay,
@@ -136,7 +135,7 @@ def test_faint_evidence_is_shown_brightened_beside_what_it_is(top: float, times:
         "image",
         f"evidence (deletion){unseen}",
         f"evidence, brightened ×\N{NO-BREAK SPACE}{times}",
-        f"on the dimmed image, brightened {factor(1 / float(brightest(evidence.mean(0))))} or more",
+        f"on the dimmed image, brightened ×\N{NO-BREAK SPACE}{times} or more",
         names(figure)[4],
         f"by color channel, brightened ×\N{NO-BREAK SPACE}{times}",
     ]
@@ -224,8 +223,8 @@ def test_nothing_in_a_panel_overlaps_or_is_cut_off(shape: tuple[int, int]) -> No
 
 def test_an_overlay_is_the_image_where_evidence_is_and_dim_gray_elsewhere() -> None:
     image, evidence = torch.rand(3, 4, 4), torch.zeros(3, 4, 4)
-    evidence[1, 1] = 0.04  # in one channel: the mask by channel tells which
-    evidence[0, 3, 3] = 0.01  # a quarter of the brightest: half of the image
+    evidence[:, 1] = 0.04
+    evidence[0, 3, 3] = 0.03  # a quarter of the brightest, as a mean of the channels: half of the image
     drawn = overlay(image, evidence)
     half = (image[:, 3, 3] + 0.35 * image[:, 3, 3].mean()) / 2
     torch.testing.assert_close(drawn[:, 3, 3], half, atol=1e-3, rtol=0)

@@ -100,25 +100,26 @@ const stage = {
     const fade = kind === "image" ? Number(byId("fade").value) / 100 : (FADES[kind] ?? 0);
     const mask = byId("channels").hidden ? "all" : document.querySelector("input[name=channel]:checked").value;
     const brighten = byId("brighten").checked;
-    const { top, middle } = picture.brightest ?? view;
+    const top = picture.brightest ?? view.top;
     const gain = brighten && top ? 1 / top : 1;
     const context = canvas.getContext("2d");
     const drawn = context.createImageData(size.width, size.height);
     const first = fade < 1 ? 0 : 1;
     const part = fade - first;
     const mean = (data, at) => (data[at] + data[at + 1] + data[at + 2]) / 3;
+    const share = (value) => Math.min(1, (value / 255) * view.scale * gain);
     // Image, evidence and mask of one pixel's channel, each from 0 to 255.
     const stops = (at, channel) => {
       const photo = image ? image.data[at + channel] : 0;
       if (!evidence) return [photo, shown ? shown.data[at + channel] : 0, heat.data[at + channel]];
-      const share = (place) => Math.min(1, (evidence.data[at + place] / 255) * view.scale * gain);
       const gray = 255 * view.background[channel];
-      return [photo, gray + share(channel) * (photo - gray), 255 * share(mask === "all" ? channel : Number(mask))];
+      const of = (place) => share(evidence.data[at + place]);
+      return [photo, gray + of(channel) * (photo - gray), 255 * of(mask === "all" ? channel : Number(mask))];
     };
     const overlay = (at, channel) => {
       const dim = DIM * mean(image.data, at);
-      const share = (mean(evidence.data, at) / 255) * view.scale;
-      const shown = brighten ? Math.sqrt(Math.min(1, share / (middle || 1))) : share;
+      const whole = (share(evidence.data[at]) + share(evidence.data[at + 1]) + share(evidence.data[at + 2])) / 3;
+      const shown = brighten ? Math.sqrt(whole) : whole;
       return dim + shown * (image.data[at + channel] - dim);
     };
     for (let at = 0; at < drawn.data.length; at += 4) {
@@ -136,7 +137,7 @@ const stage = {
     text ??= `between ${names[first]} and ${names[first + 1]}`;
     if (evidence && (fade >= 1 || kind === "overlay")) {
       if (view.state) text += `: ${view.state}`;
-      else if (brighten && kind === "overlay") text += `, brightened${middle < AS_IT_IS ? ` ${factor(middle)} or more` : ""}`;
+      else if (brighten && kind === "overlay") text += `, brightened${top < AS_IT_IS ? ` ${factor(top)} or more` : ""}`;
       else if (brighten && top < AS_IT_IS) text += `, brightened ${factor(top)}`;
       else if (!brighten && view.scale < UNSEEN) text += ": too faint to see unless brightened";
     }
@@ -148,8 +149,8 @@ const stage = {
   // Compared pictures are brightened by the same factor, so that their brightness can be compared, too.
   alike() {
     const compared = this.pictures.filter((picture) => picture.title);
-    const most = (name) => Math.max(...compared.map(({ item }) => item.view[name] ?? 0));
-    for (const picture of compared) picture.brightest = { top: most("top"), middle: most("middle") };
+    const top = Math.max(...compared.map(({ item }) => item.view.top ?? 0));
+    for (const picture of compared) picture.brightest = top;
     for (const picture of compared) this.draw(picture);
   },
 
