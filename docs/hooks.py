@@ -26,7 +26,7 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>
 LIGHTNING = ("trainer", "optimizer", "lr_scheduler")
 """Groups of Lightning's own options."""
 SOURCE = re.compile(r"\[`([\w.]+)`\]\((?:\.\./)+(fgvis_lightning/[\w/]+)\.py\)")
-HELP = re.compile(r"`fgvis (?:(\w+) )?--help`")
+HELP = re.compile(r"`python train\.py (?:(\w+) )?--help`")
 ELSEWHERE = re.compile(r"^\*Outside of the site, .*?\*\n\n", re.MULTILINE | re.DOTALL)
 """What only readers of the sources need to know."""
 EXAMPLES = {
@@ -122,9 +122,9 @@ def overview() -> str:
     rows = "\n".join(f"| [`{name}`]({name}.md) | {text} |" for name, (_, text) in COMMANDS.items())
     return f"""# Commands
 
-Run `python train.py COMMAND …` in a clone, or `fgvis COMMAND …` if the package is installed. Options can be given on
-the command line, in a YAML file (`--config FILE`), or both; later values override earlier ones. `--print_config` prints
-the resulting configuration, and every run writes it to `config.yaml` in its results folder.
+Run `python train.py COMMAND …`. Options can be given on the command line, in a YAML file (`--config FILE`), or both;
+later values override earlier ones. `--print_config` prints the resulting configuration, and every run writes it to
+`config.yaml` in its results folder.
 
 | command | purpose |
 |---|---|

@@ -35,7 +35,7 @@ from fgvis_lightning.engine.work import Work
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.method.convergence import Plateau
 from fgvis_lightning.method.games import divide_by_largest
-from fgvis_lightning.method.options import choose, within
+from fgvis_lightning.method.options import PATIENCE, choose, within
 from fgvis_lightning.method.solver import Solver
 from fgvis_lightning.networks.load import ClassifierOptions, from_options
 from fgvis_lightning.networks.logits import resolve
@@ -90,7 +90,7 @@ class FGVis(MaskModule):
         level: float | None = None,
         iterations: int | None = None,
         seeds: int | None = None,
-        patience: int = 100,
+        patience: int = PATIENCE,
         tolerance: float | None = None,
         score: Literal["probability", "log_probability"] = "log_probability",
         reference: Literal["zero", "blurred", "noise", "black"] = "zero",

@@ -29,6 +29,8 @@ def class_at(path: str, base: type[T]) -> type[T] | None:
 
 def missing(path: str) -> str:
     """A sentence about the reason why there is nothing at a class_path; empty if there is something."""
+    if colon := re.fullmatch(r"([\w./]+?)(?:\.py)?:(\w+)", path):
+        return f" Did you mean {colon[1].replace('/', '.')}.{colon[2]}?"
     module, _, name = path.rpartition(".")
     if not module:
         return ""

@@ -166,10 +166,7 @@ def command_lines(block: Block) -> Iterator[list[str]]:
 
 def arguments(words: list[str]) -> list[str] | None:
     """Command and arguments, where the program is called."""
-    for start in (["python", "train.py"], ["fgvis"]):
-        if words[: len(start)] == start:
-            return words[len(start) :]
-    return None
+    return words[2:] if words[:2] == ["python", "train.py"] else None
 
 
 COMMAND_LINES = [

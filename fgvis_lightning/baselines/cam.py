@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +42,9 @@ class CAM(Method):
             ) from error
         layer = module_called(network, self.layer or last_convolutional(network, images[:1]))
         maps = []
-        with differentiable(network, images), steps(len(images), type(self).__name__) as advance:
+        # ScoreCAM of the library draws a bar of its own for each image, amid other lines.
+        silent = patch.object(pytorch_grad_cam.score_cam, "tqdm", SimpleNamespace(tqdm=iter))
+        with differentiable(network, images), steps(len(images), type(self).__name__) as advance, silent:
             made: Any = getattr(pytorch_grad_cam, self.library)(_WithParameter(network, images), [layer])
             try:
                 for image, target in zip(images.detach().split(1), targets.tolist(), strict=True):

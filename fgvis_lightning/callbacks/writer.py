@@ -6,13 +6,11 @@ import json
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -29,7 +27,7 @@ from fgvis_lightning.results.claim import Claim
 from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.figures import explanation_panel
 from fgvis_lightning.results.folder import Levels, write_summary
-from fgvis_lightning.results.layout import SERIF
+from fgvis_lightning.results.layout import as_file
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
 
 
@@ -142,10 +140,7 @@ class ExplanationWriter(ExplanationCallback):
 
     def _draw(self, figure: Figure, id: str, formats: Sequence[str]) -> None:
         for kind in formats:
-            picture = BytesIO()
-            with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "font.serif": SERIF}):  # text stays text
-                figure.savefig(picture, format=kind)
-            write_whole(self.folder / "panels" / f"{id}.{kind}", picture.getvalue(), self._owner)
+            write_whole(self.folder / "panels" / f"{id}.{kind}", as_file(figure, kind), self._owner)
 
     def draw_missing(self, ids: Sequence[str]) -> int:
         """Draw the panels that earlier runs have not drawn in the chosen formats.

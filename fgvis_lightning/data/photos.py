@@ -11,6 +11,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,6 +98,18 @@ def _walk(
                 yield from _walk(start + name, suffixes, label or name)
         elif _is_image(name, suffixes):
             yield Photo(start + name, label)
+        elif label is None and name.lower().endswith(".csv"):
+            _say_unread(start + name)
+
+
+def _say_unread(path: str) -> None:
+    """Mention a CSV file with a column ``path`` beside the images of a folder."""
+    with suppress(OSError), open(path, "rb") as file:  # noqa: PTH123
+        if b"path" in file.readline(1000).lower():
+            print(
+                f"{path} is not read. To take images and targets from it, give it instead of its folder.",
+                file=sys.stderr,
+            )
 
 
 def _name(path: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ On the image itself all gates are open, so the first step would follow the ordin
 reduces the class of a photo to 0.07 of its score (median of 13). From 0.99, or with noise of 0.1 on the image, the step
 leaves 0.96.
 """
+
+PATIENCE = 100
+"""Default of the option ``patience``."""
 
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 
@@ -146,6 +149,24 @@ def choose(
         start=NEAR_ONE if undisturbed else GAMES[game].start,
         optimizer=optimizer,
     )
+
+
+def usual(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, as in `Options.described`, that follow from a run's game, λ and number of runs if no other is given.
+
+    Args:
+        settings: settings of a run, perhaps of another method or another version; then nothing may follow.
+    """
+    try:
+        game, lam, seeds = settings["game"], settings["lam"], settings["seeds"]
+        alone, others = (
+            choose(game, lam, None, None, runs, None, PATIENCE, None, "log_probability", "zero", None, None).described()
+            for runs in (None, seeds)
+        )
+    except (KeyError, TypeError, InputError):
+        return {}
+    del others["game"], others["lam"]
+    return {**others, "seeds": alone["seeds"]}
 
 
 def within(name: str, value: int, least: int, most: int) -> int:

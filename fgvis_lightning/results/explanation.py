@@ -16,10 +16,11 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.equality import same_fields
 from fgvis_lightning.method.games import Game
 from fgvis_lightning.method.storage import STORAGE, rounded
+from fgvis_lightning.results.layout import PICTURES, as_file
 from fgvis_lightning.results.lines import few_lines
-from fgvis_lightning.results.notebook import evidence_picture, html, overlay_picture, png
+from fgvis_lightning.results.notebook import evidence_picture, figure_of, html, overlay_picture, png
 from fgvis_lightning.results.numbers import level_of, percent, probability
-from fgvis_lightning.results.tensor_files import save_tensors
+from fgvis_lightning.results.tensor_files import save_tensors, write_whole
 
 _WORDS = {"true": True, "false": False}
 ROWS: dict[str, Callable[[str], float]] = {
@@ -103,8 +104,7 @@ class Explanation:
         return len(self.mask)
 
     def __getitem__(self, index: int | slice) -> Explanation:
-        places = torch.arange(len(self))[index]
-        return self.select(places.reshape(-1))
+        return self.select(torch.arange(len(self))[index].reshape(-1))
 
     def __iter__(self) -> Iterator[Explanation]:
         return (self[place] for place in range(len(self)))
@@ -209,19 +209,22 @@ class Explanation:
     def save(
         self, path: str | Path, index: int = 0, metadata: Mapping[str, str] | None = None, owner: str | None = None
     ) -> None:
-        """Write one item to a file, without its image; `load_explanation` reads it.
+        """Write one item to a file, without its image; `load_explanation` reads it. Or write its panel.
 
         Args:
-            path: the file, ``<name>.safetensors``; an existing one is replaced.
+            path: ``<name>.safetensors``; or ``.pdf``, ``.svg`` or ``.png`` for the panel. It is replaced if it exists.
             index: index of the item.
             metadata: strings to store with the item; default: the explanation's own.
             owner: see `fgvis_lightning.results.tensor_files.write_whole`.
 
         Raises:
-            InputError: if the folder of the file does not exist.
+            InputError: if the folder of the file does not exist, or, for a panel, if there is no image.
         """
         if not (path := Path(path)).parent.is_dir():
             raise InputError(f"Expected a folder for {path.name}, but {path.parent} is not one. Make it first.")
+        if (kind := path.suffix[1:].lower()) in PICTURES:
+            write_whole(path, as_file(figure_of(self, index), kind), owner)
+            return
         own = {
             "target": str(int(self.targets[index])),
             "score_image": repr(float(self.score_image[index])),
@@ -236,8 +239,7 @@ class Explanation:
         if self.bands is not None:
             own["bands"] = " ".join(map(str, self.bands))
         for name in ROWS:
-            rows = getattr(self, name)
-            if rows is not None:
+            if (rows := getattr(self, name)) is not None:
                 own[name] = str(rows[index].item()).lower()
         mask = rounded(self.mask[index].float(), self.game)
         tensors = {"mask": mask.to(STORAGE) if self.game.keeps else mask}

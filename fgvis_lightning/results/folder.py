@@ -17,12 +17,15 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.method.options import usual
 from fgvis_lightning.names import printable
+from fgvis_lightning.networks.preprocessing import Preprocessing
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_metadata, write_whole
@@ -158,7 +161,8 @@ def check_configuration(output: Path, settings: Mapping[str, object], fingerprin
     """Refuse to mix explanations of two configurations in one folder.
 
     Raises:
-        InputError: if the folder belongs to another configuration; the message lists the differences.
+        InputError: if the folder belongs to another configuration; the message lists the differences, apart from those
+            that follow from others.
     """
     known = recall(output)
     if "fingerprint" not in known:  # without sweep.json, the first readable file decides
@@ -173,15 +177,22 @@ def check_configuration(output: Path, settings: Mapping[str, object], fingerprin
         return  # a run that ended before its first explanation, perhaps by a mistake, does not own the folder
     theirs, settings = known.get("settings") or {}, json.loads(json.dumps(settings, default=list))
     differences = [
-        f"{name} {theirs.get(name)} there and {settings.get(name)} now"
-        for name in sorted({*theirs, *settings})
-        if theirs.get(name) != settings.get(name)
+        f"{name} {theirs.get(name)} there and {settings.get(name)} now" for name in _changed(theirs, settings)
     ]
     raise InputError(
         f"Expected {output} to be empty or to hold explanations of this configuration, but it holds those of another "
         f"({'; '.join(differences) or 'the weights of the network differ'}). Choose another --output, or delete this "
         f"folder."
     )
+
+
+def _changed(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that differ, without those that follow from others that differ."""
+    changed = {name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name)}
+    if "network" in changed:
+        changed -= {field.name for field in fields(Preprocessing)}
+    known = [(settings, usual(settings)) for settings in (theirs, ours)]
+    return sorted(name for name in changed if any(one.get(name, own.get(name)) != own.get(name) for one, own in known))
 
 
 # --- tables ---

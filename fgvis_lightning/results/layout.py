@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from textwrap import wrap
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -23,6 +25,7 @@ INK, HAIR = "#17191c", "#b9bbb8"  # colors of text, and of the line around a pic
 STYLE: dict[str, Any] = {"fontfamily": FONT, "color": INK, "linespacing": 1.05, "parse_math": False}
 GAP_INCHES = 0.12
 DPI = 100
+PICTURES = "png", "svg", "pdf"
 LINE, LETTER, BOLD = 1.35, 0.42, 0.48  # height of a line, and about the width of a letter, in sizes of the font
 
 
@@ -65,6 +68,14 @@ def panel(rows: Sequence[Mapping[str, Tensor]], title: str, notes: Sequence[str]
             axes.set_title(caption, loc="left", pad=5, fontsize=size, **STYLE)
             frame(figure, *place)
     return figure
+
+
+def as_file(figure: Figure, kind: str) -> bytes:
+    """A figure as a file's content: ``png``, or ``svg`` and ``pdf``, whose text stays text."""
+    content = BytesIO()
+    with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "font.serif": SERIF}):
+        figure.savefig(content, format=kind)
+    return content.getvalue()
 
 
 def frame(figure: Figure, left: float, bottom: float, wide: float, tall: float, width: int = 1) -> None:

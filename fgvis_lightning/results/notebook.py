@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -31,19 +32,20 @@ if TYPE_CHECKING:
 def draw(
     explanation: Explanation,
     images: Tensor | None = None,
-    index: int = 0,
+    index: int | None = None,
     name: str | None = None,
     background: Sequence[float] | None = None,
 ) -> Image.Image:
-    """One item's image, explanation and mask side by side, for a notebook.
+    """Image, explanation and mask of each item side by side, one item below another, for a notebook.
 
     The image of an explanation from a file is read again if it is still where it was explained; `with_image` takes the
-    folder to which it has moved.
+    folder to which it has moved. For print, ``explanation.save("panel.pdf")``, or ``.svg``, writes lines and text as
+    such.
 
     Args:
         explanation: result of `fgvis_lightning.explain` or `fgvis_lightning.load_explanation`.
         images: the explained images (B,C,H,W) in [0,1]; default: the images in the explanation.
-        index: index of the item.
+        index: index of a single item to draw; default: all items.
         name: name of the target class; default: the name in the explanation.
         background: color of removed parts in [0,1], the mean of the normalization; default: the explanation's.
 
@@ -51,9 +53,29 @@ def draw(
         InputError: if the images do not belong to the explanation, if its image file is missing or has changed, or if
             the index is invalid.
     """
+    if images is None:
+        explanation = with_images(explanation)
+    places = range(max(1, len(explanation))) if index is None else [index]
+    figures = (figure_of(explanation, place, images, name, background) for place in places)
+    panels = [Image.fromarray(pixels(figure)) for figure in figures]
+    sheet = Image.new("RGB", (max(one.width for one in panels), sum(one.height for one in panels)), "white")
+    top = 0
+    for one in panels:
+        sheet.paste(one, (0, top))
+        top += one.height
+    return sheet
+
+
+def figure_of(
+    explanation: Explanation,
+    index: int,
+    images: Tensor | None = None,
+    name: str | None = None,
+    background: Sequence[float] | None = None,
+) -> Figure:
+    """One item's panel as a figure; arguments and errors as in `draw`."""
     image, color = _of(explanation, images, index, background)
-    named = name if name is not None else explanation.name(index)
-    return Image.fromarray(pixels(explanation_panel(explanation, index, image, color, named)))
+    return explanation_panel(explanation, index, image, color, explanation.name(index) if name is None else name)
 
 
 def evidence_picture(explanation: Explanation, index: int = 0) -> Image.Image:
@@ -121,14 +143,8 @@ def png(explanation: Explanation, most: int = 5) -> bytes | None:
         explanation = with_images(explanation)
     if explanation.images is None or not len(explanation):
         return None
-    panels = [draw(explanation, index=index) for index in range(min(most, len(explanation)))]
-    sheet = Image.new("RGB", (max(one.width for one in panels), sum(one.height for one in panels)), "white")
-    top = 0
-    for one in panels:
-        sheet.paste(one, (0, top))
-        top += one.height
     file = BytesIO()
-    sheet.save(file, "PNG")
+    draw(explanation[:most]).save(file, "PNG")
     return file.getvalue()
 
 

@@ -110,10 +110,11 @@ class Mine(ScoreCAM):
 
 
 @pytest.mark.parametrize("method", [GradCAMPlusPlus(), LayerCAM(), Mine()], ids=lambda one: type(one).__name__)
-def test_cams_are_those_of_their_papers(method: GradCAMPlusPlus) -> None:
+def test_cams_are_those_of_their_papers(method: GradCAMPlusPlus, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pytorch_grad_cam")
     network, layer = freeze(tiny()), "features.3"  # as the commands do, after which it has no parameters
     found = type(method)(layer=layer)(network, X[:1], TARGETS[:1])[0]
+    assert capsys.readouterr() == ("", ""), "no bar of the library's"
     maps, gradient = features(network, layer, X[:1])
     if isinstance(method, LayerCAM):
         cam = (gradient.clamp(min=0) * maps).sum(0)

@@ -200,7 +200,7 @@ def test_another_configuration_is_refused_and_nothing_is_touched(
     fit(output, folder)
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file() and "tfevents" not in path.name}
     error = fails(capsys, output, folder, "--model.game", "deletion")
-    assert "game preservation there and deletion now" in error
+    assert "(game preservation there and deletion now)" in error
     assert "Choose another --output" in error
     assert before == {path: path.read_bytes() for path in before}
 

@@ -115,6 +115,8 @@ OPTIONS: dict[str, dict[str, str]] = {
         "": "or a timm model, but got ''.",
         "toy_networks.Missing": "Expected network to be a class_path (module.Class), a packaged network (packaged_",
         "os.system": "Expected network to be a class_path (module.Class), a packaged network (packaged_",
+        "toy_networks:Tiny": "but got 'toy_networks:Tiny'. Did you mean toy_networks.Tiny?",
+        "models/own.py:Tiny": "but got 'models/own.py:Tiny'. Did you mean models.own.Tiny?",
         "missing_module.X": "Expected network to be a class_path (module.Class), a packaged network (packaged_",
         "hf:foo": "Expected transformers to load an image classifier from foo, but it could not",
         "resnet19": "Expected network to be a class_path (module.Class), a packaged network (packaged_",

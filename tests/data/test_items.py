@@ -501,6 +501,20 @@ def test_folders_have_one_rule(photo: PhotoMaker, tmp_path: Path) -> None:
         list_items(str(tmp_path / "typo"), "label", CLASSIFIER)
 
 
+def test_a_list_beside_the_images_is_mentioned(
+    photo: PhotoMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo("in/a.png")
+    photo("in/cat/b.png")
+    for name in ("labels.csv", "cat/labels.csv"):
+        (tmp_path / "in" / name).write_text("Path,target\na.png,2\n")
+    (tmp_path / "in" / "measured.csv").write_text("time,value\n1,2\n")
+    (tmp_path / "in" / "folder.csv").mkdir()
+    assert len(list_items(str(tmp_path / "in"), "predicted", CLASSIFIER)) == 2
+    unread = f"{tmp_path / 'in' / 'labels.csv'} is not read. To take images and targets from it, give it instead of"
+    assert capsys.readouterr().err == f"{unread} its folder.\n"
+
+
 def test_columns_that_are_not_read_are_named(
     photo: PhotoMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

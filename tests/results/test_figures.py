@@ -3,12 +3,13 @@ from __future__ import annotations
 from base64 import b64encode
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -28,7 +29,7 @@ from fgvis_lightning.results.figures import (
     overlay_words,
     pixels,
 )
-from fgvis_lightning.results.layout import SERIF
+from fgvis_lightning.results.layout import as_file
 from fgvis_lightning.results.notebook import draw
 
 
@@ -167,9 +168,7 @@ def test_nothing_and_the_whole_image_are_named_and_framed(value: float, words: s
 def test_the_typefaces_are_there_and_have_the_letters(caplog: pytest.LogCaptureFixture) -> None:
     figure = shown(torch.rand(3, 8, 8), torch.rand(3, 8, 8) / 9, "კატა, şerit → ×")
     pixels(figure)  # a missing letter is a warning
-    with rc_context({"svg.fonttype": "none", "font.serif": SERIF}):
-        figure.savefig(file := BytesIO(), format="svg")
-    assert "'STIXGeneral', 'Times New Roman'," in file.getvalue().decode()
+    assert "'STIXGeneral', 'Times New Roman'," in as_file(figure, "svg").decode()
     assert not caplog.records, "a missing typeface"
 
 
@@ -268,7 +267,11 @@ def test_an_explanation_shows_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(alone, np.asarray(draw(explanation[1])))
     shown = explanation._repr_png_()
     assert shown is not None
-    assert Image.open(BytesIO(shown)).height == sum(draw(explanation, index=index).height for index in range(3))
+    each = [np.asarray(draw(explanation, index=index)) for index in range(3)]
+    assert np.array_equal(np.asarray(draw(explanation)), np.concatenate(each)), "one below another"
+    assert np.array_equal(np.asarray(Image.open(BytesIO(shown))), np.concatenate(each))
+    with pytest.raises(InputError, match="Expected an index below 0, but got 0"):
+        draw(explanation[:0])
     bundle = explanation._repr_mimebundle_(include=None, exclude=None)
     assert bundle == {"text/html": explanation._repr_html_(), "image/png": shown}
     named = replace(explanation, names=("<b>", "b", "c"))
@@ -282,6 +285,31 @@ def test_an_explanation_shows_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert without._repr_html_().startswith("<pre>")
     with pytest.raises(InputError, match="Expected the explained images, but this explanation has none"):
         draw(without)
+
+
+def test_a_panel_is_saved_for_print(tmp_path: Path) -> None:
+    images, score = torch.rand(2, 3, 8, 8), torch.full((2,), 0.75)
+    explanation = Explanation(
+        torch.rand(2, 3, 8, 8),
+        torch.arange(2),
+        score,
+        score,
+        GAMES["preservation"],
+        names=("cat", "dog"),
+        images=images,
+    )
+    explanation.save(tmp_path / "a.svg", 1)
+    text = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert ">dog</text>" in text
+    assert "cat" not in text
+    explanation.save(str(tmp_path / "a.PDF"))
+    assert (tmp_path / "a.PDF").read_bytes().startswith(b"%PDF")
+    explanation.save(tmp_path / "a.png", 1)
+    with Image.open(tmp_path / "a.png") as saved:
+        assert np.array_equal(np.asarray(saved.convert("RGB")), np.asarray(draw(explanation, index=1)))
+    with pytest.raises(InputError, match="Expected the explained images, but this explanation has none"):
+        replace(explanation, images=None).save(tmp_path / "b.pdf")
+    assert not (tmp_path / "b.pdf").exists()
 
 
 def test_overlay_dims_what_is_no_evidence() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from test_store import METADATA
 
 from fgvis_lightning import InputError
 from fgvis_lightning.defense.coverage import Coverage, Layer
+from fgvis_lightning.method.options import PATIENCE, choose
 from fgvis_lightning.results.claim import Claim
 from fgvis_lightning.results.folder import (
     check_configuration,
@@ -105,6 +107,40 @@ def test_another_configuration_is_refused(output: Path) -> None:
         save(output, "a@bus", fingerprint="of a stray file")
 
 
+def described(game: str = "preservation", lam: float | str = "auto", **given: Any) -> dict[str, Any]:
+    """A configuration with the given options, and all that follow from them."""
+    usual: dict[str, Any] = dict.fromkeys(("level", "iterations", "seeds", "gate", "tolerance", "noise", "optimizer"))
+    usual |= {"patience": PATIENCE, "score": "log_probability", "reference": "zero"}
+    return {"network": "resnet50", "size": [224, 224], **choose(game, lam, **(usual | given)).described()}
+
+
+@pytest.mark.parametrize(
+    ("now", "listed"),
+    [
+        (described("deletion"), "game preservation there and deletion now"),
+        (
+            described("deletion", level=0.5),
+            "game preservation there and deletion now; level 1.0 there and 0.5 now",
+        ),
+        (described(lam=0.1), "lam auto there and 0.1 now"),
+        (described(seeds=1), "seeds 6 there and 1 now"),
+        (described(gate="strict"), "gate restoring there and strict now"),
+        (described() | {"network": "resnet18", "size": [32, 32]}, "network resnet50 there and resnet18 now"),
+        (described() | {"size": [32, 32]}, r"size \[224, 224\] there and \[32, 32\] now"),
+        (described() | {"start": "random"}, "start None there and random now"),
+        (
+            {"network": "resnet50", "method": "RISE", "size": [224, 224]},
+            "game preservation there and None now;.*RISE.*",
+        ),
+    ],
+)
+def test_only_what_the_user_changed_is_listed(output: Path, now: dict[str, Any], listed: str) -> None:
+    save(output, "a@bus")
+    remember(output, settings=described(), fingerprint="abc")
+    with pytest.raises(InputError, match=rf"another \({listed}\)\. Choose"):
+        check_configuration(output, now, "xyz")
+
+
 def test_files_that_cannot_stay(output: Path) -> None:
     path = save(output, "a@bus")
     assert why_unusable(output, "a@bus", "abc") is None
@@ -143,6 +179,8 @@ def test_what_later_runs_must_repeat(output: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
+from typing import Any
+from fgvis_lightning.method.options import PATIENCE, choose
 from fgvis_lightning.results.claim import Claim
 claim = Claim(Path(sys.argv[1]), int(sys.argv[2]))
 print("held", flush=True)
