@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fgvis_lightning.data.batches import Batch
+from fgvis_lightning.data.batches import Batch, divided
 from fgvis_lightning.defense.coverage import GATE_FREE
 from fgvis_lightning.defense.options import DefenseOptions, defend
 from fgvis_lightning.engine.batch_size import FreeMemory, largest_batch_size
@@ -142,9 +142,9 @@ class FGVis(MaskModule):
     def configure_optimizers(self) -> Optimizer:
         image = self.sweep.peek()
         if image is not None:
-            if self.sweep.size == "auto":
-                self.sweep.size = self._largest_batch_size(image)
-            self._make_mask(self.normalize(image.expand(self.sweep.size, *image.shape)))
+            size = self.sweep.size
+            size = self._divide(self._most_rows(image)) if size == "auto" else size
+            self._make_mask(self.normalize(image.expand(size, *image.shape)))
         self.sweep.steps = self.iterations
         return self._make_optimizer()
 
@@ -159,13 +159,11 @@ class FGVis(MaskModule):
             self._narrow()
         clean = work.explained(self.mask)
         with nullcontext() if self.defended else self.network.undefended():
-            logits = self.network(work.disturbed(clean, options.noise))
-        self._logits = logits.detach()
+            self._logits, score = self.scored(work.disturbed(clean, options.noise))
         self.log_latest()
         if options.auto:
             # The gradient may be noisy, but masks are evaluated without noise.
             self._lead = work.lead(self.game, self.plain(clean) if options.noise else self._logits)
-        score = self.classifier.task.score(options.score)(logits, work.used_targets)
         loss = self.game.loss(score, work.used(self.mask), options.lam)
         self._loss = loss.detach()
         return loss.sum()
@@ -200,14 +198,15 @@ class FGVis(MaskModule):
 
     def _work(self, x: Tensor) -> Work:
         black = self.normalize(torch.zeros_like(x[0]))
-        return Work(x, self.options.seeds, self.options.reference, black, self.seed, self.classifier.task)
+        own = self.options.seeds, self.options.reference
+        return Work(x, *own, black, self.seed, self.classifier.task, self.sweep.together)
 
     def _begin(self, batch: Batch) -> None:
         """Prepare masks, targets, references and reference activations of a new batch."""
         self._logits = None  # the old rows are not valid any more, and a signal may ask for them
         options, work = self.options, self._work(self.normalize(batch.images))
         self.work = work
-        logits = self.first_pass(work.x, options.seeds)
+        logits = self.first_pass(work.part(work.x), options.seeds)
         targets = resolve(batch.targets.to(work.x.device), logits, self.classifier)
         work.aim(targets, logits, options.level if options.auto else None)
         self._plateau = Plateau(len(batch.items), options.patience, options.tolerance, relative=options.auto)
@@ -221,11 +220,11 @@ class FGVis(MaskModule):
             work.calibrate(recorded)
 
     def _record(self) -> Tensor:
-        """Record a batch's reference activations, and return the logits of its rows."""
+        """Record a batch's reference activations, and return the logits of the rows of a pass."""
         with self.trainer.precision_plugin.forward_context():
-            logits = self.network.record(self.work.x)
+            logits = self.network.record(self.work.part(self.work.x))
             if self.defended:
-                self.network.verify(self.work.explained(torch.ones_like(self.mask)))
+                self.network.verify(self.work.part(self.work.explained(torch.ones_like(self.mask))))
         self.coverage = self.network.coverage
         if self.defended and self.coverage.gate_free and not self._warned:
             self._warned = True
@@ -239,25 +238,32 @@ class FGVis(MaskModule):
         with self.trainer.precision_plugin.forward_context():
             self.network.record(self.work.used(self.work.x))
 
-    def _largest_batch_size(self, image: Tensor) -> int:
-        local = getattr(self.trainer.strategy, "num_processes", 1)
+    def _divide(self, rows: int) -> int:
+        """Let at most so many rows pass through the network together, and return the number of items in a batch."""
+        size, self.sweep.together = divided(rows, self.options.seeds)
+        self.sweep.size = size
+        return size
+
+    def _most_rows(self, image: Tensor) -> int:
+        """The largest number of rows of images like this one (3,H,W) that pass through the network together."""
+        local, runs = getattr(self.trainer.strategy, "num_processes", 1), self.options.seeds
         return largest_batch_size(
-            lambda size: self._rehearse(image.expand(size, *image.shape)),
-            self.sweep.largest,
-            self.sweep.first_try or 1,
+            lambda rows: self._rehearse(image.expand(self._divide(rows), *image.shape)),
+            self.sweep.largest * runs,
+            (self.sweep.first_try or 0) * runs or 1,
             FreeMemory(local) if self.device.type == "cpu" else None,
         )
 
     def _rehearse(self, images: Tensor) -> None:
         """Perform every step that takes memory once, for a batch of images (B,3,H,W)."""
         self._make_mask(self.normalize(images))
-        self.first_pass(self.work.x)
+        self.first_pass(self.work.part(self.work.x))
         self._record()
         with (
             nullcontext() if self.defended else self.network.undefended(),
             self.trainer.precision_plugin.forward_context(),
         ):
-            self.network(self.work.explained(self.mask)).logsumexp(1).sum().backward()
+            self.network(self.work.part(self.work.explained(self.mask))).logsumexp(1).sum().backward()
         if self.options.auto:  # a solver's state for each row
             del [torch.zeros_like(self.work.x) for _ in range(4)][:]
         self.coverage_at(self.work.first(self.mask.detach()))

@@ -67,6 +67,7 @@ class Sweep:
         count: maximum number of items.
         largest: largest size for ``auto``; all items by default.
         first_try: first size for ``auto``, e.g. the one found before an interruption.
+        together: number of runs of an item that pass through the network together, in batches of one; None for all.
 
     Attributes:
         steps: maximum number of iterations for a batch, set by the module.
@@ -80,8 +81,10 @@ class Sweep:
         count: int,
         largest: int | None = None,
         first_try: int | None = None,
+        together: int | None = None,
     ) -> None:
         self.size = size
+        self.together = together
         self.count = count
         self.largest = largest or count
         self.first_try = first_try
@@ -115,6 +118,18 @@ class Sweep:
                 self.failed += 1
             else:
                 yield read
+
+
+def divided(rows: int, runs: int) -> tuple[int, int | None]:
+    """How items with several runs are divided into passes of at most this many rows.
+
+    Returns:
+        Number of items in a batch; and, if a single item has too many runs, the number of its runs that pass together.
+        All passes have the same number of rows, since rounding, and therefore gates, depend on it.
+    """
+    if rows >= runs:
+        return rows // runs, None
+    return 1, max(number for number in range(1, rows + 1) if runs % number == 0)
 
 
 class SweepData(LightningDataModule):

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from torch import Tensor
 
-from fgvis_lightning.data.batches import Sweep, SweepData, ahead
+from fgvis_lightning.data.batches import Sweep, SweepData, ahead, divided
 from fgvis_lightning.data.images import Failure, content, load_image
 from fgvis_lightning.data.items import Item, list_items, split_by_done
 from fgvis_lightning.errors import InputError
@@ -104,11 +104,13 @@ class ImageData(SweepData):
                     folder.forget_failure(self.done, item.image_id)
             known = folder.recall_number(self.done, "batch_size", self.total)
         # Limited by all items, not by the unfinished ones: the size must be the same after an interruption.
-        runs = self._model.rows_per_item
-        size = self.batch_size if self.batch_size == "auto" else min(max(1, self.batch_size // runs), self.total)
+        size, together = self.batch_size, None
+        if size != "auto":
+            size, together = divided(size, self._model.rows_per_item)
+            size = min(size, self.total)
         # The size that auto found once is an upper limit; a larger one would round differently after an interruption.
         largest = known or -(-self.total // ranks)
-        self.sweep = Sweep(self._stream(missing, present), size, count, largest, known)
+        self.sweep = Sweep(self._stream(missing, present), size, count, largest, known, together)
         if self.sweep.peek() is None:  # nothing to do, so Lightning does not need to start
             self.trainer.fit_loop.max_epochs = 0
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.defense.container import DefendedCNN
 from fgvis_lightning.defense.coverage import DIGITS, Coverage
+from fgvis_lightning.engine.parts import in_parts
 from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.engine.work import Work
 from fgvis_lightning.method.convergence import EVERY
@@ -78,8 +79,19 @@ class MaskModule(SweepModule):
             return super().first_pass(x, copies)
 
     def plain(self, x: Tensor) -> Tensor:
+        parts, run = x.split(self.work.together), super().plain
         with self.network.undefended():
-            return super().plain(x)
+            return run(x) if len(parts) == 1 else torch.cat([run(part) for part in parts])
+
+    def scored(self, e: Tensor) -> tuple[Tensor, Tensor]:
+        """Detached logits (B,K) of explanations ``e`` of the rows in use, and their scores (B,) with a gradient."""
+        score, targets = self.classifier.task.score(self.options.score), self.work.used_targets
+        if len(e) <= self.work.together:
+            logits = self.network(e)
+            return logits.detach(), score(logits, targets)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        return in_parts(self.network, score, e, targets, self.game, self.work.together, scale)
 
     def judge(self, masks: Tensor) -> tuple[Tensor, Tensor]:
         """The plain network's logits (B,K), and the leads (B,), of masks (B,3,H,W)."""

@@ -24,6 +24,7 @@ class Work:
         black: normalized black (3,1,1).
         seed: seed of the noise in the first run of each image; the other runs use the following seeds.
         task: meaning of the network's logits.
+        together: number of rows that pass through the network together, for a single image; None for all rows.
 
     Attributes:
         x: the images of all rows (B·runs,3,H,W).
@@ -35,12 +36,22 @@ class Work:
     targets: Tensor
     score_image: Tensor
 
-    def __init__(self, images: Tensor, runs: int, reference: Reference, black: Tensor, seed: int, task: Task) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        runs: int,
+        reference: Reference,
+        black: Tensor,
+        seed: int,
+        task: Task,
+        together: int | None = None,
+    ) -> None:
         self.task = task
         self.runs = runs
         self.all_used = True
         self._first = slice(None, None, runs)
         self.x = self.spread(images)
+        self.together = together or len(self.x)
         # Each row has its own stream, so that it does not depend on the others.
         self._generators = [torch.Generator(self.x.device).manual_seed(seed) for _ in self.x]
         rows = zip(self.x.split(1), self._generators, strict=True)
@@ -60,12 +71,13 @@ class Work:
         self._goal = self._bound
 
     def calibrate(self, logits: Tensor) -> None:
-        """Measure leads of rows from the images' logits (B·runs,K) in the iterations' precision.
+        """Measure leads of rows from the logits of `part` of the images' rows, in the iterations' precision.
 
         Under mixed precision, even the image itself may be some tenths of log-odds below its own score in float32, and
         then no mask would reach the level.
         """
         assert self._level is not None
+        logits = logits.repeat(len(self.x) // len(logits), 1)
         self._goal = bound(self._level, logits, self._targets, self.task).to(self.x)
 
     # --- rows ---
@@ -83,6 +95,10 @@ class Work:
         # No slicing if all rows are used: even a full slice would change the memory format.
         return rows if self.all_used else _like_images(rows[self._first])
 
+    def part(self, rows: Tensor) -> Tensor:
+        """The rows of a pass: all of them, or as many of a single image's as pass together."""
+        return rows[: self.together] if len(rows) > self.together else rows
+
     def use_first(self) -> None:
         """Use only the first row of each image from now on."""
         self.all_used = False
@@ -94,12 +110,13 @@ class Work:
         return blend(self.used(self.x), self.used(mask), self._used_reference())
 
     def explained_all(self, masks: Tensor) -> Tensor:
-        """Explanations ``e`` of all rows (B·runs,3,H,W), for the masks of the images (B,3,H,W)."""
-        return blend(self.x, self.spread(masks), self._reference)
+        """Explanations ``e`` of all rows of a pass, for the masks of the images (B,3,H,W)."""
+        reference = None if self._reference is None else self.part(self._reference)
+        return blend(self.part(self.x), self.part(self.spread(masks)), reference)
 
     def explained_used(self, masks: Tensor) -> Tensor:
-        """Explanations ``e`` of the rows in use, for the masks of the images (B,3,H,W)."""
-        return self.explained(self.spread(masks))
+        """Explanations ``e`` of the rows of a pass that are in use, for the masks of the images (B,3,H,W)."""
+        return self.part(self.explained(self.spread(masks)))
 
     def disturbed(self, e: Tensor, noise: float) -> Tensor:
         """Add noise of this standard deviation to ``e`` of the rows in use."""

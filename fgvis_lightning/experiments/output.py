@@ -23,7 +23,7 @@ def save_figure(path: Path, figure: Figure) -> None:
     """Save a figure in the panels' typeface as PDF and as PNG; ``path`` has no suffix."""
     figure.draw_without_rendering()  # makes the labels of the axes
     for text in figure.findobj(Text):
-        size = 1.1 * text.get_fontsize()  # a book face looks smaller than others
+        size = 1.1 * float(text.get_fontsize())  # a book face looks smaller than others
         text.set(fontfamily=FONT, fontsize=size, linespacing=1.05)
     with rc_context({"mathtext.fontset": "stix", "pdf.fonttype": 42}):
         for suffix in (".pdf", ".png"):
