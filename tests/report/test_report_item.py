@@ -87,7 +87,7 @@ def test_a_view_has_scores_curves_and_metadata(reader: Reader, report_page: Path
     assert "score on the explanation\n0.111" in words
     assert "deletion AUC\n0.300" in words
     assert "mean evidence\n6.3 %" in words
-    assert "agreement of the runs\n0.875" in words
+    assert "agreement of the runs\n0.875 (0.1 to 0.5 is usual)" in words
     assert "iterations 4" in words
     assert len(reader.all("#curves polyline")) == 2
     assert "deletion, AUC 0.300" in (reader.one("#curves title").get_attribute("textContent") or "")
