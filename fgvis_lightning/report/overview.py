@@ -10,7 +10,7 @@ from statistics import median
 
 from fgvis_lightning.report.gather import MISSED, REACHED, Entry, Results
 from fgvis_lightning.report.sections import Rows
-from fgvis_lightning.results.numbers import percent, score_after
+from fgvis_lightning.results.numbers import USUAL, percent, score_after
 
 EVIDENCE = "mean evidence"
 BINS = 20
@@ -120,7 +120,7 @@ def _facts(done: Sequence[Entry], missing: Sequence[Entry], methods: Sequence[st
         facts.append(("level reached", f"{known - missed:,} of {known:,}"))
     if missed:
         facts.append(("level missed", f"{missed:,}"))
-    values = _numbers(done) | {"agreement of the runs": _known(entry.agreement for entry in done)}
+    values = _numbers(done) | {f"agreement of the runs ({USUAL})": _known(entry.agreement for entry in done)}
     facts += [_middle(name, own) for name, own in values.items() if own]
     return tuple(facts)
 

@@ -177,8 +177,8 @@ def test_levels_that_were_missed_are_told(folder: Path, output: Path, capsys: py
 @pytest.mark.parametrize(
     ("least", "words"),
     [
-        (("b", 0.127), "Look first at a (most evidence, 36.4 %) and b (least agreement, 0.13; 0.1 to 0.5 is usual)."),
-        (("a", 0.127), "Look first at a (most evidence, 36.4 %; least agreement, 0.13; 0.1 to 0.5 is usual)."),
+        (("b", 0.127), "Look first at a (most evidence, 36.4 %) and b (least agreement, 0.13; 0.1 to 0.6 is usual)."),
+        (("a", 0.127), "Look first at a (most evidence, 36.4 %; least agreement, 0.13; 0.1 to 0.6 is usual)."),
         (None, "Look first at a (most evidence, 36.4 %)."),
     ],
 )

@@ -101,7 +101,15 @@ def test_a_page_has_all_items_with_their_numbers(tmp_path: Path, capsys: pytest.
     ("items", "numbers"),
     [
         (1, ()),
-        (2, ("items2", "score on the image0.333 to 0.667", "mean evidence3.1 to 6.2 %", "agreement of the runs0.875")),
+        (
+            2,
+            (
+                "items2",
+                "score on the image0.333 to 0.667",
+                "mean evidence3.1 to 6.2 %",
+                f"agreement of the runs ({USUAL})0.875",
+            ),
+        ),
         (4, ("items4", "level reached3 of 4", "score on the image0.200 to 0.800", "mean evidence3.1 to 12.5 %")),
         (5, ("items5", "level reached4 of 5", "median score on the image0.500", "median mean evidence9.4 %")),
     ],

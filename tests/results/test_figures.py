@@ -199,7 +199,7 @@ def test_a_panel_says_what_was_missed_and_how_well_runs_agree() -> None:
     assert title(shown(*pair, feasible=torch.tensor([False])))[1].endswith("without the evidence (level missed)")
     assert title(shown(*pair, feasible=torch.tensor([True])))[1].endswith("without the evidence")
     agree = title(shown(*pair, agreement=torch.tensor([0.928]), seeds=6))
-    assert agree[1].endswith("without the evidence; 6 runs agree by r = 0.93 (0.1 to 0.5 is usual)")
+    assert agree[1].endswith("without the evidence; 6 runs agree by r = 0.93 (0.1 to 0.6 is usual)")
     assert agree[2:] == [KEY]
     undefined = title(shown(*pair, agreement=torch.tensor([torch.nan]), seeds=6))
     assert undefined == title(shown(*pair))

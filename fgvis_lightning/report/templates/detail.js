@@ -110,7 +110,7 @@ function fillScores(row, view) {
   if (row.score_explanation !== null) facts[view.after] = number(row.score_explanation);
   if (row.evidence !== null) facts["mean evidence"] = evidenceOf(row);
   if (LEVELS[row.state]) facts.level = LEVELS[row.state];
-  if (row.agreement !== null) facts["agreement of the runs"] = `${agreementOf(row)} (${byId("scores").dataset.usual})`;
+  if (row.agreement !== null) facts[`agreement of the runs (${byId("scores").dataset.usual})`] = agreementOf(row);
   fillFacts("scores", facts, row.state);
   const measured = Object.entries(view?.values ?? {}).filter(([name]) => !(name in row) || name in AREAS);
   fillFacts("values", Object.fromEntries(measured.map(([name, value]) => [AREAS[name] ?? name, number(value)])));
