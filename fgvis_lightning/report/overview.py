@@ -51,7 +51,7 @@ class Overview:
         enough: whether there are enough items for an overview.
         facts: name → number, in a few words.
         setup: name → setting of the items.
-        after: name of the second score, which depends on the game; of both, if there are several games.
+        after: name of the second score, which depends on the game; of both, if the games differ; empty for maps.
         histograms: of scores, mean evidence and AUC.
         points: mean evidence, second score, the number of the entry, and whether its level was missed.
         methods: a row for each method, if there are several.
@@ -167,8 +167,8 @@ def _afters(done: Iterable[Entry]) -> dict[str, list[float]]:
     """The second scores, by their names, which depend on the game."""
     found: dict[str, list[float]] = {}
     for entry in done:
-        if entry.score_explanation is not None:
-            found.setdefault(score_after(entry.metadata.get("game")), []).append(entry.score_explanation)
+        if score := _known([entry.score_explanation]):
+            found.setdefault(score_after(entry.metadata.get("game")), []).extend(score)
     return found
 
 

@@ -50,7 +50,11 @@ def load_item(path: str | Path) -> Explanation | Attribution:
 
 
 def load_with_texts(path: Path) -> tuple[Explanation | Attribution, dict[str, str]]:
-    """The same as `load_item`, and all entries of the file as texts, also those that are fields of the item."""
+    """The same as `load_item`, and all entries of the file as texts, also those that are fields of the item.
+
+    Raises:
+        InputError: see `load_item`.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
