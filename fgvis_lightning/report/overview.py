@@ -51,7 +51,7 @@ class Overview:
         enough: whether there are enough items for an overview.
         facts: name → number, in a few words.
         setup: name → setting of the items.
-        after: name of the second score, which depends on the game; of both, if the games differ; empty for maps.
+        after: name of the second score, which depends on the game; empty for maps.
         histograms: of scores, mean evidence and AUC.
         points: mean evidence, second score, the number of the entry, and whether its level was missed.
         methods: a row for each method, if there are several.
@@ -81,12 +81,13 @@ def look_over(results: Results) -> Overview:
     missing = [entry for entry in results.entries if entry.missing]
     methods = list(dict.fromkeys(entry.method for entry in results.entries))
     failures = tuple((entry.method, entry.id, entry.state, entry.reason) for entry in missing)
+    afters = _afters(done)
     return Overview(
         made=_made(done),
         enough=len({entry.id for entry in done}) >= SEVERAL,
         facts=_facts(done, missing, methods),
         setup=_setup(done),
-        after=" / ".join(_afters(done)),
+        after="second score" if len(afters) > 1 else "".join(afters),
         histograms=_histograms(done) if len(done) >= MANY else (),
         points=_points(results.entries),
         methods=_methods(done, methods) if len(methods) > 1 else None,
