@@ -15,7 +15,15 @@ from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.tensor_files import save_tensors
 
 EVIL = "<img src=x onerror=alert(1)>"
-SETTINGS = {"network": "Tiny", "game": "preservation", "lam": "auto", "level": 1.0, "iterations": 4, "defended": True}
+SETTINGS = {
+    "network": "Tiny",
+    "game": "preservation",
+    "lam": "auto",
+    "level": 1.0,
+    "iterations": 4,
+    "seeds": 3,
+    "defended": True,
+}
 
 
 def photo(path: Path, seed: int, side: int = 32) -> Path:

@@ -135,11 +135,12 @@ class FGVisCLI(LightningCLI):
         if written and self.model.coverage.calls:
             print(f"\n{self.model.coverage}")
         print(f"{written:,} of {data.total:,} items explained{already}.")
-        if lines := item_lines(output, [id for _, id in present]):
+        ids = sorted({id for _, id in present})  # as in summary.csv
+        if lines := item_lines(output, ids):
             print("\n" + "\n".join(lines) + "\n")
-        if drawn := self.run.writer.draw_missing([id for _, id in present]):
+        if drawn := self.run.writer.draw_missing(ids):
             print(f"{drawn:,} panels of earlier explanations drawn.")
-        if others := len(folder.finished(output)) - len({id for _, id in present}):
+        if others := len(folder.finished(output)) - len(ids):
             belong = "1 explanation belongs" if others == 1 else f"{others:,} explanations belong"
             print(f"{belong} to other images in {output}; see summary.csv (listed: no).")
         if self.model.options.auto:

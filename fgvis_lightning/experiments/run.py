@@ -17,7 +17,10 @@ from fgvis_lightning.engine.strategy import RankFailedError
 from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.errors import GO_ON, InputError
 from fgvis_lightning.results import folder
-from fgvis_lightning.results.numbers import percent
+from fgvis_lightning.results.numbers import USUAL, percent
+
+SEVERAL = 5
+"""Minimum number of items for advice on which to look at first."""
 
 
 class Run:
@@ -92,7 +95,7 @@ class Run:
     def what_to_look_at(self) -> list[str]:
         """Lines on the items that did not reach their level, and on those with the most evidence and least agreement.
 
-        With a fixed λ there is no level.
+        The latter are only named from `SEVERAL` items on. With a fixed λ there is no level.
         """
         levels, lines = self.writer.levels, []
         if levels is None:  # another rank was the last
@@ -103,10 +106,10 @@ class Run:
                 f"{len(missed):,} of {levels.with_level:,} did not reach their level ({', '.join(missed[:5])}{more}). "
                 f"Try more --model.iterations, or another --model.level."
             )
-        if levels.with_level > 1 and levels.largest is not None:
+        if levels.with_level >= SEVERAL and levels.largest is not None:
             reasons = {levels.largest[0]: [f"most evidence, {percent(levels.largest[1])}"]}
             if levels.least is not None:
-                reasons.setdefault(levels.least[0], []).append(f"least agreement, {levels.least[1]:.2f}")
+                reasons.setdefault(levels.least[0], []).append(f"least agreement, {levels.least[1]:.2f}; {USUAL}")
             named = [f"{id} ({'; '.join(why)})" for id, why in reasons.items()]
             lines.append(f"Look first at {' and '.join(named)}.")
         return lines

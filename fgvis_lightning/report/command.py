@@ -21,7 +21,6 @@ from fgvis_lightning.experiments.parsing import Parser, program
 from fgvis_lightning.names import printable
 from fgvis_lightning.report.gather import gather
 from fgvis_lightning.report.page import write_page
-from fgvis_lightning.results.tensor_files import EXPLANATIONS
 
 MEGABYTE = 1e6
 
@@ -66,9 +65,8 @@ def main(args: Sequence[str]) -> None:
     left_out = f", {len(missing):,} failed or damaged" if missing else ""
     print(f"{items:,} item{'' if items == 1 else 's'}{left_out}; {written.size / MEGABYTE:.1f} MB")
     _tell_unseen(written.unseen, len({entry.image for entry in results.entries if not entry.missing}))
-    own = results.folder / EXPLANATIONS
-    if own.is_dir() and (others := sorted(results.folder.glob(f"[!.]*/{EXPLANATIONS}"))):
-        named = ", ".join(printable(str(path.parent)) for path in others)
+    if results.left_out:
+        named = ", ".join(printable(str(path)) for path in results.left_out)
         print(f"Not on this page, since {printable(str(results.folder))} has results of its own: {named}")
     if items and not any(entry.values for entry in results.entries):
         print("To add deletion and insertion curves, run this with the run's network options, then `report` again:")

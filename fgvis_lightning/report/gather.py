@@ -22,8 +22,8 @@ from fgvis_lightning.names import printable, slug
 from fgvis_lightning.report.sections import Section, coverage_section, find_sections
 from fgvis_lightning.results import folder as results
 from fgvis_lightning.results.explanation import Attribution, Explanation
-from fgvis_lightning.results.load import check_links, load_item
-from fgvis_lightning.results.tensor_files import CHECKSUM, SUFFIX, UNREADABLE, load_metadata
+from fgvis_lightning.results.load import check_links, load_with_texts
+from fgvis_lightning.results.tensor_files import SUFFIX, UNREADABLE
 
 Curves = tuple[list[float], list[float]]
 """Score of the class from no pixel to all pixels, for deletion and insertion."""
@@ -96,12 +96,14 @@ class Results:
         title: of the page, by default the folder's name.
         entries: items and failures.
         sections: results of commands other than ``fit``.
+        left_out: folders in it with items that the page does not show, since the folder has items of its own.
     """
 
     folder: Path
     title: str
     entries: tuple[Entry, ...]
     sections: tuple[Section, ...]
+    left_out: tuple[Path, ...] = ()
 
 
 def gather(folder: Path, images: str | None = None) -> Results:
@@ -123,7 +125,8 @@ def gather(folder: Path, images: str | None = None) -> Results:
         elsewhere[name] = (*elsewhere.get(name, ()), photo.path)
     places = _places(folder)
     judged = _Judged(places)
-    sources = _sources(places) or judged.sources
+    sources, left_out = _sources(places)
+    sources = sources or judged.sources
     if judged.outside and not sources:
         named = printable(str(judged.outside[0]))
         print(
@@ -144,7 +147,7 @@ def gather(folder: Path, images: str | None = None) -> Results:
             f"Expected a results folder, but {folder} has no explanations, failures or tables. Make some with: "
             f"{program()} fit --config configs/quickstart.yaml --output {folder}"
         )
-    return Results(folder, printable(folder.resolve().name), entries, tuple(sections))
+    return Results(folder, printable(folder.resolve().name), entries, tuple(sections), tuple(left_out))
 
 
 def _places(folder: Path) -> list[Path]:
@@ -152,19 +155,15 @@ def _places(folder: Path) -> list[Path]:
     return [folder, *sorted(sub for sub in folder.glob("[!.]*") if sub.is_dir())]
 
 
-def _sources(places: Sequence[Path]) -> list[Path]:
-    """The folders with items: only the first place if it has any, as for ``fit``; else those of several methods."""
-
-    def filled(place: Path) -> bool:
-        return results.count_finished(place) > 0 or bool(results.unreadable(place))
-
-    if places and filled(places[0]):
-        return [places[0]]
+def _sources(places: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The folders with items; and those left out, since the first place has items of its own, as for ``fit``."""
+    found = [place for place in places if results.count_finished(place) or results.unreadable(place)]
+    if found[:1] == [places[0]]:
+        return found[:1], found[1:]
     # A comparison's own order, else the order of names.
-    methods = _config(places[0]).get("methods") if places else None
+    methods = _config(places[0]).get("methods")
     order = [slug(str(name)) for name in methods] if isinstance(methods, dict) else []
-    found = [place for place in places if filled(place)]
-    return sorted(found, key=lambda place: order.index(place.name) if place.name in order else len(order))
+    return sorted(found, key=lambda place: order.index(place.name) if place.name in order else len(order)), []
 
 
 def _config(place: Path) -> dict[str, Any]:
@@ -183,7 +182,7 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
     for path in results.files(source):
         id = path.name.removesuffix(SUFFIX)
         try:
-            item, says = _load(path), load_metadata(path)
+            item, says = _load(path)
         except InputError as error:
             read.append(Entry(method, printable(id), DAMAGED, path, printable(str(error))))
             continue
@@ -209,7 +208,7 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
                 agreement=agreement,
                 values=values,
                 curves=curves,
-                metadata={printable(name): printable(text) for name, text in says.items() if name != CHECKSUM},
+                metadata={printable(name): printable(text) for name, text in says.items()},
             )
         )
     yield from (replace(entry, method=method) for entry in _in_order(read, source))
@@ -234,18 +233,18 @@ def _in_order(entries: Iterable[Entry], source: Path) -> list[Entry]:
     return sorted(entries, key=place)
 
 
-def _load(path: Path) -> Explanation | Attribution:
-    """An item whose mask is (C,H,W), or map (H,W).
+def _load(path: Path) -> tuple[Explanation | Attribution, dict[str, str]]:
+    """An item whose mask is (C,H,W), or map (H,W), and the entries of its file.
 
     Raises:
         InputError: if the file is damaged or has another shape.
     """
-    item = load_item(path)
+    item, says = load_with_texts(path)
     shape = tuple(item.map.shape if isinstance(item, Attribution) else item.mask.shape)[1:]
     fits = len(shape) == 2 if isinstance(item, Attribution) else len(shape) == 3
     if not fits or 0 in shape:
         raise InputError(f"Expected a mask (C,H,W) or a map (H,W), but {path} has shape {shape}.")
-    return item
+    return item, says
 
 
 class _Judged:
@@ -277,7 +276,7 @@ class _Judged:
         judged = _config(place).get("results")
         for source in map(Path, map(str, judged if isinstance(judged, list) else [])):
             if source.resolve().is_relative_to(self.folder):
-                self.sources += _sources(_places(source))
+                self.sources += _sources(_places(source))[0]
             else:
                 self.outside.append(source)
         with suppress(*UNREADABLE), safe_open(place / "curves.safetensors", framework="pt") as file:

@@ -10,7 +10,7 @@ from statistics import median
 
 from fgvis_lightning.report.gather import MISSED, REACHED, Entry, Results
 from fgvis_lightning.report.sections import Rows
-from fgvis_lightning.results.numbers import percent
+from fgvis_lightning.results.numbers import USUAL, percent, score_after
 
 EVIDENCE = "mean evidence"
 BINS = 20
@@ -51,8 +51,9 @@ class Overview:
         enough: whether there are enough items for an overview.
         facts: name → number, in a few words.
         setup: name → setting of the items.
+        after: name of the second score, which depends on the game; empty for maps.
         histograms: of scores, mean evidence and AUC.
-        points: mean evidence, score on the explanation, the number of the entry, and whether its level was missed.
+        points: mean evidence, second score, the number of the entry, and whether its level was missed.
         methods: a row for each method, if there are several.
         classes: the most frequent ones.
         failures: missing items, with reasons.
@@ -64,6 +65,7 @@ class Overview:
     enough: bool
     facts: tuple[tuple[str, str], ...]
     setup: tuple[tuple[str, str], ...]
+    after: str
     histograms: tuple[Histogram, ...]
     points: tuple[tuple[float, float, int, bool], ...]
     methods: Rows | None
@@ -79,11 +81,13 @@ def look_over(results: Results) -> Overview:
     missing = [entry for entry in results.entries if entry.missing]
     methods = list(dict.fromkeys(entry.method for entry in results.entries))
     failures = tuple((entry.method, entry.id, entry.state, entry.reason) for entry in missing)
+    afters = _afters(done)
     return Overview(
         made=_made(done),
         enough=len({entry.id for entry in done}) >= SEVERAL,
         facts=_facts(done, missing, methods),
         setup=_setup(done),
+        after="second score" if len(afters) > 1 else "".join(afters),
         histograms=_histograms(done) if len(done) >= MANY else (),
         points=_points(results.entries),
         methods=_methods(done, methods) if len(methods) > 1 else None,
@@ -117,7 +121,7 @@ def _facts(done: Sequence[Entry], missing: Sequence[Entry], methods: Sequence[st
         facts.append(("level reached", f"{known - missed:,} of {known:,}"))
     if missed:
         facts.append(("level missed", f"{missed:,}"))
-    values = _numbers(done) | {"agreement of the runs": _known(entry.agreement for entry in done)}
+    values = _numbers(done) | {f"agreement of the runs ({USUAL})": _known(entry.agreement for entry in done)}
     facts += [_middle(name, own) for name, own in values.items() if own]
     return tuple(facts)
 
@@ -134,11 +138,11 @@ def _setup(done: Iterable[Entry]) -> tuple[tuple[str, str], ...]:
     """The most important settings, with the values of all items."""
     settings = list({entry.metadata.get("settings", ""): entry.settings for entry in done}.values())
     found = []
-    for name in ("network", "game", "lam", "level", "iterations", "noise", "defended"):
+    for name in ("network", "game", "lam", "level", "iterations", "seeds", "noise", "defended"):
         words = list(dict.fromkeys(_word(value) for one in settings if (value := one.get(name)) is not None))
         if words:
             shown = ", ".join(words[:4]) + (", …" if len(words) > 4 else "")
-            found.append(("λ" if name == "lam" else name, shown))
+            found.append(({"lam": "λ", "seeds": "runs merged (seeds)"}.get(name, name), shown))
     return tuple(found)
 
 
@@ -153,11 +157,20 @@ def _numbers(done: Iterable[Entry]) -> dict[str, list[float]]:
     images = {entry.id: entry.score_image for entry in done}  # the same for every method
     return {
         "score on the image": _known(images.values()),
-        "score on the explanation": _known(entry.score_explanation for entry in done),
+        **_afters(done),
         EVIDENCE: _known(entry.evidence for entry in done),
         "deletion AUC": _known(entry.values.get("deletion") for entry in done),
         "insertion AUC": _known(entry.values.get("insertion") for entry in done),
     }
+
+
+def _afters(done: Iterable[Entry]) -> dict[str, list[float]]:
+    """The second scores, by their names, which depend on the game."""
+    found: dict[str, list[float]] = {}
+    for entry in done:
+        if score := _known([entry.score_explanation]):
+            found.setdefault(score_after(entry.metadata.get("game")), []).extend(score)
+    return found
 
 
 def _known(values: Iterable[float | None]) -> list[float]:
@@ -197,7 +210,7 @@ def _methods(done: Sequence[Entry], methods: Sequence[str]) -> Rows:
     for method in methods:
         own = [entry for entry in done if entry.method == method]
         numbers = _numbers(own)
-        medians = (_median(name, numbers[name]) for name in shown)
+        medians = (_median(name, numbers.get(name, ())) for name in shown)
         rows.append((method, f"{len(own):,}", *medians))
     return Rows("Methods", ("method", "items", *(f"median {name}" for name in shown)), tuple(rows))
 
@@ -207,10 +220,10 @@ def _classes(done: Sequence[Entry]) -> Rows | None:
     count = Counter(entry.name for entry in done)
     if len(done) < ENOUGH or len(count) < 2 or max(count.values()) == 1:  # the list already shows it
         return None
-    rows, shown = [], ("score on the image", "score on the explanation", EVIDENCE)
+    rows, shown = [], [name for name, values in _numbers(done).items() if values]
     for name, _ in sorted(count.items(), key=lambda pair: (-pair[1], pair[0]))[:10]:
         own = _numbers(entry for entry in done if entry.name == name)
-        rows.append((name, f"{count[name]:,}", *(_median(value, own[value]) for value in shown)))
+        rows.append((name, f"{count[name]:,}", *(_median(value, own.get(value, ())) for value in shown)))
     return Rows(
         f"{'Most frequent classes' if len(count) > 10 else 'Classes'}, medians", ("class", "items", *shown), tuple(rows)
     )

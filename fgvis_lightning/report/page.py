@@ -26,6 +26,7 @@ from fgvis_lightning.names import printable
 from fgvis_lightning.report.gather import Entry, Results
 from fgvis_lightning.report.overview import look_over
 from fgvis_lightning.report.pictures import LARGE, THUMBNAIL, Pictures, figure_url, make_pictures, url
+from fgvis_lightning.results.numbers import USUAL, score_after
 from fgvis_lightning.results.tensor_files import write_whole
 
 SCRIPTS = ("stage.js", "curves.js", "detail.js", "list.js")
@@ -153,6 +154,7 @@ def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str
             views={number: Markup(text) for number, text in views.items()},
             gates=any(section.anchor.startswith("gates") for section in results.sections),
             figure=figure_url,
+            usual=USUAL,
         )
     )
 
@@ -191,7 +193,7 @@ def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
     hidden = ("settings", "coverage", "sparsity")  # the page has its opposite, mean evidence
     shown = {name: getattr(pictures, name) for name in ("image", "evidence", "heat", "shown", "panel")}
     return {
-        "game": entry.metadata.get("game", ""),
+        "after": score_after(entry.metadata.get("game")),
         "problem": pictures.problem,
         **{name: None if data is None else url(data) for name, data in shown.items()},
         "scale": pictures.scale,

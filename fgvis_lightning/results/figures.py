@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fgvis_lightning.results.layout import panel
-from fgvis_lightning.results.numbers import percent, probability
+from fgvis_lightning.results.numbers import USUAL, percent, probability, score_after
 from fgvis_lightning.results.shapes import middle_slices, signal_figure
 
 if TYPE_CHECKING:
@@ -145,9 +145,9 @@ def state_of(evidence: Tensor) -> str:
 def _scores(explanation: Explanation, index: int, what: str) -> str:
     """Both scores, whether the level was missed, and how well several runs agree."""
     before, after = (probability(s[index]) for s in (explanation.score_image, explanation.score_explanation))
-    kind = "explanation" if explanation.game.keeps else f"{what} without the evidence"
+    kind = score_after(explanation.game.name).removeprefix("score ")
     missed = explanation.feasible is not None and not explanation.feasible[index]
-    scores = f"{before} on the {what}, {after} on the {kind}{' (level missed)' if missed else ''}"
+    scores = f"{before} on the {what}, {after} {kind}{' (level missed)' if missed else ''}"
     return "; ".join(filter(None, (scores, _agreement(explanation, index))))
 
 
@@ -156,7 +156,7 @@ def _agreement(explanation: Explanation, index: int) -> str:
     if explanation.agreement is None or math.isnan(r := float(explanation.agreement[index])):
         return ""
     runs = f"{explanation.seeds} runs" if explanation.seeds else "the runs"
-    return f"{runs} agree by r = {r:.2f}"
+    return f"{runs} agree by r = {r:.2f} ({USUAL})"
 
 
 def factor(value: float) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import wrap
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.method.games import GAMES
-from fgvis_lightning.results.numbers import level_of, percent, probability
+from fgvis_lightning.results.numbers import level_of, percent, probability, score_after
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_metadata
 
 MOST = 20
 """Maximum number of items to list or print."""
 
-LOSES = [name for name, game in GAMES.items() if not game.keeps]
 FEASIBLE = {"true": True, "false": False}
 
 
@@ -25,31 +24,31 @@ def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
         ids: ids of the items; items with unreadable files are skipped.
 
     Returns:
-        Lines of aligned columns with a heading; empty for more than `MOST` items.
+        Lines of aligned columns under two lines of headings; empty for more than `MOST` items.
     """
     if not 0 < len(ids) <= MOST:
         return []
-    rows, after_column = [], "explanation"
+    rows, after = [], ""
     for id in ids:
         try:
             item = load_metadata(output / EXPLANATIONS / (id + SUFFIX))
             numbers = [float(item[name]) for name in ("score_image", "score_explanation", "sparsity")]
         except (InputError, KeyError, ValueError):
             continue
-        before, after, sparsity = numbers
-        if item.get("game") in LOSES:
-            after_column = "without it"
+        *scores, sparsity = numbers
+        after = score_after(item.get("game"))
         name = item.get("name", f"class {item.get('target', '?')}")
         name = "".join(letter if letter.isprintable() else "?" for letter in name)
         size, level = percent(1 - sparsity), level_of(FEASIBLE.get(item.get("feasible", "")), sparsity)
-        rows.append((id, name, probability(before), probability(after), size, level))
+        rows.append((id, name, *map(probability, scores), size, level))
     if not rows:
         return []
-    head = "item", "class", "image", after_column, "evidence", "level"
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    names = ("item", "class", "score on the image", after, "evidence", "level")
+    rows = [*zip(*(["", *wrap(name, 13)][-2:] for name in names), strict=True), *rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     left = (True, True, False, False, False, True)
     lines = []
-    for row in (head, *rows):
+    for row in rows:
         cells = zip(row, widths, left, strict=True)
         lines.append("  ".join(text.ljust(w) if at_left else text.rjust(w) for text, w, at_left in cells).rstrip())
     return lines

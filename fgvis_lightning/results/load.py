@@ -43,12 +43,18 @@ def check_links(output: Path) -> None:
 def load_item(path: str | Path) -> Explanation | Attribution:
     """Read the file of one item (B = 1), an explanation or another method's map, and verify its checksum.
 
-    `load_metadata` returns all entries of the file as texts, also those that are fields here.
-
     Raises:
         InputError: if the file is missing, damaged, or neither of these.
     """
-    path = Path(path)
+    return load_with_texts(Path(path))[0]
+
+
+def load_with_texts(path: Path) -> tuple[Explanation | Attribution, dict[str, str]]:
+    """The same as `load_item`, and all entries of the file as texts, also those that are fields of the item.
+
+    Raises:
+        InputError: see `load_item`.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -67,9 +73,10 @@ def load_item(path: str | Path) -> Explanation | Attribution:
             image = tensors["explanation"][None].float() if "explanation" in tensors else None
             further = {name: text for name, text in metadata.items() if name not in ("target", "score_image", "method")}
             own["metadata"] = further
-            return Attribution(map=tensors["map"][None], method=metadata["method"], explanation=image, **own)
+            item = Attribution(map=tensors["map"][None], method=metadata["method"], explanation=image, **own)
+            return item, metadata
         own |= {name: torch.tensor([read(metadata[name])]) for name, read in ROWS.items() if name in metadata}
-        return Explanation(
+        found = Explanation(
             mask=tensors["mask"][None].float(),
             score_explanation=torch.tensor([float(metadata["score_explanation"])]),
             game=GAMES[metadata["game"]],
@@ -81,6 +88,7 @@ def load_item(path: str | Path) -> Explanation | Attribution:
             metadata={name: text for name, text in metadata.items() if name not in TYPED},
             **own,
         )
+        return found, metadata
     except FileNotFoundError as error:
         raise InputError(f"Expected an explanation file, but {path} does not exist.") from error
     except UNREADABLE as error:

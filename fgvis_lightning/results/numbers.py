@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fgvis_lightning.method.games import GAMES
+
+USUAL = "0.1 to 0.6 is usual"
+"""What the agreement of single runs mostly is, in every game; measured in docs/method.md, "How stable"."""
+
+
+def score_after(game: str | None) -> str:
+    """Name of an explanation's second score, by the name of its game; the first is the score on the image."""
+    loses = game in GAMES and not GAMES[game].keeps
+    return "score without the evidence" if loses else "score on the explanation"
+
 
 def percent(share: float | Tensor) -> str:
     """A share in [0,1] as a percentage with one decimal; below 0.1 % with one digit, so that only nothing is 0.0 %."""

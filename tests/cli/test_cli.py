@@ -177,14 +177,15 @@ def test_levels_that_were_missed_are_told(folder: Path, output: Path, capsys: py
 @pytest.mark.parametrize(
     ("least", "words"),
     [
-        (("b", 0.127), "Look first at a (most evidence, 36.4 %) and b (least agreement, 0.13)."),
-        (("a", 0.127), "Look first at a (most evidence, 36.4 %; least agreement, 0.13)."),
+        (("b", 0.127), "Look first at a (most evidence, 36.4 %) and b (least agreement, 0.13; 0.1 to 0.6 is usual)."),
+        (("a", 0.127), "Look first at a (most evidence, 36.4 %; least agreement, 0.13; 0.1 to 0.6 is usual)."),
         (None, "Look first at a (most evidence, 36.4 %)."),
     ],
 )
-def test_what_to_look_at_first(least: tuple[str, float] | None, words: str) -> None:
-    writer = SimpleNamespace(levels=Levels(2, [], ("a", 0.3641), least))
-    assert Run.what_to_look_at(SimpleNamespace(writer=writer)) == [words]  # type: ignore[arg-type]
+def test_what_to_look_at_first_of_several_items(least: tuple[str, float] | None, words: str) -> None:
+    for count, lines in ((4, []), (5, [words])):
+        writer = SimpleNamespace(levels=Levels(count, [], ("a", 0.3641), least))
+        assert Run.what_to_look_at(SimpleNamespace(writer=writer)) == lines  # type: ignore[arg-type]
 
 
 def test_a_fixed_weight_has_no_level(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:

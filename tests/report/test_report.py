@@ -22,6 +22,7 @@ from fgvis_lightning.cli import main
 from fgvis_lightning.report.gather import gather
 from fgvis_lightning.report.sections import read_markdown
 from fgvis_lightning.results.figures import brightest
+from fgvis_lightning.results.numbers import USUAL
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import load_metadata, save_tensors
 
@@ -100,7 +101,15 @@ def test_a_page_has_all_items_with_their_numbers(tmp_path: Path, capsys: pytest.
     ("items", "numbers"),
     [
         (1, ()),
-        (2, ("items2", "score on the image0.333 to 0.667", "mean evidence3.1 to 6.2 %", "agreement of the runs0.875")),
+        (
+            2,
+            (
+                "items2",
+                "score on the image0.333 to 0.667",
+                "mean evidence3.1 to 6.2 %",
+                f"agreement of the runs ({USUAL})0.875",
+            ),
+        ),
         (4, ("items4", "level reached3 of 4", "score on the image0.200 to 0.800", "mean evidence3.1 to 12.5 %")),
         (5, ("items5", "level reached4 of 5", "median score on the image0.500", "median mean evidence9.4 %")),
     ],
@@ -161,8 +170,35 @@ def test_the_page_explains_itself_as_the_documentation_does(tmp_path: Path) -> N
     assert "runs agree" not in words
     explanation(tmp_path / "run", "a@cat", "a.png", agreement=0.5)
     words = re.sub(r"\s+", " ", Page(report(tmp_path / "run")).words)
-    assert "Near 1, a single run with another seed gives the same mask; near 0, a different one" in words
-    assert "Near 1, a single run with another seed gives the same mask; near 0, a different one" in reading
+    for sentence in (
+        f"Near 1, a single run with another seed gives the same mask; near 0, a different one; {USUAL}, since",
+        "about 0.95 in preservation and generation, and by 0.5 to 0.6 in deletion and repression",
+    ):
+        assert sentence in words
+        assert sentence in reading
+
+
+def test_the_second_score_is_called_what_it_is(tmp_path: Path) -> None:
+    kept, lost = "score on the explanation", "score without the evidence"
+    for number in range(2):
+        for game in ("preservation", "deletion"):
+            explanation(tmp_path / game, f"{number}@cat", "a.png", game=game, score=(number + 1) / 4)
+            explanation(tmp_path / "both" / game, f"{number}@cat", "a.png", game=game, score=(number + 1) / 4)
+    for folder, name, other in (("preservation", kept, lost), ("deletion", lost, kept)):
+        page = Page(report(tmp_path / folder))
+        assert f"{name}\n0.125 to 0.250" in re.sub(r"\s*\n\s*", "\n", re.sub("<[^>]*>", "\n", page.text))
+        assert f'<option value="score_explanation">{name}</option>' in page.text
+        assert other not in page.words
+        assert page.data["view-0"]["after"] == name
+        assert "runs merged (seeds)3" in page.words
+    both = Page(report(tmp_path / "both"))
+    assert f"median {kept}" in both.words
+    assert f"median {lost}" in both.words
+    assert '<option value="score_explanation">second score</option>' in both.text
+    attribution(tmp_path / "map", "0@cat", "a.png", "Grad-CAM")
+    assert "score_explanation_from" in both.text
+    assert 'value="score_explanation"' not in (text := Page(report(tmp_path / "map")).text)
+    assert "score_explanation_from" not in text
 
 
 def test_channels_are_called_what_they_are(tmp_path: Path) -> None:

@@ -54,10 +54,10 @@ def test_classes_and_methods_are_seen_side_by_side(reader: Reader, tmp_path: Pat
     reader.until(lambda: reader.one("#detail-id").text == "FGVis: a@cat")
     reader.until(lambda: len(reader.all("#others canvas")) == 3)
     assert reader.one("#channels").is_displayed()
-    scores = "0.500 → 0.250 · "
+    scores = "score 0.500 → 0.250 · "
     assert reader.captions("#others") == [
         f"FGVis\n{scores}mean evidence 12.5 %\nevidence by color channel",
-        "Grad-CAM\n0.500\nmap",
+        "Grad-CAM\nscore 0.500\nmap",
         f"dog, FGVis\n{scores}mean evidence 25.0 %\nlevel missed\nevidence by color channel",
     ]
     assert len({round(reader.box(picture)[1]) for picture in (4, 5, 6)}) == 1

@@ -12,6 +12,7 @@ from selenium.webdriver.common.keys import Keys
 
 from fgvis_lightning import load_explanation
 from fgvis_lightning.cli import main
+from fgvis_lightning.results.numbers import USUAL
 from fgvis_lightning.results.tensor_files import load_metadata, save_tensors
 
 pytestmark = pytest.mark.slow
@@ -88,7 +89,7 @@ def test_a_view_has_scores_curves_and_metadata(reader: Reader, report_page: Path
     assert "score on the explanation\n0.111" in words
     assert "deletion AUC\n0.300" in words
     assert "mean evidence\n6.3 %" in words
-    assert "agreement of the runs\n0.875" in words
+    assert f"agreement of the runs ({USUAL})\n0.875" in words
     assert "iterations 4" in words
     assert len(reader.all("#curves polyline")) == 2
     assert "deletion, AUC 0.300" in (reader.one("#curves title").get_attribute("textContent") or "")
@@ -215,7 +216,7 @@ def test_numbers_come_first(reader: Reader, report_file: Path) -> None:
     reader.open(report_file, "#item=0001%40dog")
     reader.until(reader.is_drawn)
     below = reader.run("byId('views').getBoundingClientRect().top")
-    numbers = ["score on the image", "score on the explanation", "mean evidence", "level", "agreement of the runs"]
-    assert [term.text for term in reader.all("#scores dt")] == numbers
+    numbers = ["score on the image", "score on the explanation", "mean evidence", "level"]
+    assert [term.text for term in reader.all("#scores dt")] == [*numbers, f"agreement of the runs ({USUAL})"]
     assert all(term.rect["y"] + term.rect["height"] < below < 844 / 2 for term in reader.all("#scores dd"))
     assert [term.text for term in reader.all("#values dt")] == ["deletion AUC", "insertion AUC"]

@@ -12,6 +12,7 @@ from made_results import EVIL, evaluation, explanation, photo, run
 from selenium.webdriver.common.by import By
 
 from fgvis_lightning.cli import main
+from fgvis_lightning.results.numbers import USUAL
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +47,7 @@ def test_runs_whose_agreement_is_undefined_agree_the_least(reader: Reader, tmp_p
     reader.until(lambda: "".join(name[0] for name in reader.names()) == "adbec")
     reader.all("a.card")[2].click()
     reader.until(reader.is_drawn)
-    assert "agreement of the runs\nundefined" in reader.one("#detail").text
+    assert f"agreement of the runs ({USUAL})\nundefined" in reader.one("#detail").text
 
 
 def test_the_largest_evidence_is_one_click_away_and_old_links_stay_valid(reader: Reader, report_file: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_panel_shows_every_pixel() -> None:
         "on the dimmed image, " + overlay_words(evidence),
         f"evidence by color channel, mean {100 * evidence.mean():.1f} %",
     ]
-    assert title(figure) == ["cat", "0.750 on the image, 0.094 on the image without the evidence", KEY]
+    assert title(figure) == ["cat", "0.750 on the image, 0.094 without the evidence", KEY]
     on_gray = torch.lerp(torch.full_like(image, 0.5), image, evidence)
     for place, view in enumerate((image, on_gray, overlay(image, evidence), evidence)):
         assert_large(picture(figure, place), view)
@@ -197,7 +197,7 @@ def test_a_panel_says_what_was_missed_and_how_well_runs_agree() -> None:
     assert title(shown(*pair, feasible=torch.tensor([False])))[1].endswith("without the evidence (level missed)")
     assert title(shown(*pair, feasible=torch.tensor([True])))[1].endswith("without the evidence")
     agree = title(shown(*pair, agreement=torch.tensor([0.928]), seeds=6))
-    assert agree[1].endswith("without the evidence; 6 runs agree by r = 0.93")
+    assert agree[1].endswith("without the evidence; 6 runs agree by r = 0.93 (0.1 to 0.6 is usual)")
     assert agree[2:] == [KEY]
     undefined = title(shown(*pair, agreement=torch.tensor([torch.nan]), seeds=6))
     assert undefined == title(shown(*pair))

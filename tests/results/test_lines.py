@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -29,10 +31,11 @@ def test_each_item_has_a_line_of_columns(tmp_path: Path) -> None:
     save(tmp_path, "none", None)
     (tmp_path / "explanations" / "broken.safetensors").write_text("no")
     assert item_lines(tmp_path, ["a@top1-cat", "longer@top1-dog", "none", "broken", "missing"]) == [
-        "item             class    image  without it  evidence  level",
-        "a@top1-cat       cat      0.750       0.094    12.5 %  reached",
-        "longer@top1-dog  dog?     0.750       0.094    12.5 %  missed",
-        "none             class 3  0.750       0.094    12.5 %",
+        "                          score on the  score without",
+        "item             class           image   the evidence  evidence  level",
+        "a@top1-cat       cat             0.750          0.094    12.5 %  reached",
+        "longer@top1-dog  dog?            0.750          0.094    12.5 %  missed",
+        "none             class 3         0.750          0.094    12.5 %",
     ]
 
 
@@ -43,9 +46,9 @@ def test_little_is_not_nothing(tmp_path: Path) -> None:
         mask[0, 0, 0, 0] -= float(id == "faint")
         found = Explanation(mask, torch.tensor([3]), score, score, GAMES["deletion"], feasible=torch.tensor([True]))
         found.save(tmp_path / "explanations" / f"{id}.safetensors")
-    assert item_lines(tmp_path, ["whole", "faint"])[1:] == [
-        "whole  class 3  <0.001      <0.001   100.0 %  whole image",
-        "faint  class 3  <0.001      <0.001    0.01 %  reached",
+    assert item_lines(tmp_path, ["whole", "faint"])[2:] == [
+        "whole  class 3        <0.001         <0.001   100.0 %  whole image",
+        "faint  class 3        <0.001         <0.001    0.01 %  reached",
     ]
 
 
@@ -63,7 +66,10 @@ def test_there_are_none_for_many_items(tmp_path: Path) -> None:
 
 
 def test_a_run_ends_with_them(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(output, folder)
+    fit(output, folder, "--data.targets", "[predicted, 1, 0]")
     printed = capsys.readouterr().out
-    assert "explanation  evidence" in printed
-    assert len([line for line in printed.splitlines() if line.startswith("photo_")]) == 3
+    assert re.search("score on the  score on the\n.* image   explanation  evidence  level\n", printed)
+    listed = [line.split()[0] for line in printed.splitlines() if line.startswith("photo_")]
+    assert len(listed) == 9
+    with (output / "summary.csv").open(newline="") as file:
+        assert listed == [row["id"] for row in csv.DictReader(file)]

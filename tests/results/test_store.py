@@ -20,8 +20,8 @@ from fgvis_lightning.method.games import GAMES
 from fgvis_lightning.method.storage import rounded
 from fgvis_lightning.names import slug
 from fgvis_lightning.results.explanation import Attribution
-from fgvis_lightning.results.load import load_item
-from fgvis_lightning.results.tensor_files import load_metadata, save_tensors, write_whole
+from fgvis_lightning.results.load import load_item, load_with_texts
+from fgvis_lightning.results.tensor_files import CHECKSUM, load_metadata, save_tensors, write_whole
 
 METADATA = {
     "image": "a.png",
@@ -69,8 +69,11 @@ def made(game: str, evidence: torch.Tensor) -> Explanation:
 
 def test_round_trip(output: Path) -> None:
     mask = torch.rand(3, 4, 5).half().float()
-    loaded = load_explanation(save(output, "a@bus", mask))
+    loaded = load_explanation(path := save(output, "a@bus", mask))
     assert torch.equal(loaded.mask, mask[None])
+    item, texts = load_with_texts(path)
+    assert item == loaded
+    assert {**texts, CHECKSUM: load_metadata(path)[CHECKSUM]} == load_metadata(path)
     assert (loaded.targets.tolist(), loaded.score_image.tolist(), loaded.score_explanation.tolist()) == (
         [3],
         [0.75],

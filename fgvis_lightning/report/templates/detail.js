@@ -26,7 +26,7 @@ const chip = (state) => (state === "missed" ? [element("span", { className: "mis
 
 function scoresOf(row) {
   const scores = [row.score_image, row.score_explanation].filter((score) => score !== null).map((score) => number(score));
-  return [scores.join(" → "), ...(row.evidence === null ? [] : [`mean evidence ${evidenceOf(row)}`])].join(" · ");
+  return [`score ${scores.join(" → ")}`, ...(row.evidence === null ? [] : [`mean evidence ${evidenceOf(row)}`])].join(" · ");
 }
 
 function received(place, view) {
@@ -106,12 +106,11 @@ function tell(text) {
 }
 
 function fillScores(row, view) {
-  const removes = view && (view.game === "deletion" || view.game === "repression");
   const facts = view ? { "score on the image": number(row.score_image) } : {};
-  if (row.score_explanation !== null) facts[removes ? "score without the evidence" : "score on the explanation"] = number(row.score_explanation);
+  if (row.score_explanation !== null) facts[view.after] = number(row.score_explanation);
   if (row.evidence !== null) facts["mean evidence"] = evidenceOf(row);
   if (LEVELS[row.state]) facts.level = LEVELS[row.state];
-  if (row.agreement !== null) facts["agreement of the runs"] = agreementOf(row);
+  if (row.agreement !== null) facts[`agreement of the runs (${byId("scores").dataset.usual})`] = agreementOf(row);
   fillFacts("scores", facts, row.state);
   const measured = Object.entries(view?.values ?? {}).filter(([name]) => !(name in row) || name in AREAS);
   fillFacts("values", Object.fromEntries(measured.map(([name, value]) => [AREAS[name] ?? name, number(value)])));
