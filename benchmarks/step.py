@@ -102,7 +102,7 @@ def explain(
     network: nn.Module | str, images: Tensor, precision: str, steps: int, options: dict[str, Any], pairs: Pairs
 ) -> None:
     """So many steps of FGVis on all images at once."""
-    model = FGVis(network, iterations=steps, patience=0, **options)
+    model = FGVis.of(network, iterations=steps, patience=0, **options)
     stream = ((Item(str(number), "", 0, number), image) for number, image in enumerate(images))
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
