@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,9 @@ from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results import folder
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, change_metadata
 from fgvis_lightning.results.unchanged import QuickCheck
+
+MANY_PIXELS = 2**21
+"""More pixels in one pass are mentioned: they take some gigabytes."""
 
 
 class ImageData(SweepData):
@@ -113,6 +118,16 @@ class ImageData(SweepData):
         self.sweep = Sweep(self._stream(missing, present), size, count, largest, known, together)
         if self.sweep.peek() is None:  # nothing to do, so Lightning does not need to start
             self.trainer.fit_loop.max_epochs = 0
+        elif size != "auto" and together is None and rank == 0:
+            self._mention_memory(size * self._model.rows_per_item)
+
+    def _mention_memory(self, rows: int) -> None:
+        """Say how to save memory if many pixels pass through the network together: the system may end the process."""
+        sides = self._model.classifier.preprocessing.size
+        if rows > 1 and rows * math.prod(sides) > MANY_PIXELS:
+            shape = "×".join(map(str, sides))
+            told = f"{rows} inputs of {shape} pixels pass through the network together"
+            print(f"{told}; --data.batch_size 1 takes the least memory.", file=sys.stderr)
 
     def note_unchanged(self) -> None:
         """Record that all of this rank's items have been checked, so that the next run can skip the check."""

@@ -77,6 +77,20 @@ def test_batch_size_limits_the_rows_of_a_pass(options: list[str], tmp_path: Path
         assert float(found.evidence.mean()) == pytest.approx(float(whole.evidence.mean()), rel=0.2)
 
 
+def test_many_pixels_in_a_pass_are_mentioned(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("fgvis_lightning.data.image_data.MANY_PIXELS", 3 * 32 * 32)
+    path = photo(tmp_path / "a.png", 0)
+    run = ["fit", "--data.images", str(path), "--model.network", "toy_networks.Tiny", "--model.iterations", "1"]
+    for runs, rows in (("6", "8"), ("6", "2"), ("3", "3")):
+        more = ["--model.classifier.size", "32", "--model.seeds", runs, "--data.batch_size", rows]
+        main([*run, *more, "--output", str(tmp_path / f"{runs}_{rows}")])
+    said = [line for line in capsys.readouterr().err.splitlines() if "together" in line]
+    words = "6 inputs of 32×32 pixels pass through the network together; --data.batch_size 1 takes the least memory."
+    assert said == [words]
+
+
 def test_auto_divides_an_image_that_does_not_fit_with_all_runs() -> None:
     """Six runs where five fit at a time: two parts of three."""
     batch = images(2)
