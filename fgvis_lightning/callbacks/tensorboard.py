@@ -30,9 +30,8 @@ from fgvis_lightning.results.figures import (
     AS_IT_IS,
     as_rgb,
     brightened,
-    brightest,
+    brightening,
     explanation_image,
-    factor,
     overlay,
     overlay_words,
     pixels,
@@ -213,9 +212,9 @@ def _card(item: Explanation, image: Tensor, background: Tensor) -> Any:
         background: (C,1,1) in [0,1].
     """
     evidence, bands = item.evidence[0].float().cpu(), item.bands
-    bright, top, state = brightened(evidence), float(brightest(evidence)), state_of(evidence)
+    bright, state = brightened(evidence), state_of(evidence)
     dimmed = state or overlay_words(evidence).replace(" or more", "+")
-    how = state or (f"brightened {factor(1 / top)}" if top < AS_IT_IS else "")
+    how = state or brightening(evidence, AS_IT_IS)
     views = {
         "image": (as_rgb(image, bands), ""),
         "evidence": (explanation_image(image, bright, background, bands), how),

@@ -21,7 +21,7 @@ from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_sc
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results.cost import Cost
 from fgvis_lightning.results.explanation import Attribution, Explanation
-from fgvis_lightning.results.figures import FAINT, brightened, brightest, explanation_image, factor, grid, heat
+from fgvis_lightning.results.figures import brightened, brightening, explanation_image, grid, heat
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
@@ -113,11 +113,10 @@ def _views(result: Result, methods: Sequence[str], classifier: Classifier) -> di
     for name in methods:
         found = result.found.get(name)
         if isinstance(found, Explanation):
-            evidence, note = found.evidence[0], ""
+            evidence, how = found.evidence[0], brightening(found.evidence[0])
             views[_column(name, "mask")] = brightened(evidence), ""
-            if evidence.any() and (top := float(brightest(evidence))) < FAINT:
-                evidence, note = brightened(evidence), f"brightened {factor(1 / top)}"
-            views[_column(name, "explanation")] = explanation_image(result.image, evidence, background), note
+            shown = explanation_image(result.image, brightened(evidence) if how else evidence, background)
+            views[_column(name, "explanation")] = shown, how
         else:
             views[_column(name)] = None if found is None else heat(found.saliency()[0]), ""
             if found is not None and found.explanation is not None:

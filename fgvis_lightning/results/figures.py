@@ -109,8 +109,7 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
     if image.ndim == 4:
         image, evidence = middle_slices(image, background), middle_slices(evidence, torch.zeros_like(background))
         state = state if state or evidence.any() else "none in these slices"
-    top = float(brightest(evidence))
-    how = "" if state or top >= (AS_IT_IS if what == "signal" else FAINT) else f"brightened {factor(1 / top)}"
+    how = "" if state else brightening(evidence, AS_IT_IS if what == "signal" else FAINT)
     if image.ndim == 2:
         note = f"evidence ({game.name}) is dark on the line, {', '.join(filter(None, (state or size, how)))}"
         return signal_figure(image, brightened(evidence), name, (scores, note))
@@ -165,10 +164,16 @@ def factor(value: float) -> str:
     return f"×\N{NO-BREAK SPACE}{digits}"
 
 
+def brightening(evidence: Tensor, below: float = FAINT) -> str:
+    """How `brightened` changes evidence with a brightest part below some value, in words; empty if it need not."""
+    top = float(brightest(evidence))
+    return f"brightened {factor(1 / top)}" if evidence.any() and top < below else ""
+
+
 def overlay_words(evidence: Tensor) -> str:
     """How `overlay` brightens an evidence (C,H,W), in words."""
-    top = float(brightest(evidence))
-    return f"brightened {factor(1 / top)} or more" if top < AS_IT_IS else "brightened"
+    how = brightening(evidence, AS_IT_IS)
+    return f"{how} or more" if how else "brightened"
 
 
 def overlay(image: Tensor, evidence: Tensor, bands: Bands = None) -> Tensor:

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.results.figures import (
-    FAINT,
     brightened,
-    brightest,
+    brightening,
     explanation_image,
     explanation_panel,
     overlay,
@@ -86,8 +85,8 @@ def evidence_picture(explanation: Explanation, index: int = 0) -> Image.Image:
     """
     image, color = _of(explanation, None, index, None, flat=True)
     evidence = explanation.evidence[index].float().cpu()
-    faint = float(brightest(evidence)) < FAINT
-    return as_pil(explanation_image(image, brightened(evidence) if faint else evidence, color, explanation.bands))
+    shown = brightened(evidence) if brightening(evidence) else evidence
+    return as_pil(explanation_image(image, shown, color, explanation.bands))
 
 
 def overlay_picture(explanation: Explanation, index: int = 0) -> Image.Image:
