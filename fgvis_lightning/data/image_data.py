@@ -38,8 +38,8 @@ class ImageData(SweepData):
             otherwise ``predicted``.
         classes: labels of the images to explain, as indices or names of classes; default: all images.
         batch_size: number of inputs that pass through the network together (an item counts once for each of its
-            ``--model.seeds`` runs), at least one item; or ``auto`` for as many as fit on the device. Explanations
-            depend on it only by rounding.
+            ``--model.seeds`` runs; if it has more, they pass in equal parts); or ``auto`` for as many as fit on the
+            device. Explanations depend on it only by rounding.
         num_workers: number of threads that decode images ahead of time.
         upscale: whether to accept images smaller than half of the network's input in height or width.
         done: results folder whose finished items are skipped.

@@ -14,7 +14,7 @@ from fgvis_lightning.errors import InputError, nearest
 SHOWN = {
     "data.images": "images: a file, a glob, a folder, or a CSV file with columns path and target",
     "data.targets": "target classes: predicted, label, top3, an index, a name, or a list of these",
-    "data.batch_size": "items per batch, or auto for as many as fit the device",
+    "data.batch_size": "inputs that pass together, each run of an item counted; or auto for as many as fit",
     "model.network": "a timm network by name; a torchvision network or your own by class_path",
     "model.classifier.checkpoint": "file with the weights: a state_dict, a Lightning .ckpt, or .safetensors",
     "model.classifier.classes": "class names, or a file with one per line",
