@@ -1,14 +1,20 @@
-"""Names in file names, in messages, and of classes."""
+"""Names in file names, in messages, of classes, and of the command line."""
 
 from __future__ import annotations
 
 import importlib
 import re
+import sys
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 _OTHERS = re.compile(r"[^\w.]+")
+
+
+def program() -> str:
+    """The command line's own name, for the next command to type."""
+    return "fgvis" if Path(sys.argv[0]).stem == "fgvis" else "python train.py"
 
 
 def slug(text: str) -> str:

@@ -21,6 +21,7 @@ from fgvis_lightning.cli.ending import Output, stop
 from fgvis_lightning.cli.outlines import outline, remembered
 from fgvis_lightning.errors import GO_ON, InputError, nearest
 from fgvis_lightning.experiments.outline import check_names, short_help
+from fgvis_lightning.names import program
 
 EXPERIMENTS = "fgvis_lightning.experiments."
 COMMANDS = {
@@ -46,14 +47,15 @@ def overview() -> str:
     lines = [f"  {name:13}{summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: fgvis COMMAND [options]",
+            f"usage: {program()} COMMAND [options]",
             "",
             "See the evidence behind a CNN's decision, pixel by pixel and color channel by color channel.",
             "",
             *lines,
             "  completion   print a completion script for a shell: fgvis completion bash",
             "",
-            "Run fgvis COMMAND --help for its options. To begin: fgvis fit --data.images photo.jpg",
+            f"Run {program()} COMMAND --help for its options.",
+            f"To begin: {program()} fit --data.images photo.jpg",
         ]
     )
 
@@ -138,7 +140,7 @@ def _answer(command: str, rest: Sequence[str]) -> str | None:
         return script(rest[0] if rest else "", {name: module for name, (module, _) in COMMANDS.items()}, outline)
     if command not in COMMANDS:
         photo = next((word for word in (command, *rest) if os.path.exists(word)), "")  # noqa: PTH110
-        hint = f" To explain a photo: fgvis fit --data.images {photo}" if photo else nearest(command, COMMANDS)
+        hint = f" To explain a photo: {program()} fit --data.images {photo}" if photo else nearest(command, COMMANDS)
         raise InputError(f"Expected a command, {', '.join(COMMANDS)}, but got {command!r}.{hint}")
     module = COMMANDS[command][0]
     if rest in (["-h"], ["--help"]):

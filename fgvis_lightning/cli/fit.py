@@ -18,9 +18,10 @@ from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.engine.precision import say_if_slow
 from fgvis_lightning.engine.strategy import check_processes, check_strategy, chosen_strategy, trainer_options
 from fgvis_lightning.experiments.network_option import building, check_optimizers, complete_network
-from fgvis_lightning.experiments.parsing import Parser, asks_for_help, program
+from fgvis_lightning.experiments.parsing import Parser, asks_for_help
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.names import program
 from fgvis_lightning.results import folder
 from fgvis_lightning.results.lines import item_lines
 from fgvis_lightning.results.tensor_files import write_whole

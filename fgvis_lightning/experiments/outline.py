@@ -10,6 +10,7 @@ from textwrap import shorten, wrap
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.names import program
 
 SHOWN = {
     "data.images": "images: a file, a glob, a folder, or a CSV file with columns path and target",
@@ -126,7 +127,8 @@ def short_help(outline: Outline, width: int | None = None) -> str:
     trainer = [name for name in shared if name.startswith("--trainer.")]
     order = list(dict.fromkeys([*outline.needed, *(name for name in shared if name not in trainer), *own, *trainer]))
     needed = (f"{name} …" if "--" in name else name for name in outline.needed)
-    usage = " ".join(["usage:", outline.prog, *needed, "[options]"])
+    prog = program() + outline.prog.removeprefix("fgvis")
+    usage = " ".join(["usage:", prog, *needed, "[options]"])
     lines = [
         *wrap(usage, width, subsequent_indent="         "),
         "",
@@ -142,8 +144,8 @@ def short_help(outline: Outline, width: int | None = None) -> str:
         lines += [f"{'  ' + name:{column}}{begin}", *(" " * column + line for line in rest)]
     more = len([name for name, option in known.items() if name not in order and option.dest not in HIDDEN])
     if "--config" in known:
-        lines += ["", f"{outline.prog} --help_all shows {more} more options;"]
-        lines += [f"{outline.prog} --print_config prints all options as commented YAML."]
+        lines += ["", f"{prog} --help_all shows {more} more options;"]
+        lines += [f"{prog} --print_config prints all options as commented YAML."]
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import DefaultHelpFormatter
@@ -102,11 +101,6 @@ class _HelpAll(argparse.Action):
     def __call__(self, parser: Any, *_: Any) -> None:
         print(parser.format_help_all(), end="")
         parser.exit()
-
-
-def program() -> str:
-    """The command line's own name, for the next command to type."""
-    return "fgvis" if Path(sys.argv[0]).stem == "fgvis" else "python train.py"
 
 
 def asks_for_help(args: Sequence[str] | None) -> bool:

@@ -17,8 +17,8 @@ from pathlib import Path
 from shlex import quote
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.experiments.parsing import Parser, program
-from fgvis_lightning.names import printable
+from fgvis_lightning.experiments.parsing import Parser
+from fgvis_lightning.names import printable, program
 from fgvis_lightning.report.gather import gather
 from fgvis_lightning.report.page import write_page
 

@@ -17,8 +17,7 @@ from safetensors import safe_open
 
 from fgvis_lightning.data.photos import find_photos
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.experiments.parsing import program
-from fgvis_lightning.names import printable, slug
+from fgvis_lightning.names import printable, program, slug
 from fgvis_lightning.report.sections import Section, coverage_section, find_sections
 from fgvis_lightning.results import folder as results
 from fgvis_lightning.results.explanation import Attribution, Explanation

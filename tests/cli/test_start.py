@@ -36,7 +36,8 @@ def run(*command: str, cache: Path) -> tuple[set[str], str]:
     """The heavy libraries that Python has loaded at the command's end, and all that it has printed."""
     tell = "import atexit, sys; atexit.register(lambda: print('loaded', *sys.modules, file=sys.stderr)); "
     if command[0] == "fgvis":
-        program = [sys.executable, "-c", tell + "from fgvis_lightning.cli import main; main()", *command[1:]]
+        start = "sys.argv[0] = 'fgvis'; from fgvis_lightning.cli import main; main()"
+        program = [sys.executable, "-c", tell + start, *command[1:]]
     else:
         program = [sys.executable, "-c", tell + command[0]]
     done = subprocess.run(
@@ -82,7 +83,7 @@ def test_these_load_no_library(command: list[str], told: str, cache: Path) -> No
 
 def test_a_train_script_answers_as_soon(cache: Path) -> None:
     loaded, text = run("import runpy; runpy.run_path('train.py', run_name='__main__')", cache=cache)
-    assert "usage: fgvis COMMAND" in text
+    assert "usage: python train.py COMMAND" in text, "the name that was called"
     assert loaded == set()
 
 
