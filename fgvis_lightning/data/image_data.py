@@ -21,8 +21,8 @@ from fgvis_lightning.results import folder
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, change_metadata
 from fgvis_lightning.results.unchanged import QuickCheck
 
-MANY_PIXELS = 2**21
-"""More pixels in one pass are mentioned: they take some gigabytes."""
+LARGE = 512 * 512
+"""Inputs of more pixels are mentioned: several of them take some gigabytes."""
 
 
 class ImageData(SweepData):
@@ -122,9 +122,9 @@ class ImageData(SweepData):
             self._mention_memory(size * self._model.rows_per_item)
 
     def _mention_memory(self, rows: int) -> None:
-        """Say how to save memory if many pixels pass through the network together: the system may end the process."""
+        """Say how to save memory if several large inputs pass together: the system may end the process."""
         sides = self._model.classifier.preprocessing.size
-        if rows > 1 and rows * math.prod(sides) > MANY_PIXELS:
+        if rows > 1 and math.prod(sides) > LARGE:
             shape = "×".join(map(str, sides))
             told = f"{rows} inputs of {shape} pixels pass through the network together"
             print(f"{told}; --data.batch_size 1 takes the least memory.", file=sys.stderr)
