@@ -163,7 +163,7 @@ class FGVis(MaskModule):
         self.log_latest()
         if options.auto:
             # The gradient may be noisy, but masks are evaluated without noise.
-            self._lead = work.lead(self.game, self.plain(clean) if options.noise else self._logits)
+            self._lead = work.lead(self.game, self.plain_rows(clean) if options.noise else self._logits)
         loss = self.game.loss(score, work.used(self.mask), options.lam)
         self._loss = loss.detach()
         return loss.sum()

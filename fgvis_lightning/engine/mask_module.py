@@ -79,9 +79,12 @@ class MaskModule(SweepModule):
             return super().first_pass(x, copies)
 
     def plain(self, x: Tensor) -> Tensor:
-        parts, run = x.split(self.work.together), super().plain
         with self.network.undefended():
-            return run(x) if len(parts) == 1 else torch.cat([run(part) for part in parts])
+            return super().plain(x)
+
+    def plain_rows(self, e: Tensor) -> Tensor:
+        """The plain network's logits (B,K) of explanations ``e`` of the rows in use."""
+        return torch.cat([self.plain(part) for part in e.split(self.work.together)])
 
     def scored(self, e: Tensor) -> tuple[Tensor, Tensor]:
         """Detached logits (B,K) of explanations ``e`` of the rows in use, and their scores (B,) with a gradient."""
