@@ -117,10 +117,10 @@ def main() -> None:
         for seeds in arguments.seeds:
             for iterations in arguments.marks:
                 maps[game] = measure(photos, game, seeds, iterations, arguments).explanation.saliency()
-    if {"preservation", "repression"} <= maps.keys():
-        both = ranks(maps["preservation"]) + ranks(maps["repression"])
-        deletion, insertion = photos.curves(both)
-        print(f"\nsum of the ranks of preservation's and repression's: {deletion.mean():.3f} / {insertion.mean():.3f}")
+    for game in ("deletion", "repression"):
+        if {"preservation", game} <= maps.keys():
+            deletion, insertion = photos.curves(ranks(maps["preservation"]) + ranks(maps[game]))
+            print(f"\nsum of the ranks by preservation and by {game}: {deletion.mean():.3f} / {insertion.mean():.3f}")
 
 
 if __name__ == "__main__":
