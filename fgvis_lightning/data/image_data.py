@@ -115,7 +115,8 @@ class ImageData(SweepData):
             size = min(size, self.total)
         # The size that auto found once is an upper limit; a larger one would round differently after an interruption.
         largest = known or -(-self.total // ranks)
-        self.sweep = Sweep(self._stream(missing, present), size, count, largest, known, together)
+        first = None if known == 1 else known  # the runs of a single item may have been divided
+        self.sweep = Sweep(self._stream(missing, present), size, count, largest, first, together)
         if self.sweep.peek() is None:  # nothing to do, so Lightning does not need to start
             self.trainer.fit_loop.max_epochs = 0
         elif size != "auto" and together is None and rank == 0:

@@ -99,3 +99,22 @@ def test_auto_divides_an_image_that_does_not_fit_with_all_runs() -> None:
     assert found.feasible.all()
     with pytest.raises(torch.OutOfMemoryError):
         explain(Hungry(), batch, iterations=40, seeds=6, batch_size=1)
+
+
+def test_auto_begins_with_one_run_again_where_one_image_was_divided(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    firsts: list[int] = []
+
+    def one_run(attempt: Callable[[int], None], most: int, first: int, room: object) -> int:
+        firsts.append(first)
+        attempt(1)
+        return 1
+
+    monkeypatch.setattr("fgvis_lightning.explainer.largest_batch_size", one_run)
+    run = ["fit", "--model.network", "toy_networks.Tiny", "--model.classifier.size", "32", "--model.iterations", "2"]
+    for name in ("a", "b"):
+        path = photo(tmp_path / f"{name}.png", 0)
+        main([*run, "--data.images", str(path), "--data.batch_size", "auto", "--output", str(tmp_path / "run")])
+    assert len(load_explanations(tmp_path / "run")) == 2
+    assert firsts == [1, 1]
