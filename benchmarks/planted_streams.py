@@ -171,7 +171,7 @@ def main() -> None:
             network = trained(name, kind, options.seed)
             scenes, start = kind.seen(network, options.images), (kind_name, name, f"{kind.accuracy(network):.3f}")
             x, targets = normalized(scenes.images), scenes.labels[:, 0]
-            for gates, exempt in (("", []), (", activations alone", ["residual", "normalization"])):
+            for gates, exempt in (("", []), (", activations alone", ["residual", "normalization", "attention"])):
                 for game, level in SETTINGS:
                     found = fgvis(network, scenes.images, targets, game=game, level=level, exempt=exempt)
                     assert found.feasible is not None

@@ -48,12 +48,18 @@ class Attack(NamedTuple):
     Attributes:
         top: whether the class was the most probable one at some time (B,).
         highest: its largest probability on the way (B,).
+        held: its smallest probability in the last ten iterations (B,).
         mask: the last one (B,3,H,W) in [0,1].
     """
 
     top: Tensor
     highest: Tensor
+    held: Tensor
     mask: Tensor
+
+
+LAST = 10
+"""Iterations in which an attack that succeeded must still hold the class."""
 
 
 def gated(network: nn.Module, gate: str, x: Tensor) -> nn.Module:
@@ -85,12 +91,12 @@ def attack(
     """
     mask = nn.Parameter(torch.empty_like(x).copy_(start(x)))
     rule = optimizer([mask])
-    top, highest = torch.zeros_like(targets, dtype=torch.bool), torch.zeros_like(x[:, 0, 0, 0])
+    top, way = torch.zeros_like(targets, dtype=torch.bool), list[Tensor]()
     for iteration in range(iterations + 1):
         logits = network(blend(x, mask, None))
         score = log_probability(logits, targets)
         top |= logits.argmax(1) == targets
-        highest = torch.maximum(highest, score.detach().exp())
+        way.append(score.detach().exp())
         if iteration == iterations:
             break
         (gradient,) = torch.autograd.grad(-score.sum(), mask)  # of what is minimized
@@ -99,4 +105,4 @@ def attack(
         rule.step()
         with torch.no_grad():
             mask.clamp_(0, 1)
-    return Attack(top, highest, mask.detach())
+    return Attack(top, torch.stack(way).amax(0), torch.stack(way[-LAST:]).amin(0), mask.detach())

@@ -95,6 +95,14 @@ class Planted(nn.Module):
         return torch.cat([torch.full_like(found, 4.0), 10 * found], 1)
 
 
+class Colors(nn.Module):
+    """Class 0 is a red image, class 1 a green one, class 2 what is neither, such as an empty image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        red, green, _ = F.relu(x).mean((2, 3)).unbind(1)
+        return 10 * torch.stack([red, green, torch.full_like(red, 0.1)], 1)
+
+
 class Smooth(Tiny):
     """Without any ReLU."""
 

@@ -11,7 +11,8 @@ bit. The defense has no hyperparameters.
 Activation calls are intercepted while the network runs. They may be modules, functions or methods, in place or not, and
 modules may be reused: each *call* has its own reference activation, identified by its position in the order of calls.
 Two checks, `audit` and `graph`, find nonlinearities that cannot be intercepted, and the network is refused. If a layer
-would have no gate next to it, as on the residual stream of a transformer, sums and normalizations are gated as well.
+would have no gate next to it, as on the residual stream of a transformer, sums, normalizations and attention are gated
+as well.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ class DefendedCNN(nn.Module):
         """Run the reference pass on ``x`` (B,3,H,W), keep h(x), and return the logits (B,K).
 
         The first pass for each shape and data type of input also checks the network, with one additional forward pass.
-        If a layer would have no gate next to it, the residual stream and normalizations are gated from then on.
+        If a layer would have no gate next to it, the residual stream, normalizations and attention are gated from then
+        on.
 
         Raises:
             UngatedActivationError: if the container cannot gate a nonlinearity.

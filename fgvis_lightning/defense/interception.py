@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from fgvis_lightning.defense.audit import Modules
 from fgvis_lightning.defense.graph import Boundary, Edge, edges_of
-from fgvis_lightning.defense.nonlinearities import NORMALIZATION, RESIDUAL, Functions
+from fgvis_lightning.defense.nonlinearities import JOINING, KINDS, Functions
 from fgvis_lightning.errors import InputError
 
 WEIGHTED = frozenset({torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d, F.linear})
@@ -67,7 +67,7 @@ class Interceptor(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = None if self.depth else self.functions.get(func)
-        if name is None or (name == RESIDUAL and not _joins(args)):
+        if name is None or (name in JOINING and not _joins(args)):
             return self.other(func, args, kwargs)
         if name == "hardtanh" and (kwargs.get("min_val"), kwargs.get("max_val")) == (0.0, 6.0):
             name = "relu6"  # nn.ReLU6 calls hardtanh
@@ -76,7 +76,7 @@ class Interceptor(TorchFunctionMode):
             if output is not None:
                 return output
         self.before((*args, *kwargs.values()))
-        in_place = name != RESIDUAL or func.__name__ in ("add_", "__iadd__")
+        in_place = name not in JOINING or func.__name__ in ("add_", "__iadd__")
         view = args[0] if in_place and args and isinstance(args[0], Tensor) and args[0]._is_view() else None
         if view is not None:
             # An in-place activation of a view changes its base, whose gradient would bypass a gate on the view.
@@ -140,8 +140,8 @@ def tensors_in(output: Any) -> Iterator[Tensor]:
 
 
 def _joins(args: tuple[Any, ...]) -> bool:
-    """Whether two tensors that depend on the image are added; other tensors are frozen and require no gradient."""
-    return sum(isinstance(arg, Tensor) and arg.requires_grad for arg in args[:2]) == 2
+    """Whether two or more of the tensors depend on the image; the others are frozen and require no gradient."""
+    return sum(tensor.requires_grad for tensor in tensors_in(args)) > 1
 
 
 class Surveyor(Interceptor):
@@ -152,7 +152,7 @@ class Surveyor(Interceptor):
         self.modules = modules
         self.why_not = why_not
         names = {*self.functions.values(), *self.units.values()}
-        self.elementwise = names - {NORMALIZATION, RESIDUAL}
+        self.elementwise = names - KINDS
         self.boundaries: dict[Edge, Boundary] = {}
         self.places: dict[Node, str] = {}
         self._inputs: list[Edge] = []

@@ -7,16 +7,17 @@ Exempt by design:
 
 - *pooling*: passes on values that were gated at the activations before it.
 - *normalization*: in eval mode batch normalization is affine; the others rescale whole groups of neurons.
-- *softmax* and *attention*: weigh neurons against one another; no neuron has its own range. The paper does not gate the
-  final softmax either.
-- *product* of two tensors that depend on the image, as in squeeze-and-excitation, gated linear units and attention:
-  both factors are gated at their source. The product of a tensor with a function of itself is a handwritten activation,
+- *softmax*: weighs neurons against one another; no neuron has its own range. The paper does not gate the final softmax
+  either.
+- *product* of two tensors that depend on the image, as in squeeze-and-excitation and gated linear units: both factors
+  are gated at their source. The product of a tensor with a function of itself is a handwritten activation,
   and is refused.
 
 Every other operation between image and logits must be linear, or the network is refused (see
 `fgvis_lightning.defense.graph`).
 
-If a layer would have no gate next to it, the sums of a residual stream and the normalizations are gated as well.
+If a layer would have no gate next to it, the sums of a residual stream, the normalizations and attention are gated as
+well.
 """
 
 from __future__ import annotations
@@ -136,11 +137,22 @@ NORMALIZATIONS: Functions = dict.fromkeys(table(NORMALIZATION_FUNCTIONS), NORMAL
 RESIDUAL = "residual"
 """Name of a sum of two tensors that both depend on the image."""
 
+ATTENTION = "attention"
+"""Name of attention, and of a matrix product of two tensors that both depend on the image."""
+
 STREAM: Functions = {
     **dict.fromkeys(table(["add"]), RESIDUAL),
     **dict.fromkeys(table(["layer_norm", "group_norm", "instance_norm"]), NORMALIZATION),
+    **dict.fromkeys(table(["scaled_dot_product_attention", "multi_head_attention_forward"]), ATTENTION),
+    **dict.fromkeys(table(["matmul", "bmm", "einsum"]), ATTENTION),
 }
 """Functions that are gated, with `NORMALIZATIONS`, if a layer would otherwise have no gate next to it."""
+
+KINDS = frozenset({RESIDUAL, NORMALIZATION, ATTENTION})
+"""Names of calls that are gated in a residual stream only."""
+
+JOINING = frozenset({RESIDUAL, ATTENTION})
+"""Names of calls that are left alone unless two of their tensors depend on the image."""
 
 
 def resolve(entries: Iterable[str | type], option: str) -> tuple[frozenset[str], tuple[type, ...]]:
@@ -152,7 +164,7 @@ def resolve(entries: Iterable[str | type], option: str) -> tuple[frozenset[str],
         option: name of the option, for error messages.
 
     Returns:
-        Names, and classes. ``residual`` and ``normalization`` are valid names.
+        Names, and classes. `KINDS` are valid names.
 
     Raises:
         InputError: if an entry is none of these.
@@ -169,9 +181,7 @@ def resolve(entries: Iterable[str | type], option: str) -> tuple[frozenset[str],
                 ) from error
         if isinstance(entry, type) and issubclass(entry, nn.Module | Function):
             classes.append(entry)
-        elif entry in (RESIDUAL, NORMALIZATION) or (
-            isinstance(entry, str) and (any(spellings(entry)) or hasattr(torch.ops.aten, entry))
-        ):
+        elif entry in KINDS or (isinstance(entry, str) and (any(spellings(entry)) or hasattr(torch.ops.aten, entry))):
             names.add(entry)
         else:
             hint = nearest(str(entry), sorted(set(ACTIVATIONS.values())))

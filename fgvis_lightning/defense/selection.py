@@ -10,10 +10,10 @@ from torch.autograd import Function
 from fgvis_lightning.defense.nonlinearities import (
     ACTIVATIONS,
     GATED_MODULES,
+    KINDS,
     NORMALIZATION,
     NORMALIZATION_MODULES,
     NORMALIZATIONS,
-    RESIDUAL,
     STREAM,
     Functions,
     resolve,
@@ -34,7 +34,7 @@ class Selection:
         exempt: names of exempt functions and classes.
         exempt_functions: exempt autograd functions.
         calls: the intercepted calls: function → name of its activation, and ``units``.
-        stream: which of ``residual`` and ``normalization`` are gated.
+        stream: the gated kinds of calls among `KINDS`.
         units: modules that are gated or exempt as a whole → name of their class.
         listed: the arguments ``exempt`` and ``gated`` with full names.
 
@@ -53,7 +53,7 @@ class Selection:
                 f"module that applies it."
             )
         self.exempt_functions = tuple(c for c in exempt_classes if issubclass(c, Function))
-        self.stream = frozenset({RESIDUAL, NORMALIZATION} & names)
+        self.stream = KINDS & names
         named = {**ACTIVATIONS, **NORMALIZATIONS, **table(names - self.stream)}
         self.listed = {"exempt": sorted(map(_spelled, exempt)), "gated": sorted(map(_spelled, gated))}
         self.units: dict[nn.Module, str] = {}
@@ -72,11 +72,11 @@ class Selection:
 
     def passes(self, name: str) -> bool:
         """Whether calls of this name are intercepted as a unit, but neither gated nor counted."""
-        return name in (RESIDUAL, NORMALIZATION) and name not in self.stream
+        return name in KINDS and name not in self.stream
 
     def widen(self) -> bool:
-        """Also gate the residual stream and normalizations unless they are exempt; return whether this is a change."""
-        before, self.stream = self.stream, frozenset({RESIDUAL, NORMALIZATION} - self.exempt)
+        """Also gate all `KINDS` unless they are exempt; return whether this is a change."""
+        before, self.stream = self.stream, KINDS - self.exempt
         if self.stream:
             self._intercept_stream()
         return self.stream != before

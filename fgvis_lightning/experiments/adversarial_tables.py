@@ -25,7 +25,8 @@ ROWS = (
 )
 PAIRS = (
     *("id", "class", *ATTACK),
-    *("score on the image", "score", "on top", "on top on the way", "highest on the way"),
+    *("score on the image", "score on an empty image", "counted"),
+    *("score", "on top", "on top on the way", "highest on the way"),
 )
 
 
@@ -73,6 +74,22 @@ class Outcome(NamedTuple):
     watched: bool
 
 
+class About(NamedTuple):
+    """A pair of image and class.
+
+    Attributes:
+        name: of the class.
+        before: its score on the image.
+        empty: its score on an empty image, the reference.
+        counted: whether it is not on top on an empty image.
+    """
+
+    name: str
+    before: float
+    empty: float
+    counted: bool
+
+
 def count(runs: dict[str, Run], rows: Sequence[Row]) -> tuple[Table, Table]:
     """Count how often the false class is the most probable one on its evidence, judged by the plain network.
 
@@ -83,16 +100,18 @@ def count(runs: dict[str, Run], rows: Sequence[Row]) -> tuple[Table, Table]:
     Returns:
         The table by network, game, optimizer, start and defense, with 95 % Wilson intervals, where the best of
         several restarts counts for each pair; and the table of all pairs, each with its best start. Values on the way
-        are NaN if the masks on the way were not judged.
+        are NaN if the masks on the way were not judged. A pair is not counted if the class is on top on an empty image
+        already, since then it takes no adversarial evidence.
     """
     table, pairs = Table(ROWS), Table(PAIRS)
-    best: dict[tuple[Any, ...], tuple[Outcome, Row, tuple[str, float]]] = {}
+    best: dict[tuple[Any, ...], tuple[Outcome, Row, About]] = {}
     for row in rows:
         found: dict[str, Outcome] = {}
         for run in (runs[name] for name in row.runs):
             for item, id in run.split()[1]:
                 outcome, about = _outcome(run, item, id)
-                found[id] = Outcome._make(map(max, outcome, found.get(id, outcome)))
+                if about.counted:
+                    found[id] = Outcome._make(map(max, outcome, found.get(id, outcome)))
                 key = row.game, row.optimizer, row.defended, id
                 if key not in best or outcome > best[key][0]:
                     best[key] = outcome, row, about
@@ -101,23 +120,25 @@ def count(runs: dict[str, Run], rows: Sequence[Row]) -> tuple[Table, Table]:
             way = (*_rate(topped), max(highest)) if all(watched) else [math.nan] * 4
             name = runs[row.runs[0]].model.classifier.name
             table.add((name, *row.cells, len(found), *_rate(on_top), sum(scores) / len(found), max(scores), *way))
-    for (*_, id), (one, row, (name, before)) in best.items():
+    for (*_, id), (one, row, about) in best.items():
         on_the_way = (one.topped, one.highest) if one.watched else [math.nan] * 2
-        pairs.add((id, name, *row.cells, before, one.score, one.on_top, *on_the_way))
+        pairs.add((id, about.name, *row.cells, *about[1:], one.score, one.on_top, *on_the_way))
     return table, pairs
 
 
 @torch.no_grad()
-def _outcome(run: Run, item: Item, id: str) -> tuple[Outcome, tuple[str, float]]:
-    """Outcome of a pair, with its class's name and score on the image."""
+def _outcome(run: Run, item: Item, id: str) -> tuple[Outcome, About]:
+    """Outcome of a pair, and what is known without an attack."""
     model = run.model
     found = load_explanation(run.output / EXPLANATIONS / (id + SUFFIX))
     image = load_image(item.path, model.classifier.preprocessing, upscale=run.data.upscale)
     evidence = blend(model.normalize(image[None]), found.evidence.to(model.device), None)
-    logits, targets = model.plain(evidence).float(), found.targets.to(model.device)
-    on_top = bool(model.classifier.task.present(logits, targets))
-    score = float(model.classifier.task.probability(logits, targets))
-    about = model.classifier.class_name(int(found.targets)), float(found.score_image)
+    targets, task = found.targets.to(model.device), model.classifier.task
+    (score, on_top), (empty, shown) = (
+        (float(task.probability(logits, targets)), bool(task.present(logits, targets)))
+        for logits in (model.plain(image).float() for image in (evidence, torch.zeros_like(evidence)))
+    )
+    about = About(model.classifier.class_name(int(found.targets)), float(found.score_image), empty, not shown)
     if found.highest is None or found.topped is None:
         return Outcome(on_top, score, on_top, score, watched=False), about
     return Outcome(on_top or bool(found.topped), max(score, float(found.highest)), on_top, score, watched=True), about
@@ -129,22 +150,30 @@ def _rate(happened: Sequence[bool]) -> tuple[float, float, float]:
 
 
 def strongest(table: Table, pairs: Table) -> str:
-    """A sentence on the strongest attack on the defended network and on all attacks together, from `count`'s tables."""
+    """The strongest attack on the defended network, all attacks together, and pairs that are not counted, in words."""
+    every = pairs.named()
+    fooled = {row["id"]: False for row in every if row["counted"]}
+    total = len({row["id"] for row in every})
+    left_out = (
+        f"Not counted: {total - len(fooled)} of {total} pairs, whose class is on top on an empty image already."
+        if len(fooled) < total
+        else ""
+    )
     rows = [row for row in table.named() if row["defense"] == "on"]
     if not rows:
-        return ""
+        return left_out
     for row in rows:
         row["watched"] = row["highest on the way"] == row["highest on the way"]  # NaN is not itself
         row["top"] = row["on top on the way"] if row["watched"] else row["false class on top"]
         row["best"] = row["highest on the way"] if row["watched"] else row["highest"]
     worst = max(rows, key=lambda row: (row["top"], row["best"]))
     last, tops = (round(worst[name] * worst["pairs"]) for name in ("false class on top", "top"))
-    fooled = {row["id"]: False for row in pairs.named()}
-    for row in pairs.named():
+    for row in (row for row in every if row["counted"]):
         fooled[row["id"]] |= row["defense"] == "on" and True in (row["on top"], row["on top on the way"])
-    return (
+    words = (
         f"Strongest against the defense: {worst['game']} by {worst['optimizer']}"
         f"{'' if worst['start'] == OWN else ' from ' + worst['start']}, {tops} of {worst['pairs']} false classes on "
         f"top{f' on the way and {last} at the end' if worst['watched'] else ''}, highest score {worst['best']:.3g}."
         + (f" All attacks together: {sum(fooled.values())} of {len(fooled)}." if len(rows) > 1 else "")
     )
+    return "\n".join(filter(None, (words, left_out)))

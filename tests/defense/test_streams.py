@@ -1,4 +1,4 @@
-"""Residual streams: where a layer would touch no gate, sums and normalizations are gated, too."""
+"""Residual streams: where a layer would touch no gate, sums, normalizations and attention are gated, too."""
 
 from __future__ import annotations
 
@@ -46,6 +46,31 @@ class Stream(nn.Module):
         return self.head(self.point("normalization", self.norms[-1](x)).mean(1))
 
 
+class Attending(Stream):
+    """The same with an attention between the stem and the blocks, as one function or written out."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+        self.project = nn.Linear(6, 18)
+        self.first = nn.LayerNorm(6)
+
+    def attend(self, x: Tensor) -> Tensor:
+        q, k, v = self.project(self.point("normalization", self.first(x))).chunk(3, 2)
+        if self.fused:
+            return self.point("attention", F.scaled_dot_product_attention(q, k, v))
+        weights = self.point("attention", torch.einsum("bnc,bmc->bnm", q, k)) / 6**0.5
+        return self.point("attention", weights.softmax(2) @ v)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = self.point("residual", x + self.attend(x))
+        for norm, into, out_of in zip(self.norms, self.into, self.out_of, strict=False):
+            h = self.point("gelu", F.gelu(into(self.point("normalization", norm(x)))))
+            x = self.point("residual", x + self.scale * out_of(h))
+        return self.head(self.point("normalization", self.norms[-1](x)).mean(1))
+
+
 def twin_gradient(network: Stream, x: Tensor, e: Tensor, rule: str, ungated: frozenset[str]) -> Tensor:
     """The gated gradient by the definition, neuron by neuron, at the points that are written out in the network."""
     references: list[Tensor] = []
@@ -83,6 +108,38 @@ def test_gradient_equals_slow_twin(rule: str, ungated: frozenset[str]) -> None:
     assert torch.equal(defended(e), network(e))
     with torch.no_grad():
         assert torch.equal(defended(e), network(e))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("ungated", [frozenset(), frozenset({"attention"})], ids=str)
+@pytest.mark.parametrize("rule", RULES)
+def test_attention_is_gated_like_its_slow_twin(rule: str, ungated: frozenset[str], fused: bool) -> None:
+    torch.manual_seed(0)
+    network = Attending(fused).double().eval()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    e = (x * torch.rand_like(x)).requires_grad_()
+    defended = DefendedCNN(network, gate=rule, exempt=ungated)
+    assert torch.equal(defended.record(x), network(x.clone().requires_grad_()))  # other kernels without gradients
+    (ours,) = torch.autograd.grad(defended(e)[:, 1].sum(), e)
+    torch.testing.assert_close(ours, twin_gradient(network, x, e, rule, ungated), rtol=1e-9, atol=1e-12)
+    assert defended.coverage.gated["attention"] == (0 if ungated else 1 if fused else 2)
+
+
+class Swap(nn.Module):
+    """Tokens before channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+def test_torchs_own_attention_is_gated_at_its_output() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    network = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2), Swap(), layer, nn.Flatten(), nn.Linear(32, 3)).eval()
+    defended = DefendedCNN(network)
+    x = torch.randn(1, 3, 8, 8)
+    defended.record(x)
+    assert defended.coverage.gated == {"attention": 1, "residual": 2, "normalization": 2, "relu": 1}
 
 
 def test_relu_networks_keep_the_gates_of_the_paper() -> None:
@@ -126,7 +183,7 @@ def test_no_layer_of_these_networks_is_without_a_gate(name: str) -> None:
 def test_streams_can_be_left_out_and_asked_for() -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 3, 8, 8)
-    defended = DefendedCNN(Stream().eval(), exempt=["residual", "normalization"])
+    defended = DefendedCNN(Stream().eval(), exempt=["residual", "normalization", "attention"])
     defended.record(x)
     assert defended.coverage.gated == {"gelu": 2}
     assert defended.coverage.gate_free

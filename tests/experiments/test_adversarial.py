@@ -281,6 +281,26 @@ def test_gates_keep_a_planted_class_out(
     assert "All attacks together: 0 of 1." in said
 
 
+def test_a_class_of_the_empty_image_is_not_counted(
+    photo: PhotoMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To show what an empty image shows, a mask need only be empty."""
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (32, 32), (255, 127, 127)).save(tmp_path / "in" / "red.png")
+    network = ["--model.network", "toy_networks.Colors", "--model.classifier.size", "[16, 16]"]
+    options = ["--model.classifier.classes", "[red, green, neither]", "--iterations", "3"]
+    table = adversarial(tmp_path / "out", tmp_path / "in", *network, *options, "--data.targets", "[green, neither]")
+    assert [(row["pairs"], row["false class on top"], row["on top on the way"]) for row in table] == [
+        ("1", "0.0", "0.0")
+    ] * 2
+    pairs = {row["class"]: row for row in rows(tmp_path / "out" / "adversarial_pairs.csv")}
+    assert [pairs[name]["counted"] for name in ("green", "neither")] == ["True", "False"]
+    assert float(pairs["neither"]["score on an empty image"]) == pytest.approx(torch.tensor([0, 0, 1.0]).softmax(0)[2])
+    assert pairs["neither"]["on top on the way"] == "True"
+    said = capsys.readouterr().out
+    assert "Not counted: 1 of 2 pairs, whose class is on top on an empty image already." in said
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -309,7 +329,7 @@ def test_mistakes_get_one_line(
 def test_the_strongest_attack_is_named() -> None:
     columns = "game", "optimizer", "start", "defense", "pairs", "false class on top", "highest"
     way = "on top on the way", "highest on the way"
-    table, pairs = Table((*columns, *way)), Table(("id", "defense", "on top", way[0]))
+    table, pairs = Table((*columns, *way)), Table(("id", "defense", "on top", way[0], "counted"))
     nan = float("nan")
     assert strongest(table, pairs) == ""
     for row in (
@@ -320,9 +340,9 @@ def test_the_strongest_attack_is_named() -> None:
     ):
         table.add(row)
     for number in range(8):
-        pairs.add((f"{number}", "off", True, True))
-        pairs.add((f"{number}", "on", False, number < 1))
-        pairs.add((f"{number}", "on", number < 2, nan))
+        pairs.add((f"{number}", "off", True, True, True))
+        pairs.add((f"{number}", "on", False, number < 1, True))
+        pairs.add((f"{number}", "on", number < 2, nan, True))
     assert strongest(table, pairs) == (
         "Strongest against the defense: deletion by adam, 1 of 8 false classes on top, highest score 0.7. All attacks "
         "together: 2 of 8."
@@ -331,6 +351,10 @@ def test_the_strongest_attack_is_named() -> None:
     assert strongest(table, pairs) == (
         "Strongest against the defense: generation by adam from random (best of 3), 2 of 8 false classes on top on the "
         "way and 1 at the end, highest score 0.65. All attacks together: 2 of 8."
+    )
+    pairs.add(("8", "on", True, True, False))
+    assert strongest(table, pairs).endswith(
+        "All attacks together: 2 of 8.\nNot counted: 1 of 9 pairs, whose class is on top on an empty image already."
     )
 
 
