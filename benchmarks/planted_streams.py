@@ -160,6 +160,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=["patch"])
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -167,7 +168,7 @@ def main() -> None:
     header("kind", "network", "accuracy", "method", "inside", "on the other digit", "evidence", "reached")
     for kind_name in options.kinds:
         kind = KINDS[kind_name]
-        for name in NETWORKS:
+        for name in options.networks:
             network = trained(name, kind, options.seed)
             scenes, start = kind.seen(network, options.images), (kind_name, name, f"{kind.accuracy(network):.3f}")
             x, targets = normalized(scenes.images), scenes.labels[:, 0]
