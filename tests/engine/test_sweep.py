@@ -172,7 +172,7 @@ def test_ranks_make_what_one_process_makes(
     assert not leftovers(tmp_path)
 
 
-@pytest.mark.parametrize(("number", "rounds"), [(signal.SIGKILL, 7), (signal.SIGTERM, 4)])
+@pytest.mark.parametrize(("number", "rounds"), [(signal.SIGKILL, 5), (signal.SIGTERM, 3)])
 def test_chaos(number: signal.Signals, rounds: int, images: Path, reference: dict[str, bytes], tmp_path: Path) -> None:
     """The whole process group is ended at random moments, and the number of ranks changes."""
     chance = random.Random(number)
