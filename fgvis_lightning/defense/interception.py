@@ -67,7 +67,7 @@ class Interceptor(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = None if self.depth else self.functions.get(func)
-        if name is None or (name in JOINING and not _joins(args)):
+        if name is None or (name in JOINING and not _joins((*args, *kwargs.values()))):
             return self.other(func, args, kwargs)
         if name == "hardtanh" and (kwargs.get("min_val"), kwargs.get("max_val")) == (0.0, 6.0):
             name = "relu6"  # nn.ReLU6 calls hardtanh
@@ -139,9 +139,9 @@ def tensors_in(output: Any) -> Iterator[Tensor]:
             yield from tensors_in(one)
 
 
-def _joins(args: tuple[Any, ...]) -> bool:
+def _joins(inputs: tuple[Any, ...]) -> bool:
     """Whether two or more of the tensors depend on the image; the others are frozen and require no gradient."""
-    return sum(tensor.requires_grad for tensor in tensors_in(args)) > 1
+    return sum(tensor.requires_grad for tensor in tensors_in(inputs)) > 1
 
 
 class Surveyor(Interceptor):
