@@ -38,6 +38,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from planted import GREEN, KINDS, SIZE, Kind, contrast, energy, fgvis, interval, normalized
 
+from fgvis_lightning.defense.nonlinearities import KINDS as STREAM_KINDS
+
 PATCHES = 4  # pixels of a side of a token
 NETWORKS = {
     "ConvNeXt": (
@@ -172,7 +174,7 @@ def main() -> None:
             network = trained(name, kind, options.seed)
             scenes, start = kind.seen(network, options.images), (kind_name, name, f"{kind.accuracy(network):.3f}")
             x, targets = normalized(scenes.images), scenes.labels[:, 0]
-            for gates, exempt in (("", []), (", activations alone", ["residual", "normalization", "attention"])):
+            for gates, exempt in (("", []), (", activations alone", sorted(STREAM_KINDS))):
                 for game, level in SETTINGS:
                     found = fgvis(network, scenes.images, targets, game=game, level=level, exempt=exempt)
                     assert found.feasible is not None

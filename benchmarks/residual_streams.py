@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,11 +34,12 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from fgvis_lightning import DefendedCNN, explain
+from fgvis_lightning.defense.nonlinearities import KINDS
 from fgvis_lightning.networks.classifier import freeze
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from attacking import OPTIMIZERS, STARTS, Attack, attack, uniform
+from attacking import OPTIMIZERS, STARTS, attack, uniform
 
 SIZE = 48
 MEAN, STD = 0.45, 0.25
@@ -76,7 +76,7 @@ NETWORKS = {
 
 GATES: dict[str, dict[str, Any]] = {
     "none": {},
-    "activations": {"gate": "restoring", "exempt": ["residual", "normalization", "attention"]},
+    "activations": {"gate": "restoring", "exempt": KINDS},
     "strict": {"gate": "strict"},
     "restoring": {"gate": "restoring"},
     "not normalizations": {"gate": "restoring", "exempt": ["normalization"]},
@@ -141,6 +141,16 @@ def absent(network: nn.Module, x: Tensor) -> Tensor:
     return network(x).masked_fill(shown, float("inf")).argmin(1)
 
 
+def attacks(gates: str, iterations: int) -> list[tuple[Any, Any, int]]:
+    """Optimizers, starts and iterations of the attacks on one of `GATES`."""
+    if gates in ("none", "activations"):
+        return [(OPTIMIZERS["adam"], STARTS["0"], iterations)]
+    if gates == "small steps":
+        return [(SMALL_STEPS, STARTS[start], 5 * iterations) for start in ("0", "0.5")]
+    starts = [*STARTS.values(), partial(uniform, seed=1)]
+    return [(optimizer, start, iterations) for optimizer in OPTIMIZERS.values() for start in starts]
+
+
 def strongest(network: nn.Module, gates: str, x: Tensor, iterations: int) -> str:
     """For how many images (B,3,H,W) an absent class reaches p > 0.5, and holds it, by the strongest attacks."""
     least, attacked = absent(network, x), network
@@ -149,18 +159,7 @@ def strongest(network: nn.Module, gates: str, x: Tensor, iterations: int) -> str
         attacked.record(x)
         if gates == "not attention" and not attacked.coverage.exempt["attention"]:
             return ""  # no attention, so the same as restoring
-    if gates == "small steps":
-        found = [attack(attacked, x, least, SMALL_STEPS, STARTS[start], 5 * iterations) for start in ("0", "0.5")]
-        return counted(found)
-    thorough = gates not in ("none", "activations")
-    optimizers = OPTIMIZERS.values() if thorough else [OPTIMIZERS["adam"]]
-    starts = [*STARTS.values(), partial(uniform, seed=1)] if thorough else [STARTS["0"]]
-    found = [attack(attacked, x, least, one, start, iterations) for one in optimizers for start in starts]
-    return counted(found)
-
-
-def counted(found: Sequence[Attack]) -> str:
-    """The counts of the strongest attacks: at some time, and in the last ten iterations."""
+    found = [attack(attacked, x, least, *one) for one in attacks(gates, iterations)]
     at_some_time, held = (max(int((getattr(one, name) > 0.5).sum()) for one in found) for name in ("highest", "held"))
     return f"{at_some_time} ({held})"
 

@@ -10,8 +10,8 @@ Exempt by design:
 - *softmax*: weighs neurons against one another; no neuron has its own range. The paper does not gate the final softmax
   either.
 - *product* of two tensors that depend on the image, as in squeeze-and-excitation and gated linear units: both factors
-  are gated at their source. The product of a tensor with a function of itself is a handwritten activation,
-  and is refused.
+  are gated at their source. The product of a tensor with a function of itself is a handwritten activation, and is
+  refused.
 
 Every other operation between image and logits must be linear, or the network is refused (see
 `fgvis_lightning.defense.graph`).

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from fgvis_lightning.data.explained import load_explanation
 from fgvis_lightning.data.images import load_image
@@ -105,11 +106,12 @@ def count(runs: dict[str, Run], rows: Sequence[Row]) -> tuple[Table, Table]:
     """
     table, pairs = Table(ROWS), Table(PAIRS)
     best: dict[tuple[Any, ...], tuple[Outcome, Row, About]] = {}
+    empty = _logits_of_nothing(next(iter(runs.values())))
     for row in rows:
         found: dict[str, Outcome] = {}
         for run in (runs[name] for name in row.runs):
             for item, id in run.split()[1]:
-                outcome, about = _outcome(run, item, id)
+                outcome, about = _outcome(run, item, id, empty)
                 if about.counted:
                     found[id] = Outcome._make(map(max, outcome, found.get(id, outcome)))
                 key = row.game, row.optimizer, row.defended, id
@@ -127,18 +129,25 @@ def count(runs: dict[str, Run], rows: Sequence[Row]) -> tuple[Table, Table]:
 
 
 @torch.no_grad()
-def _outcome(run: Run, item: Item, id: str) -> tuple[Outcome, About]:
-    """Outcome of a pair, and what is known without an attack."""
+def _logits_of_nothing(run: Run) -> Tensor:
+    """The network's logits (1,K) for an empty image, the reference."""
+    model, preprocessing = run.model, run.model.classifier.preprocessing
+    return model.plain(torch.zeros(1, preprocessing.count, *preprocessing.size, device=model.device)).float()
+
+
+@torch.no_grad()
+def _outcome(run: Run, item: Item, id: str, empty: Tensor) -> tuple[Outcome, About]:
+    """Outcome of a pair, and what is known without an attack; ``empty``: the logits of an empty image."""
     model = run.model
     found = load_explanation(run.output / EXPLANATIONS / (id + SUFFIX))
     image = load_image(item.path, model.classifier.preprocessing, upscale=run.data.upscale)
     evidence = blend(model.normalize(image[None]), found.evidence.to(model.device), None)
     targets, task = found.targets.to(model.device), model.classifier.task
-    (score, on_top), (empty, shown) = (
+    (score, on_top), (score_empty, shown) = (
         (float(task.probability(logits, targets)), bool(task.present(logits, targets)))
-        for logits in (model.plain(image).float() for image in (evidence, torch.zeros_like(evidence)))
+        for logits in (model.plain(evidence).float(), empty)
     )
-    about = About(model.classifier.class_name(int(found.targets)), float(found.score_image), empty, not shown)
+    about = About(model.classifier.class_name(int(found.targets)), float(found.score_image), score_empty, not shown)
     if found.highest is None or found.topped is None:
         return Outcome(on_top, score, on_top, score, watched=False), about
     return Outcome(on_top or bool(found.topped), max(score, float(found.highest)), on_top, score, watched=True), about
