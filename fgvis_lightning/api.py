@@ -43,8 +43,7 @@ class _Collector(ExplanationCallback):
     ) -> None:
         assert pl_module.batch is not None
         assert isinstance(found, Explanation)
-        items = [pl_module.batch.items[place] for place in places]
-        self.numbers += [item.number for item in items if item is not None]
+        self.numbers += [pl_module.batch.items[place].number for place in places]
         self.parts.append(found)
 
     def result(self) -> Explanation:

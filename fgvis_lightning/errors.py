@@ -13,6 +13,17 @@ class InputError(ValueError):
     """Invalid user input; the message states the expected input, the actual input, and a remedy."""
 
 
+def one_of(known: Iterable[str], **options: str) -> None:
+    """Check that each option, given by its name, is one of the known words.
+
+    Raises:
+        InputError: if it is not.
+    """
+    for name, given in options.items():
+        if given not in known:
+            raise InputError(f"Expected {name} to be one of {', '.join(known)}, but got {given!r}.")
+
+
 def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
     """Return a sentence that lists the known words nearest to ``word``, or an empty string."""
     by_lower = {name.lower(): name for name in known}

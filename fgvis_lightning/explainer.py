@@ -209,7 +209,7 @@ class FGVis(MaskModule):
         logits = self.first_pass(work.part(work.x), options.seeds)
         targets = resolve(batch.targets.to(work.x.device), logits, self.classifier)
         work.aim(targets, logits, options.level if options.auto else None)
-        self._plateau = Plateau(len(batch.items), options.patience, options.tolerance, relative=options.auto)
+        self._plateau = Plateau(len(batch.images), options.patience, options.tolerance, relative=options.auto)
         with torch.no_grad():
             self.mask.fill_(options.start)
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
@@ -234,7 +234,7 @@ class FGVis(MaskModule):
     def _narrow(self) -> None:
         """Continue with only the first run of each image, now that the solver has joined the runs."""
         self._logits = None
-        self.work.use_first()
+        self.work.all_used = False
         with self.trainer.precision_plugin.forward_context():
             self.network.record(self.work.used(self.work.x))
 

@@ -106,13 +106,11 @@ class Captum(Method):
             ) from error
 
 
-def one_by_one(
-    attribute: Callable[[Tensor, Tensor], Tensor], images: Tensor, targets: Tensor, seed: int, name: str
-) -> Tensor:
+def one_by_one(attribute: Callable[..., Tensor], images: Tensor, targets: Tensor, seed: int, name: str) -> Tensor:
     """Captum's attributions (B,C,H,W) in float32, computed for each image separately.
 
     Args:
-        attribute: function of an image (1,C,H,W) that requires a gradient, and its target (1,).
+        attribute: function of an image (1,C,H,W) that requires a gradient, and of its ``target`` (1,).
         images: normalized images (B,C,H,W).
         targets: class indices (B,).
         seed: seed of the random numbers, the same for each image; the global generators do not change.
@@ -123,6 +121,6 @@ def one_by_one(
         for image, target in zip(images.detach().split(1), targets.split(1), strict=True):
             torch.manual_seed(seed)
             np.random.seed(seed)  # noqa: NPY002, Captum uses it
-            maps.append(attribute(image.clone().requires_grad_(), target).detach().float())
+            maps.append(attribute(image.clone().requires_grad_(), target=target).detach().float())
             advance()
     return torch.cat(maps)

@@ -23,7 +23,7 @@ network is refused.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -115,58 +115,20 @@ class _Pathways:
             f"least {height}×{width}, but it has none. Set layer to the name of a module."
         )
 
-    def probability(self, targets: Tensor, names: Iterable[str], contrastive: bool) -> dict[str, Tensor]:
-        """P at the outputs of the modules with these names."""
+    def probability(self, targets: Tensor, name: str, contrastive: bool) -> Tensor:
+        """P at the output of the module with this name."""
         for node in self._reached(top := lambda node: rule_of(node) is Linear and node.weight is not None):
             if top(node):
                 node.contrast = contrastive
-        names = list(names)
-        for name in names:
-            if name not in self.ends:
-                raise InputError(
-                    f"Expected layer to be a module of {self.name} that returns one tensor that depends on the image, "
-                    f"but {name!r} does not. Choose another layer."
-                )
+        if name not in self.ends:
+            raise InputError(
+                f"Expected layer to be a module of {self.name} that returns one tensor that depends on the image, "
+                f"but {name!r} does not. Choose another layer."
+            )
+        edge, shape = self.ends[name]
         start = torch.zeros_like(self.logits).scatter_(1, targets[:, None], 1)
-        ends = [self.ends[name] for name in names]
-        at = torch.autograd.grad(self.logits, [edge for edge, _ in ends], start, allow_unused=True)
-        return {
-            name: start.new_zeros(shape) if p is None else p
-            for name, p, (_, shape) in zip(names, at, ends, strict=True)
-        }
-
-
-def marginal_winning_probability(
-    network: nn.Module,
-    images: Tensor,
-    targets: Tensor,
-    modules: Iterable[str],
-    contrastive: bool = False,
-    signed: bool = False,
-) -> dict[str, Tensor]:
-    """Compute the share of the target's probability that each neuron receives.
-
-    Args:
-        network: a classifier in eval mode.
-        images: normalized images (B,3,H,W).
-        targets: class indices (B,).
-        modules: names of the modules at whose outputs P is returned; for a module that runs several times, at its last
-            output.
-        contrastive: whether to subtract the P of a neuron with the topmost layer's weights with opposite sign.
-        signed: whether sums share P by signed values, see `ExcitationBackprop`.
-
-    Returns:
-        P by module, in the shape of its output. For one image, P at one layer sums to at most 1; contrastive P may be
-        negative.
-
-    Raises:
-        InputError: if a module does not exist, or if there is no rule for an operator.
-    """
-    names = list(modules)
-    for name in names:
-        module_called(network, name)
-    with differentiable(network, images):
-        return _Pathways(network, images, signed).probability(targets, names, contrastive)
+        (p,) = torch.autograd.grad(self.logits, [edge], start, allow_unused=True)
+        return start.new_zeros(shape) if p is None else p
 
 
 @dataclass(frozen=True)
@@ -198,7 +160,7 @@ class ExcitationBackprop(Method):
         with differentiable(network, images):
             pathways = _Pathways(network, images, self.signed_sums)
             layer = self.layer or pathways.last_of_size(-(-height // 16), -(-width // 16))
-            p = pathways.probability(targets, [layer], self.contrastive)[layer]
+            p = pathways.probability(targets, layer, self.contrastive)
         if p.ndim != 4:
             raise InputError(
                 f"Expected layer to be a module that returns maps (B,C,H,W), but {layer!r} returns "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -75,12 +75,8 @@ class FGVisMethod(Method):
     fused: bool = True
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        found = explain_normalized(network, images, targets.tolist(), self.kind, **self._options())
+        found = explain_normalized(network, images, targets.tolist(), self.kind, **vars(self))
         return found.saliency().to(images.device)
 
     def module(self, classifier: Classifier, name: str, parameters: dict[str, Any]) -> FGVis:
-        loaded: Any = classifier  # accepted by FGVis, although not by its command line
-        return self.kind.of(loaded, **self._options())
-
-    def _options(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return self.kind.of(classifier, **vars(self))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from captum.attr import GradientShap, InputXGradient, NoiseTunnel, Saliency
@@ -53,12 +54,8 @@ class IntegratedGradients(Method):
         require(self, 1, "iterations", "batch_size")
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        def attribute(image: Tensor, target: Tensor) -> Tensor:
-            found: Tensor = Path(network).attribute(
-                image, target=target, n_steps=self.iterations, internal_batch_size=self.batch_size
-            )
-            return found
-
+        sizes = {"n_steps": self.iterations, "internal_batch_size": self.batch_size}
+        attribute = partial(Path(network).attribute, **sizes)
         return one_by_one(attribute, images, targets, 0, type(self).__name__).sum(1)
 
 
@@ -95,7 +92,7 @@ class SmoothGrad(Method):
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         def attribute(image: Tensor, target: Tensor) -> Tensor:
             low, high = image.detach().aminmax()
-            found: Tensor = NoiseTunnel(Saliency(network)).attribute(
+            return NoiseTunnel(Saliency(network)).attribute(
                 image,
                 nt_type="smoothgrad_sq" if self.squared else "smoothgrad",
                 nt_samples=self.samples,
@@ -104,7 +101,6 @@ class SmoothGrad(Method):
                 abs=False,
                 target=target,
             )
-            return found
 
         return one_by_one(attribute, images, targets, self.seed, type(self).__name__).abs().amax(1)
 

@@ -12,14 +12,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from fgvis_lightning.callbacks.writer import image_in_work, items_in_work
+from fgvis_lightning.callbacks.writer import image_in_work
 from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.defense.coverage import Coverage
@@ -143,7 +142,9 @@ class TensorBoardImages(ExplanationCallback):
             return
         data = getattr(trainer, "datamodule", None)
         step = -(-data.total // self.max_items) if isinstance(data, ImageData) else 1
-        for place, item in items_in_work(model, places):
+        assert model.batch is not None
+        for place in places:
+            item = model.batch.items[place]
             # One of each ``step`` items at a varying offset; otherwise all of them could belong to one rank.
             block, offset = divmod(item.number, step)
             if offset == int(step * (GOLDEN * block % 1)):
@@ -181,7 +182,6 @@ def _channels(evidence: Tensor) -> str:
 def _figure(inches: float, title: str) -> Figure:
     """A figure as wide as a card, with legible letters."""
     figure = Figure(figsize=(CARD[0], inches), dpi=DPI)
-    FigureCanvasAgg(figure)
     figure.text(0.035 / 4, 1 - 0.04 / inches, title, va="top", fontsize=8.5, fontweight="bold", **STYLE)
     return figure
 

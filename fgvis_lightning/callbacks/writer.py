@@ -18,7 +18,6 @@ from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.data.explained import load_explanation, with_image
 from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.data.images import as_float
-from fgvis_lightning.data.items import Item
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
@@ -29,12 +28,6 @@ from fgvis_lightning.results.figures import explanation_panel
 from fgvis_lightning.results.folder import Levels, write_summary
 from fgvis_lightning.results.layout import as_file
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
-
-
-def item_panel(model: SweepModule, place: int, explanation: Explanation, index: int) -> Figure:
-    """Image, explanation and mask of a current item."""
-    name = model.classifier.class_name(int(explanation.targets[index]))
-    return explanation_panel(explanation, index, *image_in_work(model, place), name)
 
 
 def image_in_work(model: SweepModule, place: int) -> tuple[Tensor, Tensor]:
@@ -115,12 +108,14 @@ class ExplanationWriter(ExplanationCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if batch_idx == 0 and trainer.is_global_zero:
-            folder.remember(self.folder, batch_size=len(batch.items))
+            folder.remember(self.folder, batch_size=len(batch.images))
 
     def on_explained(
         self, trainer: pl.Trainer, pl_module: SweepModule, places: Sequence[int], found: Explanation | Attribution
     ) -> None:
-        for index, (place, item) in enumerate(items_in_work(pl_module, places)):
+        assert pl_module.batch is not None
+        for index, place in enumerate(places):
+            item = pl_module.batch.items[place]
             target = int(found.targets[index])
             id = item.id(target, pl_module.classifier)
             metadata = {
@@ -134,7 +129,8 @@ class ExplanationWriter(ExplanationCallback):
             if "lam" in self.settings:
                 metadata["lam"] = str(self.settings["lam"])
             if self.panels and isinstance(found, Explanation):
-                self._draw(item_panel(pl_module, place, found, index), id, self.formats)
+                panel = explanation_panel(found, index, *image_in_work(pl_module, place), metadata["name"])
+                self._draw(panel, id, self.formats)
             # Last, since an item counts as done when its explanation exists.
             found.save(self.folder / EXPLANATIONS / (id + SUFFIX), index, metadata, self._owner)
 
@@ -214,10 +210,3 @@ def _started_all_ranks(trainer: pl.Trainer) -> bool:
         return True
     environment = getattr(trainer.strategy, "cluster_environment", None)
     return trainer.num_nodes == 1 and environment is not None and not environment.creates_processes_externally
-
-
-def items_in_work(model: SweepModule, places: Sequence[int]) -> list[tuple[int, Item]]:
-    """Pairs of place and item for the places that have an item."""
-    assert model.batch is not None
-    items = [(place, model.batch.items[place]) for place in places]
-    return [(place, item) for place, item in items if item is not None]

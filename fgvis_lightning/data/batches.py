@@ -16,7 +16,6 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from fgvis_lightning.data.images import Failure
 from fgvis_lightning.data.items import Item
 
 T = TypeVar("T")
@@ -33,7 +32,7 @@ class Batch:
             images (but not on the content of other places).
 
     Attributes:
-        items: item of each place; None for empty places.
+        items: the items, in the first places.
         images: images (B,3,H,W).
         targets: class indices (B,); -k stands for the k-th most probable class.
         iterations: number of completed iterations.
@@ -41,7 +40,7 @@ class Batch:
 
     def __init__(self, items: Sequence[Item], images: Sequence[Tensor], size: int) -> None:
         spare = size - len(items)
-        self.items: list[Item | None] = [*items, *[None] * spare]
+        self.items = list(items)
         self.images = torch.stack([*images, *[images[-1]] * spare])
         self.targets = torch.tensor([*(item.target for item in items), *[items[-1].target] * spare])
         self.iterations = 0
@@ -62,7 +61,7 @@ class Sweep:
     """The dataloader of a sweep: it yields each `Batch` until all of its items are finished.
 
     Args:
-        stream: pairs of an item and its image (3,H,W), or failures, which are counted and skipped.
+        stream: pairs of an item and its image (3,H,W).
         size: number of items in a batch, or ``auto`` until the module has determined how many fit.
         count: maximum number of items.
         largest: largest size for ``auto``; all items by default.
@@ -71,12 +70,11 @@ class Sweep:
 
     Attributes:
         steps: maximum number of iterations for a batch, set by the module.
-        failed: number of images that could not be read so far.
     """
 
     def __init__(
         self,
-        stream: Iterable[tuple[Item, Tensor] | Failure],
+        stream: Iterable[tuple[Item, Tensor]],
         size: int | Literal["auto"],
         count: int,
         largest: int | None = None,
@@ -89,8 +87,7 @@ class Sweep:
         self.largest = largest or count
         self.first_try = first_try
         self.steps = 1
-        self.failed = 0
-        self._stream = self._readable(stream)
+        self._stream = iter(stream)
 
     def peek(self) -> Tensor | None:
         """The next image (3,H,W); None if there is none."""
@@ -111,13 +108,6 @@ class Sweep:
             batch = Batch(items, images, size)
             while batch.used:
                 yield batch
-
-    def _readable(self, stream: Iterable[tuple[Item, Tensor] | Failure]) -> Iterator[tuple[Item, Tensor]]:
-        for read in stream:
-            if isinstance(read, Failure):
-                self.failed += 1
-            else:
-                yield read
 
 
 def divided(rows: int, runs: int) -> tuple[int, int | None]:

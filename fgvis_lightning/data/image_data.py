@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from fgvis_lightning.data.batches import Sweep, SweepData, ahead, divided
-from fgvis_lightning.data.images import Failure, content, load_image
+from fgvis_lightning.data.images import content, load_image
 from fgvis_lightning.data.items import Item, list_items, split_by_done
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
@@ -153,26 +153,24 @@ class ImageData(SweepData):
             self._unread, self._failed = unread, sum(item.image_id in unread for item in self.items)
         return min(self.total, self.skipped + max(0, new)), self._failed
 
-    def _stream(
-        self, missing: Sequence[Item], present: Sequence[tuple[Item, str]]
-    ) -> Iterator[tuple[Item, Tensor] | Failure]:
+    def _stream(self, missing: Sequence[Item], present: Sequence[tuple[Item, str]]) -> Iterator[tuple[Item, Tensor]]:
         """Yield the missing items, decoded ahead, and then the items whose files must be computed again."""
         depth = 8 if self.batch_size == "auto" else self.batch_size
-        yield from ahead(self._read, missing, self.num_workers, depth)
-        for read in ahead(self._read_again, present, self.num_workers, depth):
-            if read is not None:
-                yield read
+        yield from filter(None, ahead(self._read, missing, self.num_workers, depth))
+        yield from filter(None, ahead(self._read_again, present, self.num_workers, depth))
 
-    def _read(self, item: Item) -> tuple[Item, Tensor] | Failure:
+    def _read(self, item: Item) -> tuple[Item, Tensor] | None:
+        """The item with its image; None, and a note in the results folder, if it cannot be read."""
         try:
             image = load_image(item.path, self._model.classifier.preprocessing, upscale=self.upscale)
             return replace(item, sha256=content(item.path)), image
         except InputError as error:
             if self.done is not None:
                 folder.note_failure(self.done, item.image_id, str(error), self._owner)
-            return Failure(item.path, str(error))
+            return None
 
-    def _read_again(self, present: tuple[Item, str]) -> tuple[Item, Tensor] | Failure | None:
+    def _read_again(self, present: tuple[Item, str]) -> tuple[Item, Tensor] | None:
+        """The same for an item with a file; None also if the file can be used."""
         item, id = present
         assert self.done is not None
         try:

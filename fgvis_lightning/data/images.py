@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,14 +22,6 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.preprocessing import Preprocessing
 
 Picture = TypeVar("Picture", Image.Image, Tensor)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An image that could not be read, and the reason."""
-
-    path: str
-    reason: str
 
 
 def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False, sha256: str | None = None) -> Tensor:

@@ -76,30 +76,23 @@ class FreeMemory:
     def __init__(self, processes: int = 1) -> None:
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        self._before = _status("VmRSS")
-        free = [_meminfo(), _cgroup()]
+        self._before = _memory("self/status", "VmRSS")
+        free = [_memory("meminfo", "MemAvailable"), _cgroup()]
         self._budget = min((value for value in free if value is not None), default=2**32) // (2 * processes)
 
     def __call__(self, size: int) -> int:
         """The largest size that should fit, given that ``size`` was the largest tried so far."""
-        peak, before = _status("VmHWM"), self._before
+        peak, before = _memory("self/status", "VmHWM"), self._before
         if peak is None or before is None:
             return max(size, 32)  # the system does not report memory
         return max(size, size * self._budget // max(1, peak - before))
 
 
-def _status(name: str) -> int | None:
-    """A memory size of this process, in bytes."""
+def _memory(file: str, name: str) -> int | None:
+    """A memory size that the system reports, in bytes."""
     with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc", file).read_text().splitlines()
         return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
-    return None
-
-
-def _meminfo() -> int | None:
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
     return None
 
 

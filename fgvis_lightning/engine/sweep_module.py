@@ -101,13 +101,8 @@ class SweepModule(pl.LightningModule, ABC):
         """The network's name and preprocessing, for `settings`."""
         preprocessing = asdict(self.classifier.preprocessing)
         del preprocessing["source"], preprocessing["bands"]  # masks do not depend on them
-        task = self.classifier.task.name
-        return {
-            "network": self.classifier.name,
-            "task": task,
-            **preprocessing,
-            "precision": str(self.trainer.precision),
-        }
+        about = {"network": self.classifier.name, "task": self.classifier.task.name}
+        return {**about, **preprocessing, "precision": str(self.trainer.precision)}
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Work:
         images: normalized images (B,3,H,W).
         runs: number of rows for each image.
         reference: one of `fgvis_lightning.method.games.REFERENCES`.
-        black: normalized black (3,1,1).
+        black: normalized black (3,H,W).
         seed: seed of the noise in the first run of each image; the other runs use the following seeds.
         task: meaning of the network's logits.
         together: number of rows that pass through the network together, for a single image; None for all rows.
@@ -49,7 +49,6 @@ class Work:
         self.task = task
         self.runs = runs
         self.all_used = True
-        self._first = slice(None, None, runs)
         self.x = self.spread(images)
         self.together = together or len(self.x)
         # Each row has its own stream, so that it does not depend on the others.
@@ -88,26 +87,23 @@ class Work:
 
     def first(self, rows: Tensor) -> Tensor:
         """The first row of each image (B,…)."""
-        return rows[self._first]
+        return rows[:: self.runs]
 
     def used(self, rows: Rows) -> Rows:
         """Select the rows in use of values of all rows (B·runs,…)."""
         # No slicing if all rows are used: even a full slice would change the memory format.
-        return rows if self.all_used else _like_images(rows[self._first])
+        return rows if self.all_used else _like_images(rows[:: self.runs])
 
     def part(self, rows: Tensor) -> Tensor:
         """The rows of a pass: all of them, or as many of a single image's as pass together."""
         return rows[: self.together] if len(rows) > self.together else rows
 
-    def use_first(self) -> None:
-        """Use only the first row of each image from now on."""
-        self.all_used = False
-
     # --- explanations ---
 
     def explained(self, mask: Tensor) -> Tensor:
         """Explanations ``e`` of the rows in use, for the mask of all rows (B·runs,3,H,W)."""
-        return blend(self.used(self.x), self.used(mask), self._used_reference())
+        reference = None if self._reference is None else self.used(self._reference)
+        return blend(self.used(self.x), self.used(mask), reference)
 
     def explained_all(self, masks: Tensor) -> Tensor:
         """Explanations ``e`` of all rows of a pass, for the masks of the images (B,3,H,W)."""
@@ -136,9 +132,6 @@ class Work:
     def used_targets(self) -> Tensor:
         """Target classes of the rows in use."""
         return self.used(self._targets)
-
-    def _used_reference(self) -> Tensor | None:
-        return None if self._reference is None else self.used(self._reference)
 
 
 def _like_images(rows: Rows) -> Rows:

@@ -6,7 +6,6 @@ from pathlib import Path
 from textwrap import fill
 
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
@@ -47,7 +46,6 @@ def _bars(found: Findings, ranked: list[Ranked]) -> Figure:
     """Bars of each class's evidence, above the bars of its images."""
     shown = ranked if len(ranked) <= MOST else [*ranked[: MOST // 2], *ranked[-MOST // 2 :]]
     figure = Figure(figsize=(7, 1.4 + 0.55 * len(shown)), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     names, parts = found.pair.statistic.names, found.pair.statistic.parts
     for place, row in enumerate(shown):
@@ -79,7 +77,6 @@ def _bars(found: Findings, ranked: list[Ranked]) -> Figure:
 def _scatter(found: Findings, ranked: list[Ranked], agreement: str) -> Figure:
     """The two measures against each other, with a point and intervals for each class."""
     figure = Figure(figsize=(6.4, 5), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     ends = {0, len(ranked) - 1} if len(ranked) > MOST else set(range(len(ranked)))
     for place, row in enumerate(ranked):

@@ -13,7 +13,6 @@ from torch import Tensor
 from fgvis_lightning.bias import Pair
 from fgvis_lightning.data.explained import load_explanation
 from fgvis_lightning.data.images import as_float, load_image
-from fgvis_lightning.data.items import Item
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.statistics import bootstraps, interval, resampled, wilson
@@ -129,7 +128,9 @@ def measure(run: Run, pairs: Mapping[str, Pair]) -> dict[str, Findings]:
     changes = {name: (pair.interventions(classifier), pair.controls(classifier)) for name, pair in pairs.items()}
     reference = classifier.preprocessing.background()
     measured: dict[str, list[Measured]] = {name: [] for name in pairs}
-    for part in _parts(run.split()[1]):
+    present = run.split()[1]
+    for start in range(0, len(present), ROWS):
+        part = present[start : start + ROWS]
         found = [load_explanation(run.output / EXPLANATIONS / (id + SUFFIX)) for _, id in part]
         images = [load_image(item.path, classifier.preprocessing, upscale=run.data.upscale) for item, _ in part]
         x = as_float(torch.stack(images))
@@ -170,11 +171,6 @@ def measure(run: Run, pairs: Mapping[str, Pair]) -> dict[str, Findings]:
         )
         for name, pair in pairs.items()
     }
-
-
-def _parts(items: Sequence[tuple[Item, str]]) -> Iterator[Sequence[tuple[Item, str]]]:
-    for start in range(0, len(items), ROWS):
-        yield items[start : start + ROWS]
 
 
 def _asked(classes: Sequence[str | int], classifier: Classifier) -> Iterator[int]:

@@ -14,19 +14,10 @@ from fgvis_lightning.experiments.output import save_table
 from fgvis_lightning.experiments.statistics import wilson, with_interval
 from fgvis_lightning.metrics import rank_correlation
 from fgvis_lightning.results.tables import Table
-from fgvis_lightning.results.tensor_files import write_whole
 
 NAN = float("nan")
 IMAGES = "images"
 """Key for the number of images behind the published shares."""
-
-
-def _with_interval(share: object, low: object, high: object) -> str:
-    """A share as text, with its interval if there is one."""
-    if not isinstance(low, float):
-        return str(share)
-    mean, least, most = (float(str(number)) for number in (share, low, high))
-    return with_interval(mean, least, most)
 
 
 class Ranked(NamedTuple):
@@ -54,9 +45,7 @@ class Tables:
         """Save the tables as files whose names begin with the name of ``stem``."""
         for kind, table in (("evidence", self.evidence), ("ranking", self.ranking), ("items", self.items)):
             save_table(stem.with_name(f"{stem.name}_{kind}"), table)
-        path = stem.with_name(f"{stem.name}_interventions")
-        write_whole(path.with_suffix(".csv"), self.interventions.csv().encode())
-        write_whole(path.with_suffix(".md"), self.people.markdown().encode())
+        save_table(stem.with_name(f"{stem.name}_interventions"), self.interventions, self.people.markdown())
 
     @cached_property
     def evidence(self) -> Table:
@@ -98,7 +87,8 @@ class Tables:
             table.add((*rows[0][:3], *(row[4] for row in rows)))
             if any(row[-3] != "" for row in rows) and self.published:
                 known = self.published[name.lower()].get(IMAGES, "")
-                table.add(("…published", "", known, *(_with_interval(*row[-3:]) for row in rows)))
+                cells = (str(row[-3]) if row[-1] == "" else with_interval(*row[-3:]) for row in rows)
+                table.add(("…published", "", known, *cells))
         return table
 
     def _elsewhere(self, name: str, change: str) -> tuple[float | str, float | str, float | str]:

@@ -36,6 +36,9 @@ OWN = "its mask"
 INCHES = 1.15
 NOTHING = None, ""
 
+Views = dict[str, tuple[Tensor | None, str]]
+"""Name of a column → picture (C,H,W) in [0,1] and note."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -44,7 +47,7 @@ class Result:
     Attributes:
         item: image and target class.
         target: index of the target class.
-        image: (3,H,W) in [0,1].
+        image: (C,H,W) in [0,1].
         found: by method, each with B = 1; methods without a result are missing.
     """
 
@@ -72,7 +75,8 @@ def sum_up(output: Path, runs: dict[str, Run], drawn: Sequence[str], rows: int, 
     shown = list(islice(_results(runs), rows))
     if not shown:
         return
-    save_figure(output / "comparison", _comparison(shown, list(runs), classifier))
+    views = [_views(result, list(runs), classifier) for result in shown]
+    save_figure(output / "comparison", _grid(shown, views, classifier, INCHES))
     if crop:
         save_figure(output / "crop", _crops(shown, list(runs), classifier, crop))
     if _discriminate(output, runs, rows):
@@ -106,10 +110,10 @@ def _costs(runs: dict[str, Run]) -> Table:
 # --- figures ---
 
 
-def _views(result: Result, methods: Sequence[str], classifier: Classifier) -> dict[str, tuple[Tensor | None, str]]:
-    """Name of a column → picture (C,H,W) in [0,1] and note; two for FGVis and methods whose explanation is an image."""
+def _views(result: Result, methods: Sequence[str], classifier: Classifier) -> Views:
+    """The image and all maps; two pictures for FGVis and for methods whose explanation is an image."""
     background = classifier.preprocessing.background().to(result.image)
-    views: dict[str, tuple[Tensor | None, str]] = {"image": (result.image, "")}
+    views: Views = {"image": (result.image, "")}
     for name in methods:
         found = result.found.get(name)
         if isinstance(found, Explanation):
@@ -134,16 +138,17 @@ def _name(result: Result, classifier: Classifier) -> str:
     return f"{fill(classifier.class_name(result.target), 14)}\n{score:.2f}"
 
 
-def _comparison(results: Sequence[Result], methods: Sequence[str], classifier: Classifier) -> Figure:
-    views = [_views(result, methods, classifier) for result in results]
-    names = [_name(result, classifier) for result in results]
+def _grid(
+    results: Sequence[Result], views: Sequence[Views], classifier: Classifier, inches: float, note: str = ""
+) -> Figure:
     columns = max(map(list, views), key=len)
-    return grid([[row.get(name, NOTHING) for name in columns] for row in views], columns, names, INCHES)
+    rows = [[row.get(name, NOTHING) for name in columns] for row in views]
+    return grid(rows, columns, [_name(result, classifier) for result in results], inches, note)
 
 
 def _crops(results: Sequence[Result], methods: Sequence[str], classifier: Classifier, side: int) -> Figure:
     """A square of each picture, where the last method has most evidence; the image with a frame around it."""
-    rows: list[dict[str, tuple[Tensor | None, str]]] = []
+    rows: list[Views] = []
     for result in results:
         views = _views(result, methods, classifier)
         saliency = list(result.found.values())[-1].saliency().clamp(min=0)
@@ -158,9 +163,7 @@ def _crops(results: Sequence[Result], methods: Sequence[str], classifier: Classi
         inside_square = (slice(None), slice(top, top + size), slice(left, left + size))
         cut = {name: (None if view is None else view[inside_square], note) for name, (view, note) in views.items()}
         rows.append({"photo": (framed, ""), **cut})
-    columns = max(map(list, rows), key=len)
-    names = [_name(result, classifier) for result in results]
-    return grid([[row.get(name, NOTHING) for name in columns] for row in rows], columns, names, 1.5 * INCHES)
+    return _grid(results, rows, classifier, 1.5 * INCHES)
 
 
 # --- whose evidence? ---
@@ -214,16 +217,13 @@ def _discriminate(output: Path, runs: dict[str, Run], rows: int) -> bool:
 
 def _moves(drawn: Sequence[tuple[Result, dict[str, str]]], methods: Sequence[str], classifier: Classifier) -> Figure:
     """The maps of several classes of one image, and the shares of the scores that remain without the evidence."""
-    views = [_views(result, methods, classifier) for result, _ in drawn]
-    columns = max(map(list, views), key=len)
-    rows = []
-    for row, (_, captions) in zip(views, drawn, strict=True):
-        shown = {name: row.get(name, NOTHING) for name in columns}
-        rows.append(
-            [(view, "\n".join(filter(None, (more, captions.get(name))))) for name, (view, more) in shown.items()]
-        )
+    views = []
+    for result, captions in drawn:
+        own = _views(result, methods, classifier)
+        joined = {name: "\n".join(filter(None, (more, captions.get(name)))) for name, (_, more) in own.items()}
+        views.append({name: (view, joined[name]) for name, (view, _) in own.items()})
     note = (
         f"Below a map: the remaining share of each class's score if the {SHOWN:.0%} of the pixels with highest rank "
         f"are gray. Below an explanation: the remaining share if its own evidence is removed."
     )
-    return grid(rows, columns, [_name(result, classifier) for result, _ in drawn], INCHES, note)
+    return _grid([result for result, _ in drawn], views, classifier, INCHES, note)

@@ -28,6 +28,7 @@ from fgvis_lightning.experiments.evaluation_tables import item_table, summary
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
 from fgvis_lightning.experiments.judging import judge
 from fgvis_lightning.experiments.measured import AGAIN, FLOOR, STANDARD, chosen_metrics, list_metrics
+from fgvis_lightning.experiments.output import save_table
 from fgvis_lightning.experiments.own_maps import stored
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.randomization import another_photo
@@ -127,8 +128,7 @@ def main(args: Sequence[str]) -> None:
     write_whole(output / "evaluation.json", (json.dumps(told, indent=2) + "\n").encode())
     write_whole(output / "evaluation_items.csv", item_table(judgements, metrics, config.profile).csv().encode())
     table, markdown = summary(judgements, list(methods), reference, metrics, config.profile)
-    write_whole(output / "evaluation.csv", table.csv().encode())
-    write_whole(output / "evaluation.md", markdown.encode())
+    save_table(output / "evaluation", table, markdown)
     print(f"\n{markdown}")
     draw_curves(output / "curves", judgements, [name for name in methods if not name.endswith((AGAIN, FLOOR))])
     save_curves(output / "curves.safetensors", judgements, config.profile)

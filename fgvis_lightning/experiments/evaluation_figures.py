@@ -8,7 +8,6 @@ from textwrap import fill
 
 import torch
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fgvis_lightning.data.images import as_float, load_image
@@ -26,7 +25,6 @@ NAMED = 8
 def draw_curves(path: Path, judgements: Sequence[Judgement], methods: Sequence[str]) -> None:
     """Mean score over the share of deleted or inserted pixels, for each method."""
     figure = Figure(figsize=(10, 4), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
     colors = dict(zip(methods, colormaps["tab20"].colors * len(methods), strict=False))  # type: ignore[attr-defined]
     for place, kind in zip(figure.subplots(1, 2, sharey=True), ("deletion", "insertion"), strict=True):
         own = {name: [one for one in judgements if one.method == name] for name in methods}

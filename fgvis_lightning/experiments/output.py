@@ -13,10 +13,10 @@ from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import write_whole
 
 
-def save_table(path: Path, table: Table) -> None:
-    """Save a table as CSV and as Markdown; ``path`` has no suffix."""
-    write_whole(path.with_suffix(".csv"), table.csv().encode())
-    write_whole(path.with_suffix(".md"), table.markdown().encode())
+def save_table(path: Path, table: Table, markdown: str | None = None) -> None:
+    """Save a table as CSV and as Markdown, which may be another table's; ``path`` has no suffix."""
+    write_whole(path.with_name(f"{path.name}.csv"), table.csv().encode())
+    write_whole(path.with_name(f"{path.name}.md"), (markdown or table.markdown()).encode())
 
 
 def save_figure(path: Path, figure: Figure) -> None:
@@ -27,4 +27,4 @@ def save_figure(path: Path, figure: Figure) -> None:
         text.set(fontfamily=FONT, fontsize=size, linespacing=1.05)
     with rc_context({"mathtext.fontset": "stix", "pdf.fonttype": 42}):
         for suffix in (".pdf", ".png"):
-            figure.savefig(path.with_suffix(suffix))
+            figure.savefig(path.with_name(path.name + suffix))

@@ -22,7 +22,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,10 +35,11 @@ from fgvis_lightning.data.objects import Marked, by_image, read_masks, read_obje
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import build, new_parser
 from fgvis_lightning.experiments.evaluation import find_methods
+from fgvis_lightning.experiments.output import save_table
 from fgvis_lightning.experiments.own_maps import read, stored
 from fgvis_lightning.experiments.parsing import Parser
-from fgvis_lightning.experiments.pointing_figures import draw_sheet
-from fgvis_lightning.experiments.statistics import bootstrap, interval_cell, wilson
+from fgvis_lightning.experiments.pointing_figures import Target, draw_sheet
+from fgvis_lightning.experiments.statistics import bootstrap, wilson, with_intervals
 from fgvis_lightning.metrics import energy_pointing_game, pointing_game
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.load import from_options
@@ -61,25 +61,6 @@ def make_parser() -> Parser:
     parser.add_argument("--tolerance", type=int, default=15, help="Tolerated distance from the object, in pixels.")
     parser.add_argument("--sheet", type=int, default=6, help="Items in the figure; 0 for none.")
     return parser
-
-
-@dataclass(frozen=True)
-class Target:
-    """The object at which an item's maps should point.
-
-    Attributes:
-        id: of the item.
-        metadata: of its file.
-        target: index of the class.
-        mask: of the object or objects, booleans (H,W) of the input's size.
-        objects: number of objects.
-    """
-
-    id: str
-    metadata: Mapping[str, str]
-    target: int
-    mask: Tensor
-    objects: int
 
 
 def main(args: Sequence[str]) -> None:
@@ -117,9 +98,9 @@ def main(args: Sequence[str]) -> None:
     table = summary(items, [*methods, UNIFORM, CENTER])
     write_whole(output / "config.yaml", parser.dump(config, skip_none=False).encode())
     write_whole(output / "pointing_items.csv", items.csv().encode())
-    write_whole(output / "pointing.csv", table.csv().encode())
-    write_whole(output / "pointing.md", for_people(table).encode())
-    print(f"\n{for_people(table)}")
+    markdown = with_intervals(table)
+    save_table(output / "pointing", table, markdown)
+    print(f"\n{markdown}")
     if config.sheet:
         places = dict.fromkeys(len(targets) * place // config.sheet for place in range(config.sheet))
         draw_sheet(output / "pointing", [targets[place] for place in places], methods, items, classifier)
@@ -244,12 +225,12 @@ def summary(items: Table, methods: Sequence[str]) -> Table:
     """Means with intervals, a row for each method and each control."""
     columns = ("hits", "energy inside", "energy above the object's share")
     table = Table(("method", "items", "images", *(f"{name}{end}" for name in columns for end in ("", " from", " to"))))
-    whole = [dict(zip(items.columns, row, strict=True)) for row in items.rows]
+    whole = items.named()
     for name in methods:
         rows = [row for row in whole if row["method"] == name]
         images = [str(row["image"]) for row in rows]
         hits, energy, share = (
-            torch.tensor([float(str(row[column])) for row in rows], dtype=torch.float64)
+            torch.tensor([row[column] for row in rows], dtype=torch.float64)
             for column in ("hit", "energy inside", "share of the picture")
         )
         count, rate = len(set(images)), float(hits.mean())
@@ -257,14 +238,3 @@ def summary(items: Table, methods: Sequence[str]) -> Table:
         pointed = bootstrap(hits, images) if name == UNIFORM else (rate, *wilson(rate * count, count))
         table.add((name, len(rows), count, *pointed, *bootstrap(energy, images), *bootstrap(energy - share, images)))
     return table
-
-
-def for_people(table: Table) -> str:
-    """The table of `summary` as Markdown, with each interval next to its mean."""
-    names = [name for name in table.columns if not name.endswith((" from", " to"))]
-    people = Table(names)
-    for cells in table.named():
-        for name in names[3:]:
-            cells[name] = interval_cell(*(float(str(cells[f"{name}{end}"])) for end in ("", " from", " to")))
-        people.add(cells[name] for name in names)
-    return people.markdown()

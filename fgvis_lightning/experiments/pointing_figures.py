@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,23 @@ COLOR = (0.0, 1.0, 0.85)
 """Color of the outline: unlike skin, grass and wood in photos, and unlike the colors of maps."""
 
 
-class Pointed(Protocol):
-    """An item with its object, see `fgvis_lightning.experiments.pointing.Target`."""
+@dataclass(frozen=True)
+class Target:
+    """The object at which an item's maps should point.
+
+    Attributes:
+        id: of the item.
+        metadata: of its file.
+        target: index of the class.
+        mask: of the object or objects, booleans (H,W) of the input's size.
+        objects: number of objects.
+    """
 
     id: str
     metadata: Mapping[str, str]
     target: int
     mask: Tensor
+    objects: int
 
 
 def outlined(picture: Tensor, mask: Tensor) -> Tensor:
@@ -42,7 +52,7 @@ def outlined(picture: Tensor, mask: Tensor) -> Tensor:
 
 def draw_sheet(
     path: Path,
-    targets: Sequence[Pointed],
+    targets: Sequence[Target],
     methods: Mapping[str, Mapping[str, Path]],
     items: Table,
     classifier: Classifier,
@@ -56,8 +66,7 @@ def draw_sheet(
         items: table with id, method, hit and energy.
         classifier: of the network.
     """
-    columns = {name: place for place, name in enumerate(items.columns)}
-    measured = {(row[columns["id"]], row[columns["method"]]): row for row in items.rows}
+    measured = {(row["id"], row["method"]): row for row in items.named()}
     rows = []
     for target in targets:
         photo = as_rgb(explained_image(target.metadata, classifier.preprocessing), classifier.preprocessing.bands)
@@ -66,8 +75,7 @@ def draw_sheet(
             item = read(paths[target.id])
             saliency = item[0] if isinstance(item, Tensor) else item.saliency()[0]
             found = measured[target.id, name]
-            hit = "hit" if found[columns["hit"]] else "miss"
-            text = f"{hit}, {100 * float(str(found[columns['energy inside']])):.0f} % inside"
+            text = f"{'hit' if found['hit'] else 'miss'}, {100 * found['energy inside']:.0f} % inside"
             row.append((outlined(heat(saliency), target.mask), text))
         rows.append(row)
     heads = ["object", *(fill(name, 16) for name in methods)]

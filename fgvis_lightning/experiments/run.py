@@ -129,7 +129,7 @@ class Run:
             raise InputError(self.what_is_missing(missing))
 
     def _too_large(self) -> str:
-        size = len(self.model.batch.items) * self.model.rows_per_item if self.model.batch is not None else 0
+        size = len(self.model.batch.images) * self.model.rows_per_item if self.model.batch is not None else 0
         return (
             f"Expected a batch of {size or self.data.batch_size} to fit the memory of {self.model.device}, but "
             f"it does not. Use --data.batch_size {max(1, size // 2)} or auto, fewer runs of an image (--model.seeds), "

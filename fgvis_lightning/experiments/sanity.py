@@ -45,10 +45,12 @@ from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.data.items import list_items
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import add_device, build, chosen_device, new_parser
+from fgvis_lightning.experiments.output import save_table
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.randomization import Order, Smoothed, Weights, layers, randomized
 from fgvis_lightning.experiments.sanity_figures import draw_curves, draw_maps
-from fgvis_lightning.experiments.sanity_measures import State, Trained, correlations, for_people, rises, sensitivities
+from fgvis_lightning.experiments.sanity_measures import State, Trained, correlations, rises, sensitivities
+from fgvis_lightning.experiments.statistics import with_intervals
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.networks.logits import checked, resolve
 from fgvis_lightning.results.tensor_files import write_whole
@@ -151,9 +153,9 @@ def main(args: Sequence[str]) -> None:
             table, drawn = correlations(methods, trained, states)
             draw_curves(path, table)
             draw_maps(output / SHEETS[test], images[0], drawn)
-        write_whole(path.with_suffix(".csv"), table.csv().encode())
-        write_whole(path.with_suffix(".md"), for_people(table).encode())
-        print(f"\n{for_people(table)}")
+        markdown = with_intervals(table, ("share of the layers", "images"), "rank correlation")
+        save_table(path, table, markdown)
+        print(f"\n{markdown}")
         if test in SHEETS:
             print(f"Look at {path}.png and {output / SHEETS[test]}.png")
 

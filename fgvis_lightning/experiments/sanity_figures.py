@@ -7,7 +7,6 @@ from pathlib import Path
 from textwrap import fill
 
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -26,7 +25,6 @@ def draw_curves(path: Path, table: Table) -> None:
         table: rows with method, layers, share of the layers (empty for a control), correlation, ceiling and floor.
     """
     figure = Figure(figsize=(8, 4.2), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     rows = table.named()
     names = list(dict.fromkeys(str(row["method"]) for row in rows))
@@ -36,15 +34,15 @@ def draw_curves(path: Path, table: Table) -> None:
     for number, (name, color) in enumerate(zip(names, colormaps["tab10"].colors * 10, strict=False)):  # type: ignore[attr-defined]
         own = [row for row in rows if row["method"] == name]
         curve = [row for row in own if row["share of the layers"]]
-        share = [0.0, *(100 * float(str(row["share of the layers"])) for row in curve)]
+        share = [0.0, *(100 * row["share of the layers"] for row in curve)]
         width = 2.4 if name.startswith("FGVis") else 1.2
-        heights = [1.0, *(float(str(row["rank correlation"])) for row in curve)]
+        heights = [1.0, *(row["rank correlation"] for row in curve)]
         axes.plot(share, heights, color=color, label=name, linewidth=width)
         points = {str(row["layers drawn anew"]): row["rank correlation"] for row in own if row not in curve}
         points |= {FLOOR: own[0]["floor"], CEILING: own[0]["ceiling"]}
         for control, height in points.items():
             place = places[control] + shift * (number - (len(names) - 1) / 2)
-            axes.plot([place], [float(str(height))], "o", color=color, markersize=4.5)
+            axes.plot([place], [height], "o", color=color, markersize=4.5)
     ticks = {place: str(place) for place in (0, 25, 50, 75, 100)}
     ticks |= {place: control.replace(" ", "\n") for control, place in places.items()}
     axes.set_xticks(list(ticks), list(ticks.values()))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.experiments.randomization import another_photo, complexity, output_entropy, reseeded
 from fgvis_lightning.experiments.sanity_figures import CEILING
-from fgvis_lightning.experiments.statistics import bootstrap, interval_cell
+from fgvis_lightning.experiments.statistics import bootstrap
 from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.metrics import max_sensitivity, rank_correlation
 from fgvis_lightning.results.tables import Table
@@ -113,22 +113,6 @@ def says(found: Interval, ceiling: Interval, floor: Interval) -> str:
     if math.isnan(floor[1]):
         return text
     return text + (", above the floor" if found[1] > floor[2] else ", not above the floor")
-
-
-def for_people(table: Table) -> str:
-    """A table of `correlations` or `rises` as Markdown: intervals next to their means, without columns for programs."""
-    columns = dict.fromkeys(table.columns)
-    intervals = {name: (name, f"{name} from", f"{name} to") for name in columns if f"{name} from" in columns}
-    if "from" in columns:
-        intervals["rank correlation"] = ("rank correlation", "from", "to")
-    ends = {end for _, *both in intervals.values() for end in both}
-    shown = [name for name in columns if name not in {*ends, "share of the layers", "images"}]
-    people = Table(shown)
-    for cells in table.named():
-        for name, numbers in intervals.items():
-            cells[name] = interval_cell(*(float(str(cells[number])) for number in numbers))
-        people.add(cells[name] for name in shown)
-    return people.markdown()
 
 
 def rises(methods: Mapping[str, Method], trained: Trained, states: States, bins: int) -> Table:

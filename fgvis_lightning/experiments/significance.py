@@ -11,8 +11,11 @@ from torch import Tensor
 EXACT = 13
 """Maximum number of images for which all signs are tried."""
 
+SAMPLES = 10_000
+"""Number of drawn choices of signs for more images."""
 
-def sign_flip(differences: Tensor, groups: Sequence[str], samples: int = 10_000, seed: int = 0) -> float:
+
+def sign_flip(differences: Tensor, groups: Sequence[str]) -> float:
     """Two-sided p value of the mean of paired differences (Fisher's randomization test, 1935).
 
     If two methods are alike, each difference could have the opposite sign just as well. So p is the share of the
@@ -22,8 +25,6 @@ def sign_flip(differences: Tensor, groups: Sequence[str], samples: int = 10_000,
     Args:
         differences: (N,), one method's values minus the other's; NaN values are left out.
         groups: the image of each difference; all differences of an image change their sign together.
-        samples: number of drawn choices, if there are more than 2¹³.
-        seed: of the draws.
 
     Returns:
         From 0 (excluded) to 1; NaN without a value.
@@ -43,11 +44,11 @@ def sign_flip(differences: Tensor, groups: Sequence[str], samples: int = 10_000,
     if len(sums) <= EXACT:
         choices = torch.arange(2 ** len(sums))[:, None] >> torch.arange(len(sums)) & 1
         return further(choices) / len(choices)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     found = 1  # the observed signs count, too
-    for start in range(0, samples, 1000):  # a million images need no more memory
-        found += further(torch.randint(2, (min(1000, samples - start), len(sums)), generator=generator))
-    return found / (samples + 1)
+    for _ in range(SAMPLES // 1000):  # a million images need no more memory
+        found += further(torch.randint(2, (1000, len(sums)), generator=generator))
+    return found / (SAMPLES + 1)
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
 
+from fgvis_lightning.results.tables import Table
 
-def bootstrap(
-    values: Tensor, groups: Sequence[str], samples: int = 10_000, seed: int = 0
-) -> tuple[float, float, float]:
+
+def bootstrap(values: Tensor, groups: Sequence[str]) -> tuple[float, float, float]:
     """Mean, and its 95 % interval by the percentile bootstrap (Efron and Tibshirani, 1993, chapter 13).
 
     Args:
         values: (N,); NaN values are left out.
         groups: the image of each value; images are drawn with all their values, since values of one image are not
             independent.
-        samples: number of resamples.
-        seed: of the draws.
 
     Returns:
         The mean, NaN without a value; and the ends of the interval, NaN with values of only one image, which do not
         determine an interval.
     """
-    middle, low, high = bootstraps(values[:, None], groups, samples, seed)[0].tolist()
+    middle, low, high = bootstraps(values[:, None], groups)[0].tolist()
     return middle, low, high
 
 
-def bootstraps(values: Tensor, groups: Sequence[str], samples: int = 10_000, seed: int = 0) -> Tensor:
+def bootstraps(values: Tensor, groups: Sequence[str]) -> Tensor:
     """`bootstrap` of each column of values (N,K), with the same draws: (K,3), in float64."""
-    return interval(*resampled(values, groups, samples, seed))
+    return interval(*resampled(values, groups))
 
 
 def interval(mean: Tensor, draws: Tensor) -> Tensor:
@@ -40,14 +39,13 @@ def interval(mean: Tensor, draws: Tensor) -> Tensor:
     return torch.stack([mean, *torch.nanquantile(draws, ends, dim=0)], -1)
 
 
-def resampled(values: Tensor, groups: Sequence[str], samples: int = 10_000, seed: int = 0) -> tuple[Tensor, Tensor]:
+def resampled(values: Tensor, groups: Sequence[str], samples: int = 10_000) -> tuple[Tensor, Tensor]:
     """Means (K) of the columns of values (N,K), and (S,K) of as many images drawn with replacement, in float64.
 
     Args:
         values: NaN values are left out; a mean without a value is NaN, and so are draws from only one image.
-        groups: as in `bootstrap`.
+        groups: as in `bootstrap`; equal groups draw the same images.
         samples: number of resamples.
-        seed: of the draws; equal groups and seeds draw the same images.
     """
     known = ~values.isnan()
     names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
@@ -60,7 +58,7 @@ def resampled(values: Tensor, groups: Sequence[str], samples: int = 10_000, seed
         for numbers in (values.nan_to_num(0), known)
     )
     enough = (counts > 0).sum(0) > 1
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     means = []
     for start in range(0, samples, 1000):  # a million images need no more memory
         drawn = torch.randint(len(names), (min(1000, samples - start), len(names)), generator=generator)
@@ -78,6 +76,26 @@ def with_interval(mean: float, low: float, high: float, form: str = ".3f") -> st
     """A mean with its interval as formatted text; only the mean if a single image gives no interval."""
     text = format(mean, form)
     return text if math.isnan(low) else f"{text} [{low:{form}}, {high:{form}}]"
+
+
+def with_intervals(table: Table, hidden: Collection[str] = (), plain: str = "") -> str:
+    """A table as Markdown, with intervals next to their means.
+
+    Args:
+        table: its column ``name`` has an interval if there are columns ``name from`` and ``name to``.
+        hidden: columns that are left out.
+        plain: column whose interval is in the columns ``from`` and ``to``, if there is one.
+    """
+    ends = {name: (f"{name} from", f"{name} to") for name in table.columns if f"{name} from" in table.columns}
+    if "from" in table.columns:
+        ends[plain] = "from", "to"
+    shown = [name for name in table.columns if name not in {*hidden, *chain(*ends.values())}]
+    people = Table(shown)
+    for cells in table.named():
+        for name, (low, high) in ends.items():
+            cells[name] = interval_cell(cells[name], cells[low], cells[high])
+        people.add(cells[name] for name in shown)
+    return people.markdown()
 
 
 def wilson(successes: float, trials: int) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fgvis_lightning.errors import InputError
+from fgvis_lightning.errors import InputError, one_of
 from fgvis_lightning.method.games import GAMES, REFERENCES, SCORES, Game, Reference
 from fgvis_lightning.method.gates import RULES
 from fgvis_lightning.method.solver import Solver
@@ -101,15 +101,15 @@ def choose(
     Raises:
         InputError: if an option is invalid, or if two options contradict each other.
     """
-    _require_one_of(GAMES, game=game)
-    _require_one_of(SCORES, score=score)
-    _require_one_of(REFERENCES, reference=reference)
+    one_of(GAMES, game=game)
+    one_of(SCORES, score=score)
+    one_of(REFERENCES, reference=reference)
     if lam != "auto" and not (isinstance(lam, int | float) and 0 <= lam <= 1e30):
         raise InputError(f"Expected lam to be 'auto' or a number from 0 to 1e30, but got {lam!r}.")
     auto = lam == "auto"
     keeps = GAMES[game].keeps
     gate = gate if gate is not None else "restoring" if auto and keeps else "strict"
-    _require_one_of(RULES, gate=gate)
+    one_of(RULES, gate=gate)
     iterations = iterations if iterations is not None else 200 if auto else 500
     seeds = seeds if seeds is not None else 6 if auto else 1
     within("iterations", iterations, 1, 10**6)
@@ -178,9 +178,3 @@ def within(name: str, value: int, least: int, most: int) -> int:
     if not least <= value <= most:
         raise InputError(f"Expected {name} from {least} to {most}, but got {value}.")
     return value
-
-
-def _require_one_of(known: Iterable[str], **options: str) -> None:
-    for name, given in options.items():
-        if given not in known:
-            raise InputError(f"Expected {name} to be one of {', '.join(known)}, but got {given!r}.")

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgvis_lightning.errors import InputError
+from fgvis_lightning.errors import InputError, one_of
 from fgvis_lightning.metrics.checks import check_targets, shape
 from fgvis_lightning.metrics.discrimination import summarize
 from fgvis_lightning.metrics.localization import pointing_game
 from fgvis_lightning.metrics.means import Plotted
-from fgvis_lightning.metrics.order import check_ties
+from fgvis_lightning.metrics.order import TIES
 
 
 class PointingGame(Plotted):
@@ -40,7 +40,7 @@ class PointingGame(Plotted):
         self, num_classes: int, tolerance: int = 15, ties: str = "random", seed: int = 0, **options: Any
     ) -> None:
         super().__init__(**options)
-        check_ties(ties)
+        one_of(TIES, ties=ties)
         self.tolerance, self.ties, self.seed = tolerance, ties, seed
         self.add_state("hits", torch.zeros(num_classes), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(num_classes), dist_reduce_fx="sum")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fgvis_lightning.errors import InputError
+from fgvis_lightning.errors import InputError, one_of
 from fgvis_lightning.metrics.checks import shape
 from fgvis_lightning.metrics.masks import score_preserved
 
@@ -30,16 +30,6 @@ def _l1(values: Tensor) -> Tensor:
 
 INFORMATION: dict[str, Callable[[Tensor], Tensor]] = {"entropy": _entropy, "l1": _l1}
 """Measures of the information of images (B,N), (B,) ≥ 0."""
-
-
-def check_information(information: str) -> None:
-    """Check the name of a measure of information.
-
-    Raises:
-        InputError: if `INFORMATION` has no such name.
-    """
-    if information not in INFORMATION:
-        raise InputError(f"Expected information to be one of {', '.join(INFORMATION)}, but got {information!r}.")
 
 
 def conciseness_preciseness(
@@ -66,7 +56,7 @@ def conciseness_preciseness(
     Raises:
         InputError: if shapes do not match, or if ``information`` is unknown.
     """
-    check_information(information)
+    one_of(INFORMATION, information=information)
     if explanations.ndim < 2 or explanations.shape != images.shape or len(images) != len(score_image):
         raise InputError(
             f"Expected explanations and images of one shape and a score for each, but got {shape(explanations)}, "

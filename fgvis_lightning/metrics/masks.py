@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgvis_lightning.errors import InputError
+from fgvis_lightning.errors import InputError, one_of
 from fgvis_lightning.metrics.checks import check_batch, check_classes, check_maps, check_targets, shape
 
 
@@ -117,8 +117,7 @@ def highlight(x: Tensor, saliency: Tensor, scale: str = "maximum") -> Tensor:
     Raises:
         InputError: if shapes do not match, maps contain NaN, or the scale is unknown.
     """
-    if scale not in SCALES:
-        raise InputError(f"Expected scale to be one of {', '.join(SCALES)}, but got {scale!r}.")
+    one_of(SCALES, scale=scale)
     if x.ndim != 4:
         raise InputError(f"Expected x to be (B,3,H,W), but got {shape(x)}.")
     maps = check_maps("saliency", saliency, len(x), *x.shape[-2:]).to(x.device)

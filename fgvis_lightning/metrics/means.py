@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from fgvis_lightning.metrics.conciseness import check_information, conciseness_preciseness
+from fgvis_lightning.errors import one_of
+from fgvis_lightning.metrics.conciseness import INFORMATION, conciseness_preciseness
 from fgvis_lightning.metrics.edges import new_edges
 from fgvis_lightning.metrics.localization import energy_pointing_game
 from fgvis_lightning.metrics.masks import (
@@ -151,7 +152,7 @@ class Conciseness(MeanOverImages):
 
     def __init__(self, information: str = "entropy", **options: Any) -> None:
         super().__init__(**options)
-        check_information(information)
+        one_of(INFORMATION, information=information)
         self.information = information
 
     def update(self, score_explanation: Tensor, score_image: Tensor, explanations: Tensor, images: Tensor) -> None:

@@ -11,23 +11,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fgvis_lightning.errors import InputError
+from fgvis_lightning.errors import one_of
 
 TIES = {
     "random": "in an order drawn at random",
     "first": "those at the top left first, row by row",
 }
 """Orders of equal values, with descriptions."""
-
-
-def check_ties(ties: str) -> None:
-    """Check the name of an order of equal values.
-
-    Raises:
-        InputError: if `TIES` has no such name.
-    """
-    if ties not in TIES:
-        raise InputError(f"Expected ties to be one of {', '.join(TIES)}, but got {ties!r}.")
 
 
 def ranked(values: Tensor, ties: str = "random", seed: int = 0) -> Tensor:
@@ -42,7 +32,7 @@ def ranked(values: Tensor, ties: str = "random", seed: int = 0) -> Tensor:
     Raises:
         InputError: if ``ties`` is unknown.
     """
-    check_ties(ties)
+    one_of(TIES, ties=ties)
     values = values.detach()
     if ties == "first":
         return values.argsort(descending=True, stable=True)
@@ -52,7 +42,7 @@ def ranked(values: Tensor, ties: str = "random", seed: int = 0) -> Tensor:
 
 def peaks(values: Tensor, ties: str = "random", seed: int = 0) -> Tensor:
     """Index (B,) of the highest value in each row (B,N), the first of `ranked`; arguments as in `ranked`."""
-    check_ties(ties)
+    one_of(TIES, ties=ties)
     if ties == "first":
         return values.argmax(1)
     mixed = _shuffled(values.shape[1], seed).to(values.device)

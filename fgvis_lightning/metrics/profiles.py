@@ -12,8 +12,8 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from fgvis_lightning.errors import InputError, nearest
-from fgvis_lightning.metrics.order import TIES, check_ties
+from fgvis_lightning.errors import InputError, nearest, one_of
+from fgvis_lightning.metrics.order import TIES
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,8 @@ class Profile:
                 raise InputError(f"Expected {name} to be at least 1, but got {value}.")
         if self.rows is not None and self.tile > 1:
             raise InputError(f"Expected steps for tiles, but got rows={self.rows} and tile={self.tile}.")
-        check_ties(self.ties)
-        if self.area not in AREAS:
-            raise InputError(f"Expected area to be one of {', '.join(AREAS)}, but got {self.area!r}.")
+        one_of(TIES, ties=self.ties)
+        one_of(AREAS, area=self.area)
 
     def counts(self, height: int, width: int) -> Tensor:
         """Number of pixels or tiles changed at each of the S scores (S,), from none to all."""

@@ -11,14 +11,6 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.preprocessing import Preprocessing
 
 PREFIX = "hf:"
-INTERPOLATIONS = {
-    Resampling.NEAREST: "nearest",
-    Resampling.LANCZOS: "lanczos",
-    Resampling.BILINEAR: "bilinear",
-    Resampling.BICUBIC: "bicubic",
-    Resampling.BOX: "box",
-    Resampling.HAMMING: "hamming",
-}
 
 
 def load_huggingface(name: str) -> tuple[nn.Module, Preprocessing, str]:
@@ -67,7 +59,7 @@ def preprocessing_of(processor: Any) -> Preprocessing:
     return Preprocessing(
         size=inputs,
         resize=resize,
-        interpolation=INTERPOLATIONS[Resampling(int(processor.resample))],
+        interpolation=Resampling(int(processor.resample)).name.lower(),
         mean=tuple(processor.image_mean) if normalized else (0.0,) * 3,
         std=tuple(processor.image_std) if normalized else (1.0,) * 3,
         source="from HuggingFace's image processor",

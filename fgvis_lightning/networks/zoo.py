@@ -88,7 +88,7 @@ def own_entry(network: nn.Module, weights: str | None) -> tuple[Preprocessing, t
             ) from error
         preset = entry.transforms()
         preprocessing = Preprocessing(
-            size=_pair(preset.crop_size[0]),
+            size=(preset.crop_size[0],) * 2,
             resize=preset.resize_size[0],
             interpolation=preset.interpolation.value,
             mean=tuple(preset.mean),
@@ -112,7 +112,3 @@ def own_entry(network: nn.Module, weights: str | None) -> tuple[Preprocessing, t
     )
     imagenet = getattr(network, "num_classes", None) == 1000 == own.get("num_classes")
     return preprocessing, imagenet_classes() if imagenet else ()
-
-
-def _pair(side: int) -> tuple[int, int]:
-    return (side, side)

@@ -127,7 +127,7 @@ def read(output: Path, name: str) -> Results:
         cells = tuple(_cell(table, method, metric, compared, reference) for metric in metrics)
         cost = costs.get(method, {})
         columns = [*(f"{kind} passes per image" for kind in ("forward", "backward")), "seconds per image"]
-        lines.append(Line(method, _kind(method), cells, tuple(_spent(cost.get(name, "")) for name in columns)))
+        lines.append(Line(method, _kind(method), cells, tuple(_spent(_float(cost, name)) for name in columns)))
     order = {"method": 0, "another seed": 1, "floor": 2}
     lines.sort(key=lambda line: order[line.kind])
     figures = [(quote(f"{slug(name)}/{path}"), text) for path, text in FIGURES.items() if (folder / path).exists()]
@@ -203,10 +203,6 @@ def _float(row: Mapping[str, str] | None, column: str) -> float:
         return math.nan
 
 
-def _spent(text: str) -> str:
+def _spent(number: float) -> str:
     """Passes or seconds to three digits."""
-    try:
-        number = float(text)
-    except ValueError:
-        return ""
-    return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
+    return "" if math.isnan(number) else f"{number:.3g}" if number < 1000 else f"{number:,.0f}"

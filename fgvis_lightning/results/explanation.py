@@ -22,6 +22,9 @@ from fgvis_lightning.results.notebook import evidence_picture, figure_of, html, 
 from fgvis_lightning.results.numbers import level_of, percent, probability
 from fgvis_lightning.results.tensor_files import save_tensors, write_whole
 
+ALWAYS = ("mask", "targets", "score_image", "score_explanation")
+"""Fields with one row for each item."""
+
 _WORDS = {"true": True, "false": False}
 ROWS: dict[str, Callable[[str], float]] = {
     "feasible": _WORDS.__getitem__,
@@ -157,7 +160,7 @@ class Explanation:
         """Join the items of several explanations of the same game, with what all of them know, without metadata."""
         coverage, closed = parts[0].coverage, [c.closed for p in parts if (c := p.coverage) and c.closed is not None]
         known: dict[str, Any] = {}
-        for name in (*ROWS, "ranking", "images"):
+        for name in (*ALWAYS, *ROWS, "ranking", "images"):
             found = [rows for part in parts if (rows := getattr(part, name)) is not None]
             known[name] = torch.cat(found) if len(found) == len(parts) else None
         for name in ("ids", "names"):
@@ -166,10 +169,6 @@ class Explanation:
         color = parts[0].background
         alike = color is not None and all(p.background is not None and torch.equal(p.background, color) for p in parts)
         return cls(
-            mask=torch.cat([part.mask for part in parts]),
-            targets=torch.cat([part.targets for part in parts]),
-            score_image=torch.cat([part.score_image for part in parts]),
-            score_explanation=torch.cat([part.score_explanation for part in parts]),
             game=parts[0].game,
             coverage=coverage and replace(coverage, closed=torch.cat(closed) if len(closed) == len(parts) else None),
             background=color if alike and known["images"] is not None else None,
@@ -184,19 +183,12 @@ class Explanation:
         def rows(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[order]
 
-        known: dict[str, Any] = {name: rows(getattr(self, name)) for name in (*ROWS, "ranking")}
-        return replace(
-            self,
-            mask=self.mask[order],
-            targets=self.targets[order],
-            score_image=self.score_image[order],
-            score_explanation=self.score_explanation[order],
-            coverage=self.coverage and replace(self.coverage, closed=rows(self.coverage.closed)),
-            ids=tuple(self.ids[index] for index in order.tolist()) if self.ids else (),
-            names=tuple(self.names[index] for index in order.tolist()) if self.names else (),
-            images=rows(self.images),
-            **known,
-        )
+        known: dict[str, Any] = {name: rows(getattr(self, name)) for name in (*ALWAYS, *ROWS, "ranking", "images")}
+        for name in ("ids", "names"):
+            texts = getattr(self, name)
+            known[name] = tuple(texts[index] for index in order.tolist()) if texts else ()
+        closed = self.coverage and replace(self.coverage, closed=rows(self.coverage.closed))
+        return replace(self, coverage=closed, **known)
 
     def saliency(self) -> Tensor:
         """The map (B,H,W) ≥ 0 by which metrics rank pixels, high = evidence.

@@ -244,7 +244,6 @@ def grid(
     foot = 0.22 * (note.count("\n") + 1) if note else 0.0
     high = top + len(rows) * (tall + below + gap) + foot
     figure = Figure(figsize=(wide, high), dpi=300)
-    FigureCanvasAgg(figure)
     figure.text(left / wide, 0.06 / high, note, ha="left", va="bottom", fontsize=9)
     for number, row in enumerate(rows):
         bottom = high - top - (number + 1) * (tall + below + gap) + below + gap
@@ -265,7 +264,6 @@ def grid(
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:
     """A figure as an array (H,W,3), for loggers."""
-    canvas = figure.canvas
-    assert isinstance(canvas, FigureCanvasAgg)
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

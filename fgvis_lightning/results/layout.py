@@ -9,7 +9,6 @@ from textwrap import wrap
 from typing import Any
 
 from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -49,7 +48,6 @@ def panel(rows: Sequence[Mapping[str, Tensor]], title: str, notes: Sequence[str]
     talls = [GAP_INCHES + tall + max(caption_tall for *_, caption_tall in row) for row in captions]
     total_tall = sum(talls) + sum(head_tall for *_, head_tall in heads) + 2 * GAP_INCHES
     figure = Figure(figsize=(total_wide, total_tall), dpi=DPI)
-    FigureCanvasAgg(figure)
     top = total_tall - GAP_INCHES
     for text, size, head_tall in heads:
         weight = "bold" if size == TITLE else "normal"

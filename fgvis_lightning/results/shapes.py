@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -51,7 +50,6 @@ def signal_figure(signal: Tensor, evidence: Tensor, title: str, notes: Sequence[
     head = 0.5 + 0.22 * len(notes)
     high = count * TALL + head + 0.45
     figure = Figure(figsize=(WIDE, high), dpi=100)
-    FigureCanvasAgg(figure)
     figure.text(LEFT, 1 - 0.1 / high, title, va="top", fontsize=TITLE, fontweight="bold", **STYLE)
     for number, note in enumerate(notes):
         figure.text(LEFT, 1 - (0.4 + 0.22 * number) / high, note, va="top", fontsize=TEXT, **STYLE)

@@ -15,7 +15,7 @@ class Table:
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = tuple(columns)
-        self.rows: list[tuple[object, ...]] = []
+        self.rows: list[tuple[Any, ...]] = []
 
     def add(self, row: Iterable[object]) -> None:
         """Add a row with one value for each column."""

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toy_networks import Plain, Residual, Spelled
 
-from fgvis_lightning.baselines.excitation_backprop import ExcitationBackprop, marginal_winning_probability
+from fgvis_lightning.baselines.excitation_backprop import ExcitationBackprop, _Pathways
+from fgvis_lightning.baselines.propagation import differentiable
 from fgvis_lightning.errors import InputError
 
 # --- a slow version: every linear map as a matrix, every neuron's probability on its own ---
@@ -149,7 +150,9 @@ def images(number: int = 1, size: int = 8, seed: int = 1) -> Tensor:
 def at(
     network: nn.Module, x: Tensor, *names: str, target: int = 2, contrastive: bool = False, signed: bool = False
 ) -> dict[str, Tensor]:
-    return marginal_winning_probability(network, x, torch.full((len(x),), target), names, contrastive, signed)
+    targets = torch.full((len(x),), target)
+    with differentiable(network, x):
+        return {name: _Pathways(network, x, signed).probability(targets, name, contrastive) for name in names}
 
 
 @pytest.mark.parametrize("contrastive", [False, True])

@@ -9,19 +9,15 @@ import pytest
 import torch
 
 from fgvis_lightning.data.batches import Batch, Sweep, ahead
-from fgvis_lightning.data.images import Failure
 from fgvis_lightning.data.items import Item
 
 
-def stream(count: int, broken: tuple[int, ...] = ()) -> list[tuple[Item, torch.Tensor] | Failure]:
-    return [
-        Failure(str(i), "broken") if i in broken else (Item(str(i), "", i - count, i), torch.full((3, 2, 2), float(i)))
-        for i in range(count)
-    ]
+def stream(count: int) -> list[tuple[Item, torch.Tensor]]:
+    return [(Item(str(i), "", i - count, i), torch.full((3, 2, 2), float(i))) for i in range(count)]
 
 
-def numbers(batch: Batch) -> list[int | None]:
-    return [None if item is None else item.number for item in batch.items]
+def numbers(batch: Batch) -> list[int]:
+    return [item.number for item in batch.items]
 
 
 def test_a_batch_is_handed_out_until_its_items_are_finished() -> None:
@@ -40,19 +36,14 @@ def test_a_batch_is_handed_out_until_its_items_are_finished() -> None:
     assert numbers(second) == [2, 3]
     second.finish(second.used)
     last = next(handed)
-    assert (numbers(last), last.used) == ([4, None], [0])
+    assert (numbers(last), last.used) == ([4], [0])
     assert last.images[:, 0, 0, 0].tolist() == [4.0, 4.0], "a batch keeps its size"
     last.finish([0])
     assert next(handed, None) is None
 
 
-def test_failures_are_left_out() -> None:
-    sweep = Sweep(stream(6, broken=(0, 2, 5)), 4, count=6)
-    assert sweep.peek() is not None
-    batch = next(iter(sweep))
-    assert (numbers(batch), batch.used) == ([1, 3, 4, None], [0, 1, 2])
-    assert sweep.failed == 3
-    empty = Sweep(stream(2, broken=(0, 1)), 2, count=2)
+def test_nothing_to_do() -> None:
+    empty = Sweep(stream(0), 2, count=2)
     assert empty.peek() is None
     assert list(empty) == []
 

@@ -335,7 +335,7 @@ def test_an_image_that_disappears(images: Path, tmp_path: Path, photo: PhotoMake
 
 
 def test_two_sweeps_into_one_folder(images: Path, tmp_path: Path) -> None:
-    slow = options(images, tmp_path, "--model.iterations", "500", "--model.patience", "0", "--data.targets", "top5")
+    slow = options(images, tmp_path, "--model.iterations", "150", "--model.patience", "0", "--data.targets", "top5")
     first = start([*slow, "--data.batch_size", "1"])  # it would take minutes
     wait_for_files(tmp_path, 1, first)
     _, err = run(slow, 2)
