@@ -3,7 +3,7 @@
 FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. Folders and modules in the order of their imports::
 
     errors       the error for user mistakes
-    names        names in file names
+    names        names in file names and messages
     texts        text files in the encodings of editors and spreadsheets
     method       the method in plain torch: games, gate rules, levels, solvers
     networks     a frozen classifier with its preprocessing and class names
@@ -17,8 +17,8 @@ FGVis (Wagner et al., CVPR 2019) on PyTorch Lightning. Folders and modules in th
     baselines    other methods, with a common signature
     metrics      quality of maps and masks
     bias         statistics of explanations and interventions on images
-    experiments  all commands except fit, and their common code
-    report       a results folder → an HTML page
+    experiments  the commands compare, evaluate, pointing, bias, adversarial, sanity and predict
+    report       the commands report and benchmark: results → an HTML page
     cli          the command line
 
 The public names below are imported on first use, so that code without torch does not wait for it.

@@ -11,10 +11,10 @@ from torch.autograd import Function
 
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.baselines.propagation import Call, Rules, differentiable
+from fgvis_lightning.baselines.winning_probability import PRODUCTS
 from fgvis_lightning.defense.nonlinearities import ACTIVATIONS, table
 
 POOLS = frozenset({f"{kind}max_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)} | {"amax"})
-PRODUCTS = frozenset({"mul", "multiply"})
 CLOSE = 1e-5
 """Relative difference below which a quotient of differences is mostly rounding, so the derivative is used instead."""
 

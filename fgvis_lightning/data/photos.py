@@ -67,7 +67,7 @@ def find_photos(source: str, arrays: bool = False) -> list[Photo]:
     raise InputError(f"Expected a file, a glob, a folder or a CSV file with images, but {source} does not exist.")
 
 
-# pathlib takes ten seconds for a million paths. The next five functions do the same with strings.
+# pathlib takes ten seconds for a million paths. The functions below do the same with strings.
 
 
 def _walk(

@@ -31,7 +31,7 @@ class Layer:
 
 @dataclass
 class Coverage:
-    """Nonlinearities of the last pass, and the number of their gated calls; equal if all of it is.
+    """Nonlinearities of the last pass, and the number of their gated calls. ``==`` compares all fields.
 
     Attributes:
         calls: number of activation calls by name, e.g. ``{"relu6": 33}``.
@@ -65,10 +65,8 @@ class Coverage:
         ]
         lines = [f"{self.gated.total()} of {self.calls.total()} nonlinearity calls gated: {', '.join(parts)}"]
         if self.exempt:
-            lines.append(
-                "without a gate: "
-                + ", ".join(f"{n} {kind}{NEEDS_NONE.get(kind, '')}" for kind, n in self.exempt.items())
-            )
+            some = [f"{n} {kind}{' (which needs none)' * (kind == 'pooling')}" for kind, n in self.exempt.items()]
+            lines.append(f"without a gate: {', '.join(some)}")
         if self.gate_free:
             lines.append(GATE_FREE)
         if self.closed is not None and self.layers:
@@ -106,9 +104,6 @@ class Coverage:
             shares.setdefault(_stage(layer), []).append(share)
         return {stage: sum(values) / len(values) for stage, values in shares.items()}
 
-
-NEEDS_NONE = {"pooling": " (which needs none)"}
-"""Remarks on kinds of operations without a gate."""
 
 GATE_FREE = (
     "A path from the image to the logits has no gate, or several layers in a row have none: there the gradient is "

@@ -35,17 +35,14 @@ from torch.autograd import Function
 
 from fgvis_lightning.errors import InputError, nearest
 
-GATED: dict[str, tuple[str, ...]] = {
-    "ReLU family": ("relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold"),
-    "hard variants": ("hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink"),
-    "clamps": ("clamp", "clip", "clamp_min", "clamp_max"),
-    "sigmoid family": ("sigmoid", "logsigmoid"),
-    "tanh family": ("tanh", "tanhshrink", "softsign"),
-    "smooth ReLUs": ("gelu", "silu", "mish", "softplus"),
-    "ELU family": ("elu", "selu", "celu"),
-    "GLU": ("glu",),
-}
-"""Families of gated activations, with the names of their functions."""
+GATED = (
+    *("relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold"),
+    *("hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink"),
+    *("clamp", "clip", "clamp_min", "clamp_max"),
+    *("sigmoid", "logsigmoid", "tanh", "tanhshrink", "softsign"),
+    *("gelu", "silu", "mish", "softplus", "elu", "selu", "celu", "glu"),
+)
+"""Functions of the gated activations."""
 
 NONNEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid", "softplus"})
 """Activations whose output is never negative: their lower bound, min(0, h(x)) = 0, always holds."""
@@ -129,7 +126,7 @@ def table(names: Iterable[str]) -> Functions:
     return {function: name for name in names for function in spellings(name)}
 
 
-ACTIVATIONS: Functions = table(name for family in GATED.values() for name in family)
+ACTIVATIONS: Functions = table(GATED)
 ACTIVATIONS[torch.special.expit] = "sigmoid"
 
 NORMALIZATIONS: Functions = dict.fromkeys(table(NORMALIZATION_FUNCTIONS), NORMALIZATION)

@@ -54,7 +54,7 @@ class MaskModule(SweepModule):
         self._counting = ExitStack()
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [_Leaves()]
+        return [_RemoveHooks()]
 
     def on_train_start(self) -> None:
         self._counting.enter_context(self.cost.of(self.network.network))
@@ -198,7 +198,7 @@ class MaskModule(SweepModule):
                 self.log(name, value, batch_size=len(self.batch.used))
 
 
-class _Leaves(pl.Callback):
+class _RemoveHooks(pl.Callback):
     """Removes the hooks that count passes from the network if a run fails."""
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

@@ -1,1 +1,1 @@
-"""The commands other than ``fit``, each a file with ``main``."""
+"""The commands that measure, each a module with ``main``, and their common code."""

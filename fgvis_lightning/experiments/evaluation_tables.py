@@ -68,7 +68,7 @@ def summary(
     shown = [metric for metric in metrics if any((name, metric) in cells for name in methods)]
     heads = [f"{metric} {'↑' if METRICS[metric].higher else '↓'}" for metric in shown]
     people = []
-    for number in range(min(len(methods), 2)):  # one method differs from none
+    for number in range(min(len(methods), 2)):  # with a single method there are no differences
         people.append(Table(("method", *heads)))
         for name in methods:
             people[-1].add((name, *(cells.get((name, metric), ("", ""))[number] for metric in shown)))

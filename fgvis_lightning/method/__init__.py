@@ -2,11 +2,16 @@
 
     games        the four objectives, references, scores (section 3.1)
     gates        rules for the gradient of a neuron: the paper's and a restoring one (section 3.2)
+    tasks        the meaning of the network's outputs: softmax, sigmoid, multilabel, regression
     level        the score that an explanation must reach, for ``lam: auto``
+    options      options of an explanation, with their defaults
+    runs         the state of a solver, and comparisons between the runs of an image
     solver       base of the optimizers that search for the smallest evidence that reaches the level
     solvers      the two solvers, Pruning and Thresholding
+    storage      masks as they are stored
     convergence  early stopping of an image
     loop         all of it in one loop
+    equality     equality of objects with tensors
 
 Nothing here depends on Lightning, files or devices.
 """

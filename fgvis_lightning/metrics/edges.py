@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.metrics.checks import shape
+from fgvis_lightning.networks.channels import LUMA
 
-LUMA = 0.299, 0.587, 0.114
 """Weights of red, green and blue by ITU-R recommendation BT.601."""
 
 

@@ -7,5 +7,7 @@ The modules, in the order of the data flow::
     overview    numbers and plots of all items
     pictures    one item → the pictures of its view
     page        all of these → HTML
-    command     the command line
+    command     the command line of report
+
+    benchmark, benchmark_page    the command benchmark and its page
 """

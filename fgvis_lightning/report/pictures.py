@@ -30,7 +30,6 @@ from fgvis_lightning.results.figures import as_rgb, brightened, brightest, heat,
 from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.notebook import as_pil
-from fgvis_lightning.results.tensor_files import SUFFIX
 
 THUMBNAIL = 160
 """Height of a thumbnail, and width of each of its two pictures."""
@@ -99,7 +98,7 @@ def make_pictures(entry: Entry, side: int = THUMBNAIL) -> Pictures:
         image, problem = _image(entry, preprocessing)
     bands = item.bands if isinstance(item, Explanation) else None
     image = None if image is None else as_rgb(image, bands)
-    panel = None if image is not None else _panel(entry.path.parent.parent / "panels" / f"{_stem(entry.path)}.png")
+    panel = None if image is not None else _panel(entry.path.parent.parent / "panels" / f"{entry.path.stem}.png")
     photo = None if image is None else _jpeg(image, 92)
     if isinstance(item, Explanation):
         evidence = as_rgb(item.evidence[0].nan_to_num(), bands)
@@ -194,10 +193,6 @@ def _panel(path: Path) -> bytes | None:
             return _jpeg(file.convert("RGB"), 85)
     except (OSError, Image.DecompressionBombError):
         return None
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(SUFFIX)
 
 
 def figure_url(path: Path) -> tuple[str, int, int] | None:

@@ -17,7 +17,7 @@ from fgvis_lightning.method.equality import same_fields
 from fgvis_lightning.method.games import Game
 from fgvis_lightning.method.storage import STORAGE, rounded
 from fgvis_lightning.results.layout import PICTURES, as_file
-from fgvis_lightning.results.lines import few_lines
+from fgvis_lightning.results.lines import WORDS, few_lines
 from fgvis_lightning.results.notebook import evidence_picture, figure_of, html, overlay_picture, png
 from fgvis_lightning.results.numbers import level_of, percent, probability
 from fgvis_lightning.results.tensor_files import save_tensors, write_whole
@@ -25,14 +25,13 @@ from fgvis_lightning.results.tensor_files import save_tensors, write_whole
 ALWAYS = ("mask", "targets", "score_image", "score_explanation")
 """Fields with one row for each item."""
 
-_WORDS = {"true": True, "false": False}
 ROWS: dict[str, Callable[[str], float]] = {
-    "feasible": _WORDS.__getitem__,
+    "feasible": WORDS.__getitem__,
     "iterations": int,
     "reached": int,
     "agreement": float,
     "highest": float,
-    "topped": _WORDS.__getitem__,
+    "topped": WORDS.__getitem__,
 }
 """Optional fields with one value for each item, and their conversions from a file's metadata."""
 

@@ -13,7 +13,8 @@ from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_meta
 MOST = 20
 """Maximum number of items to list or print."""
 
-FEASIBLE = {"true": True, "false": False}
+WORDS = {"true": True, "false": False}
+"""Boolean entries of a file's metadata."""
 
 
 def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
@@ -39,7 +40,7 @@ def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
         after = score_after(item.get("game"))
         name = item.get("name", f"class {item.get('target', '?')}")
         name = "".join(letter if letter.isprintable() else "?" for letter in name)
-        size, level = percent(1 - sparsity), level_of(FEASIBLE.get(item.get("feasible", "")), sparsity)
+        size, level = percent(1 - sparsity), level_of(WORDS.get(item.get("feasible", "")), sparsity)
         rows.append((id, name, *map(probability, scores), size, level))
     if not rows:
         return []
