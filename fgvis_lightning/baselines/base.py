@@ -68,14 +68,24 @@ class Method(ABC):
             name: name of the method in the comparison.
             parameters: the method's parameters, which a map depends on.
         """
-        return MapModule(self, classifier, name, parameters, fold=self.black_box)
+        return MapModule(self.prepared(classifier), classifier, name, parameters, fold=self.black_box)
+
+    def prepared(self, classifier: Classifier) -> Method:
+        """The method with all that it needs to know of the classifier, such as its normalization."""
+        return self
 
 
 class MaskMethod(Method):
-    """A method that leaves a part of the image that should be sufficient for the class.
+    """A method that leaves a part of the image as an image.
 
     In a comparison, this image is stored with the map, see `fgvis_lightning.results.explanation.Attribution`.
+
+    Attributes:
+        hides: what replaces the rest: ``blurred`` for the blurred image, where the map is the mask in [0,1]; ``black``;
+            or empty if it is neither. The conciseness–preciseness scores need it.
     """
+
+    hides = ""
 
     @abstractmethod
     def explanation(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +105,8 @@ class MaskMethod(Method):
         return self.explanation(network, images, targets)[1]
 
     def module(self, classifier: Classifier, name: str, parameters: dict[str, Any]) -> SweepModule:
-        return MapModule(self.explanation, classifier, name, parameters, fold=self.black_box)
+        method: Any = self.prepared(classifier)
+        return MapModule(method.explanation, classifier, name, parameters, fold=self.black_box, hides=self.hides)
 
 
 def scores(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:

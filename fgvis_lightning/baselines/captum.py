@@ -54,7 +54,14 @@ class FGVisAttribution(Attribution):
             return (self.attribute(inputs[0], target, **options),)
         if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
             raise InputError("Expected inputs to be one tensor (B,C,H,W) of floating-point numbers.")
-        targets = torch.as_tensor(-1 if target is None else target).flatten().expand(len(inputs)).tolist()
+        try:
+            classes = torch.as_tensor(-1 if target is None else target).flatten().expand(len(inputs))
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"Expected target to be a class index, or (B,) of them, but got {target!r}.") from error
+        negative = target is not None and bool((classes < 0).any())
+        if negative or classes.is_floating_point() or classes.dtype == torch.bool:
+            raise InputError(f"Expected class indices of at least 0 as target, but got {target!r}.")
+        targets = classes.tolist()
         found = explain_normalized(self.forward_func, inputs, targets, **{**self.options, **options})
         return found.evidence.to(inputs.device)
 
@@ -67,7 +74,7 @@ class Captum(Method):
         attribution: class_path of the class, e.g. ``captum.attr.IntegratedGradients``.
         init: further arguments of its constructor.
         arguments: further arguments of its ``attribute``.
-        layer: name of a module of the network, for classes that explain a layer; the maps are upsampled.
+        layer: name of a module of the network, for classes that explain a layer; the maps are upsampled bilinearly.
         seed: seed of its random numbers, if any.
     """
 
@@ -94,7 +101,7 @@ class Captum(Method):
 
         def attribute(image: Tensor, target: Tensor) -> Tensor:
             found = attribution.attribute(image, target=target, **self.arguments)
-            return LayerAttribution.interpolate(found.detach().sum(1, keepdim=True), images.shape[-2:])
+            return LayerAttribution.interpolate(found.detach().sum(1, keepdim=True), images.shape[-2:], "bilinear")
 
         try:
             layer = () if self.layer is None else (network.get_submodule(self.layer),)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import Method
+from fgvis_lightning.networks.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,13 @@ class OtherClass(Method):
     """
 
     method: Method
+
+    @property
+    def cheap(self) -> bool:
+        return self.method.cheap
+
+    def prepared(self, classifier: Classifier) -> OtherClass:
+        return replace(self, method=self.method.prepared(classifier))
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         with torch.no_grad():

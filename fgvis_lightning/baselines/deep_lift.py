@@ -77,7 +77,7 @@ class _Multipliers(Rules):
     def apply(self, name: str, call: Call) -> Any:
         if name in PRODUCTS:
             return _Product.apply(call, *call.depending) if len(call.depending) == 2 else call()
-        if len(call.depending) > 1 or call.depending[0] is not call.args[0] or name == "glu":
+        if len(call.depending) > 1 or call.depending[0] is not call.argument(0, "input") or name == "glu":
             return call()
         return _Rescaled.apply(call, name in POOLS, call.depending[0])
 

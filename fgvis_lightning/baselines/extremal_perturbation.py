@@ -54,6 +54,7 @@ class ExtremalPerturbation(MaskMethod):
     """
 
     black_box = True
+    hides = "blurred"
 
     areas: list[float] = field(default_factory=lambda: [0.1])
     iterations: int = 800

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from fgvis_lightning.api import explain_with
 from fgvis_lightning.baselines.base import Method
+from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results.explanation import Explanation
@@ -75,6 +76,11 @@ class FGVisMethod(Method):
     fused: bool = True
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        if self.reference == "black":
+            raise InputError(
+                "Expected another reference than black outside of comparisons, which alone know the network's "
+                "normalization. Use zero, blurred or noise."
+            )
         found = explain_normalized(network, images, targets.tolist(), self.kind, **vars(self))
         return found.saliency().to(images.device)
 

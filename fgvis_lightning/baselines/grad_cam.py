@@ -9,7 +9,7 @@ from captum.attr import LayerAttribution, LayerGradCam
 from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import Method
-from fgvis_lightning.baselines.layers import completed, module_called
+from fgvis_lightning.baselines.layers import completed, layer_with_maps, module_called
 from fgvis_lightning.errors import InputError
 
 
@@ -26,9 +26,20 @@ class GradCAM(Method):
     layer: str | None = None
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        layer = module_called(network, self.layer or last_convolutional(network, images[:1]))
+        layer = cam_layer(network, self.layer, images[:1])
         maps = LayerGradCam(network, layer).attribute(images.detach(), targets, relu_attributions=True)
         return LayerAttribution.interpolate(maps, images.shape[-2:], "bilinear")[:, 0].detach().float()
+
+
+def cam_layer(network: nn.Module, name: str | None, image: Tensor) -> nn.Module:
+    """The module with this name, or the one of `last_convolutional`.
+
+    Raises:
+        InputError: see `layer_with_maps` and `last_convolutional`.
+    """
+    if name is not None:
+        return layer_with_maps(network, name, image)
+    return module_called(network, last_convolutional(network, image))
 
 
 def last_convolutional(network: nn.Module, image: Tensor) -> str:

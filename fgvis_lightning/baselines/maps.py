@@ -31,6 +31,7 @@ class MapModule(SweepModule):
         name: name of the method.
         parameters: parameters of the method, which a map depends on.
         fold: whether the method gets the network with batch normalization folded into convolutions.
+        hides: what replaces the rest in the images, see `fgvis_lightning.baselines.base.MaskMethod`.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class MapModule(SweepModule):
         name: str,
         parameters: dict[str, Any],
         fold: bool = False,
+        hides: str = "",
     ) -> None:
         super().__init__(classifier)
         self.automatic_optimization = False
         self.network = faster(classifier) if fold else classifier.network
         self.method = method
         self.name = name
+        self.hides = hides
         self.parameters_of_method = parameters
 
     def setup(self, stage: str) -> None:
@@ -77,7 +80,7 @@ class MapModule(SweepModule):
             images = self._checked(images, x.shape, "images", "explanation")
             images = self.classifier.preprocessing.denormalize(images)
         scores = self.classifier.task.probability(logits.float(), targets).cpu()
-        self._found = Attribution(maps, targets.cpu(), scores, self.name, explanation=images)
+        self._found = Attribution(maps, targets.cpu(), scores, self.name, explanation=images, hides=self.hides)
 
     def _checked(self, tensor: Tensor, shape: torch.Size, what: str, where: str) -> Tensor:
         """Check a result of the method, and return it in float32 on the CPU."""

@@ -27,10 +27,10 @@ class MeaningfulPerturbation(MaskMethod):
     forward difference.
 
     The mask starts as the smallest centered circle, in steps of 5 pixels, whose blur reduces the score by 99 % of the
-    reduction from blurring the whole image. Sizes are in pixels at size 224, and scaled to the shorter side of other
-    images. The shift moves image and blurred image under the mask and repeats their border (the authors enlarge them
-    instead). It is random in each iteration and the same for all images, which are optimized together without affecting
-    each other.
+    reduction from blurring the whole image; the authors also blur the circle's edge, with σ = 10. Sizes are in pixels
+    at size 224, and scaled to the shorter side of other images. The shift moves image and blurred image under the mask
+    and repeats their border (the authors enlarge them instead). It is random in each iteration and the same for all
+    images, which are optimized together without affecting each other.
 
     The game is deletion, so M is the mask of the image *without* the evidence. The explanation shows the other part,
     ``x (1 - M) + blurred M``; the objective does not require that it has the class.
@@ -48,6 +48,7 @@ class MeaningfulPerturbation(MaskMethod):
     """
 
     black_box = True
+    hides = "blurred"
 
     iterations: int = 300
     lr: float = 0.1

@@ -51,7 +51,8 @@ class Call:
 
     def at(self, x: Tensor) -> Any:
         """Call the function with another first tensor, which is not changed."""
-        return self.function(x.clone(), *self.args[1:], **self.kwargs)
+        named = {name: value for name, value in self.kwargs.items() if name != "input" or self.args}
+        return self.function(x.clone(), *self.args[1:], **named)
 
     def argument(self, place: int, name: str) -> Any:
         """An argument by its position or name; None if it is not given."""

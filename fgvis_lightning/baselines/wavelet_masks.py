@@ -6,13 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import MaskMethod, require, scores, steps
-from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.networks.classifier import Classifier
@@ -54,6 +52,7 @@ class CartoonX(MaskMethod):
     """
 
     black_box = True
+    hides = "black"
 
     iterations: int = 2000
     lr: float = 0.001
@@ -75,11 +74,12 @@ class CartoonX(MaskMethod):
         require(self, 1, "samples", "scales", "batch_size")
         if (self.mean is None) != (self.std is None):
             raise InputError(f"Expected mean and std, or neither, but got {self.mean} and {self.std}. Set both.")
+        if self.mean is not None and self.std is not None and (len(self.mean) != len(self.std) or min(self.std) <= 0):
+            raise InputError(f"Expected mean and std > 0 for each channel, but got {self.mean} and {self.std}.")
 
-    def module(self, classifier: Classifier, name: str, parameters: dict[str, Any]) -> SweepModule:
+    def prepared(self, classifier: Classifier) -> CartoonX:
         known = classifier.preprocessing
-        method = self if self.mean is not None else replace(self, mean=known.mean, std=known.std)
-        return super(CartoonX, method).module(classifier, name, parameters)
+        return self if self.mean is not None else replace(self, mean=known.mean, std=known.std)
 
     def explanation(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         passes = 1 + self.iterations * ceil(self.samples / self.batch_size)
@@ -177,13 +177,20 @@ class CartoonX(MaskMethod):
         if self.mean is None or self.std is None:
             black, white = image.min(), image.max()
             return black.view(1, 1, 1), torch.where(white > black, white - black, 1).view(1, 1, 1)
+        if len(self.mean) not in (1, image.shape[1]):
+            raise InputError(
+                f"Expected mean and std for {image.shape[1]} channels, but got {self.mean} and {self.std}."
+            )
         mean, std = (image.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return -mean / std, 1 / std
 
     def decomposed(self, pixels: Tensor) -> Bands:
         """The coefficients of images (N,C,H,W), in float32 or better."""
         exact = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
-        rest, *details = toolbox().wavedec2(exact, self.wavelet, mode="zero", level=self.scales)
+        try:
+            rest, *details = toolbox().wavedec2(exact, self.wavelet, mode="zero", level=self.scales)
+        except ValueError as error:
+            raise InputError(f"Expected wavelet to be one of PyWavelets', but got {self.wavelet!r}: {error}") from error
         return [rest[:, :, None], *(torch.stack(list(detail), 2) for detail in details)]
 
     def composed(self, bands: Bands, image: Tensor) -> Tensor:

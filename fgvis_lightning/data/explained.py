@@ -48,6 +48,23 @@ def explained_image(metadata: Mapping[str, str], preprocessing: Preprocessing) -
     return as_float(load_image(path, preprocessing, upscale=True, sha256=sha256))
 
 
+def check_same_input(metadata: Mapping[str, str], id: str, preprocessing: Preprocessing) -> None:
+    """Refuse a network whose input shows another part of the image than the item with these metadata.
+
+    Raises:
+        InputError: if the size or the crop differs.
+    """
+    own = json.loads(json.dumps({"size": preprocessing.size, "resize": preprocessing.resize}))
+    theirs = {name: value for name, value in json.loads(metadata.get("settings", "{}")).items() if name in own}
+    if differing := [
+        f"{name} {value} there and {own[name]} here" for name, value in theirs.items() if value != own[name]
+    ]:
+        raise InputError(
+            f"Expected the network that made {id}, but the input differs: {'; '.join(differing)}. Give that network "
+            f"and its size with --model.network and --model.classifier.size."
+        )
+
+
 def with_image(explanation: Explanation, folder: str | Path | None = None) -> Explanation:
     """An explanation from a file together with its image.
 

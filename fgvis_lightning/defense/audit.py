@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fgvis_lightning.defense.nonlinearities import OPERATORS, STEPS
+from fgvis_lightning.defense.nonlinearities import CAST, OPERATORS, STEPS
 
 Found = Counter[tuple[str, str]]
 """Counts of findings: {(name, path of the module): count}."""
@@ -48,7 +49,7 @@ class Witness(TorchDispatchMode):
     Attributes:
         operators: activation operators, by name.
         missed: activation operators that ran outside an intercepted call.
-        steps: elementwise comparisons of values that depend on the image.
+        steps: elementwise comparisons and roundings of values that depend on the image.
         random: operators that draw random numbers.
     """
 
@@ -60,25 +61,47 @@ class Witness(TorchDispatchMode):
         self.missed: Found = Counter()
         self.steps: Found = Counter()
         self.random: Found = Counter()
+        self._storages: dict[int, StorageWeakRef] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__.removesuffix("_")
+        inputs = list(tensors_in((*args, *(kwargs or {}).values())))
+        depends = any(map(self._depends, inputs))
         output = func(*args, **(kwargs or {}))
+        if depends:
+            for tensor in (*inputs, *tensors_in(output)):
+                self.watch(tensor)
         if name in OPERATORS:
             self.operators[name] += 1
             if not self.within():
                 self.missed[name, self.modules.running()] += 1
-        elif (
-            name in STEPS and not self.within() and _depends(args) and isinstance(output, Tensor) and output.numel() > 1
-        ):
-            self.steps[name, self.modules.running()] += 1
+        elif depends and not self.within() and isinstance(output, Tensor) and output.numel() > 1:
+            whole = name == CAST and not output.is_floating_point() and inputs[0].is_floating_point()
+            if name in STEPS or whole:
+                self.steps[name, self.modules.running()] += 1
         if torch.Tag.nondeterministic_seeded in func.tags and not _idle(func, args, kwargs or {}):
             self.random[name, self.modules.running()] += 1
         return output
 
+    def watch(self, tensor: Tensor) -> None:
+        """Note that a tensor's values depend on the image; this also holds for those that detach() and data share."""
+        storage = tensor.untyped_storage()
+        self._storages[storage._cdata] = StorageWeakRef(storage)
 
-def _depends(args: Any) -> bool:
-    return any(isinstance(value, Tensor) and value.requires_grad for value in args)
+    def _depends(self, tensor: Tensor) -> bool:
+        if tensor.requires_grad:
+            return True
+        known = self._storages.get(tensor.untyped_storage()._cdata)
+        return known is not None and not known.expired()
+
+
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """The tensors among values, also in tuples and lists."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, tuple | list):
+        for one in values:
+            yield from tensors_in(one)
 
 
 def _idle(func: Any, args: Any, kwargs: Any) -> bool:

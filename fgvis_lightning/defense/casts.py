@@ -28,6 +28,8 @@ class Casts:
             known.update((id(weight), {}) for weight in network.buffers() if weight.dtype == torch.float32)
 
         def cast(weight: Tensor) -> Tensor:
+            if not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) != dtype:
+                return weight  # the network has switched it off for a part of itself
             if id(weight) in known and dtype not in known[id(weight)]:
                 known[id(weight)][dtype] = weight.to(dtype)
             return known.get(id(weight), {}).get(dtype, weight)

@@ -20,10 +20,10 @@ class UngatedActivationError(InputError):
 
 
 def require_eval_mode(network: nn.Module) -> None:
-    """Check that no layer is in training mode.
+    """Check that no layer is in training mode, or uses statistics of the batch.
 
     Raises:
-        InputError: if a layer is in training mode.
+        InputError: if there is such a layer.
     """
     stateful = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     for path, module in network.named_modules():
@@ -31,6 +31,11 @@ def require_eval_mode(network: nn.Module) -> None:
             raise InputError(
                 f"Expected {type(network).__name__} in eval mode, but {path} ({type(module).__name__}) is in "
                 f"training mode. Call network.eval()."
+            )
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise InputError(
+                f"Expected images that do not influence one another, but {path} ({type(module).__name__}) of "
+                f"{type(network).__name__} uses statistics of the batch. Create it with track_running_stats=True."
             )
 
 

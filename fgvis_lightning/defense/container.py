@@ -91,6 +91,7 @@ class DefendedCNN(nn.Module):
         self.exempt = self.selection.exempt
         self.network = network
         self._name = type(network).__name__
+        self._weights = list(nn.Module.parameters(network))  # none if it is frozen
         self.output = output
         self.defended = True
         self.coverage = Coverage()
@@ -146,6 +147,8 @@ class DefendedCNN(nn.Module):
         witness = Witness(modules, lambda: interceptor.depth > 0) if key not in self._surveyed else None
         # With gradients, although they are not needed: networks may take another path without them.
         with differentiable(x) as image, interceptor, witness or nullcontext():
+            if witness is not None:
+                witness.watch(image)
             self._layout = Layout.of(image)
             logits = self._run(image)
         coverage.layers = tuple(layers)
@@ -157,11 +160,15 @@ class DefendedCNN(nn.Module):
         self._references, self._recorded = references, coverage
         try:
             if witness is not None:
-                self._surveyed[key] = replace(self._survey(x, modules), operators=witness.operators)
+                found = self._survey(x, modules)
+                self._surveyed[key] = replace(found, operators=witness.operators, layers=coverage.layers)
         except BaseException:
             self._references = None
             raise
         known = self._surveyed[key]
+        if known.layers != coverage.layers:  # another path through the network
+            del self._surveyed[key]
+            return self._record(x)
         self._recorded = replace(coverage, operators=known.operators, exempt=known.exempt, gate_free=known.gate_free)
         self.coverage = self._recorded
         return logits.detach()
@@ -210,7 +217,14 @@ class DefendedCNN(nn.Module):
             self.defended = before
 
     def _run(self, x: Tensor) -> Tensor:
-        return select(self.network(x), self.output, self._name)
+        trained = [weight for weight in self._weights if weight.requires_grad]
+        try:  # what requires a gradient depends on the image
+            for weight in trained:
+                weight.requires_grad_(False)
+            return select(self.network(x), self.output, self._name)
+        finally:
+            for weight in trained:
+                weight.requires_grad_(True)
 
     def _replay(
         self,

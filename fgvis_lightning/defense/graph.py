@@ -205,7 +205,10 @@ def _is_weighted(node: Node, depends: list[bool]) -> bool:
     return kind(node) in WEIGHTED and sum(depends) == 1
 
 
-ELEMENTWISE = frozenset({"Add", "Sub", "Rsub", "Neg", "Mul", "Div", "ToCopy", "Clone", "Alias"})
+ELEMENTWISE = frozenset(
+    {"Add", "Sub", "Rsub", "Neg", "Mul", "Div", "ToCopy", "Clone", "Alias"}
+    | {"View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "Unsqueeze", "Squeeze"}
+)
 
 
 def _handwritten(
@@ -231,7 +234,7 @@ def _handwritten(
             found.add(edge)
 
     for edge, (leads, *_) in state.items():
-        if leads and edge not in boundaries and kind(edge[0]) == "Mul":
-            factors = leading(edge)
+        if leads and edge not in boundaries and kind(edge[0]) in ("Mul", "Addcmul"):
+            factors = leading(edge)[-2:]
             if len(factors) == 2 and sources(factors[0]) & sources(factors[1]):
                 yield edge[0]

@@ -5,7 +5,7 @@ A ``TorchFunctionMode`` sees every Python call of a torch function or tensor met
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-from fgvis_lightning.defense.audit import Modules
+from fgvis_lightning.defense.audit import Modules, tensors_in
 from fgvis_lightning.defense.graph import Boundary, Edge, edges_of
-from fgvis_lightning.defense.nonlinearities import JOINING, KINDS, Functions
+from fgvis_lightning.defense.nonlinearities import IN_PLACE, JOINING, KINDS, Functions
 from fgvis_lightning.errors import InputError
+
+HARMLESS = frozenset({"copy_", "requires_grad_"})
+"""Functions whose names look like those of changes, but that change no value, or nothing but a copy."""
 
 WEIGHTED = frozenset({torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d, F.linear})
 """Functions whose second argument is a weight that autocast casts."""
@@ -55,7 +58,8 @@ class Interceptor(TorchFunctionMode):
 
     def __enter__(self) -> Interceptor:
         for module, name in self.units.items():
-            self._hooks.callback(module.register_forward_pre_hook(self._before_unit, prepend=True).remove)
+            before = module.register_forward_pre_hook(self._before_unit, prepend=True, with_kwargs=True)
+            self._hooks.callback(before.remove)
             self._hooks.callback(module.register_forward_hook(self._after_unit(name)).remove)
         super().__enter__()
         return self
@@ -66,6 +70,8 @@ class Interceptor(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if not args and "input" in kwargs:  # torch's name of the first argument
+            args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
         name = None if self.depth else self.functions.get(func)
         if name is None or (name in JOINING and not _joins((*args, *kwargs.values()))):
             return self.other(func, args, kwargs)
@@ -76,7 +82,7 @@ class Interceptor(TorchFunctionMode):
             if output is not None:
                 return output
         self.before((*args, *kwargs.values()))
-        in_place = name not in JOINING or func.__name__ in ("add_", "__iadd__")
+        in_place = name not in JOINING or func.__name__ in IN_PLACE
         view = args[0] if in_place and args and isinstance(args[0], Tensor) and args[0]._is_view() else None
         if view is not None:
             # An in-place activation of a view changes its base, whose gradient would bypass a gate on the view.
@@ -98,11 +104,11 @@ class Interceptor(TorchFunctionMode):
         finally:
             self.depth -= 1
 
-    def _before_unit(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _before_unit(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         if self.depth:
             self.depth += 1
         else:
-            self.before(inputs)
+            self.before((*inputs, *named.values()))
 
     def _after_unit(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -128,15 +134,6 @@ class Interceptor(TorchFunctionMode):
         if self.cast is not None and func in WEIGHTED and len(args) > 1 and isinstance(args[1], Tensor):
             args = (args[0], self.cast(args[1]), *args[2:])
         return func(*args, **kwargs)
-
-
-def tensors_in(output: Any) -> Iterator[Tensor]:
-    """The tensors in the output of a call, including those in tuples, as returned by recurrent layers."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, tuple | list):
-        for one in output:
-            yield from tensors_in(one)
 
 
 def _joins(inputs: tuple[Any, ...]) -> bool:
@@ -169,7 +166,14 @@ class Surveyor(Interceptor):
                 self.boundaries[edge] = Boundary(self._inputs, kind is None, kind or "", name in self.elementwise)
 
     def other(self, func: Any, args: Any, kwargs: Any) -> Any:
-        output = super().other(func, args, kwargs)
+        first = args[0] if args else None
+        changed = func.__name__.endswith("_") and not func.__name__.startswith("__") and func.__name__ not in HARMLESS
+        if changed and isinstance(first, Tensor) and first._is_view():
+            # In the graph of a change of a view, CopySlices would hide the operation.
+            output = super().other(func, (first.clone(), *args[1:]), kwargs)
+            output = first.copy_(output) if isinstance(output, Tensor) else output
+        else:
+            output = super().other(func, args, kwargs)
         place = None
         for node, _ in edges_of([output]):
             place = self.modules.running() if place is None else place

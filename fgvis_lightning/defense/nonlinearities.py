@@ -64,8 +64,14 @@ OPERATORS = frozenset(
 )
 """Operators of gated activations at the dispatcher."""
 
-STEPS = frozenset({"gt", "ge", "lt", "le", "eq", "ne", "heaviside", "signbit", "argmax", "argmin", "bucketize"})
+STEPS = frozenset(
+    {"gt", "ge", "lt", "le", "eq", "ne", "heaviside", "signbit", "argmax", "argmin", "bucketize"}
+    | {"sign", "sgn", "round", "floor", "ceil", "trunc"}
+)
 """Operators without a gradient: autograd treats their results as constants, although they are not."""
+
+CAST = "_to_copy"
+"""Operator of conversions; one to integers is a step, too."""
 
 # --- the nodes of autograd's graph, without "Backward" and a number at their end ---
 
@@ -80,7 +86,8 @@ LINEAR = frozenset(
     | {"NativeChannelShuffle", "Im2Col", "Col2Im", "Unfold", "UpsampleNearest2D", "UpsampleNearestExact2D"}
     | {"UpsampleBilinear2D", "UpsampleBilinear2DAa", "UpsampleBicubic2D", "UpsampleBicubic2DAa", "FftR2C", "FftC2R"}
     | {"ReflectionPad3D", "ReplicationPad3D", "UpsampleNearest1D", "UpsampleNearest3D", "UpsampleNearestExact1D"}
-    | {"UpsampleNearestExact3D", "UpsampleLinear1D", "UpsampleTrilinear3D", "IndexPut", "FftC2C"}
+    | {"UpsampleNearestExact3D", "UpsampleLinear1D", "UpsampleTrilinear3D", "IndexPut", "FftC2C", "IndexAdd"}
+    | {"IndexCopy", "IndexFill", "Scatter", "ScatterAdd", "Zero", "Fill"}
     | {"BackwardHookFunction"}
 )
 
@@ -137,11 +144,14 @@ RESIDUAL = "residual"
 ATTENTION = "attention"
 """Name of attention, and of a matrix product of two tensors that both depend on the image."""
 
+SUMS = ("add", "sub", "subtract", "rsub", "addcmul", "addcdiv")
+MATRIX_PRODUCTS = ("matmul", "mm", "bmm", "mv", "baddbmm", "addbmm", "addmm", "addmv", "einsum")
+
 STREAM: Functions = {
-    **dict.fromkeys(table(["add"]), RESIDUAL),
+    **dict.fromkeys(table(SUMS), RESIDUAL),
     **dict.fromkeys(table(["layer_norm", "group_norm", "instance_norm"]), NORMALIZATION),
     **dict.fromkeys(table(["scaled_dot_product_attention", "multi_head_attention_forward"]), ATTENTION),
-    **dict.fromkeys(table(["matmul", "bmm", "einsum"]), ATTENTION),
+    **dict.fromkeys(table(MATRIX_PRODUCTS), ATTENTION),
 }
 """Functions that are gated, with `NORMALIZATIONS`, if a layer would otherwise have no gate next to it."""
 
@@ -150,6 +160,9 @@ KINDS = frozenset({RESIDUAL, NORMALIZATION, ATTENTION})
 
 JOINING = frozenset({RESIDUAL, ATTENTION})
 """Names of calls that are left alone unless two of their tensors depend on the image."""
+
+IN_PLACE = frozenset(spelled for name in (*SUMS, *MATRIX_PRODUCTS) for spelled in (f"{name}_", f"__i{name}__"))
+"""Their functions that change the first tensor."""
 
 
 def resolve(entries: Iterable[str | type], option: str) -> tuple[frozenset[str], tuple[type, ...]]:

@@ -64,8 +64,11 @@ class Reference:
 def share_closed(batch: int, reference: Reference, h: Tensor) -> Tensor:
     """Share of closed gates of one call for each image (B,)."""
     closed = reference.closed(h.detach())
-    # Some networks move parts of an image into the batch; if the parts cannot be assigned, average over all images.
-    closed = closed.reshape(batch, -1) if len(h) % batch == 0 else closed.reshape(1, -1).expand(batch, -1)
+    count = len(h) if h.ndim else 1
+    # Some networks move parts of an image, such as windows, into the batch; others have tokens before images. If the
+    # parts cannot be assigned, average over all images.
+    known = count == batch or (batch and count % batch == 0 and batch not in h.shape[1:])
+    closed = closed.reshape(batch, -1) if known and closed.numel() else closed.reshape(1, -1).expand(batch, -1)
     return closed.float().mean(1)
 
 

@@ -99,29 +99,32 @@ def count(runs: dict[str, Run], rows: Sequence[Row]) -> tuple[Table, Table]:
         rows: of the first table.
 
     Returns:
-        The table by network, game, optimizer, start and defense, with 95 % Wilson intervals, where the best of
-        several restarts counts for each pair; and the table of all pairs, each with its best start. Values on the way
-        are NaN if the masks on the way were not judged. A pair is not counted if the class is on top on an empty image
-        already, since then it takes no adversarial evidence.
+        The table by network, game, optimizer, start and defense, with 95 % Wilson intervals over images; of several
+        restarts, the best one counts. And the table of all pairs, each with its best start. Values on the way are NaN
+        if the masks on the way were not judged. A pair is not counted if the class is on top on an empty image already,
+        since then it takes no adversarial evidence.
     """
     table, pairs = Table(ROWS), Table(PAIRS)
     best: dict[tuple[Any, ...], tuple[Outcome, Row, About]] = {}
     empty = _logits_of_nothing(next(iter(runs.values())))
     for row in rows:
         found: dict[str, Outcome] = {}
+        images: set[str] = set()
         for run in (runs[name] for name in row.runs):
             for item, id in run.split()[1]:
                 outcome, about = _outcome(run, item, id, empty)
                 if about.counted:
                     found[id] = Outcome._make(map(max, outcome, found.get(id, outcome)))
+                    images.add(item.image_id)
                 key = row.game, row.optimizer, row.defended, id
                 if key not in best or outcome > best[key][0]:
                     best[key] = outcome, row, about
         if found:
             topped, highest, on_top, scores, watched = zip(*found.values(), strict=True)
-            way = (*_rate(topped), max(highest)) if all(watched) else [math.nan] * 4
+            way = (*_rate(topped, len(images)), max(highest)) if all(watched) else [math.nan] * 4
             name = runs[row.runs[0]].model.classifier.name
-            table.add((name, *row.cells, len(found), *_rate(on_top), sum(scores) / len(found), max(scores), *way))
+            end = (*_rate(on_top, len(images)), sum(scores) / len(found), max(scores))
+            table.add((name, *row.cells, len(found), *end, *way))
     for (*_, id), (one, row, about) in best.items():
         on_the_way = (one.topped, one.highest) if one.watched else [math.nan] * 2
         pairs.add((id, about.name, *row.cells, *about[1:], one.score, one.on_top, *on_the_way))
@@ -153,9 +156,10 @@ def _outcome(run: Run, item: Item, id: str, empty: Tensor) -> tuple[Outcome, Abo
     return Outcome(on_top or bool(found.topped), max(score, float(found.highest)), on_top, score, watched=True), about
 
 
-def _rate(happened: Sequence[bool]) -> tuple[float, float, float]:
-    """Rate of an event, with its interval."""
-    return (sum(happened) / len(happened), *wilson(sum(happened), len(happened)))
+def _rate(happened: Sequence[bool], images: int) -> tuple[float, float, float]:
+    """Rate of an event, with its interval; pairs of one image count as one, since they are not independent."""
+    rate = sum(happened) / len(happened)
+    return (rate, *wilson(rate * images, images))
 
 
 def strongest(table: Table, pairs: Table) -> str:

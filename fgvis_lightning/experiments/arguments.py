@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jsonargparse import Namespace
 
+from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.network_option import building, check_optimizers, complete_network
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.networks.load import from_options
@@ -63,5 +64,16 @@ def add_device(parser: Parser) -> None:
 
 
 def chosen_device(name: str) -> str:
-    """The device with this name; ``auto`` is the first GPU if there is one, else the CPU."""
-    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    """The device with this name; ``auto`` is the first GPU if there is one, else the CPU.
+
+    Raises:
+        InputError: if there is no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        says = str(error).splitlines()[0]
+        raise InputError(f"Expected --device to be a device of this machine, but got {name}: {says}") from error
+    return name

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 
-from fgvis_lightning.errors import InputError
+import fgvis_lightning
+from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.experiments.arguments import add_device, build, new_parser
 from fgvis_lightning.experiments.evaluation_figures import draw_curves, draw_extremes
 from fgvis_lightning.experiments.evaluation_tables import item_table, summary
@@ -43,6 +44,8 @@ from fgvis_lightning.results.folder import files
 from fgvis_lightning.results.load import check_links, load_item
 from fgvis_lightning.results.tensor_files import SUFFIX, save_tensors, write_whole
 
+OURS = "FGVis"
+
 
 def make_parser() -> Parser:
     """The options of ``evaluate``."""
@@ -54,7 +57,7 @@ def make_parser() -> Parser:
         default={},
         help="Name → folder of your own maps (H,W), high = evidence: <item id>.npy or .safetensors.",
     )
-    parser.add_argument("--reference", type=str, default="FGVis", help="Method with which the others are compared.")
+    parser.add_argument("--reference", type=str, default=OURS, help="Method with which the others are compared.")
     parser.add_argument("--profile", type=str, default="rise", help=f"Profile of the curves: {', '.join(PROFILES)}.")
     parser.add_argument(
         "--ties",
@@ -100,13 +103,16 @@ def main(args: Sequence[str]) -> None:
     if not ids:
         counts = ", ".join(f"{name} {len(found)}" for name, found in methods.items())
         raise InputError(f"Expected items that all methods have, but got methods without a common item: {counts}.")
-    reference = config.reference if config.reference in methods else next(iter(methods))
+    reference = chosen_reference(config.reference, list(methods))
     if config.floors:
         methods |= floors(methods, ids)
     objects = build(parser, config, ["--results", "[]"])
     classifier = from_options(**vars(objects.model))
     left_out = {name: len(found) - len(ids) for name, found in methods.items() if len(found) > len(ids)}
     print(f"{classifier.described}\n{len(ids):,} items by {', '.join(methods)}")
+    made_for = load_item(stored(methods)[ids[0]]).metadata.get("network", classifier.name)
+    if made_for != classifier.name:
+        print(f"The maps were made for {made_for}, but are judged by {classifier.name}.")
     if left_out:
         print(f"left out because some methods lack them: {left_out}")
     output = Path(config.output)
@@ -116,9 +122,12 @@ def main(args: Sequence[str]) -> None:
         "network": classifier.name,
         "weights": classifier.fingerprint(),
         "preprocessing": str(classifier.preprocessing),
+        "task": classifier.task.name,
         "torch": torch.__version__,
+        "fgvis_lightning": fgvis_lightning.__version__,
     }
-    known = Judgements(output / JUDGEMENTS, {**says, "metrics": metrics})
+    depends = {**says, "model": config.model.as_dict(), "metrics": metrics}
+    known = Judgements(output / JUDGEMENTS, depends, stored(methods))
     judgements = list(judge(methods, ids, classifier, config, profile, metrics, known))
     place = {name: number for number, name in enumerate(methods)}
     judgements.sort(key=lambda one: (one.id, place[one.method]))
@@ -139,6 +148,21 @@ def main(args: Sequence[str]) -> None:
 
 
 JUDGEMENTS = "judgements.jsonl"
+
+
+def chosen_reference(name: str, methods: Sequence[str]) -> str:
+    """The method with this name; for the default, the first one by FGVis, or else the first one.
+
+    Raises:
+        InputError: if there is none with another name.
+    """
+    if name in methods:
+        return name
+    if name != OURS:
+        raise InputError(
+            f"Expected --reference to be one of {', '.join(methods)}, but got {name!r}.{nearest(name, methods)}"
+        )
+    return next((method for method in methods if method.startswith(OURS)), methods[0])
 
 
 def floors(methods: Mapping[str, dict[str, Path]], ids: Sequence[str]) -> dict[str, dict[str, Path]]:
@@ -181,6 +205,9 @@ def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict
         names = json.loads(path.read_text(encoding="utf-8")) if (path := folder / NAMES).exists() else {}
         below = sorted(sub for sub in folder.glob("*") if sub.is_dir())
         below.sort(key=lambda sub: list(names).index(sub.name) if sub.name in names else len(names))
+        if unknown := [sub.name for sub in below if names and sub.name not in names and any(files(sub))]:
+            print(f"left out, since {folder}'s configuration no longer has them: {', '.join(unknown)}")
+            below = [sub for sub in below if sub.name in names]
         for each in [folder] if any(files(folder)) else below:
             paths = list(files(each))
             if paths:

@@ -41,15 +41,17 @@ class Judgement:
 class Judgements:
     """Judgements in a file, one per line, as JSON.
 
-    A line is reused as long as the map's file and everything in ``depends`` are unchanged.
+    A line is reused as long as the map's file, the item's file and everything in ``depends`` are unchanged.
 
     Args:
         path: the file; it need not exist.
         depends: the values that all judgements depend on: network, profile, metrics.
+        items: item id → the file that names its image and its class.
     """
 
-    def __init__(self, path: Path, depends: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, depends: Mapping[str, Any], items: Mapping[str, Path]) -> None:
         self.path = path
+        self.items = items
         self.key = sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
         self._known: dict[str, dict[str, Any]] = {}
         if path.exists():
@@ -84,6 +86,8 @@ class Judgements:
         write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
 
     def _of(self, method: str, id: str, map: Path) -> str:
-        state = map.stat()
-        of = [self.key, method, id, str(map.absolute()), state.st_size, state.st_mtime_ns]
+        of: list[Any] = [self.key, method, id]
+        for path in (map, self.items[id]):
+            state = path.stat()
+            of += [str(path.absolute()), state.st_size, state.st_mtime_ns]
         return sha256(json.dumps(of).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgvis_lightning.data.explained import explained_image
+from fgvis_lightning.data.explained import check_same_input, explained_image
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import chosen_device
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
-from fgvis_lightning.experiments.measured import METRICS
+from fgvis_lightning.experiments.measured import FLOOR, METRICS
 from fgvis_lightning.experiments.own_maps import read, stored
 from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.metrics import (
@@ -72,6 +73,8 @@ def judge(
         if not todo:
             continue
         known = [load_item(source[id]) for id in chosen]
+        for id, item in zip(chosen, known, strict=True):
+            check_same_input(item.metadata, id, classifier.preprocessing)
         images = [explained_image(item.metadata, classifier.preprocessing) for item in known]
         x = classifier.preprocessing.normalize(torch.stack(images)).to(device)
         x = x.contiguous(memory_format=torch.channels_last)
@@ -80,30 +83,29 @@ def judge(
             clean = checked(network(x), x, classifier).float()
         for name, paths in todo.items():
             items = [read(paths[id]) for id in chosen]
-            saliency = torch.cat([item if isinstance(item, Tensor) else item.saliency() for item in items]).to(device)
-            if saliency.shape != x[:, 0].shape:
-                raise InputError(
-                    f"Expected maps of {tuple(x.shape[-2:])}, the network's input size, but those of {name} have "
-                    f"{tuple(saliency.shape[-2:])}. Give the network that made them, and its size with "
-                    f"--model.classifier.size."
-                )
-            deletion, insertion = curves(network, x, saliency, targets, profile, config.batch_size)
+            maps = [item if isinstance(item, Tensor) else item.saliency() for item in items]
+            for id, found in zip(chosen, maps, strict=True):
+                if found.shape != x[:1, 0].shape:
+                    raise InputError(
+                        f"Expected maps of {tuple(x.shape[-2:])}, the network's input size, but that of {id} by {name} "
+                        f"has {tuple(found.shape[-2:])}. Give the network that made them, and its size with "
+                        f"--model.classifier.size."
+                    )
+            saliency = torch.cat(maps).to(device)
+            given = network, x, saliency, targets
+            deletion, insertion = curves(*given, profile, config.batch_size)
             values = {"deletion": auc(deletion, profile), "insertion": auc(insertion, profile)}
             values["insertion from gray"] = values["insertion"]  # for profiles that insert into gray
-            values |= _of_maps(network, x, saliency, targets, profile, metrics, config.batch_size)
+            values |= _of_maps(given, profile, metrics, config.batch_size)
             if "average drop" in needed:
-                values |= _confidence(network, x, saliency, targets, clean)
-            pictures = [explained(item, image, classifier) for item, image in zip(items, images, strict=True)]
-            known_pictures = [picture for picture in pictures if picture is not None]
-            if len(known_pictures) == len(items):
-                shown = torch.stack(known_pictures)
-                e = classifier.preprocessing.normalize(shown).to(x)
-                if "p(e)" in needed:
-                    values |= _of_explanations(network, x, e, targets, clean)
-                values["hallucination"] = new_edges(torch.stack(images), shown.clamp(0, 1))
+                values |= _confidence(*given, clean)
+            if not (name.endswith(FLOOR) and isinstance(items[0], Attribution)):  # its picture shows another photo
+                values |= of_pictures(network, x, items, images, targets, clean, classifier, "p(e)" in needed)
             masks = [item.evidence for item in items if isinstance(item, Explanation)]
             if len(masks) == len(items):
-                values |= _of_masks(torch.cat(masks).to(device))
+                evidence = torch.cat(masks).to(device)
+                empty = sparsity(evidence)
+                values |= {"size": 1 - empty, "sparsity": empty, "connectedness": connectedness(evidence)}
             for row, (id, item) in enumerate(zip(chosen, known, strict=True)):
                 numbers = {metric: float(values[metric][row]) for metric in metrics if metric in values}
                 curves_of = deletion[row].cpu(), insertion[row].cpu()
@@ -114,16 +116,10 @@ def judge(
 
 
 def _of_maps(
-    network: Any,
-    x: Tensor,
-    saliency: Tensor,
-    targets: Tensor,
-    profile: Profile,
-    metrics: Sequence[str],
-    batch_size: int,
+    given: tuple[Any, Tensor, Tensor, Tensor], profile: Profile, metrics: Sequence[str], batch_size: int
 ) -> dict[str, Tensor]:
-    """Metrics with many passes, besides the profile's curves."""
-    found, given = {}, (network, x, saliency, targets)
+    """Metrics with many passes, besides the profile's curves, of a network, images, maps and targets."""
+    found = {}
     gray = replace(profile, insertion=ZERO)
     if "insertion from gray" in metrics and gray != profile:
         found["insertion from gray"] = auc(insertion_curve(*given, gray, batch_size), gray)
@@ -137,14 +133,16 @@ def _of_maps(
 
 
 def explained(item: Tensor | Explanation | Attribution, image: Tensor, classifier: Classifier) -> Tensor | None:
-    """The part of the image that an item keeps as evidence (C,H,W), before normalization; None for a map without it.
+    """The image that an item leaves (C,H,W), before normalization; None for a map without one.
 
     Args:
         item: of one image.
         image: (C,H,W) in [0,1].
-        classifier: its mean color replaces everything that is not evidence.
+        classifier: its mean color replaces everything that is not evidence; with another reference, there is no image.
     """
     if isinstance(item, Explanation):
+        if json.loads(item.metadata.get("settings", "{}")).get("reference", "zero") != "zero":
+            return None
         background = classifier.preprocessing.background().to(image).expand_as(image)
         return torch.lerp(background, image, item.evidence[0].to(image))
     return item.explanation[0] if isinstance(item, Attribution) and item.explanation is not None else None
@@ -166,21 +164,47 @@ def _confidence(network: Any, x: Tensor, saliency: Tensor, targets: Tensor, clea
 
 
 @torch.no_grad()
-def _of_explanations(network: Any, x: Tensor, e: Tensor, targets: Tensor, clean: Tensor) -> dict[str, Tensor]:
-    """Scores of explanations e of the images x, both normalized (B,C,H,W)."""
-    logits, task = network(e).float(), task_of(network)
-    after, before = task.probability(logits, targets), task.probability(clean, targets)
-    return {
-        "p(e)": after,
-        "score kept": score_preserved(after, before),
-        "average drop as is": average_drop(after, before),
-        "CP entropy": conciseness_preciseness(after, before, e, x),
-        "CP l1": conciseness_preciseness(after, before, e, x, "l1"),
-        "class kept": task.same_decision(logits, clean, targets).float(),
-    }
+def of_pictures(
+    network: Any,
+    x: Tensor,
+    items: Sequence[Tensor | Explanation | Attribution],
+    images: Sequence[Tensor],
+    targets: Tensor,
+    clean: Tensor,
+    classifier: Classifier,
+    passes: bool,
+) -> dict[str, Tensor]:
+    """Metrics of the images that items leave; none if one leaves none.
 
-
-def _of_masks(evidence: Tensor) -> dict[str, Tensor]:
-    """Metrics that only masks (B,C,H,W) have."""
-    empty = sparsity(evidence)
-    return {"size": 1 - empty, "sparsity": empty, "connectedness": connectedness(evidence)}
+    Args:
+        network: of the classifier.
+        x: normalized images (B,C,H,W).
+        items: by one method.
+        images: the images, each (C,H,W) in [0,1].
+        targets: (B,).
+        clean: logits of the images (B,K).
+        classifier: as in `explained`.
+        passes: whether to measure metrics with a network pass.
+    """
+    pictures = [explained(item, image, classifier) for item, image in zip(items, images, strict=True)]
+    if any(picture is None for picture in pictures):
+        return {}
+    shown, whole = (torch.stack([one for one in some if one is not None]) for some in (pictures, images))
+    found = {"hallucination": new_edges(whole, shown.clamp(0, 1))}
+    if passes:
+        e, task = classifier.preprocessing.normalize(shown).to(x), task_of(network)
+        logits = network(e).float()
+        after, before = task.probability(logits, targets), task.probability(clean, targets)
+        found["p(e)"], found["score kept"] = after, score_preserved(after, before)
+        found["average drop as is"] = average_drop(after, before)
+        found["class kept"] = task.same_decision(logits, clean, targets).float()
+        # The information of a part must not include what replaces the rest.
+        hides = {item.hides if isinstance(item, Attribution) else "gray" for item in items}
+        if hides == {"blurred"}:
+            e = torch.cat([item.saliency() for item in items if isinstance(item, Attribution)])[:, None].to(x) * x
+        elif hides == {"black"}:
+            e, x = shown, whole
+        if hides <= {"gray", "blurred", "black"}:
+            found["CP entropy"] = conciseness_preciseness(after, before, e, x)
+            found["CP l1"] = conciseness_preciseness(after, before, e, x, "l1")
+    return found

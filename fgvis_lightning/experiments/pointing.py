@@ -19,17 +19,16 @@ a uniform map or a random point, and the center of the picture, where photograph
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fgvis_lightning.data.explained import check_same_input
 from fgvis_lightning.data.images import carried, content, upright_size
 from fgvis_lightning.data.objects import Marked, by_image, read_masks, read_objects
 from fgvis_lightning.errors import InputError
@@ -132,7 +131,12 @@ def find_targets(paths: Mapping[str, Path], truth: str, classifier: Classifier) 
         if not own:
             left_out[without] += 1
             continue
-        _check_made_alike(metadata, id, classifier)
+        sha256 = metadata.get(IMAGE)
+        if sha256 is not None and content(path) != sha256:
+            raise InputError(
+                f"Expected the image that was explained, but {path} has changed. Restore the original image."
+            )
+        check_same_input(metadata, id, classifier.preprocessing)
         masks = [carried(one.shape.mask(*size(path)), classifier.preprocessing) for one in own]
         seen = [mask for mask in masks if mask.any()]
         left_out[lost] += len(masks) - len(seen)
@@ -164,23 +168,6 @@ def _marked(images: Mapping[str, str], truth: str, classifier: Classifier) -> di
         names = [id, id.rpartition("@")[0], *([stem] if len(stems[stem]) == 1 else [])]
         chosen[id] = [masks[name] for name in names if name in masks][:1]
     return chosen
-
-
-def _check_made_alike(metadata: Mapping[str, str], id: str, classifier: Classifier) -> None:
-    """Refuse an image that has changed, and a network whose crop differs from the map's."""
-    path, sha256 = metadata["image"], metadata.get(IMAGE)
-    if sha256 is not None and content(path) != sha256:
-        raise InputError(f"Expected the image that was explained, but {path} has changed. Restore the original image.")
-    own: dict[str, Any] = {"size": classifier.preprocessing.size, "resize": classifier.preprocessing.resize}
-    own = json.loads(json.dumps(own))
-    theirs = {name: value for name, value in json.loads(metadata.get("settings", "{}")).items() if name in own}
-    if differing := [
-        f"{name} {value} there and {own[name]} here" for name, value in theirs.items() if value != own[name]
-    ]:
-        raise InputError(
-            f"Expected the network that made {id}, but the input differs: {'; '.join(differing)}. Give that network "
-            f"and its size with --model.network and --model.classifier.size."
-        )
 
 
 def measure(targets: Sequence[Target], methods: Mapping[str, Mapping[str, Path]], tolerance: int) -> Table:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import Method, require
 from fgvis_lightning.method.tasks import Task
+from fgvis_lightning.networks.classifier import FROZEN
 
 APART = 1000
 """Distance between seeds: a method with several runs counts up from its seed, and no two methods may share a run."""
@@ -21,8 +22,15 @@ Weights = Literal["spread", "initial"]
 
 
 def layers(network: nn.Module) -> list[nn.Module]:
-    """The modules with their own weights, in the network's order."""
-    return [module for module in network.modules() if isinstance(getattr(module, "weight", None), Tensor)]
+    """The modules with weights of their own, in the network's order."""
+    return [module for module in network.modules() if weights_of(module)]
+
+
+def weights_of(module: nn.Module) -> list[Tensor]:
+    """A module's own parameters, also after `freeze`, which makes them buffers."""
+    names = (*module._parameters, *getattr(module, FROZEN, ()))
+    own = (getattr(module, name) for name in names)
+    return [tensor for tensor in own if isinstance(tensor, Tensor) and tensor.is_floating_point()]
 
 
 def randomized(
@@ -59,19 +67,17 @@ def randomized(
 
 
 def _draw(module: nn.Module, generator: torch.Generator) -> None:
-    for name in ("weight", "bias"):
-        tensor = getattr(module, name, None)
-        if isinstance(tensor, Tensor):
-            values = tensor.detach().float()
-            spread = values.std(correction=0).cpu()
-            draw = torch.randn(values.shape, generator=generator) * spread + values.mean().cpu()
-            tensor.data.copy_(draw)
+    for tensor in weights_of(module):
+        values = tensor.detach().float()
+        spread = values.std(correction=0).cpu()
+        draw = torch.randn(values.shape, generator=generator) * spread + values.mean().cpu()
+        tensor.data.copy_(draw)
 
 
 @torch.no_grad()
 def _reset(module: Any) -> None:
     """Call ``reset_parameters`` on the CPU, so that every device gets the same weights."""
-    device = module.weight.device
+    device = weights_of(module)[0].device
     module.cpu()
     module.reset_parameters()
     module.to(device)

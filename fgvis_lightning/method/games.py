@@ -83,7 +83,11 @@ def of_rows(values: Tensor, like: Tensor) -> Tensor:
 
 
 def divide_by_largest(gradient: Tensor) -> None:
-    """Divide the gradient of each mask (B,…) by its largest absolute value in place, unless that is 0."""
+    """Divide the gradient of each mask (B,…) by its largest absolute value in place, unless that is 0.
+
+    NaN, as from the root of 0, becomes 0.
+    """
+    gradient.nan_to_num_(nan=0.0)
     largest = of_rows(gradient.abs().flatten(1).amax(1), gradient)
     gradient /= torch.where(largest > 0, largest, 1)
 

@@ -22,14 +22,16 @@ def check_maps(name: str, maps: Tensor, *sizes: int) -> Tensor:
         sizes: B, H and W, if known.
 
     Raises:
-        InputError: if the maps have another shape, or NaN values.
+        InputError: if the maps have another shape, or values that are not finite.
     """
     if maps.ndim != 3 or not maps.numel() or (sizes and maps.shape != sizes):
         wanted = f"({','.join(map(str, sizes))})" if sizes else "(B,H,W)"
         raise InputError(f"Expected {name} to be {wanted}, but got {shape(maps)}.")
-    if maps.isnan().any():
-        images = maps.isnan().flatten(1).any(1).nonzero().flatten().tolist()
-        raise InputError(f"Expected {name} without NaN, but got some in {len(images)} of {len(maps)}: {images[:10]}.")
+    if not maps.isfinite().all():
+        images = (~maps.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        raise InputError(
+            f"Expected {name} without NaN and infinity, but got some in {len(images)} of {len(maps)}: {images[:10]}."
+        )
     return maps.detach() if maps.dtype == torch.float64 else maps.detach().float()
 
 

@@ -15,8 +15,6 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.metrics.checks import shape
 from fgvis_lightning.networks.channels import LUMA
 
-"""Weights of red, green and blue by ITU-R recommendation BT.601."""
-
 
 def new_edges(images: Tensor, explanations: Tensor, threshold: float = 0.05) -> Tensor:
     """Edges of each explanation that are not on an edge of its image, relative to the edges of the image (B,) ≥ 0.
@@ -24,12 +22,10 @@ def new_edges(images: Tensor, explanations: Tensor, threshold: float = 0.05) -> 
     The score is 0 if the explanation has no new edges. Edges are counted in pixels. An edge of the explanation is on an
     edge of the image if the image has an edge among the 3 × 3 pixels around it, as in the authors' code
     (github.com/skmda37/ShearletX, ``code/scatterplot.py``). The paper does not define edges. Here, an edge is a pixel
-    of the gray picture (by `LUMA`) whose gradient is longer than the threshold. The gradient is Sobel's divided by 4,
-    so that it equals the height of a step, and the border is repeated. Values cannot be compared with those of the
-    authors' code, which uses the mean of the channels, a threshold that corresponds to 0.2 here, and explanations
-    divided by their largest value.
-
-    An explanation that is too faint for any edge above the threshold has the score 0, so also look at its size.
+    of the gray picture (weights of ITU-R BT.601) whose gradient is longer than the threshold. The gradient is Sobel's
+    divided by 4, so that it equals the height of a step, and the border is repeated. Values cannot be compared with
+    those of the authors' code, which uses the mean of the channels, a threshold that corresponds to 0.2 here, and
+    explanations divided by their largest value.
 
     Args:
         images: images (B,C,H,W) in [0,1], not normalized; unless there are three channels, gray is their mean.

@@ -49,7 +49,7 @@ def sensitivity_n(
         batch_size: pictures in one network pass.
 
     Returns:
-        One column for each share; NaN if all sums or all drops are equal.
+        One column for each share; NaN if the map is constant, or if all sums or all drops are equal.
 
     Raises:
         InputError: if shapes do not match, maps contain NaN, the network lacks a class, or numbers are out of range.
@@ -71,8 +71,12 @@ def sensitivity_n(
     for image, values, target in zip(x.detach(), saliency, targets.tolist(), strict=True):
         # The logit of the whole image is a constant that does not affect the correlation.
         drops = [-_logit(network, image * ~some[:, None], target=target) for some in taken.split(batch_size)]
-        sums = [(values * some).flatten(1).sum(1) for some in taken.split(batch_size)]
-        pairs = zip(torch.cat(sums).split(subsets), torch.cat(drops).split(subsets), strict=True)
+        flat = values.flatten().double().cpu()
+        if flat.min() == flat.max():  # different sums would be rounding alone
+            found.append(torch.full((len(shares),), torch.nan))
+            continue
+        sums = taken.flatten(1).cpu().double() @ flat
+        pairs = zip(sums.split(subsets), torch.cat(drops).split(subsets), strict=True)
         found.append(torch.stack([_correlation(*pair) for pair in pairs]))
     return torch.stack(found)
 
@@ -100,7 +104,8 @@ def infidelity(
         targets: class indices (B,).
         deviation: standard deviation of the noise, in normalized space.
         samples: number of noise samples; each takes a network pass, and each batch takes one more.
-        scaled: whether to multiply each map by its best factor, for maps without a meaningful scale.
+        scaled: whether to multiply each map by its best factor, for maps without a meaningful scale. The factor may be
+            negative, so a map and its negative have the same infidelity.
         seed: seed of the noise, which is the same for every image.
         batch_size: pictures in one network pass.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -130,41 +131,59 @@ class Reordered(nn.Module):
         return self.network(images.index_select(1, self.order))  # type: ignore[arg-type]
 
 
-def freeze(network: nn.Module) -> nn.Module:
-    """A copy of ``network`` in eval mode that shares its weights and has no parameters.
+FROZEN = "frozen_parameters"
+"""Attribute of a frozen module: the names of its buffers that were parameters."""
 
-    Every parameter becomes a non-persistent buffer, so a module that contains the copy has no weights to train, and
-    moving the copy does not move the caller's network.
+
+def freeze(network: nn.Module) -> nn.Module:
+    """A copy of ``network`` in eval mode that has no parameters, and does not change if the network is trained.
+
+    Every parameter becomes a non-persistent buffer, so a module that contains the copy has no weights to train. A
+    network that asks for its own ``parameters()``, for example to learn its device, gets these buffers.
 
     Raises:
-        InputError: if the network cannot be copied, is scripted, or has quantized layers.
+        InputError: if the network is not a module, cannot be copied, is scripted, or has quantized layers.
     """
-    if isinstance(network, torch.jit.ScriptModule):
-        raise InputError(
-            f"Expected a Python module, but {getattr(network, 'original_name', type(network).__name__)} is "
-            f"scripted or traced, and its activations cannot be gated. Pass the original module."
-        )
+    if not isinstance(network, nn.Module):
+        hint = "its name" if network is None else "an instance" if isinstance(network, type) else "a module"
+        raise InputError(f"Expected a network as a torch.nn.Module, but got {network!r}. Pass {hint}.")
     for path, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"Expected a Python module, but {path or getattr(network, 'original_name', type(network).__name__)} is "
+                f"scripted or traced, and its activations cannot be gated. Pass the original module."
+            )
         if ".quantized" in type(module).__module__:
             raise InputError(
                 f"Expected a network whose layers have gradients, but {path or 'it'} ({type(module).__name__}) is "
                 f"quantized. Pass the network before quantization."
             )
-    shared: dict[int, Any] = {id(tensor): tensor.detach() for tensor in _tensors(network).values()}
-    # A LightningModule in training has a reference to its trainer, which must not be copied.
-    shared |= {id(part): None for module in network.modules() if (part := vars(module).get("_trainer")) is not None}
     try:
-        frozen = copy.deepcopy(network, shared)
-    except (TypeError, RuntimeError) as error:
+        own: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in _tensors(network).values()}
+        # A LightningModule in training has a reference to its trainer, which must not be copied.
+        own |= {id(part): None for module in network.modules() if (part := vars(module).get("_trainer")) is not None}
+        frozen = copy.deepcopy(network, own)
+    except (TypeError, RuntimeError, ValueError) as error:
         raise InputError(
             f"Expected a network that copy.deepcopy can copy, but {type(network).__name__} cannot be: {error}"
         ) from error
     for module in frozen.modules():
-        for name, parameter in list(module._parameters.items()):
+        parameters = dict(module._parameters)
+        setattr(module, FROZEN, (*getattr(module, FROZEN, ()), *parameters))
+        for name, parameter in parameters.items():
             del module._parameters[name]
             module.register_buffer(name, parameter, persistent=False)
         module._non_persistent_buffers_set.update(module._buffers)
-    return frozen.eval()
+        object.__setattr__(module, "parameters", partial(_frozen_parameters, module))
+    frozen.eval()
+    return frozen
+
+
+def _frozen_parameters(network: nn.Module, recurse: bool = True) -> Iterator[Tensor]:
+    """The buffers of a frozen network that were parameters."""
+    for module in network.modules() if recurse else (network,):
+        own = (getattr(module, name) for name in getattr(module, FROZEN, ()))
+        yield from (tensor for tensor in own if tensor is not None)
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -34,6 +34,17 @@ MANY = 8
 """Number of outputs from which logits are unlikely to be all between 0 and 1."""
 
 
+class OnCopy(nn.Module):
+    """A network that changes its input in place, called with a copy of it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Any:
+        return self.network(x.clone())
+
+
 class _Finals(TorchFunctionMode):
     """Records calls of sigmoid and softmax, and skips the call with the number ``skip``."""
 
@@ -120,17 +131,27 @@ def with_head(
     if task not in TASKS:
         more = f" {NO_REGRESSION}" if task == "regression" else ""
         raise InputError(f"Expected task to be one of {', '.join(TASKS)}, but got {task!r}.{more}")
-    finals = _Finals()
+    finals, name = _Finals(), type(network).__name__
     try:
         with torch.no_grad(), finals:
-            found = select(network(x), output, type(network).__name__)
+            given = x.clone()
+            found = select(network(given), output, name)
     except Exception:  # the first batch of real images raises an error
         return network, TASKS[task], ""
-    if found.ndim > 2 or found.shape[0] != len(x):
+    network = network if torch.equal(given, x) else OnCopy(network)
+    if found.ndim not in (1, 2) or found.shape[0] != len(x):
         return network, TASKS[task], ""
     count = 1 if found.ndim == 1 else found.shape[1]
     number, final = _final(finals, found)
     inverse, seen = None, True if kind else None if final else _are_probabilities(found)
+    if seen is None and not final and count >= MANY and bool((found > 0).all()):
+        if task != "multilabel":
+            raise InputError(
+                f"Expected outputs of {name} that are clearly logits or clearly probabilities, but all {count} lie "
+                f"between 0 and 1, and their sum is not 1. Set --model.outputs to logits or to probabilities (outputs "
+                f"in Python)."
+            )
+        seen = True
     if task == "multilabel" and final == "softmax":
         number, inverse = None, Inverse("sigmoid")
     elif kind == "logits":
@@ -164,13 +185,11 @@ def _final(finals: _Finals, found: Tensor) -> tuple[int | None, str]:
 
 
 def _are_probabilities(found: Tensor) -> bool | None:
-    """Whether outputs are probabilities: from 0 to 1, and with a sum of 1 or too many for logits; None if unclear.
+    """Whether outputs are probabilities: from 0 to 1, and with a sum of 1; None if unclear.
 
     A sigmoid is never exactly 0 in a sane network, but a ReLU is, as at the end of SqueezeNet.
     """
     if not ((found >= 0).all() and (found <= 1).all()):
         return False
     sums = found.sum(-1)
-    many = found.ndim == 2 and found.shape[1] >= MANY and bool((found > 0).all())
-    sure = found.ndim == 2 and (torch.allclose(sums, torch.ones_like(sums), atol=1e-4) or many)
-    return sure or None
+    return (found.ndim == 2 and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)) or None

@@ -253,8 +253,9 @@ class Attribution:
         method: name of the method.
         ids: ids of the B items; empty for images in memory.
         metadata: further entries of the file; empty for images in memory.
-        explanation: images (B,C,H,W) that the method leaves as sufficient for the class, before normalization: black is
-            0 and white is 1; None for methods that make no such claim.
+        explanation: images (B,C,H,W) that the method leaves, before normalization: black is 0 and white is 1; None for
+            methods that leave no image.
+        hides: what replaces the rest in these images, see `fgvis_lightning.baselines.base.MaskMethod`.
 
     ``==`` compares all fields except `ids` and `metadata`.
     """
@@ -266,6 +267,7 @@ class Attribution:
     ids: tuple[str, ...] = field(default=(), compare=False)
     metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
     explanation: Tensor | None = None
+    hides: str = ""
 
     def __eq__(self, other: object) -> bool:
         return same_fields(self, other) if isinstance(other, Attribution) else NotImplemented
@@ -284,6 +286,8 @@ class Attribution:
             "score_image": repr(float(self.score_image[index])),
             "method": self.method,
         }
+        if self.hides:
+            own["hides"] = self.hides
         tensors = {"map": self.map[index].float()}
         if self.explanation is not None:
             # Half the size of float32, with steps of at most 1/8 of a step in an 8-bit image.

@@ -71,9 +71,10 @@ def load_with_texts(path: Path) -> tuple[Explanation | Attribution, dict[str, st
         }
         if "map" in tensors:
             image = tensors["explanation"][None].float() if "explanation" in tensors else None
-            further = {name: text for name, text in metadata.items() if name not in ("target", "score_image", "method")}
-            own["metadata"] = further
-            item = Attribution(map=tensors["map"][None], method=metadata["method"], explanation=image, **own)
+            known = "target", "score_image", "method", "hides"
+            own["metadata"] = {name: text for name, text in metadata.items() if name not in known}
+            own |= {name: metadata[name] for name in known[2:] if name in metadata}
+            item = Attribution(map=tensors["map"][None], explanation=image, **own)
             return item, metadata
         own |= {name: torch.tensor([read(metadata[name])]) for name, read in ROWS.items() if name in metadata}
         found = Explanation(

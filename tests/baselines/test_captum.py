@@ -129,3 +129,9 @@ def test_one_in_a_comparison(tmp_path: Path) -> None:
     ]
     main(["compare", *given])
     assert len(list((tmp_path / "out" / "IG" / "explanations").iterdir())) == 1
+
+
+@pytest.mark.parametrize("target", [[1, 2, 3], "cat", 1.5, [None, 1], -1, True])
+def test_targets_that_are_no_classes(target: Any) -> None:
+    with pytest.raises(InputError, match=r"Expected (target to be a class index|class indices)"):
+        FGVisAttribution(Tiny().eval(), **SHORT).attribute(X[:2], target=target)

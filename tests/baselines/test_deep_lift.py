@@ -79,3 +79,13 @@ def test_a_value_that_did_not_change_has_the_derivative() -> None:
     leaf = torch.zeros_like(X, requires_grad=True)
     (gradient,) = torch.autograd.grad(network(leaf).gather(1, TARGETS[:, None]).sum(), leaf)
     torch.testing.assert_close(found * 1e9, (gradient * x).sum(1).float() * 1e9, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["relu", "sigmoid"])
+def test_activations_called_by_keyword(name: str) -> None:
+    function = getattr(torch, name)
+    torch.manual_seed(0)
+    network = Spelled(function).double().eval()
+    plain = DeepLIFT()(network, X, TARGETS)
+    network.activation = lambda x: function(input=x)
+    assert torch.equal(DeepLIFT()(network, X, TARGETS), plain)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from toy_networks import Plain, Spelled
 from fgvis_lightning import DefendedCNN, InputError
 from fgvis_lightning.defense.checks import UngatedActivationError
 from fgvis_lightning.defense.coverage import Coverage
+from fgvis_lightning.networks.classifier import freeze
 
 Function = Callable[[Tensor], Tensor]
 
@@ -86,6 +88,12 @@ class Norm(nn.Module):
         return (x - x.mean(1, keepdim=True)) / variance.clamp(min=1e-6).sqrt()
 
 
+def changed(x: Tensor, change: Function) -> Tensor:
+    h = x.clone()
+    change(h)
+    return h
+
+
 def in_a_thread(x: Tensor) -> Tensor:
     results = []
     thread = threading.Thread(target=lambda: results.append(torch.relu(x)))
@@ -124,6 +132,21 @@ def without_interception(x: Tensor) -> Tensor:
         (lambda x: Mul.apply(x), "custom autograd function .*Mul"),
         (lambda x: checkpoint(torch.relu, x, use_reentrant=True), "a reentrant checkpoint"),
         (Norm(), "(pow|sqrt|div)"),
+        # in place, on a part
+        (lambda x: changed(x, lambda h: h[:, :2].abs_()), "1 of abs"),
+        (lambda x: changed(x, lambda h: h.view(-1).pow_(2)), "1 of pow"),
+        (lambda x: changed(x, lambda h: h.flatten(1).exp_()), "1 of exp"),
+        # by values that autograd takes for constants
+        (lambda x: x * (x.detach() > 0), "1 of gt"),
+        (lambda x: x * (x.data > 0), "1 of gt"),
+        (lambda x: x.masked_fill(x.detach() * 2 < 0, 0), "1 of lt"),
+        (lambda x: x + (x.sign() - x).detach(), "1 of sign"),
+        (lambda x: x + (x.detach().round() - x.detach()), "1 of round"),
+        (lambda x: x * x.int(), "1 of _to_copy"),
+        # in other shapes
+        (lambda x: x * x.flatten(1).sigmoid().view(x.shape), "1 of mul of a tensor with a function of itself"),
+        (lambda x: torch.addcmul(torch.zeros(()).double(), x, x), "1 of mul of a tensor with a function of itself"),
+        (lambda x: torch.einsum("bchw,bchw->bchw", x, x), "1 of mul of a tensor with a function of itself"),
     ],
 )
 def test_what_cannot_be_gated_is_refused_by_name(activation: Function, message: str) -> None:
@@ -133,6 +156,117 @@ def test_what_cannot_be_gated_is_refused_by_name(activation: Function, message: 
         defended.record(images()[0])
     with pytest.raises(RuntimeError, match=r"Expected a reference pass before"):
         defended(images()[0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: h[:, :2].add_(1),
+        lambda h: h[:, :2].mul_(2).sub_(1),
+        lambda h: h.view(-1).copy_(2 * h.view(-1)),
+        lambda h: h[:, 1:].relu_(),
+        lambda h: h[:, 1:].zero_(),
+    ],
+)
+def test_linear_changes_of_a_part_are_no_nonlinearities(change: Function) -> None:
+    gated_gradient(spelled(lambda x: torch.relu(changed(x, change))))
+
+
+class Forks(nn.Module):
+    """Takes another path for bright images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x)
+        return (h.abs() if x.mean() > 0 else torch.relu(h)).mean((2, 3))
+
+
+def test_each_path_through_the_network_is_checked() -> None:
+    defended = DefendedCNN(Forks().eval())
+    defended.record(-torch.ones(1, 3, 8, 8))
+    with pytest.raises(UngatedActivationError, match="1 of abs"):
+        defended.record(torch.ones(1, 3, 8, 8))
+
+
+def test_batch_statistics_are_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.Flatten())
+    with pytest.raises(InputError, match=r"1 \(BatchNorm2d\) of Sequential uses statistics of the batch"):
+        DefendedCNN(network.eval()).record(torch.rand(2, 3, 8, 8))
+
+
+def test_weights_that_train_do_not_count_as_depending_on_the_image() -> None:
+    """The same gates whether the network is frozen or not, and its weights stay trainable."""
+    torch.manual_seed(0)
+    network = timm.create_model("test_vit", num_classes=4, img_size=32).eval()
+    x = torch.rand(2, 3, 32, 32)
+    found = []
+    for own in (network, freeze(network)):
+        defended = DefendedCNN(own)
+        defended.record(x)
+        found.append((defended.coverage.gated, gradient(defended, 0.5 * x)))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_part_of_a_network_without_autocast() -> None:
+    class Exact(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.act(self.conv2(self.act(self.conv1(x))))
+            with torch.autocast("cpu", enabled=False):
+                return self.head(x.float().flatten(1))
+
+    network = freeze(Exact(size=8))
+    defended, x = DefendedCNN(network), torch.rand(2, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(defended.record(x), network(x))
+
+
+def test_closed_gates_of_tokens_before_images() -> None:
+    """A sequence first, as nn.TransformerEncoder takes it: shares are not those of other images."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.head = nn.Linear(3, 5), nn.Linear(5, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.into(x.flatten(2).permute(2, 0, 1))).mean(0))
+
+    torch.manual_seed(0)
+    defended, x = DefendedCNN(Tokens().eval()), torch.rand(4, 3, 4, 4)
+    defended.record(x)
+    e = x.clone()
+    e[1] *= 2
+    assert (defended.closed(e) == defended.closed(e)[0]).all(), "they cannot be told apart, so all have their mean"
+    assert 0 < defended.closed(e)[0] < 0.25
+
+
+def test_an_activation_of_a_single_number() -> None:
+    defended, x = DefendedCNN(spelled(lambda x: torch.relu(x) * torch.sigmoid(x.mean()))), images()[0]
+    defended.record(x)
+    assert defended.closed(0.5 * x).shape == (2, 2)
+
+
+def test_modules_and_functions_called_by_keyword() -> None:
+    """As without keywords."""
+
+    class Named(nn.Module):
+        def __init__(self, named: bool) -> None:
+            super().__init__()
+            self.swish, self.named = Swish(), named
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.swish(x=x) if self.named else self.swish(x)
+            part = h.clone()
+            torch.relu_(input=part[:, 1:]) if self.named else torch.relu_(part[:, 1:])
+            return part
+
+    named, plain = (gated_gradient(spelled(Named(flag)), gated=[Swish]) for flag in (True, False))
+    assert torch.equal(named, plain)
 
 
 def test_scripted_code_is_refused() -> None:

@@ -28,8 +28,9 @@ class Stream(nn.Module):
     ``point`` is called with each tensor that a gate belongs to, written out by hand.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, way: str = "add") -> None:
         super().__init__()
+        self.way = way
         self.stem = nn.Conv2d(3, 6, 2, stride=2)
         self.norms = nn.ModuleList(nn.LayerNorm(6) for _ in range(3))
         self.into = nn.ModuleList(nn.Linear(6, 12) for _ in range(2))
@@ -42,11 +43,21 @@ class Stream(nn.Module):
         """The tokens that enter the blocks."""
         return x
 
+    def sum(self, x: Tensor, h: Tensor) -> Tensor:
+        """In one of several notations."""
+        ways = {
+            "add": lambda: x + self.scale * h,
+            "sub": lambda: x - -self.scale * h,
+            "addcmul": lambda: torch.addcmul(x, self.scale, h),
+            "in place": lambda: x.clone().sub_(-self.scale * h),
+        }
+        return ways[self.way]()
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.mixed(self.stem(x).flatten(2).transpose(1, 2))
         for norm, into, out_of in zip(self.norms, self.into, self.out_of, strict=False):
-            h = self.point("gelu", F.gelu(into(self.point("normalization", norm(x)))))
-            x = self.point("residual", x + self.scale * out_of(h))
+            h = out_of(self.point("gelu", F.gelu(into(self.point("normalization", norm(x))))))
+            x = self.point("residual", self.sum(x, h))
         return self.head(self.point("normalization", self.norms[-1](x)).mean(1))
 
 
@@ -68,7 +79,10 @@ class Attending(Stream):
             return self.point("attention", F.scaled_dot_product_attention(q, k, v))
         if self.notation == "keywords":
             return self.point("attention", F.scaled_dot_product_attention(query=q, key=k, value=v))
-        weights = self.point("attention", torch.einsum("bnc,bmc->bnm", q, k)) / 6**0.5
+        if self.notation == "baddbmm":
+            weights = self.point("attention", torch.baddbmm(q.new_zeros(()), q, k.mT, beta=0)) / 6**0.5
+        else:
+            weights = self.point("attention", torch.einsum("bnc,bmc->bnm", q, k)) / 6**0.5
         return self.point("attention", weights.softmax(2) @ v)
 
 
@@ -111,7 +125,20 @@ def test_gradient_equals_slow_twin(rule: str, ungated: frozenset[str]) -> None:
         assert torch.equal(defended(e), network(e))
 
 
-@pytest.mark.parametrize(("notation", "count"), [("fused", 1), ("keywords", 1), ("products", 2)])
+@pytest.mark.parametrize("way", ["sub", "addcmul", "in place"])
+def test_sums_are_gated_in_any_notation(way: str) -> None:
+    torch.manual_seed(0)
+    network = Stream(way).double().eval()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    e = (x * torch.rand_like(x)).requires_grad_()
+    defended = DefendedCNN(network)
+    defended.record(x)
+    (ours,) = torch.autograd.grad(defended(e)[:, 1].sum(), e)
+    torch.testing.assert_close(ours, twin_gradient(network, x, e, "strict", frozenset()), rtol=1e-9, atol=1e-12)
+    assert defended.coverage.gated["residual"] == 2
+
+
+@pytest.mark.parametrize(("notation", "count"), [("fused", 1), ("keywords", 1), ("products", 2), ("baddbmm", 2)])
 @pytest.mark.parametrize("ungated", [frozenset(), frozenset({"attention"})], ids=str)
 @pytest.mark.parametrize("rule", RULES)
 def test_attention_is_gated_like_its_slow_twin(rule: str, ungated: frozenset[str], notation: str, count: int) -> None:
@@ -170,11 +197,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def test_no_layer_of_these_networks_is_without_a_gate(name: str) -> None:
     torch.manual_seed(0)
     options = FAMILIES[name]
-    network = timm.create_model(name, num_classes=5, **{k: v for k, v in options.items() if v != 224}).eval()
+    network = timm.create_model(name, num_classes=5, **{k: v for k, v in options.items() if v != 224})
+    network.eval().requires_grad_(False)
     side = options.get("img_size", 64)
     x = torch.randn(1, 3, side, side)
     defended = DefendedCNN(network, gate="restoring")
-    assert torch.equal(defended.record(x), network(x))  # with gradients, as attention takes other kernels without
+    assert torch.equal(defended.record(x), network(x.clone().requires_grad_()))  # other kernels without gradients
     assert not defended.coverage.gate_free
     assert defended.coverage.gated["residual"] > 1
     assert "residual" in str(defended.coverage)

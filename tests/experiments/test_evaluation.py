@@ -18,6 +18,8 @@ from toy_networks import Tiny
 from fgvis_lightning import load_explanation
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
+from fgvis_lightning.experiments.judgements import Judgement, Judgements
+from fgvis_lightning.experiments.judging import of_pictures
 from fgvis_lightning.experiments.measured import METRICS
 from fgvis_lightning.metrics import (
     PROFILES,
@@ -33,6 +35,7 @@ from fgvis_lightning.metrics import (
 )
 from fgvis_lightning.metrics.profiles import ZERO
 from fgvis_lightning.networks.load import load_classifier
+from fgvis_lightning.results.explanation import Attribution
 
 PhotoMaker = Callable[..., Path]
 
@@ -204,6 +207,64 @@ def test_a_folder_of_fit(results: Path) -> None:
     assert not (output / "extremes.png").exists()
 
 
+def test_the_task_changes_the_numbers(results: Path) -> None:
+    """In the same folder, which keeps what was judged before."""
+    quick = ["--extremes", "0", "--metrics", "[]"]
+    many = ["--model.task", "multilabel", *quick]
+    first, second, again = (rows(evaluate(results, *more) / "evaluation_items.csv") for more in (quick, many, quick))
+    assert first == again
+    assert all(one["deletion"] != other["deletion"] for one, other in zip(first, second, strict=True))
+
+
+def test_a_map_is_judged_again_on_another_photo(tmp_path: Path) -> None:
+    for name in ("map", "item"):
+        (tmp_path / name).write_text("a")
+    curve = torch.ones(3)
+    one = Judgement("a", "a.png", 1, "mine", {"size": 0.5}, curve, curve)
+    items = {"a": tmp_path / "item"}
+    Judgements(tmp_path / "known", {}, items).add(one, tmp_path / "map")
+    assert Judgements(tmp_path / "known", {}, items).get("mine", "a", tmp_path / "map") is not None
+    (tmp_path / "item").write_text("another image or class")
+    assert Judgements(tmp_path / "known", {}, items).get("mine", "a", tmp_path / "map") is None
+
+
+def test_a_method_that_was_removed_is_left_out(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (results / "methods.json").write_text(json.dumps({"FGVis": "FGVis"}))
+    output = evaluate(results, "--extremes", "0")
+    assert {row["method"] for row in rows(output / "evaluation.csv")} == {"FGVis"}
+    assert "configuration no longer has them: gradient" in capsys.readouterr().out
+
+
+def test_maps_of_another_network_are_told(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(results, "--extremes", "0", "--model.network", "toy_networks.Smooth")
+    assert "The maps were made for Tiny, but are judged by Smooth." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("hides", ["blurred", "black", ""])
+def test_information_is_that_of_the_part_alone(hides: str) -> None:
+    """A half that is kept has half of the image's information, whatever replaces the other half."""
+    classifier = load_classifier(Tiny(), size=(16, 16))
+    image = torch.full((3, 16, 16), 0.9)
+    kept = torch.zeros(1, 16, 16)
+    kept[..., :8] = 1
+    rest = {"blurred": 0.8, "black": 0.0, "": 0.7}[hides]
+    item = Attribution(
+        kept,
+        torch.tensor([1]),
+        torch.tensor([0.5]),
+        "m",
+        explanation=(kept * image + (1 - kept) * rest)[None],
+        hides=hides,
+    )
+    x = classifier.preprocessing.normalize(image)[None]
+    found = of_pictures(classifier.network, x, [item], [image], item.targets, classifier.network(x), classifier, True)
+    assert ("CP l1" in found) == bool(hides)
+    if hides:
+        assert float(found["CP l1"] / found["score kept"]) == pytest.approx(2, rel=1e-4)
+    assert float(found["p(e)"]) < 1
+    assert "hallucination" in found
+
+
 def test_mistakes(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "found no explanations in" in fails(capsys, results.parent / "in")
     assert "Expected a profile" in fails(capsys, results, "--profile", "raise")
@@ -216,8 +277,17 @@ def test_mistakes(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "got mine twice" not in fails(capsys, results, "--maps", f"{{FGVis: {empty}}}")
     (id,) = [path.stem for path in (results / "FGVis" / "explanations").iterdir()][:1]
     np.save(empty / f"{id}.npy", np.zeros((8, 16)))
-    assert "Expected maps of (16, 16), the network's input size, but those of mine have (8, 16)" in fails(
+    assert f"Expected maps of (16, 16), the network's input size, but that of {id} by mine has (8, 16)" in fails(
         capsys, results, "--maps", f"{{mine: {empty}}}"
+    )
+    assert "Expected --reference to be one of gradient, FGVis, but got 'FGViz'. Nearest: FGVis." in fails(
+        capsys, results, "--reference", "FGViz"
+    )
+    assert "Expected --device to be a device of this machine, but got cuda:77" in fails(
+        capsys, results, "--device", "cuda:77"
+    )
+    assert "but the input differs: resize 16 there and 20 here" in fails(
+        capsys, results, "--model.classifier.resize", "20"
     )
     np.save(empty / f"{id}.npy", np.zeros((3, 16, 16)))
     assert "Expected a map (H,W), but" in fails(capsys, results, "--maps", f"{{mine: {empty}}}")

@@ -60,6 +60,37 @@ def test_drawn_weights_have_the_spread_of_the_trained() -> None:
     assert float(weight.std()) == pytest.approx(3.0, rel=0.02)
 
 
+class Unusual(nn.Module):
+    """Weights under other names than weight and bias, and a buffer that is no weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.register_buffer("masked", torch.zeros(3, 3), persistent=False)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        return self.normed(self.attention(x, x, x, attn_mask=self.masked)[0])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_all_weights_are_drawn(frozen: bool) -> None:
+    torch.manual_seed(0)
+    unusual = Unusual().eval()
+    with torch.no_grad():  # equal numbers have no spread
+        for bias in (unusual.attention.in_proj_bias, unusual.attention.out_proj.bias):
+            bias.uniform_(-0.1, 0.1)
+    network = freeze(unusual) if frozen else unusual
+    (*_, (_, random)) = randomized(network, 3, 0)
+    names = dict(unusual.named_parameters())
+    drawn = {**dict(random.named_parameters()), **dict(random.named_buffers())}
+    assert len(names) == 8
+    assert not any(torch.equal(parameter, drawn[name]) for name, parameter in names.items())
+    assert torch.equal(drawn["masked"], torch.zeros(3, 3))
+
+
 def test_initial_weights_are_those_before_training() -> None:
     network, state = Tiny().eval(), torch.get_rng_state()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

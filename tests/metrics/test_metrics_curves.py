@@ -336,7 +336,7 @@ def test_errors() -> None:
     network = small(24, 24)
     with pytest.raises(InputError, match=r"Expected saliency to be \(2,24,24\), but got \(2,24,23\)"):
         curves(network, x, saliency[:, :, 1:], targets)
-    with pytest.raises(InputError, match=r"Expected saliency without NaN, but got some in 1 of 2: \[1\]"):
+    with pytest.raises(InputError, match=r"Expected saliency without NaN and infinity, but got some in 1 of 2: \[1\]"):
         curves(network, x, saliency.index_fill(0, torch.tensor(1), torch.nan), targets)
     with pytest.raises(InputError, match=r"Expected targets to be \(2,\) integers, but got \(1,\)"):
         curves(network, x, saliency, targets[:1])

@@ -174,7 +174,10 @@ def test_rank_correlation() -> None:
         (lambda: class_kept(torch.ones(2, 3), torch.tensor([0])), r"targets to be \(2,\) integers, but got \(1,\)"),
         (lambda: class_kept(torch.ones(2, 3), torch.tensor([0, 3])), "targets from 0 to 2, but got 0 to 3"),
         (lambda: sparsity(torch.ones(3)), r"evidence to be \(B,H,W\), but got \(3,\)"),
-        (lambda: sparsity(torch.full((1, 3, 2, 2), torch.nan)), "evidence without NaN, but got some in 1 of 1"),
+        (
+            lambda: sparsity(torch.full((1, 3, 2, 2), torch.nan)),
+            "evidence without NaN and infinity, but got some in 1 of 1",
+        ),
         (lambda: connectedness(torch.full((1, 2, 2), torch.nan)), "evidence without NaN"),
         (lambda: highlight(torch.ones(2, 3, 4, 4), torch.ones(2, 4, 5)), r"\(2,4,4\), but got \(2,4,5\)"),
         (lambda: highlight(torch.ones(1, 3, 4, 4), torch.ones(1, 4, 4), "max"), "maximum, min-max, but got 'max'"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,25 +15,107 @@ from PIL import Image
 from torch import nn
 from toy_networks import Tiny
 
-from fgvis_lightning import InputError, explain
+from fgvis_lightning import DefendedCNN, InputError, explain
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.networks.classifier import Classifier, freeze
 from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.networks.preprocessing import IMAGENET_MEAN, Preprocessing
 
 
-def test_frozen_copy_shares_weights_and_has_no_parameters() -> None:
+def test_frozen_copy_has_no_parameters_and_stays_as_it_is() -> None:
     network = Tiny().train()
     frozen = freeze(network)
-    assert not list(frozen.parameters())
+    assert not list(frozen.named_parameters())
     assert not frozen.state_dict()
     assert not any(module.training for module in frozen.modules())
     assert all(module.training for module in network.modules())
-    assert dict(frozen.named_buffers())["head.weight"].data_ptr() == network.head.weight.data_ptr()
     x = torch.rand(2, 3, 8, 8)
-    assert torch.equal(frozen(x), network.eval()(x))
+    before = frozen(x)
+    assert torch.equal(before, network.eval()(x))
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.zero_()
+    assert torch.equal(frozen(x), before)
     frozen.double()
     assert network.head.weight.dtype == torch.float32
+
+
+class AsksForParameters(Tiny):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = next(self.parameters())
+        return super().forward(x.to(first.device, first.dtype))
+
+
+def test_a_network_may_ask_for_its_parameters() -> None:
+    network = AsksForParameters().eval()
+    frozen = copy.deepcopy(freeze(network))
+    assert torch.equal(frozen(torch.ones(1, 3, 8, 8)), network(torch.ones(1, 3, 8, 8)))
+    assert [tensor.shape for tensor in frozen.parameters()] == [tensor.shape for tensor in network.parameters()]
+    assert next(iter(frozen.double().parameters())).dtype == torch.float64
+    assert not list(DefendedCNN(frozen).parameters())
+    assert explain(network, torch.rand(2, 3, 16, 16), iterations=3, seeds=1).mask.shape == (2, 3, 16, 16)
+
+
+class InPlace(nn.Module):
+    """Normalizes its input in place, as a network with its own preprocessing does."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x.sub_(0.5).mul_(3))
+
+
+@pytest.mark.parametrize("game", ["preservation", "deletion"])
+def test_a_network_that_changes_its_input_is_explained_like_any_other(game: Any) -> None:
+    torch.manual_seed(0)
+    inner = Tiny().eval()
+    outside = nn.Sequential(Shifted(), inner).eval()
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    options: dict[str, Any] = {"game": game, "iterations": 10, "seeds": 2, "normalize": ((0,) * 3, (1,) * 3)}
+    one, other = (explain(network, images, **options) for network in (InPlace(inner), outside))
+    assert torch.equal(one.mask, other.mask)
+    assert torch.equal(one.score_explanation, other.score_explanation)
+    scores = outside(images * one.mask).softmax(1).gather(1, one.targets[:, None])[:, 0]
+    assert torch.allclose(one.score_explanation, scores, atol=1e-4)
+
+
+class Shifted(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - 0.5) * 3
+
+
+class Returns(Tiny):
+    """Keeps something frozen in training, and forgets to return itself."""
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (Tiny, "Pass an instance"),
+        (None, "Pass its name"),
+        (len, "Pass a module"),
+    ],
+)
+def test_what_cannot_be_frozen(network: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        freeze(network)
+
+
+def test_a_scripted_part() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted: Any = torch.jit.script(nn.ReLU())
+    with pytest.raises(InputError, match="but 1 is scripted or traced"):
+        freeze(nn.Sequential(nn.Conv2d(3, 3, 1), scripted))
+
+
+def test_a_mode_without_a_result() -> None:
+    assert isinstance(freeze(Returns()), Returns)
 
 
 def test_network_that_cannot_be_copied() -> None:
