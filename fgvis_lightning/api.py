@@ -24,7 +24,9 @@ from fgvis_lightning.data.items import Item
 from fgvis_lightning.engine.lightning_logs import quiet
 from fgvis_lightning.engine.strategy import trainer_options
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
+from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.method.options import within
 from fgvis_lightning.names import printable
 from fgvis_lightning.networks.channels import dimensions_of
 from fgvis_lightning.results.explanation import Attribution, Explanation
@@ -134,7 +136,9 @@ def explain(
     Raises:
         InputError: if images, targets or options are invalid.
     """
-    mean, std = map(tuple, normalize) if normalize is not None else (None, None)
+    mean, std = _normalization(normalize)
+    if batch_size is not None and batch_size != "auto":
+        batch_size = within("batch_size", batch_size, 1, 10**6)
     dimensions = dimensions_of(network.func if isinstance(network, partial) else network)
     if isinstance(images, Tensor) and images.ndim > dimensions and "size" not in options:
         options["size"] = tuple(images.shape[-dimensions:])  # size of the images for the trial pass
@@ -161,6 +165,24 @@ def explain(
         found = explain_with(model, pictures, classes, batch_size or len(pictures), progress, **trainer)
         background = model.classifier.preprocessing.background()
         return replace(found, images=pictures.cpu(), background=background, metadata=_where(images, model))
+
+
+def _normalization(normalize: Any) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and standard deviation of each channel.
+
+    Raises:
+        InputError: if there are not two sequences of numbers.
+    """
+    if normalize is None:
+        return None, None
+    try:
+        mean, std = (tuple(map(float, values)) for values in normalize)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"Expected normalize to be mean and std with a number for each channel, such as ((0.5,) * 3, (0.25,) * 3), "
+            f"but got {normalize!r}."
+        ) from error
+    return mean, std
 
 
 def _where(images: Any, model: FGVis) -> dict[str, str]:

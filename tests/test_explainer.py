@@ -272,6 +272,15 @@ def test_defaults_and_targets() -> None:
             {"network": NotANumber()},
             "to return finite logits, but got NaN or infinity for 3 of 3 images",
         ),
+        ({"batch_size": -1}, "Expected batch_size from 1 to"),
+        ({"batch_size": 0}, "Expected batch_size from 1 to"),
+        ({"batch_size": "all"}, "Expected batch_size from 1 to 1000000, a whole number, but got 'all'"),
+        ({"seeds": 2.0}, "Expected seeds from 1 to 1000, a whole number, but got 2.0"),
+        ({"iterations": "5"}, "Expected iterations from 1 to"),
+        ({"iterations": 2.5}, "Expected iterations from 1 to"),
+        ({"patience": None}, "Expected patience from 0 to"),
+        ({"level": "0.5"}, "Expected level to be a number, but got '0.5'"),
+        ({"normalize": (0.5, 0.5)}, "Expected normalize to be mean and std with a number for each channel"),
     ],
 )
 def test_bad_input(options: dict[str, Any], message: str) -> None:

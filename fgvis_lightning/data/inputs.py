@@ -84,7 +84,7 @@ def as_targets(targets: Any, count: int, classifier: Classifier) -> list[int]:
     """
     if targets is None:
         return [-1] * count
-    one = isinstance(targets, str | int) or (isinstance(targets, Tensor) and targets.ndim == 0)
+    one = isinstance(targets, str | int) or getattr(targets, "ndim", None) == 0
     values = [targets] * count if one else targets
     whole = not isinstance(values, Tensor) or not (values.is_floating_point() or values.dtype == torch.bool)
     if isinstance(values, Tensor):

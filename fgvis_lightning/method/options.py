@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -112,9 +113,12 @@ def choose(
     one_of(RULES, gate=gate)
     iterations = iterations if iterations is not None else 200 if auto else 500
     seeds = seeds if seeds is not None else 6 if auto else 1
-    within("iterations", iterations, 1, 10**6)
-    within("seeds", seeds, 1, 1000)
-    within("patience", patience, 0, 10**6)
+    iterations = within("iterations", iterations, 1, 10**6)
+    seeds = within("seeds", seeds, 1, 1000)
+    patience = within("patience", patience, 0, 10**6)
+    for name, number in (("tolerance", tolerance), ("noise", noise), ("level", level)):
+        if number is not None and not isinstance(number, Real):
+            raise InputError(f"Expected {name} to be a number, but got {number!r}.")
     if tolerance is not None and not 0 <= tolerance < 1:
         raise InputError(f"Expected tolerance to be at least 0 and less than 1, but got {tolerance}.")
     noise = noise if noise is not None else NOISE if not auto and game == "deletion" else 0.0
@@ -173,8 +177,10 @@ def within(name: str, value: int, least: int, most: int) -> int:
     """Return the value of an option after checking its range.
 
     Raises:
-        InputError: if the value is less than ``least`` or greater than ``most``.
+        InputError: if the value is no whole number, less than ``least``, or greater than ``most``.
     """
-    if not least <= value <= most:
-        raise InputError(f"Expected {name} from {least} to {most}, but got {value}.")
-    return value
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:
+        number = "" if whole else ", a whole number"
+        raise InputError(f"Expected {name} from {least} to {most}{number}, but got {value!r}.")
+    return int(value)
