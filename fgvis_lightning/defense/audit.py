@@ -66,11 +66,11 @@ class Witness(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__.removesuffix("_")
         inputs = list(tensors_in((*args, *(kwargs or {}).values())))
-        depends = any(map(self._depends, inputs))
+        depending = list(filter(self._depends, inputs))
+        depends = bool(depending) and not name.endswith("_like") and not name.startswith("new_")  # these take a shape
         output = func(*args, **(kwargs or {}))
-        if depends:
-            for tensor in (*inputs, *tensors_in(output)):
-                self.watch(tensor)
+        for tensor in (*depending, *tensors_in(output)) if depends else ():
+            self.watch(tensor)
         if name in OPERATORS:
             self.operators[name] += 1
             if not self.within():
@@ -85,12 +85,13 @@ class Witness(TorchDispatchMode):
 
     def watch(self, tensor: Tensor) -> None:
         """Note that a tensor's values depend on the image; this also holds for those that detach() and data share."""
-        storage = tensor.untyped_storage()
-        self._storages[storage._cdata] = StorageWeakRef(storage)
+        if tensor.layout == torch.strided:
+            storage = tensor.untyped_storage()
+            self._storages[storage._cdata] = StorageWeakRef(storage)
 
     def _depends(self, tensor: Tensor) -> bool:
-        if tensor.requires_grad:
-            return True
+        if tensor.requires_grad or tensor.layout != torch.strided:
+            return tensor.requires_grad
         known = self._storages.get(tensor.untyped_storage()._cdata)
         return known is not None and not known.expired()
 

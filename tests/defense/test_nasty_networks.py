@@ -172,6 +172,22 @@ def test_linear_changes_of_a_part_are_no_nonlinearities(change: Function) -> Non
     gated_gradient(spelled(lambda x: torch.relu(changed(x, change))))
 
 
+class Compares(nn.Module):
+    """Compares its weights, and constants of the image's shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.conv(x)) * (torch.ones_like(x[:, :1, 2:, 2:]).cumsum(3) > 2)
+        return (h * (self.conv.weight.mean((1, 2, 3)) > -1)[:, None, None]).mean((2, 3)) * (h.new_ones(4) > 0)
+
+
+def test_comparisons_of_constants_are_no_nonlinearities() -> None:
+    DefendedCNN(freeze(Compares())).record(torch.rand(1, 3, 8, 8))
+
+
 class Forks(nn.Module):
     """Takes another path for bright images."""
 
