@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +115,7 @@ class FGVis(MaskModule):
         self._warned = False
 
     @classmethod
-    def of(cls, network: Any, **options: Any) -> FGVis:
+    def of(cls, network: Any, **options: Any) -> Self:
         """Make a module from a flat set of options, including those of ``classifier`` and ``defense``.
 
         Raises:

@@ -27,7 +27,7 @@ from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.figures import explanation_panel
 from fgvis_lightning.results.folder import Levels, write_summary
 from fgvis_lightning.results.layout import as_file
-from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
+from fgvis_lightning.results.tensor_files import item_file, write_whole
 
 
 def image_in_work(model: SweepModule, place: int) -> tuple[Tensor, Tensor]:
@@ -132,7 +132,7 @@ class ExplanationWriter(ExplanationCallback):
                 panel = explanation_panel(found, index, *image_in_work(pl_module, place), metadata["name"])
                 self._draw(panel, id, self.formats)
             # Last, since an item counts as done when its explanation exists.
-            found.save(self.folder / EXPLANATIONS / (id + SUFFIX), index, metadata, self._owner)
+            found.save(item_file(self.folder, id), index, metadata, self._owner)
 
     def _draw(self, figure: Figure, id: str, formats: Sequence[str]) -> None:
         for kind in formats:
@@ -156,7 +156,7 @@ class ExplanationWriter(ExplanationCallback):
             if not (missing := [kind for kind in self.formats if f"{id}.{kind}" not in known]):
                 continue
             try:
-                found = with_image(load_explanation(self.folder / EXPLANATIONS / (id + SUFFIX)))
+                found = with_image(load_explanation(item_file(self.folder, id)))
             except InputError:
                 continue
             assert found.images is not None

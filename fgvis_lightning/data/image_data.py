@@ -18,7 +18,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results import folder
-from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, change_metadata
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, change_metadata, item_file
 from fgvis_lightning.results.unchanged import QuickCheck
 
 LARGE = 512 * 512
@@ -180,13 +180,13 @@ class ImageData(SweepData):
         reason = folder.why_unusable(self.done, id, self._model.fingerprint(), sha256)
         if reason is None:
             if sha256 is not None:  # the image may have moved
-                path = self.done / EXPLANATIONS / (id + SUFFIX)
+                path = item_file(self.done, id)
                 change_metadata(path, {"image": printable(item.path)}, self._owner)
             return None
         print(f"\n{reason}: it will be computed again.", flush=True)
         self.recomputed.append(id)
         # Delete the file, so that its class or its summary is not mistaken for this configuration's.
-        (self.done / EXPLANATIONS / (id + SUFFIX)).unlink(missing_ok=True)
+        item_file(self.done, id).unlink(missing_ok=True)
         return self._read(item)
 
 

@@ -69,8 +69,7 @@ class SweepModule(pl.LightningModule, ABC):
     def plain(self, x: Tensor) -> Tensor:
         """The network's own logits (B,K) of normalized images, outside autocast."""
         with torch.autocast(x.device.type, enabled=False):
-            logits: Tensor = self.network(x)
-        return logits
+            return self.network(x)
 
     def first_pass(self, x: Tensor, copies: int = 1) -> Tensor:
         """The network's own logits of new images, with checks.

@@ -17,7 +17,7 @@ from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.method.games import blend
 from fgvis_lightning.results.tables import Table
-from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
+from fgvis_lightning.results.tensor_files import item_file
 
 ATTACK = ("game", "optimizer", "start", "defense")
 ROWS = (
@@ -142,7 +142,7 @@ def _logits_of_nothing(run: Run) -> Tensor:
 def _outcome(run: Run, item: Item, id: str, empty: Tensor) -> tuple[Outcome, About]:
     """Outcome of a pair, and what is known without an attack; ``empty``: the logits of an empty image."""
     model = run.model
-    found = load_explanation(run.output / EXPLANATIONS / (id + SUFFIX))
+    found = load_explanation(item_file(run.output, id))
     image = load_image(item.path, model.classifier.preprocessing, upscale=run.data.upscale)
     evidence = blend(model.normalize(image[None]), found.evidence.to(model.device), None)
     targets, task = found.targets.to(model.device), model.classifier.task

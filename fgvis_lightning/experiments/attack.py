@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -44,10 +44,9 @@ class Attack(FGVis):
     _topped: Tensor
 
     @classmethod
-    def of(cls, network: Any, start: Start = OWN, restart: int = 1, **options: Any) -> Attack:
+    def of(cls, network: Any, start: Start = OWN, restart: int = 1, **options: Any) -> Self:
         """Make an attack from options of `FGVis.of` and its own."""
         attack = super().of(network, **options)
-        assert isinstance(attack, Attack)
         attack.start, attack.restart = start, restart
         return attack
 

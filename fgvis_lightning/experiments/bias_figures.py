@@ -17,7 +17,7 @@ from fgvis_lightning.experiments.bias_tables import Ranked, Tables
 from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.results.figures import as_rgb, brightened, each_channel, explanation_image, grid
-from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
+from fgvis_lightning.results.tensor_files import item_file
 
 MOST = 12
 """Classes in the bars, half of them from each end of the ranking."""
@@ -106,7 +106,7 @@ def _sheet(found: Findings, ranked: list[Ranked], run: Run, rows: int) -> Figure
 
     def pictures(item: Measured) -> list[tuple[Tensor | None, str]]:
         image = as_float(load_image(item.image, preprocessing, upscale=run.data.upscale))
-        evidence = load_explanation(run.output / EXPLANATIONS / (item.id + SUFFIX)).evidence[0].float()
+        evidence = load_explanation(item_file(run.output, item.id)).evidence[0].float()
         return [
             (shown(image), f"p = {item.scores['']:.2f}"),
             (shown(explanation_image(image, brightened(evidence), preprocessing.background())), ""),

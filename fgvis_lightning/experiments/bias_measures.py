@@ -17,7 +17,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.statistics import bootstraps, interval, resampled, wilson
 from fgvis_lightning.networks.classifier import Classifier
-from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
+from fgvis_lightning.results.tensor_files import item_file
 
 ROWS = 32
 """Images in memory at once."""
@@ -131,7 +131,7 @@ def measure(run: Run, pairs: Mapping[str, Pair]) -> dict[str, Findings]:
     present = run.split()[1]
     for start in range(0, len(present), ROWS):
         part = present[start : start + ROWS]
-        found = [load_explanation(run.output / EXPLANATIONS / (id + SUFFIX)) for _, id in part]
+        found = [load_explanation(item_file(run.output, id)) for _, id in part]
         images = [load_image(item.path, classifier.preprocessing, upscale=run.data.upscale) for item, _ in part]
         x = as_float(torch.stack(images))
         targets = torch.cat([one.targets for one in found])

@@ -24,7 +24,7 @@ from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.figures import brightened, brightening, explanation_image, grid, heat
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tables import Table
-from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, write_whole
+from fgvis_lightning.results.tensor_files import item_file, write_whole
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Shares of an image's pixels that are deleted to find out whose evidence they are."""
@@ -89,7 +89,7 @@ def _results(runs: dict[str, Run]) -> Iterator[Result]:
     files: dict[Item, dict[str, Path]] = {}
     for name, run in runs.items():
         for item, id in run.split()[1]:
-            files.setdefault(item, {})[name] = run.output / EXPLANATIONS / (id + SUFFIX)
+            files.setdefault(item, {})[name] = item_file(run.output, id)
     run = next(iter(runs.values()))
     for item in sorted(files, key=lambda item: item.number):
         found = {name: load_item(path) for name, path in files[item].items()}

@@ -92,8 +92,7 @@ def reseeded(method: Method) -> Method | None:
     changes: dict[str, Any] = {"seed": own.seed + APART}
     if isinstance(method, Smoothed):
         changes["method"] = reseeded(method.method) or method.method
-    changed: Method = replace(own, **changes)
-    return changed
+    return replace(own, **changes)
 
 
 @dataclass(frozen=True)

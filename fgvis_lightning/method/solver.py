@@ -77,8 +77,7 @@ class Solver(Optimizer, ABC):
     def images(self) -> list[Search]:
         """The state of each image; empty before the first step."""
         (mask,) = self.param_groups[0]["params"]
-        known: list[Search] = self.state[mask].get("images", [])
-        return known
+        return self.state[mask].get("images", [])
 
     @property
     def finishing(self) -> bool:

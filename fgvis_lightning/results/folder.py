@@ -28,7 +28,7 @@ from fgvis_lightning.names import printable
 from fgvis_lightning.networks.preprocessing import Preprocessing
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tables import Table
-from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_metadata, write_whole
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, item_file, load_metadata, write_whole
 from fgvis_lightning.results.unchanged import QuickCheck
 
 FAILURES = "failures"
@@ -78,7 +78,7 @@ def why_unusable(output: Path, id: str, fingerprint: str, sha256: str | None = N
         fingerprint: fingerprint of the configuration.
         sha256: hash of the current image; None if there is no image to compare with.
     """
-    path = output / EXPLANATIONS / (id + SUFFIX)
+    path = item_file(output, id)
     try:
         metadata = load_item(path).metadata
     except InputError as error:

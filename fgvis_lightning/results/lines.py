@@ -8,7 +8,7 @@ from textwrap import wrap
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.results.numbers import level_of, percent, probability, score_after
-from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, load_metadata
+from fgvis_lightning.results.tensor_files import item_file, load_metadata
 
 MOST = 20
 """Maximum number of items to list or print."""
@@ -32,7 +32,7 @@ def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
     rows, after = [], ""
     for id in ids:
         try:
-            item = load_metadata(output / EXPLANATIONS / (id + SUFFIX))
+            item = load_metadata(item_file(output, id))
             numbers = [float(item[name]) for name in ("score_image", "score_explanation", "sparsity")]
         except (InputError, KeyError, ValueError):
             continue

@@ -27,6 +27,11 @@ UNREADABLE = (SafetensorError, KeyError, ValueError, TypeError, OSError)
 """Exceptions that reading a damaged or foreign file raises."""
 
 
+def item_file(output: Path, id: str) -> Path:
+    """The file of an item in a results folder."""
+    return output / EXPLANATIONS / (id + SUFFIX)
+
+
 def write_whole(path: Path, data: bytes, owner: str | None = None) -> None:
     """Write a file completely or not at all, even in case of a power failure.
 
