@@ -70,8 +70,8 @@ class MapModule(SweepModule):
                 found = self.method(self.network, x, targets)
             except StopIteration as error:  # Lightning would interpret it as the end of the data
                 raise InputError(
-                    f"Expected {self.name} to return maps, but it raised StopIteration. A frozen network has no "
-                    f"parameters, so next(network.parameters()) fails: use the device of the images."
+                    f"Expected {self.name} to return maps, but it raised StopIteration, as next() does after the last "
+                    f"item. Check its __call__."
                 ) from error
         self.cost.images += len(places)
         images, maps = found if isinstance(found, tuple) else (None, found)

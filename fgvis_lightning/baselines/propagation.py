@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fgvis_lightning.networks.classifier import constant
+
 
 @contextmanager
 def differentiable(network: nn.Module, images: Tensor) -> Iterator[None]:
@@ -17,15 +19,9 @@ def differentiable(network: nn.Module, images: Tensor) -> Iterator[None]:
 
     Autocast is off, since it would round at every layer.
     """
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-            yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+    exact = torch.autocast(images.device.type, enabled=False)
+    with constant(network.parameters()), torch.inference_mode(False), torch.enable_grad(), exact:
+        yield
 
 
 class Call:

@@ -8,11 +8,10 @@ range on the real image ``x``::
 so an explanation ``e`` can only use features that the image has. The forward pass equals the network's own, bit for
 bit. The defense has no hyperparameters.
 
-Activation calls are intercepted while the network runs. They may be modules, functions or methods, in place or not, and
-modules may be reused: each *call* has its own reference activation, identified by its position in the order of calls.
-Two checks, `audit` and `graph`, find nonlinearities that cannot be intercepted, and the network is refused. If a layer
-would have no gate next to it, as on the residual stream of a transformer, sums, normalizations and attention are gated
-as well.
+Activation calls are intercepted while the network runs: modules, functions or methods, in place or not. Each *call* has
+its own reference activation, identified by its position in the order of calls. Two checks, `audit` and `graph`, find
+nonlinearities that cannot be intercepted. If a layer would have no gate next to it, as on the residual stream of a
+transformer, sums, normalizations and attention are gated as well.
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ from fgvis_lightning.defense.reference import Reference, bounds, differentiable,
 from fgvis_lightning.defense.selection import Selection
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.method.gates import RULES
+from fgvis_lightning.networks.classifier import constant
 from fgvis_lightning.networks.outputs import select
 
 
@@ -88,7 +88,6 @@ class DefendedCNN(nn.Module):
         self.gate = gate
         self.fused = fused
         self.selection = Selection(network, exempt, gated)
-        self.exempt = self.selection.exempt
         self.network = network
         self._name = type(network).__name__
         self._weights = list(nn.Module.parameters(network))  # none if it is frozen
@@ -132,7 +131,7 @@ class DefendedCNN(nn.Module):
             if self.selection.passes(name):
                 return
             coverage.calls[name] += 1
-            if name in self.exempt:
+            if name in self.selection.exempt:
                 return
             fused = self.fused and name in LIMITS
             known = bounds(h, name, fused) if h.requires_grad else None
@@ -152,14 +151,13 @@ class DefendedCNN(nn.Module):
             self._layout = Layout.of(image)
             logits = self._run(image)
         coverage.layers = tuple(layers)
-        if witness is not None:
-            judge_calls(self._name, witness, self.exempt)
         for reference, (h, version) in zip(references, outputs, strict=True):
             reference.fused &= h._version == version
         outputs.clear()
         self._references, self._recorded = references, coverage
         try:
             if witness is not None:
+                judge_calls(self._name, witness, self.selection.exempt)
                 found = self._survey(x, modules)
                 self._surveyed[key] = replace(found, operators=witness.operators, layers=coverage.layers)
         except BaseException:
@@ -217,14 +215,8 @@ class DefendedCNN(nn.Module):
             self.defended = before
 
     def _run(self, x: Tensor) -> Tensor:
-        trained = [weight for weight in self._weights if weight.requires_grad]
-        try:  # what requires a gradient depends on the image
-            for weight in trained:
-                weight.requires_grad_(False)
+        with constant(self._weights):  # so that what requires a gradient depends on the image
             return select(self.network(x), self.output, self._name)
-        finally:
-            for weight in trained:
-                weight.requires_grad_(True)
 
     def _replay(
         self,
@@ -258,7 +250,7 @@ class DefendedCNN(nn.Module):
         def visit(name: str, h: Tensor) -> None:
             if self.selection.passes(name):
                 return
-            if name in self.exempt:
+            if name in self.selection.exempt:
                 coverage.calls[name] += 1
                 return
             reference = reference_of(name, h)
@@ -266,9 +258,8 @@ class DefendedCNN(nn.Module):
                 act(reference, h)
 
         def fused(name: str, x: Tensor, in_place: bool) -> Tensor | None:
-            if name not in LIMITS or name in self.exempt or not x.requires_grad:
-                return None
-            if done == len(references) or not references[done].fused:
+            ready = done < len(references) and references[done].fused and x.requires_grad
+            if not ready or name not in LIMITS or name in self.selection.exempt:
                 return None
             return GatedReLU.apply(x, reference_of(name, x).h, in_place, self.gate)
 
@@ -288,20 +279,17 @@ class DefendedCNN(nn.Module):
         shares: list[Tensor] = []
 
         def why_not(name: str) -> str | None:
-            return name if self.selection.passes(name) else "exempt" if name in self.exempt else None
+            return name if self.selection.passes(name) else "exempt" if name in self.selection.exempt else None
 
         def make(*args: Any) -> Surveyor:
             surveyors.append(Surveyor(*args, modules=modules, why_not=why_not))
             return surveyors[-1]
 
-        def act(reference: Reference, h: Tensor) -> None:
-            shares.append(share_closed(len(x), reference, h))
-
         with differentiable(x) as image:
-            logits = self._replay(image, act, make)
+            logits = self._replay(image, lambda *call: shares.append(share_closed(len(x), *call)), make)
             if shares:
                 require_open(self._name, self.coverage.layers, torch.stack(shares, 1))
-            exempt = self.exempt, self.selection.exempt_functions
+            exempt = self.selection.exempt, self.selection.exempt_functions
             found = inspect(logits, image, surveyors[0].boundaries, surveyors[0].places, *exempt)
         judge_graph(self._name, found)
         return Coverage(exempt=found.exempt, gate_free=found.gate_free)
@@ -309,5 +297,4 @@ class DefendedCNN(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DefendedCNN:
         self._references = None  # the device or data type changes
         self._casts.clear()
-        super()._apply(fn, recurse)
-        return self
+        return super()._apply(fn, recurse)

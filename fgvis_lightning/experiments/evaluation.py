@@ -17,11 +17,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-import fgvis_lightning
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.experiments.arguments import add_device, build, new_parser
 from fgvis_lightning.experiments.evaluation_figures import draw_curves, draw_extremes
@@ -124,7 +124,7 @@ def main(args: Sequence[str]) -> None:
         "preprocessing": str(classifier.preprocessing),
         "task": classifier.task.name,
         "torch": torch.__version__,
-        "fgvis_lightning": fgvis_lightning.__version__,
+        "fgvis-lightning": version("fgvis-lightning"),
     }
     depends = {**says, "model": config.model.as_dict(), "metrics": metrics}
     known = Judgements(output / JUDGEMENTS, depends, stored(methods))

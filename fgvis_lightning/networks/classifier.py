@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -184,6 +185,19 @@ def _frozen_parameters(network: nn.Module, recurse: bool = True) -> Iterator[Ten
     for module in network.modules() if recurse else (network,):
         own = (getattr(module, name) for name in getattr(module, FROZEN, ()))
         yield from (tensor for tensor in own if tensor is not None)
+
+
+@contextmanager
+def constant(weights: Iterable[Tensor]) -> Iterator[None]:
+    """Inside this context, these weights require no gradient."""
+    trained = [weight for weight in weights if weight.requires_grad]
+    try:
+        for weight in trained:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for weight in trained:
+            weight.requires_grad_(True)
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -187,13 +187,15 @@ def test_a_method_that_cannot_is_named_and_the_others_are_there(
         "guided": {"class_path": f"{BASELINES}.GuidedBackprop"},
         "flat": {"class_path": "methods.Flat"},
         "asks": {"class_path": "methods.Asks"},
+        "stops early": {"class_path": "methods.StopsEarly"},
         "gradient": {"class_path": f"{BASELINES}.Gradient"},
     }
     error = fails(capsys, folder, output, "--model.network", "toy_networks.Smooth", methods=methods)
     assert "guided: Expected a network with ReLUs" in error
     assert "flat: Expected flat to return finite maps of shape (2, 16, 16), but got (16, 16)" in error
-    assert "asks: Expected asks to return maps, but it raised StopIteration. A frozen network has no param" in error
+    assert "stops early: Expected stops early to return maps, but it raised StopIteration, as next() does" in error
     assert "gradient:" not in error
+    assert "asks:" not in error
     assert len(list((output / "gradient" / "explanations").iterdir())) == 3
     assert (output / "comparison.png").exists()
 
