@@ -147,12 +147,11 @@ def by_hand(arguments: list[str]) -> list[subprocess.Popen[str]]:
 @pytest.mark.parametrize(
     ("launch", "pattern", "more"),
     [
-        (by_hand, "a*.png", ["--trainer.devices", "2"]),
         (by_hand, "*.png", ["--trainer.devices", "3", "--trainer.strategy", "independent"]),
         (torchrun, "a*.png", ["--trainer.devices", "2"]),
         (slurm, "*.png", ["--trainer.devices", "2"]),
     ],
-    ids=["two by hand", "three by hand", "torchrun", "SLURM"],
+    ids=["three by hand", "torchrun", "SLURM"],  # two by hand end test_chaos
 )
 def test_ranks_make_what_one_process_makes(
     launch: Callable[[list[str]], list[subprocess.Popen[str]]],
