@@ -17,6 +17,7 @@ from fgvis_lightning.experiments.arguments import chosen_device
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
 from fgvis_lightning.experiments.measured import FLOOR, METRICS
 from fgvis_lightning.experiments.own_maps import read, stored
+from fgvis_lightning.method.games import blurred
 from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.metrics import (
     Profile,
@@ -83,7 +84,7 @@ def judge(
             clean = checked(network(x), x, classifier).float()
         for name, paths in todo.items():
             items = [read(paths[id]) for id in chosen]
-            maps = [item if isinstance(item, Tensor) else item.saliency() for item in items]
+            maps = list(map(_saliency, items))
             for id, found in zip(chosen, maps, strict=True):
                 if found.shape != x[:1, 0].shape:
                     raise InputError(
@@ -138,13 +139,16 @@ def explained(item: Tensor | Explanation | Attribution, image: Tensor, classifie
     Args:
         item: of one image.
         image: (C,H,W) in [0,1].
-        classifier: its mean color replaces everything that is not evidence; with another reference, there is no image.
+        classifier: its mean color replaces everything that is not evidence, unless the item's own settings have the
+            blurred image as the reference; with other references, there is no image.
     """
     if isinstance(item, Explanation):
-        if json.loads(item.metadata.get("settings", "{}")).get("reference", "zero") != "zero":
-            return None
         background = classifier.preprocessing.background().to(image).expand_as(image)
-        return torch.lerp(background, image, item.evidence[0].to(image))
+        reference = json.loads(item.metadata.get("settings", "{}")).get("reference", "zero")
+        if reference == "blurred":
+            background = blurred(image[None], background, torch.Generator())[0]
+        known = reference in ("zero", "blurred")
+        return torch.lerp(background, image, item.evidence[0].to(image)) if known else None
     return item.explanation[0] if isinstance(item, Attribution) and item.explanation is not None else None
 
 
@@ -199,12 +203,18 @@ def of_pictures(
         found["average drop as is"] = average_drop(after, before)
         found["class kept"] = task.same_decision(logits, clean, targets).float()
         # The information of a part must not include what replaces the rest.
-        hides = {item.hides if isinstance(item, Attribution) else "gray" for item in items}
-        if hides == {"blurred"}:
-            e = torch.cat([item.saliency() for item in items if isinstance(item, Attribution)])[:, None].to(x) * x
-        elif hides == {"black"}:
-            e, x = shown, whole
-        if hides <= {"gray", "blurred", "black"}:
-            found["CP entropy"] = conciseness_preciseness(after, before, e, x)
-            found["CP l1"] = conciseness_preciseness(after, before, e, x, "l1")
+        hides = {item.hides for item in items if isinstance(item, Attribution)}
+        part, of = (shown, whole) if hides == {"black"} else (torch.cat(list(map(_mask, items))).to(x) * x, x)
+        if hides <= {"black"} or hides <= {"blurred"}:
+            found["CP entropy"] = conciseness_preciseness(after, before, part, of)
+            found["CP l1"] = conciseness_preciseness(after, before, part, of, "l1")
     return found
+
+
+def _mask(item: Tensor | Explanation | Attribution) -> Tensor:
+    """The mask of an item (1,1 or C,H,W); for a method of which nothing is known, its map."""
+    return item.evidence if isinstance(item, Explanation) else _saliency(item)[:, None]
+
+
+def _saliency(item: Tensor | Explanation | Attribution) -> Tensor:
+    return item if isinstance(item, Tensor) else item.saliency()

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from toy_networks import Tiny
 
-from fgvis_lightning import load_explanation
+from fgvis_lightning import explain, load_explanation
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
@@ -263,6 +263,24 @@ def test_information_is_that_of_the_part_alone(hides: str) -> None:
         assert float(found["CP l1"] / found["score kept"]) == pytest.approx(2, rel=1e-4)
     assert float(found["p(e)"]) < 1
     assert "hallucination" in found
+
+
+def test_an_explanation_on_the_blurred_image() -> None:
+    """Judged on it, as it was made."""
+    network = Tiny().eval()
+    classifier = load_classifier(network, size=(16, 16))
+    image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    preprocessing = classifier.preprocessing
+    normalize = preprocessing.mean, preprocessing.std
+    found = explain(network, image, reference="blurred", iterations=10, seeds=1, normalize=normalize)
+    item = replace(found, metadata={"settings": json.dumps({"reference": "blurred"})})
+    x = preprocessing.normalize(image)[None]
+    logits = classifier.network(x)
+    measured = of_pictures(classifier.network, x, [item], [image], item.targets, logits, classifier, True)
+    assert float(measured["p(e)"]) == pytest.approx(float(found.score_explanation), abs=1e-4)
+    assert float(measured["score kept"] / measured["CP l1"]) == pytest.approx(
+        float((found.mask * x).abs().sum() / x.abs().sum()), rel=1e-4
+    )
 
 
 def test_mistakes(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
