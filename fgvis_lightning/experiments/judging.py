@@ -16,7 +16,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import chosen_device
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
 from fgvis_lightning.experiments.measured import FLOOR, METRICS
-from fgvis_lightning.experiments.own_maps import read, stored
+from fgvis_lightning.experiments.own_maps import read, saliency_of, stored
 from fgvis_lightning.method.games import blurred
 from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.metrics import (
@@ -84,7 +84,7 @@ def judge(
             clean = checked(network(x), x, classifier).float()
         for name, paths in todo.items():
             items = [read(paths[id]) for id in chosen]
-            maps = list(map(_saliency, items))
+            maps = list(map(saliency_of, items))
             for id, found in zip(chosen, maps, strict=True):
                 if found.shape != x[:1, 0].shape:
                     raise InputError(
@@ -213,8 +213,4 @@ def of_pictures(
 
 def _mask(item: Tensor | Explanation | Attribution) -> Tensor:
     """The mask of an item (1,1 or C,H,W); for a method of which nothing is known, its map."""
-    return item.evidence if isinstance(item, Explanation) else _saliency(item)[:, None]
-
-
-def _saliency(item: Tensor | Explanation | Attribution) -> Tensor:
-    return item if isinstance(item, Tensor) else item.saliency()
+    return item.evidence if isinstance(item, Explanation) else saliency_of(item)[:, None]

@@ -34,6 +34,11 @@ def read(path: Path) -> Tensor | Explanation | Attribution:
     return saliency[None]
 
 
+def saliency_of(item: Tensor | Explanation | Attribution) -> Tensor:
+    """The map (1,H,W) of what `read` returns."""
+    return item if isinstance(item, Tensor) else item.saliency()
+
+
 def stored(methods: Mapping[str, Mapping[str, Path]]) -> Mapping[str, Path]:
     """The files of the first method whose files name their images."""
     return next(paths for paths in methods.values() if any(path.suffix == SUFFIX for path in paths.values()))

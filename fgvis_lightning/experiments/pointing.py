@@ -35,7 +35,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import build, new_parser
 from fgvis_lightning.experiments.evaluation import find_methods
 from fgvis_lightning.experiments.output import save_table
-from fgvis_lightning.experiments.own_maps import read, stored
+from fgvis_lightning.experiments.own_maps import read, saliency_of, stored
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.pointing_figures import Target, draw_sheet
 from fgvis_lightning.experiments.statistics import bootstrap, wilson, with_intervals
@@ -182,8 +182,7 @@ def measure(targets: Sequence[Target], methods: Mapping[str, Mapping[str, Path]]
         share = float(mask.float().mean())
         own = (target.id, target.metadata["image"], target.target)
         for name, paths in methods.items():
-            item = read(paths[target.id])
-            saliency = item if isinstance(item, Tensor) else item.saliency()
+            saliency = saliency_of(read(paths[target.id]))
             if saliency.shape != mask.shape:
                 raise InputError(
                     f"Expected maps of {tuple(mask.shape[1:])}, the network's input size, but that of {target.id} by "

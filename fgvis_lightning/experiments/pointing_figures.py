@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fgvis_lightning.data.explained import explained_image
 from fgvis_lightning.experiments.output import save_figure
-from fgvis_lightning.experiments.own_maps import read
+from fgvis_lightning.experiments.own_maps import read, saliency_of
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results.figures import as_rgb, grid, heat
 from fgvis_lightning.results.tables import Table
@@ -72,8 +72,7 @@ def draw_sheet(
         photo = as_rgb(explained_image(target.metadata, classifier.preprocessing), classifier.preprocessing.bands)
         row = [(outlined(photo, target.mask), fill(classifier.class_name(target.target), 20))]
         for name, paths in methods.items():
-            item = read(paths[target.id])
-            saliency = item[0] if isinstance(item, Tensor) else item.saliency()[0]
+            saliency = saliency_of(read(paths[target.id]))[0]
             found = measured[target.id, name]
             text = f"{'hit' if found['hit'] else 'miss'}, {100 * found['energy inside']:.0f} % inside"
             row.append((outlined(heat(saliency), target.mask), text))

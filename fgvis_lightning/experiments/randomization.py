@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import Method, require
 from fgvis_lightning.method.tasks import Task
-from fgvis_lightning.networks.classifier import FROZEN
 
 APART = 1000
 """Distance between seeds: a method with several runs counts up from its seed, and no two methods may share a run."""
@@ -27,10 +26,8 @@ def layers(network: nn.Module) -> list[nn.Module]:
 
 
 def weights_of(module: nn.Module) -> list[Tensor]:
-    """A module's own parameters, also after `freeze`, which makes them buffers."""
-    names = (*module._parameters, *getattr(module, FROZEN, ()))
-    own = (getattr(module, name) for name in names)
-    return [tensor for tensor in own if isinstance(tensor, Tensor) and tensor.is_floating_point()]
+    """A module's own parameters, which `freeze` keeps under this name."""
+    return [tensor for tensor in module.parameters(recurse=False) if tensor.is_floating_point()]
 
 
 def randomized(
