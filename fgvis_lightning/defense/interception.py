@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from fgvis_lightning.defense.audit import Modules, tensors_in
 from fgvis_lightning.defense.graph import Boundary, Edge, edges_of
-from fgvis_lightning.defense.nonlinearities import IN_PLACE, JOINING, KINDS, Functions
+from fgvis_lightning.defense.nonlinearities import JOINING, KINDS, Functions
 from fgvis_lightning.errors import InputError
 
 HARMLESS = frozenset({"copy_", "requires_grad_"})
@@ -78,15 +78,16 @@ class Interceptor(TorchFunctionMode):
         if name == "hardtanh" and (kwargs.get("min_val"), kwargs.get("max_val")) == (0.0, 6.0):
             name = "relu6"  # nn.ReLU6 calls hardtanh
         if self.replace is not None and args and isinstance(args[0], Tensor) and not args[0]._is_view():
-            output = self._replaced(name, func, args, kwargs)
+            self.depth += 1
+            try:
+                output = self.replace(name, args[0], _is_in_place(func, args, kwargs))
+            finally:
+                self.depth -= 1
             if output is not None:
                 return output
         self.before((*args, *kwargs.values()))
-        in_place = name not in JOINING or func.__name__ in IN_PLACE
-        view = args[0] if in_place and args and isinstance(args[0], Tensor) and args[0]._is_view() else None
-        if view is not None:
-            # An in-place activation of a view changes its base, whose gradient would bypass a gate on the view.
-            args = (view.clone(), *args[1:])
+        # The base's gradient would bypass a gate on the view.
+        view, args = _without_changed_view(func, args, kwargs)
         try:
             output = func(*args, **kwargs)
         except BaseException:  # the network may catch it
@@ -94,15 +95,6 @@ class Interceptor(TorchFunctionMode):
             raise
         self.after(name, output)
         return view.copy_(output) if view is not None and output is args[0] else output
-
-    def _replaced(self, name: str, func: Any, args: Any, kwargs: Any) -> Tensor | None:
-        in_place = func.__name__.endswith("_") or kwargs.get("inplace", args[-1]) is True
-        self.depth += 1
-        try:
-            assert self.replace is not None
-            return self.replace(name, args[0], in_place)
-        finally:
-            self.depth -= 1
 
     def _before_unit(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         if self.depth:
@@ -136,6 +128,21 @@ class Interceptor(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _is_in_place(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a call changes its first tensor; operators such as ``*=`` arrive as ``mul_``."""
+    name = func.__name__
+    named = name.endswith("_") and not name.startswith("__") and name not in HARMLESS
+    return named or kwargs.get("inplace", args[-1]) is True
+
+
+def _without_changed_view(func: Any, args: Any, kwargs: Any) -> tuple[Tensor | None, Any]:
+    """The view that a call would change, which also changes its base, and the arguments with a copy in its place."""
+    view = args[0] if args and isinstance(args[0], Tensor) and args[0]._is_view() else None
+    if view is None or not _is_in_place(func, args, kwargs):
+        return None, args
+    return view, (view.clone(), *args[1:])
+
+
 def _joins(inputs: tuple[Any, ...]) -> bool:
     """Whether two or more of the tensors depend on the image; the others are frozen and require no gradient."""
     return sum(tensor.requires_grad for tensor in tensors_in(inputs)) > 1
@@ -166,14 +173,10 @@ class Surveyor(Interceptor):
                 self.boundaries[edge] = Boundary(self._inputs, kind is None, kind or "", name in self.elementwise)
 
     def other(self, func: Any, args: Any, kwargs: Any) -> Any:
-        first = args[0] if args else None
-        changed = func.__name__.endswith("_") and not func.__name__.startswith("__") and func.__name__ not in HARMLESS
-        if changed and isinstance(first, Tensor) and first._is_view():
-            # In the graph of a change of a view, CopySlices would hide the operation.
-            output = super().other(func, (first.clone(), *args[1:]), kwargs)
-            output = first.copy_(output) if isinstance(output, Tensor) else output
-        else:
-            output = super().other(func, args, kwargs)
+        # In the graph of a change of a view, CopySlices would hide the operation.
+        view, args = _without_changed_view(func, args, kwargs)
+        output = super().other(func, args, kwargs)
+        output = view.copy_(output) if view is not None and output is args[0] else output
         place = None
         for node, _ in edges_of([output]):
             place = self.modules.running() if place is None else place

@@ -161,9 +161,6 @@ KINDS = frozenset({RESIDUAL, NORMALIZATION, ATTENTION})
 JOINING = frozenset({RESIDUAL, ATTENTION})
 """Names of calls that are left alone unless two of their tensors depend on the image."""
 
-IN_PLACE = frozenset(spelled for name in (*SUMS, *MATRIX_PRODUCTS) for spelled in (f"{name}_", f"__i{name}__"))
-"""Their functions that change the first tensor."""
-
 
 def resolve(entries: Iterable[str | type], option: str) -> tuple[frozenset[str], tuple[type, ...]]:
     """Resolve a user's list of function names and classes.
