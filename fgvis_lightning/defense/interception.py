@@ -20,7 +20,9 @@ from fgvis_lightning.defense.graph import Boundary, Edge, edges_of
 from fgvis_lightning.defense.nonlinearities import JOINING, KINDS, Functions
 from fgvis_lightning.errors import InputError
 
-HARMLESS = frozenset({"copy_", "requires_grad_"})
+HARMLESS = frozenset(
+    {"copy_", "requires_grad_", "squeeze_", "unsqueeze_", "transpose_", "t_", "swapaxes_", "swapdims_", "as_strided_"}
+)
 """Functions whose names look like those of changes, but that change no value, or nothing but a copy."""
 
 WEIGHTED = frozenset({torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d, F.linear})

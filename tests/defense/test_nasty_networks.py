@@ -166,6 +166,8 @@ def test_what_cannot_be_gated_is_refused_by_name(activation: Function, message: 
         lambda h: h.view(-1).copy_(2 * h.view(-1)),
         lambda h: h[:, 1:].relu_(),
         lambda h: h[:, 1:].zero_(),
+        lambda h: h[:, :1].squeeze_(1).unsqueeze_(1).mul_(2),
+        lambda h: h[:, :2].transpose_(2, 3).mul_(2),
     ],
 )
 def test_linear_changes_of_a_part_are_no_nonlinearities(change: Function) -> None:
