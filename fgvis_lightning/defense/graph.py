@@ -209,6 +209,7 @@ ELEMENTWISE = frozenset(
     {"Add", "Sub", "Rsub", "Neg", "Mul", "Div", "ToCopy", "Clone", "Alias"}
     | {"View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "Unsqueeze", "Squeeze"}
 )
+PARTS = frozenset({"Slice", "Select", "Split", "SplitWithSizes", "Unbind"})
 
 
 def _handwritten(
@@ -221,17 +222,21 @@ def _handwritten(
     def leading(edge: Edge) -> list[Edge]:
         return [other for other in inputs(edge) if other is not None and state[other][0]]
 
-    def sources(edge: Edge) -> set[Edge]:
-        """The edge, and the edges that it is an elementwise function of."""
-        found = {edge}
+    def sources(edge: Edge) -> set[tuple[Any, ...]]:
+        """The edge, and the edges that it is an elementwise function of, with the part of their tensors that it is."""
+        part: tuple[Any, ...] = ()
+        found = {(edge, part)}
         while True:
-            boundary = boundaries.get(edge)
-            elementwise = boundary.elementwise if boundary is not None else kind(edge[0]) in ELEMENTWISE
+            node, number = edge
+            boundary, name = boundaries.get(edge), kind(node)
+            elementwise = boundary.elementwise if boundary is not None else name in ELEMENTWISE | PARTS
             before = set(leading(edge))
             if not elementwise or len(before) != 1:
                 return found
+            if boundary is None and name in PARTS:
+                part += name, number, *(getattr(node, saved) for saved in dir(node) if saved.startswith("_saved_"))
             (edge,) = before
-            found.add(edge)
+            found.add((edge, part))
 
     for edge, (leads, *_) in state.items():
         if leads and edge not in boundaries and kind(edge[0]) in ("Mul", "Addcmul"):

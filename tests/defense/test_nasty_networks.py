@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import operator
 import threading
 import warnings
 from collections import OrderedDict
@@ -94,6 +95,10 @@ def changed(x: Tensor, change: Function) -> Tensor:
     return h
 
 
+def swish_of_a_part(h: Tensor) -> None:
+    h[:, :2] *= torch.sigmoid(h[:, :2])
+
+
 def in_a_thread(x: Tensor) -> Tensor:
     results = []
     thread = threading.Thread(target=lambda: results.append(torch.relu(x)))
@@ -136,6 +141,12 @@ def without_interception(x: Tensor) -> Tensor:
         (lambda x: changed(x, lambda h: h[:, :2].abs_()), "1 of abs"),
         (lambda x: changed(x, lambda h: h.view(-1).pow_(2)), "1 of pow"),
         (lambda x: changed(x, lambda h: h.flatten(1).exp_()), "1 of exp"),
+        (lambda x: changed(x, lambda h: operator.ipow(h[:, :2], 2)), "1 of pow"),
+        (lambda x: changed(x, lambda h: operator.imod(h[:, :2], 1)), "1 of remainder"),
+        (lambda x: changed(x, lambda h: operator.itruediv(h[:, :2], 2 + h.mean())), "1 of div by values that depend"),
+        (lambda x: changed(x, lambda h: operator.imul(h[:, :2], h[:, :2])), "1 of mul of a tensor with a function"),
+        (lambda x: changed(x, swish_of_a_part), "1 of mul of a tensor with a function of itself"),
+        (lambda x: torch.cat([x.split(2, 1)[0] * x.split(2, 1)[0].sigmoid()] * 2, 1), "1 of mul of a tensor with a"),
         # by values that autograd takes for constants
         (lambda x: x * (x.detach() > 0), "1 of gt"),
         (lambda x: x * (x.data > 0), "1 of gt"),
@@ -172,6 +183,13 @@ def test_what_cannot_be_gated_is_refused_by_name(activation: Function, message: 
 )
 def test_linear_changes_of_a_part_are_no_nonlinearities(change: Function) -> None:
     gated_gradient(spelled(lambda x: torch.relu(changed(x, change))))
+
+
+def test_products_of_two_parts_are_no_activations() -> None:
+    """A gated linear unit, in two spellings."""
+    sliced = gated_gradient(spelled(lambda x: torch.cat([x[:, :2] * x[:, 2:].sigmoid()] * 2, 1)))
+    split = gated_gradient(spelled(lambda x: torch.cat([x.split(2, 1)[0] * x.split(2, 1)[1].sigmoid()] * 2, 1)))
+    assert torch.equal(sliced, split)
 
 
 class Compares(nn.Module):
