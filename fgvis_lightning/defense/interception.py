@@ -5,7 +5,7 @@ A ``TorchFunctionMode`` sees every Python call of a torch function or tensor met
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,8 +16,8 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from fgvis_lightning.defense.audit import Modules, tensors_in
-from fgvis_lightning.defense.graph import Boundary, Edge, edges_of
-from fgvis_lightning.defense.nonlinearities import JOINING, KINDS, Functions
+from fgvis_lightning.defense.graph import Boundary, Edge, edges_of, kind
+from fgvis_lightning.defense.nonlinearities import JOINING, KINDS, REDUCTIONS, Functions
 from fgvis_lightning.errors import InputError
 
 HARMLESS = frozenset(
@@ -75,7 +75,7 @@ class Interceptor(TorchFunctionMode):
         if not args and "input" in kwargs:  # torch's name of the first argument
             args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
         name = None if self.depth else self.functions.get(func)
-        if name is None or (name in JOINING and not _joins((*args, *kwargs.values()))):
+        if name is None or (name in JOINING and not _joins(func, args, kwargs)):
             return self.other(func, args, kwargs)
         if name == "hardtanh" and (kwargs.get("min_val"), kwargs.get("max_val")) == (0.0, 6.0):
             name = "relu6"  # nn.ReLU6 calls hardtanh
@@ -145,9 +145,30 @@ def _without_changed_view(func: Any, args: Any, kwargs: Any) -> tuple[Tensor | N
     return view, (view.clone(), *args[1:])
 
 
-def _joins(inputs: tuple[Any, ...]) -> bool:
+def _joins(func: Any, args: Any, kwargs: Any) -> bool:
     """Whether two or more of the tensors depend on the image; the others are frozen and require no gradient."""
-    return sum(tensor.requires_grad for tensor in tensors_in(inputs)) > 1
+    if func.__name__ in REDUCTIONS:
+        dims = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
+        return _adds_branches(args[0], dims if isinstance(dims, tuple | list) else () if dims is None else (dims,))
+    return sum(tensor.requires_grad for tensor in tensors_in((*args, *kwargs.values()))) > 1
+
+
+def _adds_branches(x: Tensor, dims: Sequence[int]) -> bool:
+    """Whether a sum over ``dims``, all if empty, adds tensors that depend on the image, joined by ``stack`` or ``cat``.
+
+    Tensors joined by ``cat`` are added if each becomes one place of a dimension, at once or in a view.
+    """
+    node: Any = x.grad_fn
+    shape = x.shape
+    if node is not None and kind(node) in ("View", "UnsafeView", "ReshapeAlias"):
+        node, shape = node.next_functions[0][0], node._saved_self_sym_sizes
+    if node is None or kind(node) not in ("Stack", "Cat"):
+        return False
+    joined = [source for source, _ in node.next_functions]
+    unsigned = node._saved_dim  # also for -1
+    dim = (unsigned - 2**64 if unsigned >= 2**63 else unsigned) % len(shape)
+    summed = not dims or dim in {one % x.ndim for one in dims}
+    return summed and x.shape[: dim + 1] == (*shape[:dim], len(joined)) and len(joined) - joined.count(None) > 1
 
 
 class Surveyor(Interceptor):

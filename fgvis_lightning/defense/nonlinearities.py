@@ -139,16 +139,17 @@ ACTIVATIONS[torch.special.expit] = "sigmoid"
 NORMALIZATIONS: Functions = dict.fromkeys(table(NORMALIZATION_FUNCTIONS), NORMALIZATION)
 
 RESIDUAL = "residual"
-"""Name of a sum of two tensors that both depend on the image."""
+"""Name of a sum of two tensors that both depend on the image, also of a sum or mean over a stack of them."""
 
 ATTENTION = "attention"
 """Name of attention, and of a matrix product of two tensors that both depend on the image."""
 
 SUMS = ("add", "sub", "subtract", "rsub", "addcmul", "addcdiv")
+REDUCTIONS = ("sum", "mean")
 MATRIX_PRODUCTS = ("matmul", "mm", "bmm", "mv", "baddbmm", "addbmm", "addmm", "addmv", "einsum")
 
 STREAM: Functions = {
-    **dict.fromkeys(table(SUMS), RESIDUAL),
+    **dict.fromkeys(table((*SUMS, *REDUCTIONS)), RESIDUAL),
     **dict.fromkeys(table(["layer_norm", "group_norm", "instance_norm"]), NORMALIZATION),
     **dict.fromkeys(table(["scaled_dot_product_attention", "multi_head_attention_forward"]), ATTENTION),
     **dict.fromkeys(table(MATRIX_PRODUCTS), ATTENTION),

@@ -95,8 +95,9 @@ def changed(x: Tensor, change: Function) -> Tensor:
     return h
 
 
-def swish_of_a_part(h: Tensor) -> None:
+def swish_of_a_part(h: Tensor) -> Tensor:
     h[:, :2] *= torch.sigmoid(h[:, :2])
+    return h
 
 
 def in_a_thread(x: Tensor) -> Tensor:

@@ -50,6 +50,10 @@ class Stream(nn.Module):
             "sub": lambda: x - -self.scale * h,
             "addcmul": lambda: torch.addcmul(x, self.scale, h),
             "in place": lambda: x.clone().sub_(-self.scale * h),
+            "stack": lambda: torch.stack([x, self.scale * h]).sum(0),
+            "mean": lambda: torch.mean(torch.stack([2 * x, 2 * self.scale * h], -1), -1),
+            "cat": lambda: torch.cat([x, self.scale * h], -1).unflatten(-1, (2, 6)).sum(axis=2),
+            "cat in the batch": lambda: torch.cat([x[None], self.scale * h[None]]).sum((0,)),
         }
         return ways[self.way]()
 
@@ -125,7 +129,7 @@ def test_gradient_equals_slow_twin(rule: str, ungated: frozenset[str]) -> None:
         assert torch.equal(defended(e), network(e))
 
 
-@pytest.mark.parametrize("way", ["sub", "addcmul", "in place"])
+@pytest.mark.parametrize("way", ["sub", "addcmul", "in place", "stack", "mean", "cat", "cat in the batch"])
 def test_sums_are_gated_in_any_notation(way: str) -> None:
     torch.manual_seed(0)
     network = Stream(way).double().eval()
@@ -223,6 +227,37 @@ def test_streams_can_be_left_out_and_asked_for() -> None:
     asked = DefendedCNN(network, gated=["residual"])
     asked.record(x)
     assert asked.coverage.gated == {"relu": 17, "residual": 8}
+
+
+@pytest.mark.parametrize(
+    ("mixed", "count"),
+    [
+        (lambda x, f, w: torch.stack([x, f, w]).sum(0), 1),
+        (lambda x, f, w: torch.stack([x, f], 1).mean((1, 3), keepdim=True).sum(1), 1),
+        (lambda x, f, w: torch.stack([x, f]).mean() + w, 1),
+        (lambda x, f, w: torch.stack([x, w]).sum(0), 0),
+        (lambda x, f, w: torch.stack([x, f], 1).sum(2).flatten(1), 0),
+        (lambda x, f, w: torch.cat([x, f], 1).sum(1, keepdim=True), 0),
+        (lambda x, f, w: torch.cat([x, f], 1).view(2, 4, 2, 8, 8).sum(2), 0),
+        (lambda x, f, w: torch.cat([x, f], 1).mean((2, 3), keepdim=True), 0),
+        (lambda x, f, w: torch.cat([x, w], 1).view(2, 2, 4, 8, 8).sum(1), 0),
+    ],
+)
+def test_only_sums_over_branches_are_residual(mixed: Callable[..., Tensor], count: int) -> None:
+    """Neither those within a branch, as in pooling, nor those with constants."""
+
+    class Mixes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return mixed(self.one(x).relu(), self.other(x).relu(), torch.ones(2, 4, 8, 8)).flatten(1)
+
+    for kinds, expected in (((), 0), (("residual",), count)):
+        defended = DefendedCNN(Mixes().eval(), gated=kinds)
+        defended.record(torch.rand(2, 3, 8, 8))
+        assert defended.coverage.gated["residual"] == expected
 
 
 @pytest.mark.parametrize("count", [BARE, BARE + 1])
