@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fgvis_lightning.defense.nonlinearities import CAST, OPERATORS, STEPS
+from fgvis_lightning.networks.outputs import tensors_in
 
 Found = Counter[tuple[str, str]]
 """Counts of findings: {(name, path of the module): count}."""
@@ -94,15 +95,6 @@ class Witness(TorchDispatchMode):
             return tensor.requires_grad
         known = self._storages.get(tensor.untyped_storage()._cdata)
         return known is not None and not known.expired()
-
-
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """The tensors among values, also in tuples and lists."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, tuple | list):
-        for one in values:
-            yield from tensors_in(one)
 
 
 def _idle(func: Any, args: Any, kwargs: Any) -> bool:

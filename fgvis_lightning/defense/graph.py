@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from fgvis_lightning.defense.audit import Found
 from fgvis_lightning.defense.nonlinearities import EXEMPT, LINEAR, LINEAR_FUNCTIONS, PRODUCTS
+from fgvis_lightning.networks.outputs import tensors_in
 
 Edge = tuple[Node, int]
 
@@ -67,19 +68,12 @@ class Findings:
     reached: bool = False
 
 
-def edges_of(values: Iterable[Any]) -> list[Edge]:
-    """Positions in autograd's graph of the tensors among ``values``, also in lists and mappings."""
-    edges: list[Edge] = []
+def edges_of(values: Any) -> list[Edge]:
+    """Positions in autograd's graph of the tensors among ``values``, also in collections."""
     if not torch.is_grad_enabled():  # tensors that custom autograd functions make in their own forward
-        return edges
-    for value in values:
-        if isinstance(value, Tensor):
-            if value.requires_grad:
-                edge = get_gradient_edge(value)
-                edges.append((edge.node, edge.output_nr))
-        elif isinstance(value, list | tuple | Mapping):
-            edges += edges_of(value.values() if isinstance(value, Mapping) else value)
-    return edges
+        return []
+    edges = [get_gradient_edge(tensor) for tensor in tensors_in(values) if tensor.requires_grad]
+    return [(edge.node, edge.output_nr) for edge in edges]
 
 
 def inspect(
@@ -130,7 +124,8 @@ def inspect(
         leads = edge == source or any(state[other][0] for other in below)
         free = edge == source or (open_way and any(state[other][1] for other in below))
         layers = max((state[other][2] for other in below if state[other][0]), default=0) if open_way else 0
-        weighted = boundary is None and edge != source and _is_weighted(edge[0], [state[o][0] for o in below])
+        weighted = boundary is None and edge != source and kind(edge[0]) in WEIGHTED
+        weighted = weighted and sum(state[other][0] for other in below) == 1
         state[edge] = leads, free, layers + weighted
 
     found.reached, free, _ = state[sink]
@@ -148,9 +143,8 @@ def inspect(
             continue
         judged.add(node)
         depends = [other is not None and state[other][0] for other in inputs(edge)]
-        if (problem := _judge(node, depends, found, exempt, exempt_functions)) is None:
-            continue
-        found.problems[problem, places.get(node, "")] += 1
+        if (problem := _judge(node, depends, found, exempt, exempt_functions)) is not None:
+            found.problems[problem, places.get(node, "")] += 1
     if "mul" not in exempt:
         for node in _handwritten(state, boundaries, inputs):
             found.problems["mul of a tensor with a function of itself", places.get(node, "")] += 1
@@ -199,10 +193,6 @@ def _judge(
     if name == "DifferentiableGraph":
         return "scripted code (pass the module before scripting)"
     return f"{operator(name)} by values that depend on the image" if name == "Div" else operator(name)
-
-
-def _is_weighted(node: Node, depends: list[bool]) -> bool:
-    return kind(node) in WEIGHTED and sum(depends) == 1
 
 
 ELEMENTWISE = frozenset(

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-from fgvis_lightning.defense.audit import Modules, tensors_in
+from fgvis_lightning.defense.audit import Modules
 from fgvis_lightning.defense.graph import Boundary, Edge, edges_of, kind
 from fgvis_lightning.defense.nonlinearities import JOINING, KINDS, REDUCTIONS, Functions
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.networks.outputs import tensors_in
 
 HARMLESS = frozenset(
     {"copy_", "requires_grad_", "squeeze_", "unsqueeze_", "transpose_", "t_", "swapaxes_", "swapdims_", "as_strided_"}

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.outputs import tensors_in
 
 CLOSE = 1e-3
 """Largest difference of logits attributed to rounding, relative to the largest logit."""
@@ -49,12 +49,12 @@ def folded(network: nn.Module, size: tuple[int, ...], keep: tuple[type, ...] = (
     try:
         with torch.no_grad():
             with watch:
-                before = _tensors(network(image))
+                before = list(tensors_in(network(image)))
             made = copy.deepcopy(network, {id(tensor): tensor for tensor in network.buffers()})
             pairs = _pairs(network, watch, keep)
             for conv, norm in pairs:
                 _fold(made, conv, norm)
-            after = _tensors(made(image))
+            after = list(tensors_in(made(image)))
     except Exception:  # if the network itself fails, the first batch of real images raises an error
         return network, 0
     same = all((a - b).abs().max() <= CLOSE * b.abs().max() for a, b in zip(after, before, strict=True))
@@ -94,7 +94,7 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if not isinstance(output, DESCRIPTIONS):
-            self.used.update(map(id, _tensors((*args, *kwargs.values()))))
+            self.used.update(map(id, tensors_in((*args, *kwargs.values()))))
         if func in (F.conv2d, torch.conv2d) and len(args) > 1:
             self.made[id(output)] = id(args[1]), output
             self.used[id(output)] = 0  # another tensor may have had the same id before
@@ -104,14 +104,6 @@ class _Watch(TorchFunctionMode):
             self.normalized[id(args[0])] = id(args[1])
             self.calls[id(args[1])] += 1
         return output
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """All tensors in nested collections."""
-    if isinstance(value, Tensor):
-        return [value]
-    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
-    return [tensor for each in values for tensor in _tensors(each)]
 
 
 def _pairs(network: nn.Module, watch: _Watch, keep: tuple[type, ...]) -> list[tuple[str, str]]:

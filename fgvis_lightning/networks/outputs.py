@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from fgvis_lightning.errors import InputError
+
+
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """The tensors among values, also in tuples, lists and mappings."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, tuple | list | Mapping):
+        for one in values.values() if isinstance(values, Mapping) else values:
+            yield from tensors_in(one)
 
 
 def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
