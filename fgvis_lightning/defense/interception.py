@@ -179,8 +179,6 @@ class Surveyor(Interceptor):
         super().__init__(*args)
         self.modules = modules
         self.why_not = why_not
-        names = {*self.functions.values(), *self.units.values()}
-        self.elementwise = names - KINDS
         self.boundaries: dict[Edge, Boundary] = {}
         self.places: dict[Node, str] = {}
         self._inputs: list[Edge] = []
@@ -194,15 +192,13 @@ class Surveyor(Interceptor):
         kind = self.why_not(name)
         for edge in edges_of([output]):
             if edge not in self._inputs:
-                self.boundaries[edge] = Boundary(self._inputs, kind is None, kind or "", name in self.elementwise)
+                self.boundaries[edge] = Boundary(self._inputs, kind is None, kind or "", name not in KINDS)
 
     def other(self, func: Any, args: Any, kwargs: Any) -> Any:
         # In the graph of a change of a view, CopySlices would hide the operation.
         view, args = _without_changed_view(func, args, kwargs)
         output = super().other(func, args, kwargs)
         output = view.copy_(output) if view is not None and output is args[0] else output
-        place = None
         for node, _ in edges_of([output]):
-            place = self.modules.running() if place is None else place
-            self.places.setdefault(node, place)
+            self.places.setdefault(node, self.modules.running())
         return output

@@ -33,7 +33,6 @@ class Selection:
     Attributes:
         exempt: names of exempt functions and classes.
         exempt_functions: exempt autograd functions.
-        calls: the intercepted calls: function → name of its activation, and ``units``.
         stream: the gated kinds of calls among `KINDS`.
         units: modules that are gated or exempt as a whole → name of their class.
         listed: the arguments ``exempt`` and ``gated`` with full names.
@@ -54,7 +53,7 @@ class Selection:
             )
         self.exempt_functions = tuple(c for c in exempt_classes if issubclass(c, Function))
         self.stream = KINDS & names
-        named = {**ACTIVATIONS, **NORMALIZATIONS, **table(names - self.stream)}
+        self._named = {**ACTIVATIONS, **NORMALIZATIONS, **table(names - self.stream)}
         self.listed = {"exempt": sorted(map(_spelled, exempt)), "gated": sorted(map(_spelled, gated))}
         self.units: dict[nn.Module, str] = {}
         exempt_modules = tuple(c for c in exempt_classes if issubclass(c, nn.Module))
@@ -66,9 +65,11 @@ class Selection:
                 self.units[module] = name
             elif isinstance(module, NORMALIZATION_MODULES):
                 self.units[module] = NORMALIZATION
-        self.calls: tuple[Functions, dict[nn.Module, str]] = named, self.units
-        if self.stream:
-            self._intercept_stream()
+
+    @property
+    def calls(self) -> tuple[Functions, dict[nn.Module, str]]:
+        """The intercepted calls: function → name of its activation, and `units`."""
+        return {**STREAM, **self._named} if self.stream else self._named, self.units
 
     def passes(self, name: str) -> bool:
         """Whether calls of this name are intercepted as a unit, but neither gated nor counted."""
@@ -77,12 +78,7 @@ class Selection:
     def widen(self) -> bool:
         """Also gate all `KINDS` unless they are exempt; return whether this is a change."""
         before, self.stream = self.stream, KINDS - self.exempt
-        if self.stream:
-            self._intercept_stream()
         return self.stream != before
-
-    def _intercept_stream(self) -> None:
-        self.calls = {**STREAM, **self.calls[0]}, self.units
 
 
 def _spelled(entry: str | type) -> str:
