@@ -39,7 +39,7 @@ class Range:
         return torch.sub(h, outside, out=outside)  # new memory costs more than arithmetic
 
 
-def gate(h: Tensor, reference: Tensor | Range, rule: str = "strict", *, nonnegative: bool = False) -> None:
+def gate(h: Tensor, reference: Tensor | Range, rule: str = "strict") -> None:
     """Add a gate to the gradient at ``h``, see `fgvis_lightning.method.gates`.
 
     The gate is a hook on the tensor, not a new tensor. Thus code is also gated if it ignores the result of an in-place
@@ -48,9 +48,9 @@ def gate(h: Tensor, reference: Tensor | Range, rule: str = "strict", *, nonnegat
 
     Args:
         h: activations h(e), any shape.
-        reference: reference activations h(x), same shape.
+        reference: reference activations h(x), same shape; a tensor if neither h(e) nor h(x) is ever negative, which
+            saves two thirds of the work.
         rule: ``strict`` or ``restoring``; NaN passes both.
-        nonnegative: whether h(e) and h(x) are never negative, which saves two thirds of the work.
     """
     known = h.detach()
     kind = torch.finfo(known.dtype)
@@ -58,8 +58,6 @@ def gate(h: Tensor, reference: Tensor | Range, rule: str = "strict", *, nonnegat
     # Both variants below select; a product would turn 0 * inf into NaN. On CPUs the first one, which selects the
     # gradient where room > below_zero, is faster than a boolean mask, but it fails if such small numbers count as zero.
     by_threshold = known.is_cpu and torch.tensor(below_zero, dtype=known.dtype).item() < 0
-    if isinstance(reference, Tensor) and not nonnegative:
-        reference = Range(reference)
     if rule == "restoring":
         excess = reference.excess(known) if isinstance(reference, Range) else (known - reference).clamp_(min=0)
         side = excess.sign_()
@@ -102,7 +100,7 @@ class Ceiling:
         if most < torch.inf:
             top = torch.nextafter(top, torch.zeros_like(top))
         self._top = top.to(h.device)
-        self.by_bits = h.is_cpu and h.element_size() == 2 and _is_dense(h)
+        self.by_bits = h.is_cpu and h.element_size() == 2 and bool(torch.ops.aten.is_non_overlapping_and_dense(h))
         value = torch.minimum(h.detach(), self._top)
         if self.by_bits:
             value = value.view(torch.int16).bitwise_and_(0x7FFF).add_(1)  # without a sign
@@ -152,10 +150,6 @@ class Ceiling:
             passes.bitwise_and_(other).bitwise_right_shift_(15)  # into all of the 16 bits
             torch.bitwise_and(incoming, passes, out=outgoing)
         return result
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return bool(torch.ops.aten.is_non_overlapping_and_dense(tensor))
 
 
 def _bits(tensor: Tensor) -> Tensor:

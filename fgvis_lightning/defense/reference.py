@@ -58,7 +58,7 @@ class Reference:
             ceiling, known = self.h, h.detach().clone()  # h may be changed in place later
             h.register_hook(lambda gradient: ceiling.select(gradient, known, rule))
         else:
-            gate(h, self.h, rule, nonnegative=self.name in NONNEGATIVE)
+            gate(h, self.h, rule)
 
 
 def share_closed(batch: int, reference: Reference, h: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from toy_networks import Plain, Residual, Spelled
 
 from fgvis_lightning import DefendedCNN, InputError
 from fgvis_lightning.defense.checks import UngatedActivationError
-from fgvis_lightning.defense.gates import gate
+from fgvis_lightning.defense.gates import Range, gate
 from fgvis_lightning.method import gates
 
 SHAPE = (2, 3, 8, 8)
@@ -124,7 +124,7 @@ def test_undefended_equals_plain_autograd(make: Callable[[], nn.Module], seed: i
 def through_gate(gradient: Tensor, h: Tensor, reference: Tensor, rule: str, nonnegative: bool) -> Tensor:
     leaf = h.clone().requires_grad_()
     output = leaf.clone()
-    gate(output, reference, rule, nonnegative=nonnegative)
+    gate(output, reference if nonnegative else Range(reference), rule)
     output.backward(gradient)
     assert leaf.grad is not None
     return leaf.grad
