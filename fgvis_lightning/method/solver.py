@@ -135,24 +135,25 @@ class Solver(Optimizer, ABC):
         if image.common is None:
             for run, evidence, gradient, lead in zip(image.runs, tried, gradients, leads, strict=True):
                 run.learn([gradient], keeps)
-                self._go_on(run, evidence, lead, image.iteration, group)
-            if count == 1 or image.iteration + 1 < self.alone(group):
+                self.adapt(run, run.take(evidence, lead, image.iteration), image.iteration, group)
+            alone = max(1, round(group["alone"] * group["iterations"]))
+            if count == 1 or image.iteration + 1 < alone:
                 return [self.propose(run) for run in image.runs]
             image.agreement = agreement([run.best for run in image.runs])
+            best = best_of(image.runs)
             image.common = self.join(image.runs, group)
+            image.common.lead, image.common.reached = best.lead, best.reached
+            image.common.margin = max(run.margin for run in image.runs)
         else:
             image.common.learn(gradients, keeps)
             if image.common.mean is None:
-                self._go_on(image.common, tried[0], leads[0], image.iteration, group)
+                good = image.common.take(tried[0], leads[0], image.iteration)
+                self.adapt(image.common, good, image.iteration, group)
             else:
                 self.compare(image.common, tried, leads, image.iteration, group)
         if image.common.mean is None:  # a single run continues, and all masks equal its evidence
             return [self.propose(image.common)] * count
         return self.search(image.common, count)
-
-    def _go_on(self, run: Run, evidence: Tensor, lead: float, iteration: int, group: dict[str, Any]) -> None:
-        good = run.take(evidence, lead, iteration)
-        self.adapt(run, good, iteration, group)
 
     # --- results for an image ---
 
@@ -220,11 +221,6 @@ class Solver(Optimizer, ABC):
 
     # --- decisions of a solver ---
 
-    @staticmethod
-    def alone(group: dict[str, Any]) -> int:
-        """Number of iterations before the runs are joined."""
-        return max(1, round(group["alone"] * group["iterations"]))
-
     def begin(self, evidence: Tensor, group: dict[str, Any], number: int) -> Run:
         """Start the run with this number."""
         draws = torch.Generator(evidence.device).manual_seed(group["seed"] + number)
@@ -242,7 +238,7 @@ class Solver(Optimizer, ABC):
 
     @abstractmethod
     def join(self, runs: Sequence[Run], group: dict[str, Any]) -> Run:
-        """Join the runs by averaging their results in `Run.mean`."""
+        """Join the runs by averaging their results in `Run.mean`; the best of them so far remains the best."""
 
     @abstractmethod
     def search(self, common: Run, count: int) -> list[Tensor]:

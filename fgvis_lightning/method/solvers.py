@@ -110,11 +110,7 @@ class Pruning(Solver):
             torch.stack([getattr(run, name) for run in good or runs]).mean(0) for name in ("worth", "ranking", "best")
         )
         amount = max(run.amount for run in runs)
-        common = Run(best.best, worth, ranking, amount, group["memory"], 0.0, best.draws)
-        common.lead, common.reached, common.even = best.lead, best.reached, group["even"]
-        common.margin = max(run.margin for run in runs)
-        common.mean = mean
-        return common
+        return Run(best.best, worth, ranking, amount, group["memory"], 0.0, best.draws, even=group["even"], mean=mean)
 
     def search(self, common: Run, count: int) -> list[Tensor]:
         assert common.mean is not None
@@ -217,12 +213,8 @@ class Thresholding(Solver):
         good = [run for run in runs if run.reached >= 0]
         best = best_of(runs)
         worth = torch.stack([run.worth for run in runs]).mean(0)
-        common = Run(best.best, worth, worth, 0.0, group["long"], 0.0, best.draws)
-        common.lead, common.reached = best.lead, best.reached
-        common.margin = max(run.margin for run in runs)
-        common.amount = sum(run.size for run in good) / len(good) if good else max(run.amount for run in runs)
-        common.mean = worth
-        return common
+        amount = sum(run.size for run in good) / len(good) if good else max(run.amount for run in runs)
+        return Run(best.best, worth, worth, amount, group["long"], 0.0, best.draws, mean=worth)
 
     def search(self, common: Run, count: int) -> list[Tensor]:
         return [
