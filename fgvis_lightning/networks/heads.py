@@ -142,7 +142,7 @@ def with_head(
     if found.ndim not in (1, 2) or found.shape[0] != len(x):
         return network, TASKS[task], ""
     count = 1 if found.ndim == 1 else found.shape[1]
-    number, final = _final(finals, found)
+    number, final = next(((n, name) for n, (name, made) in enumerate(finals.calls) if made is found), (None, ""))
     inverse, seen = None, True if kind else None if final else _are_probabilities(found)
     if seen is None and not final and count >= MANY and bool((found > 0).all()):
         if task != "multilabel":
@@ -174,14 +174,6 @@ def with_head(
     if number is None and inverse is None and not two:
         return network, TASKS[task], says
     return Head(network, output, number, inverse, two), TASKS[task], says
-
-
-def _final(finals: _Finals, found: Tensor) -> tuple[int | None, str]:
-    """Number and name of the call of sigmoid or softmax that returned the outputs; None if there is none."""
-    for number, (name, made) in enumerate(finals.calls):
-        if made is found:
-            return number, name
-    return None, ""
 
 
 def _are_probabilities(found: Tensor) -> bool | None:

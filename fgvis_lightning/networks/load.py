@@ -129,8 +129,11 @@ def load_classifier(
     network = network if given.order == "RGB" else Reordered(network, given.order)
     size = (given.size,) * dimensions_of(network) if isinstance(given.size, int) else given.size
     preprocessing = _preprocessing(preprocessing, given, size and tuple(size))
-    if size is not None:
-        _require_dimensions(network, name, len(size))
+    if size is not None and len(size) != (count := dimensions_of(network, len(size))):
+        raise InputError(
+            f"Expected a size of {count} for {name}, whose first convolution takes {KINDS[count]}, but got one of "
+            f"{len(size)}. Use explain() in Python for signals and volumes."
+        )
     output = given.output
     if given.reduce is not None:
         network, output = Reduced(network, given.reduce, output), None
@@ -145,20 +148,6 @@ def load_classifier(
     if found.name == "binary" and len(classes) == 1:
         classes = (f"no {classes[0]}", classes[0])
     return Classifier(frozen, preprocessing, classes, name, given.order, note, says, threshold)
-
-
-def _require_dimensions(network: nn.Module, name: str, given: int) -> None:
-    """Check that a size has as many numbers as the network's first convolution has dimensions.
-
-    Raises:
-        InputError: if they differ.
-    """
-    own = dimensions_of(network, given)
-    if own != given:
-        raise InputError(
-            f"Expected a size of {own} for {name}, whose first convolution takes {KINDS[own]}, but got one of {given}. "
-            f"Use explain() in Python for signals and volumes."
-        )
 
 
 def _made(network: nn.Module | str, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing | None, str]:

@@ -55,9 +55,6 @@ def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
 class Selected(nn.Module):
     """A network that returns only the logits, see `select`."""
 
-    network: nn.Module
-    output: str | int
-
     def __init__(self, network: nn.Module, output: str | int) -> None:
         super().__init__()
         self.network = network
