@@ -258,8 +258,8 @@ class DefendedCNN(nn.Module):
                 act(reference, h)
 
         def fused(name: str, x: Tensor, in_place: bool) -> Tensor | None:
-            ready = done < len(references) and references[done].fused and x.requires_grad
-            if not ready or name not in LIMITS or name in self.selection.exempt:
+            ready = done < len(references) and references[done].fused and references[done].name == name
+            if not ready or not x.requires_grad:
                 return None
             return GatedReLU.apply(x, reference_of(name, x).h, in_place, self.gate)
 
@@ -278,11 +278,8 @@ class DefendedCNN(nn.Module):
         surveyors: list[Surveyor] = []
         shares: list[Tensor] = []
 
-        def why_not(name: str) -> str | None:
-            return name if self.selection.passes(name) else "exempt" if name in self.selection.exempt else None
-
         def make(*args: Any) -> Surveyor:
-            surveyors.append(Surveyor(*args, modules=modules, why_not=why_not))
+            surveyors.append(Surveyor(*args, modules=modules, selection=self.selection))
             return surveyors[-1]
 
         with differentiable(x) as image:

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from fgvis_lightning.defense.audit import Modules
 from fgvis_lightning.defense.graph import Boundary, Edge, edges_of, kind
 from fgvis_lightning.defense.nonlinearities import JOINING, KINDS, REDUCTIONS, Functions
+from fgvis_lightning.defense.selection import Selection
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.outputs import tensors_in
 
@@ -175,10 +176,10 @@ def _adds_branches(x: Tensor, dims: Sequence[int]) -> bool:
 class Surveyor(Interceptor):
     """An interceptor that also records the position of each call in autograd's graph, and the running module."""
 
-    def __init__(self, *args: Any, modules: Modules, why_not: Callable[[str], str | None]) -> None:
+    def __init__(self, *args: Any, modules: Modules, selection: Selection) -> None:
         super().__init__(*args)
         self.modules = modules
-        self.why_not = why_not
+        self.selection = selection
         self.boundaries: dict[Edge, Boundary] = {}
         self.places: dict[Node, str] = {}
         self._inputs: list[Edge] = []
@@ -189,10 +190,10 @@ class Surveyor(Interceptor):
 
     def after(self, name: str, output: Any) -> None:
         super().after(name, output)
-        kind = self.why_not(name)
+        reason = name if self.selection.passes(name) else "exempt" if name in self.selection.exempt else ""
         for edge in edges_of([output]):
             if edge not in self._inputs:
-                self.boundaries[edge] = Boundary(self._inputs, kind is None, kind or "", name not in KINDS)
+                self.boundaries[edge] = Boundary(self._inputs, not reason, reason, name not in KINDS)
 
     def other(self, func: Any, args: Any, kwargs: Any) -> Any:
         # In the graph of a change of a view, CopySlices would hide the operation.
