@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import class_at, missing
 
-EMPTY = "an empty name"
 LIGHTNING = "lightning:"
 """Prefix of the class_path of a LightningModule to build from its checkpoint."""
 
@@ -126,7 +125,7 @@ def _read(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(
-            f"Expected a file with weights, but {str(path) or EMPTY}: {error.strerror or error}."
+            f"Expected a file with weights, but {str(path) or 'an empty name'}: {error.strerror or error}."
         ) from error
     except SafetensorError as error:
         raise InputError(f"Expected a file with weights, but {path} is not a safetensors file: {error}.") from error

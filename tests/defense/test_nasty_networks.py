@@ -362,6 +362,24 @@ def test_module_listed_as_gated_is_one_activation(module: nn.Module) -> None:
     assert defended.coverage.calls == {type(module).__name__: 1}
 
 
+def test_module_listed_as_gated_may_return_a_mapping() -> None:
+    class Named(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Any = self.inner(x)
+            return output["h"]
+
+    class Activation(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"h": F.silu(x)}
+
+    named = gated_gradient(spelled(Named(Activation())), gated=[Activation])
+    assert torch.equal(named, gated_gradient(spelled(F.silu)))
+
+
 def test_function_listed_as_gated_is_an_activation() -> None:
     _, e = images()
     network = spelled(torch.abs)
