@@ -31,6 +31,10 @@ WEIGHTED = frozenset({torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_trans
 """Functions whose second argument is a weight that autocast casts."""
 
 
+SCALINGS = frozenset({"Mul", "Div", "ToCopy", "View", "UnsafeView", "ReshapeAlias"})
+"""Nodes of autograd's graph that may stand between a stack and a sum over it."""
+
+
 class Interceptor(TorchFunctionMode):
     """Calls ``visit(name, output)`` after each call of a function and of a module that counts as one.
 
@@ -158,15 +162,16 @@ def _joins(func: Any, args: Any, kwargs: Any) -> bool:
 def _adds_branches(x: Tensor, dims: Sequence[int]) -> bool:
     """Whether a sum over ``dims``, all if empty, adds tensors that depend on the image, joined by ``stack`` or ``cat``.
 
-    Tensors joined by ``cat`` are added if each becomes one place of a dimension, at once or in a view.
+    Tensors joined by ``cat`` are added if each becomes one place of a dimension, at once or in a view. In between, they
+    may be multiplied by constants.
     """
     node: Any = x.grad_fn
-    shape = x.shape
-    if node is not None and kind(node) in ("View", "UnsafeView", "ReshapeAlias"):
-        node, shape = node.next_functions[0][0], node._saved_self_sym_sizes
+    while node is not None and kind(node) in SCALINGS:
+        sources = [source for source, _ in node.next_functions if source is not None]
+        node = sources[0] if len(sources) == 1 else None
     if node is None or kind(node) not in ("Stack", "Cat"):
         return False
-    joined = [source for source, _ in node.next_functions]
+    joined, shape = [source for source, _ in node.next_functions], node._input_metadata[0].shape
     unsigned = node._saved_dim  # also for -1
     dim = (unsigned - 2**64 if unsigned >= 2**63 else unsigned) % len(shape)
     summed = not dims or dim in {one % x.ndim for one in dims}

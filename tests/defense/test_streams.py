@@ -53,6 +53,7 @@ class Stream(nn.Module):
             "stack": lambda: torch.stack([x, self.scale * h]).sum(0),
             "mean": lambda: torch.mean(torch.stack([2 * x, 2 * self.scale * h], -1), -1),
             "cat": lambda: torch.cat([x, self.scale * h], -1).unflatten(-1, (2, 6)).sum(axis=2),
+            "weighted": lambda: (torch.stack([x, h]) * torch.stack([torch.ones(6), self.scale])[:, None, None]).sum(0),
             "cat in the batch": lambda: torch.cat([x[None], self.scale * h[None]]).sum((0,)),
         }
         return ways[self.way]()
@@ -129,7 +130,7 @@ def test_gradient_equals_slow_twin(rule: str, ungated: frozenset[str]) -> None:
         assert torch.equal(defended(e), network(e))
 
 
-@pytest.mark.parametrize("way", ["sub", "addcmul", "in place", "stack", "mean", "cat", "cat in the batch"])
+@pytest.mark.parametrize("way", ["sub", "addcmul", "in place", "stack", "mean", "weighted", "cat", "cat in the batch"])
 def test_sums_are_gated_in_any_notation(way: str) -> None:
     torch.manual_seed(0)
     network = Stream(way).double().eval()
@@ -235,6 +236,7 @@ def test_streams_can_be_left_out_and_asked_for() -> None:
         (lambda x, f, w: torch.stack([x, f, w]).sum(0), 1),
         (lambda x, f, w: torch.stack([x, f], 1).mean((1, 3), keepdim=True).sum(1), 1),
         (lambda x, f, w: torch.stack([x, f]).mean() + w, 1),
+        (lambda x, f, w: (torch.stack([x, f]) * torch.stack([f, x])).sum(0), 0),
         (lambda x, f, w: torch.stack([x, w]).sum(0), 0),
         (lambda x, f, w: torch.stack([x, f], 1).sum(2).flatten(1), 0),
         (lambda x, f, w: torch.cat([x, f], 1).sum(1, keepdim=True), 0),
