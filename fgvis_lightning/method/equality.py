@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -19,10 +20,8 @@ def same_fields(one: Any, other: Any) -> bool:
 
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        if one.shape != other.shape or one.dtype != other.dtype:
-            return False
-        other = other.to(one.device)
-        return bool(((one == other) | ((one != one) & (other != other))).all())
+        alike = one.shape == other.shape and one.dtype == other.dtype
+        return alike and torch.allclose(one, other.to(one.device), rtol=0, atol=0, equal_nan=True)
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         return False
     return bool(one == other or (one != one and other != other))
