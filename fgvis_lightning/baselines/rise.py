@@ -50,15 +50,23 @@ class RISE(Method):
             raise InputError(f"Expected p to be above 0 and at most 1, but got {self.p}. The paper uses 0.5.")
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        return self.total(network, images, targets) / (self.masks * self.p)
+
+    def total(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """Sums (B,H,W) of all masks' terms."""
         images = images.detach()
         maps = torch.zeros(images[:, 0].shape, device=images.device)
         with steps(len(images) * ceil(self.masks / self.batch_size), type(self).__name__) as advance:
             for masks in self.drawn(images.shape[-2], images.shape[-1], images.device):
                 for image, target, total in zip(images, targets, maps, strict=True):
-                    score = scores(network, image * masks.to(image.dtype), target.expand(len(masks)))
-                    total += (score[:, None, None] * masks[:, 0]).sum(0)  # a matrix product would be autocast
+                    total += self.term(network, image, masks, target.expand(len(masks)))
                     advance()
-        return maps / (self.masks * self.p)
+        return maps
+
+    def term(self, network: nn.Module, image: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
+        """Sum (H,W) of the terms of some masks (n,1,H,W) of an image (3,H,W), for targets (n,)."""
+        score = scores(network, image * masks.to(image.dtype), targets)
+        return (score[:, None, None] * masks[:, 0]).sum(0)  # a matrix product would be autocast
 
     def drawn(self, height: int, width: int, device: torch.device) -> Iterator[Tensor]:
         """The masks (n,1,height,width) in [0,1], at most ``batch_size`` at a time, which does not affect them."""
