@@ -14,21 +14,37 @@ from fgvis_lightning.metrics.perturbations import infidelity, max_sensitivity, s
 from fgvis_lightning.metrics.profiles import Profile, find_profile
 from fgvis_lightning.metrics.road import SHARES, road, road_curves
 
+Given = tuple[Network, Tensor, Tensor, Tensor]
+"""A network, images, their maps and their classes."""
 
-class _CurveAUC(MeanOverImages):
-    _curve: Callable[..., Tensor]
 
-    def __init__(self, network: Network, profile: Profile | str = "rise", batch_size: int = 64, **options: Any) -> None:
+class _NetworkMean(MeanOverImages):
+    """Base of means for which a network runs on many pictures of each image."""
+
+    def __init__(self, network: Network, batch_size: int, **options: Any) -> None:
         super().__init__(**options)
         # In a tuple, so that checkpoints of a module with this metric do not contain the network's weights.
         self._network = (network,)
-        self.profile = find_profile(profile)
         self.batch_size = batch_size
 
     def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
         """Update with normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
-        scores = self._curve(self._network[0], x, saliency, targets, self.profile, self.batch_size)
-        self.add(auc(scores, self.profile))
+        self.add(self._values((self._network[0], x, saliency, targets)))
+
+    def _values(self, given: Given) -> Tensor:
+        """One number for each image."""
+        raise NotImplementedError
+
+
+class _CurveAUC(_NetworkMean):
+    _curve: Callable[..., Tensor]
+
+    def __init__(self, network: Network, profile: Profile | str = "rise", batch_size: int = 64, **options: Any) -> None:
+        super().__init__(network, batch_size, **options)
+        self.profile = find_profile(profile)
+
+    def _values(self, given: Given) -> Tensor:
+        return auc(self._curve(*given, self.profile, self.batch_size), self.profile)
 
 
 class DeletionAUC(_CurveAUC):
@@ -55,14 +71,10 @@ class InsertionAUC(_CurveAUC):
     _curve = staticmethod(insertion_curve)
 
 
-class ROAD(MeanOverImages):
+class ROAD(_NetworkMean):
     """Mean of `fgvis_lightning.metrics.road`, which is between -1/2 and 1/2.
 
-    Args:
-        network: takes normalized images, returns logits. It is not part of the metric's state.
-        shares: shares of removed pixels.
-        batch_size: pictures in one network pass.
-        options: torchmetrics' own options.
+    For the arguments see `fgvis_lightning.metrics.road_curves`; the network is not part of the metric's state.
     """
 
     higher_is_better = True
@@ -72,25 +84,17 @@ class ROAD(MeanOverImages):
     def __init__(
         self, network: Network, shares: Sequence[float] = SHARES, batch_size: int = 64, **options: Any
     ) -> None:
-        super().__init__(**options)
-        self._network = (network,)
-        self.shares, self.batch_size = tuple(shares), batch_size
+        super().__init__(network, batch_size, **options)
+        self.shares = tuple(shares)
 
-    def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
-        """Update with normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
-        curves = road_curves(self._network[0], x, saliency, targets, self.shares, batch_size=self.batch_size)
-        self.add(road(*curves))
+    def _values(self, given: Given) -> Tensor:
+        return road(*road_curves(*given, self.shares, batch_size=self.batch_size))
 
 
-class SensitivityN(MeanOverImages):
+class SensitivityN(_NetworkMean):
     """Mean of `fgvis_lightning.metrics.sensitivity_n` over the sizes of subsets, and over images that have it for all.
 
-    Args:
-        network: takes normalized images, returns logits. It is not part of the metric's state.
-        shares: sizes of subsets, as shares of the pixels.
-        subsets: number of subsets of each size.
-        batch_size: pictures in one network pass.
-        options: torchmetrics' own options.
+    For the arguments see there; the network is not part of the metric's state.
     """
 
     higher_is_better = True
@@ -104,27 +108,18 @@ class SensitivityN(MeanOverImages):
         batch_size: int = 64,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
-        self._network = (network,)
-        self.shares, self.subsets, self.batch_size = tuple(shares), subsets, batch_size
+        super().__init__(network, batch_size, **options)
+        self.shares, self.subsets = tuple(shares), subsets
 
-    def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
-        """Update with normalized images (B,3,H,W), their maps (B,H,W) and classes (B,)."""
-        network, size = self._network[0], self.batch_size
-        values = sensitivity_n(network, x, saliency, targets, self.shares, self.subsets, batch_size=size).mean(1)
-        self.add(values[~values.isnan()])
+    def _values(self, given: Given) -> Tensor:
+        values = sensitivity_n(*given, self.shares, self.subsets, batch_size=self.batch_size).mean(1)
+        return values[~values.isnan()]
 
 
-class Infidelity(MeanOverImages):
-    """Mean of `fgvis_lightning.metrics.infidelity`.
+class Infidelity(_NetworkMean):
+    """Mean of `fgvis_lightning.metrics.infidelity`, whose maps may also be (B,3,H,W).
 
-    Args:
-        network: takes normalized images, returns logits. It is not part of the metric's state.
-        deviation: standard deviation of the noise, in normalized space.
-        samples: number of noise samples.
-        scaled: whether to multiply each map by its best factor.
-        batch_size: pictures in one network pass.
-        options: torchmetrics' own options.
+    For the arguments see there; the network is not part of the metric's state.
     """
 
     higher_is_better = False
@@ -139,26 +134,15 @@ class Infidelity(MeanOverImages):
         batch_size: int = 64,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
-        self._network = (network,)
-        self.deviation, self.samples, self.scaled, self.batch_size = deviation, samples, scaled, batch_size
+        super().__init__(network, batch_size, **options)
+        self.deviation, self.samples, self.scaled = deviation, samples, scaled
 
-    def update(self, x: Tensor, saliency: Tensor, targets: Tensor) -> None:
-        """Update with normalized images (B,3,H,W), their maps (B,3,H,W) or (B,H,W), and classes (B,)."""
-        network, noise = self._network[0], (self.deviation, self.samples, self.scaled)
-        self.add(infidelity(network, x, saliency, targets, *noise, batch_size=self.batch_size))
+    def _values(self, given: Given) -> Tensor:
+        return infidelity(*given, self.deviation, self.samples, self.scaled, batch_size=self.batch_size)
 
 
 class MaxSensitivity(MeanOverImages):
-    """Mean of `fgvis_lightning.metrics.max_sensitivity`.
-
-    Args:
-        method: takes normalized images (n,3,H,W) and classes (n,), returns their maps.
-        radius: radius of the changes, in normalized space.
-        samples: number of changes.
-        batch_size: images in one call of the method.
-        options: torchmetrics' own options.
-    """
+    """Mean of `fgvis_lightning.metrics.max_sensitivity`; for the arguments see there."""
 
     higher_is_better = False
     plot_upper_bound = None
