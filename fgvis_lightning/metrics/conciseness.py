@@ -24,11 +24,7 @@ def _entropy(values: Tensor) -> Tensor:
     return torch.special.entr(shares).sum(1)
 
 
-def _l1(values: Tensor) -> Tensor:
-    return values.abs().sum(1)
-
-
-INFORMATION: dict[str, Callable[[Tensor], Tensor]] = {"entropy": _entropy, "l1": _l1}
+INFORMATION: dict[str, Callable[[Tensor], Tensor]] = {"entropy": _entropy, "l1": lambda values: values.abs().sum(1)}
 """Measures of the information of images (B,N), (B,) ≥ 0."""
 
 

@@ -68,13 +68,13 @@ def summarize(remaining: Sequence[Tensor]) -> tuple[float, float, float]:
     own, others, wins = [], [], []
     for left in remaining:
         logarithms = left.clamp(min=torch.finfo(left.dtype).tiny).log()
-        for a, row in enumerate(logarithms):
-            foreign = torch.cat([row[:a], row[a + 1 :]])
-            own.append(row[a])
-            others.append(foreign)
-            wins.append((row[a] < foreign).float() + (row[a] == foreign).float() / 2)
+        foreign = ~torch.eye(len(left), dtype=torch.bool, device=left.device)
+        own.append(logarithms.diagonal())
+        others.append(logarithms[foreign])
+        mine = logarithms.diagonal().repeat_interleave(len(left) - 1)
+        wins.append((mine < others[-1]).float() + (mine == others[-1]).float() / 2)
     return (
-        float(torch.stack(own).mean().exp()),
+        float(torch.cat(own).mean().exp()),
         float(torch.cat(others).mean().exp()),
         float(torch.cat(wins).mean()),
     )

@@ -126,13 +126,9 @@ def _trapezoid(scores: Tensor) -> Tensor:
     return (scores.sum(1) - scores[:, 0] / 2 - scores[:, -1] / 2) / (scores.shape[1] - 1)
 
 
-def _mean(scores: Tensor) -> Tensor:
-    return scores.mean(1)
-
-
 AREAS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "trapezoid": (_trapezoid, "(sum - first/2 - last/2)/(n - 1) over n scores"),
-    "mean": (_mean, "sum/n over n scores"),
+    "mean": (lambda scores: scores.mean(1), "sum/n over n scores"),
 }
 
 
