@@ -9,8 +9,7 @@ import torch
 
 from fgvis_lightning.experiments.judgements import Judgement
 from fgvis_lightning.experiments.measured import AGAIN, FLOOR, METRICS
-from fgvis_lightning.experiments.significance import holm, sign_flip
-from fgvis_lightning.experiments.statistics import bootstrap, with_interval
+from fgvis_lightning.experiments.statistics import bootstrap, holm, sign_flip, with_interval
 from fgvis_lightning.results.tables import Table
 
 LEVEL = 0.05

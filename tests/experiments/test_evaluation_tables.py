@@ -8,7 +8,7 @@ import torch
 
 from fgvis_lightning.experiments.evaluation_tables import summary
 from fgvis_lightning.experiments.judgements import Judgement
-from fgvis_lightning.experiments.significance import sign_flip
+from fgvis_lightning.experiments.statistics import sign_flip
 
 METRICS = ["deletion", "insertion", "size"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats  # type: ignore[import-untyped]
 
-from fgvis_lightning.experiments.significance import holm, sign_flip
+from fgvis_lightning.experiments.statistics import holm, sign_flip
 
 
 def names(count: int) -> list[str]:
