@@ -17,7 +17,7 @@ from fgvis_lightning.callbacks.writer import ExplanationWriter
 from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.engine.precision import say_if_slow
 from fgvis_lightning.engine.strategy import check_processes, check_strategy, chosen_strategy, trainer_options
-from fgvis_lightning.experiments.network_option import building, check_optimizers, complete_network
+from fgvis_lightning.experiments.arguments import building, check_optimizers, complete_network
 from fgvis_lightning.experiments.parsing import Parser, asks_for_help
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.explainer import FGVis
