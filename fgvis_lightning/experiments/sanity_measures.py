@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.experiments.randomization import another_photo, complexity, output_entropy, reseeded
-from fgvis_lightning.experiments.sanity_figures import CEILING
 from fgvis_lightning.experiments.statistics import bootstrap
 from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.metrics import max_sensitivity, rank_correlation
 from fgvis_lightning.results.tables import Table
 
 OTHER = "another class"
+CEILING, FLOOR = "another seed", "another photo"
 DETERMINISTIC = "deterministic"
 ROUNDING = 1e-6
 """Largest deviation from 1 of a correlation of equal maps."""
