@@ -14,8 +14,7 @@ from command_line import NETWORK
 from PIL import Image
 
 from fgvis_lightning.cli import main
-from fgvis_lightning.experiments.pointing import within_reach
-from fgvis_lightning.experiments.pointing_figures import COLOR, outlined
+from fgvis_lightning.experiments.pointing import COLOR, outlined, within_reach
 from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.metrics import energy_pointing_game, pointing_game
 from fgvis_lightning.results.load import load_item
