@@ -21,7 +21,7 @@ from fgvis_lightning import load_explanation
 from fgvis_lightning.baselines import Gradient
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
-from fgvis_lightning.experiments import comparison_figures
+from fgvis_lightning.experiments import comparison
 from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.networks.preprocessing import IMAGENET_MEAN
 from fgvis_lightning.results.explanation import Attribution
@@ -148,7 +148,7 @@ def test_what_a_method_leaves_of_an_image_is_kept(
         columns.extend(name for name in names if name not in columns)
         return grid(rows, names, *more)
 
-    monkeypatch.setattr(comparison_figures, "grid", watched)
+    monkeypatch.setattr(comparison, "grid", watched)
     compare(folder, output, methods={"left": left, "gradient": METHODS["gradient"]})
     assert columns == ["image", "left", "left:\nexplanation", "gradient", "photo"]
     item, other = (load_item(next((output / name / "explanations").iterdir())) for name in ("left", "gradient"))
