@@ -122,73 +122,63 @@ def sweep(
     for folder in folders.values():
         prepare_folder(folder)
     classifier = from_options(**vars(objects.model))
-    trainers = Trainers(**asdict(objects.trainer))
+    hardware = asdict(objects.trainer)
+    strategy = chosen_strategy(**{name: hardware[name] for name in ("accelerator", "devices", "num_nodes")})
     runs: dict[str, Run] = {}
     for name, (method, parameters) in chosen.items():
         data = ImageData(**vars(config.data), done=folders[name])
         data.items = next(iter(runs.values())).data.items if runs else None
-        runs[name] = Run(trainers.new(name, folders[name]), method.module(classifier, name, parameters), data)
+        trainer = _trainer(hardware, strategy, name, folders[name])
+        runs[name] = Run(trainer, method.module(classifier, name, parameters), data)
         # Before the first run begins, so that mistakes are not reported hours later.
         runs[name].prepare()
-    say_if_slow(trainers.all[0])
-    if trainers.is_global_zero:
+    first = next(iter(runs.values())).trainer
+    say_if_slow(first)
+    if first.is_global_zero:
         write_whole(Path(config.output) / "config.yaml", parser.dump(config, skip_none=False).encode(), "rank0")
         names = json.dumps({folder.name: name for name, folder in folders.items()}, ensure_ascii=False, indent=2)
         write_whole(Path(config.output) / NAMES, f"{names}\n".encode(), "rank0")
         print(classifier.described, flush=True)
-    return runs, trainers.is_global_zero, _run_all(runs, trainers)
+    return runs, first.is_global_zero, _run_all(runs)
 
 
-class Trainers:
-    """One trainer for each method, all with the same processes.
+def _trainer(hardware: dict[str, Any], strategy: Any, name: str, folder: Path) -> pl.Trainer:
+    """A trainer for a method that fills a folder.
 
-    The first running trainer starts the other ranks, which go through all methods like this process, so it waits for
-    them at the end.
+    All methods' trainers have the same processes. The first running trainer starts the other ranks, which go through
+    all methods like this process, so it waits for them at the end, see `_end`.
     """
+    progress = SweepProgress()
+    progress.label = f"{name}: "
+    with _silent(), trainer_options():
+        trainer = pl.Trainer(
+            **hardware,
+            strategy=strategy,
+            callbacks=[ExplanationWriter(folder, panels=False), progress],
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    check_processes(trainer)
+    check_strategy(trainer.strategy, trainer.world_size)
+    if isinstance(trainer.strategy, IndependentStrategy):
+        trainer.strategy.waits = False
+    return trainer
 
-    def __init__(self, **hardware: Any) -> None:
-        self.hardware = hardware
-        where = {name: hardware[name] for name in ("accelerator", "devices", "num_nodes")}
-        self.strategy = chosen_strategy(**where)
-        self.all: list[pl.Trainer] = []
 
-    def new(self, name: str, folder: Path) -> pl.Trainer:
-        """A trainer that fills a folder."""
-        progress = SweepProgress()
-        progress.label = f"{name}: "
-        with _silent(), trainer_options():
-            trainer = pl.Trainer(
-                **self.hardware,
-                strategy=self.strategy,
-                callbacks=[ExplanationWriter(folder, panels=False), progress],
-                max_epochs=1,
-                logger=False,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-                use_distributed_sampler=False,
-            )
-        check_processes(trainer)
-        check_strategy(trainer.strategy, trainer.world_size)
-        if isinstance(trainer.strategy, IndependentStrategy):
-            trainer.strategy.waits = False
-        self.all.append(trainer)
-        return trainer
+def _end(runs: Iterable[Run], error: BaseException | None = None) -> None:
+    """Wait for the started processes.
 
-    @property
-    def is_global_zero(self) -> bool:
-        return self.all[0].is_global_zero
-
-    def end(self, error: BaseException | None) -> None:
-        """Wait for the started processes.
-
-        Raises:
-            RankFailedError: a process failed, and ``error`` does not explain it already.
-        """
-        for trainer in self.all:
-            if isinstance(trainer.strategy, IndependentStrategy):
-                if error is not None:
-                    trainer.strategy.on_exception(error)
-                trainer.strategy.join()
+    Raises:
+        RankFailedError: a process failed, and ``error`` does not explain it already.
+    """
+    for run in runs:
+        if isinstance(strategy := run.trainer.strategy, IndependentStrategy):
+            if error is not None:
+                strategy.on_exception(error)
+            strategy.join()
 
 
 @contextmanager
@@ -199,7 +189,7 @@ def _silent() -> Iterator[None]:
         yield
 
 
-def _run_all(runs: dict[str, Run], trainers: Trainers) -> dict[str, str]:
+def _run_all(runs: dict[str, Run]) -> dict[str, str]:
     """Run one method after the other; return why some of them could not explain the network."""
     problems: dict[str, str] = {}
     try:
@@ -212,13 +202,13 @@ def _run_all(runs: dict[str, Run], trainers: Trainers) -> dict[str, str]:
             if run.model.cost.images:
                 run.model.cost.add_to(run.output, run.trainer.global_rank)
     except BaseException as error:
-        trainers.end(error)
+        _end(runs.values(), error)
         raise
     finally:
         for run in runs.values():
             run.writer.close()
     try:
-        trainers.end(None)
+        _end(runs.values())
     except RankFailedError as error:
         missing = [f"{name}: {run.what_is_missing(run.split()[0])}" for name, run in runs.items()]
         raise RankFailedError("\n".join([f"{error}.", *missing])) from error
