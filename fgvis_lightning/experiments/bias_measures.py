@@ -85,9 +85,10 @@ class Findings:
 
     def statistics(self, items: Sequence[Measured]) -> tuple[Tensor, Tensor, Tensor]:
         """Means and intervals (K,3) over images: of the evidence, of the images themselves, and of the difference."""
-        evidence, contrast = self._numbers(items)
-        numbers = torch.cat([evidence, contrast, evidence - contrast], 1)
-        of_evidence, of_contrast, of_difference = bootstraps(numbers, [item.image for item in items]).chunk(3)
+        numbers = self._numbers(items)
+        evidence, contrast = numbers.chunk(2, 1)
+        both = bootstraps(torch.cat([numbers, evidence - contrast], 1), [item.image for item in items])
+        of_evidence, of_contrast, of_difference = both.chunk(3)
         return of_evidence, of_contrast, of_difference
 
     def by_explanations(self, items: Sequence[Measured]) -> list[float]:
@@ -97,15 +98,14 @@ class Findings:
             evidence, contrast = means.chunk(2, -1)
             return self.pair.statistic.dependence(evidence) - self.pair.statistic.dependence(contrast)
 
-        means, draws = resampled(torch.cat(self._numbers(items), 1), [item.image for item in items])
+        means, draws = resampled(self._numbers(items), [item.image for item in items])
         values: list[float] = interval(excess(means), excess(draws)).tolist()
         return values
 
-    def _numbers(self, items: Sequence[Measured]) -> tuple[Tensor, Tensor]:
-        """Statistics of evidence and images (N,K)."""
-        empty = torch.empty(0, len(self.pair.statistic.names))
-        evidence, contrast = [item.evidence for item in items], [item.contrast for item in items]
-        return torch.stack(evidence) if items else empty, torch.stack(contrast) if items else empty
+    def _numbers(self, items: Sequence[Measured]) -> Tensor:
+        """Statistics of the evidence and of the images themselves (N,2K)."""
+        empty = torch.empty(0, 2 * len(self.pair.statistic.names))
+        return torch.stack([torch.cat([item.evidence, item.contrast]) for item in items]) if items else empty
 
     @staticmethod
     def stays(items: Sequence[Measured], interventions: Sequence[str]) -> list[float]:
