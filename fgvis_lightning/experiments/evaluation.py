@@ -34,10 +34,7 @@ from fgvis_lightning.experiments.own_maps import stored
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.randomization import another_photo
 from fgvis_lightning.experiments.sweeps import NAMES
-from fgvis_lightning.metrics import (
-    PROFILES,
-    find_profile,
-)
+from fgvis_lightning.metrics import PROFILES, find_profile
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.explanation import Attribution
 from fgvis_lightning.results.folder import files
@@ -127,7 +124,7 @@ def main(args: Sequence[str]) -> None:
         "fgvis-lightning": version("fgvis-lightning"),
     }
     depends = {**says, "model": config.model.as_dict(), "metrics": metrics}
-    known = Judgements(output / JUDGEMENTS, depends, stored(methods))
+    known = Judgements(output / "judgements.jsonl", depends, stored(methods))
     judgements = list(judge(methods, ids, classifier, config, profile, metrics, known))
     place = {name: number for number, name in enumerate(methods)}
     judgements.sort(key=lambda one: (one.id, place[one.method]))
@@ -145,9 +142,6 @@ def main(args: Sequence[str]) -> None:
         draw_extremes(output / "extremes", judgements, methods[reference], reference, classifier, config.extremes)
     sheet = f" and {output / 'extremes.png'}" if config.extremes else ""
     print(f"Look at {output / 'curves.png'}{sheet}; single items: {output / 'evaluation_items.csv'}")
-
-
-JUDGEMENTS = "judgements.jsonl"
 
 
 def chosen_reference(name: str, methods: Sequence[str]) -> str:
@@ -211,7 +205,9 @@ def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict
         for each in [folder] if any(files(folder)) else below:
             paths = list(files(each))
             if paths:
-                add(_name_of(paths[0], each, names), {path.name.removesuffix(SUFFIX): path for path in paths})
+                item = load_item(paths[0])
+                name = item.method if isinstance(item, Attribution) else str(names.get(each.name, each.name))
+                add(name, {path.name.removesuffix(SUFFIX): path for path in paths})
         if len(found) == before:
             raise InputError(f"Expected a folder of fit or compare, but found no explanations in {folder}.")
     for name, source in maps.items():
@@ -220,11 +216,6 @@ def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict
             raise InputError(f"Expected maps <item id>.npy or <item id>{SUFFIX}, but found none in {source}.")
         add(name, {path.name.removesuffix(path.suffix): path for path in paths})
     return found
-
-
-def _name_of(path: Path, folder: Path, names: Mapping[str, str]) -> str:
-    item = load_item(path)
-    return item.method if isinstance(item, Attribution) else str(names.get(folder.name, folder.name))
 
 
 def save_curves(path: Path, judgements: Sequence[Judgement], profile: str) -> None:
