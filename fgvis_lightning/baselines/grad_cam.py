@@ -9,7 +9,7 @@ from captum.attr import LayerAttribution, LayerGradCam
 from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import Method
-from fgvis_lightning.baselines.layers import completed, layer_with_maps, module_called
+from fgvis_lightning.baselines.layers import completed, module_called
 from fgvis_lightning.errors import InputError
 
 
@@ -32,14 +32,23 @@ class GradCAM(Method):
 
 
 def cam_layer(network: nn.Module, name: str | None, image: Tensor) -> nn.Module:
-    """The module with this name, or the one of `last_convolutional`.
+    """The module with this name, or the one of `last_convolutional`; it returns maps for images like this (1,3,H,W).
 
     Raises:
-        InputError: see `layer_with_maps` and `last_convolutional`.
+        InputError: if it does not exist, does not run, or returns something else; see also `last_convolutional`.
     """
-    if name is not None:
-        return layer_with_maps(network, name, image)
-    return module_called(network, last_convolutional(network, image))
+    if name is None:
+        return module_called(network, last_convolutional(network, image))
+    module = module_called(network, name)
+    with torch.no_grad():
+        shapes = [shape for done, _, shape in completed(network, image) if done == name]
+    if not shapes or len(shapes[-1]) != 4:
+        does = f"returns {shapes[-1]}" if shapes else "does not run, or returns several tensors"
+        raise InputError(
+            f"Expected layer to be a module of {type(network).__name__} that returns maps (B,C,H,W), but {name!r} "
+            f"{does}. Choose another layer."
+        )
+    return module
 
 
 def last_convolutional(network: nn.Module, image: Tensor) -> str:
