@@ -31,7 +31,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.baselines.layers import module_called
@@ -44,18 +44,6 @@ from fgvis_lightning.errors import InputError
 def _below(node: Any) -> list[Any]:
     """The nodes that receive P from a node."""
     return [below for below, _ in node.next_functions[: 1 if rule_of(node) is Pass else None] if below is not None]
-
-
-def _reached(root: Node, stop: Callable[[Any], bool]) -> set[Any]:
-    """Nodes that P reaches from ``root``, up to nodes for which ``stop`` is true."""
-    found: set[Any] = set()
-    todo: list[Any] = [root]
-    while todo:
-        node = todo.pop()
-        if node not in found:
-            found.add(node)
-            todo += [] if stop(node) else _below(node)
-    return found
 
 
 class _Pathways:
@@ -101,7 +89,15 @@ class _Pathways:
         return hook
 
     def _reached(self, stop: Callable[[Any], bool]) -> set[Any]:
-        return _reached(get_gradient_edge(self.logits).node, stop)
+        """Nodes that P reaches from the logits, up to nodes for which ``stop`` is true."""
+        found: set[Any] = set()
+        todo: list[Any] = [get_gradient_edge(self.logits).node]
+        while todo:
+            node = todo.pop()
+            if node not in found:
+                found.add(node)
+                todo += [] if stop(node) else _below(node)
+        return found
 
     def last_of_size(self, height: int, width: int) -> str:
         """The last module with maps of at least this size that all paths to the image pass."""
