@@ -5,7 +5,7 @@ Petsiuk, Das and Saenko, RISE, BMVC 2018, section 4. A `Profile` defines the det
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -110,14 +110,8 @@ def _scores(
     common = all(wanted)
     same = common and profile.deletion == profile.insertion
     amounts = counts if wanted[0] else counts[:0], counts[same : len(counts) - common] if wanted[1] else counts[:0]
-    targets = targets.to(x.device)
-    parts: list[Tensor] = []
-    for pictures, owners in _pictures(x.detach(), saliency, profile, amounts, batch_size):
-        logits = network(pictures)
-        if not parts:
-            check_classes(logits, targets, len(pictures))
-        parts.append(task_of(network).probability(logits.float(), targets[torch.tensor(owners, device=x.device)]))
-    scores = torch.cat(parts).view(len(x), -1)
+    pictures = _pictures(x.detach(), saliency, profile, amounts, batch_size)
+    scores = probabilities(network, pictures, targets.to(x.device)).view(len(x), -1)
     deletion, insertion = scores[:, : len(amounts[0])], scores[:, len(amounts[0]) :]
     if common:
         insertion = torch.cat([deletion[:, -1:] if same else deletion[:, :0], insertion, deletion[:, :1]], 1)
@@ -125,6 +119,21 @@ def _scores(
         clean = (deletion[:, :1] if wanted[0] else insertion[:, -1:]).clamp(min=torch.finfo(scores.dtype).tiny)
         deletion, insertion = deletion / clean, insertion / clean
     return deletion, insertion
+
+
+def probabilities(network: Network, pictures: Iterable[tuple[Tensor, list[int]]], targets: Tensor) -> Tensor:
+    """Scores (N,) of pictures in batches (n,3,H,W), with the indices (n) of their images, whose targets are (B,).
+
+    Raises:
+        InputError: if the network lacks a class.
+    """
+    parts: list[Tensor] = []
+    for batch, owners in pictures:
+        logits = network(batch)
+        if not parts:
+            check_classes(logits, targets, len(batch))
+        parts.append(task_of(network).probability(logits.float(), targets[torch.tensor(owners, device=targets.device)]))
+    return torch.cat(parts)
 
 
 def _pictures(

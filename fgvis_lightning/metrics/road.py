@@ -8,16 +8,15 @@ noise is added, so that the network cannot recognize removed pixels by their smo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.method.tasks import task_of
-from fgvis_lightning.metrics.checks import check_classes, check_images, check_maps, check_targets, shape
-from fgvis_lightning.metrics.curves import Network
+from fgvis_lightning.metrics.checks import check_images, check_maps, check_targets, shape
+from fgvis_lightning.metrics.curves import Network, probabilities
 from fgvis_lightning.metrics.order import ranked
 
 SHARES = tuple(percent / 100 for percent in range(10, 100, 10))
@@ -128,30 +127,24 @@ def road_curves(
         raise InputError(
             f"Expected batch_size of at least 1 and shares between 0 and 1, but got {batch_size} and {tuple(shares)}."
         )
-    targets = targets.to(x.device)
     draw = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x) * noise
     counts = [min(max(1, round(share * saliency[0].numel())), saliency[0].numel() - 1) for share in shares]
-    waiting, owners, scores = list[Tensor](), list[int](), list[Tensor]()
 
-    def score() -> None:
-        logits = network(torch.stack(waiting))
-        if not scores:
-            check_classes(logits, targets, len(waiting))
-        scores.append(task_of(network).probability(logits.float(), targets[torch.tensor(owners, device=x.device)]))
-        waiting.clear()
-        owners.clear()
+    def pictures() -> Iterator[tuple[Tensor, list[int]]]:
+        waiting, owners = list[Tensor](), list[int]()
+        for index, (image, values) in enumerate(zip(x.detach(), saliency.to(x.device), strict=True)):
+            order = ranked(values.flatten(), ties, seed)
+            for gone in (*(order[:count] for count in counts), *(order[-count:] for count in counts)):
+                removed = torch.zeros_like(order, dtype=torch.bool).index_fill_(0, gone, True).view_as(values)
+                waiting.append(impute(image[None], removed[None])[0] + draw * removed)
+                owners.append(index)
+                if len(waiting) == batch_size:
+                    yield torch.stack(waiting), owners
+                    waiting, owners = [], []
+        if waiting:
+            yield torch.stack(waiting), owners
 
-    for index, (image, values) in enumerate(zip(x.detach(), saliency.to(x.device), strict=True)):
-        order = ranked(values.flatten(), ties, seed)
-        for gone in (*(order[:count] for count in counts), *(order[-count:] for count in counts)):
-            removed = torch.zeros_like(order, dtype=torch.bool).index_fill_(0, gone, True).view_as(values)
-            waiting.append(impute(image[None], removed[None])[0] + draw * removed)
-            owners.append(index)
-            if len(waiting) == batch_size:
-                score()
-    if waiting:
-        score()
-    both = torch.cat(scores).view(len(x), 2, len(counts))
+    both = probabilities(network, pictures(), targets.to(x.device)).view(len(x), 2, len(counts))
     return both[:, 0], both[:, 1]
 
 
