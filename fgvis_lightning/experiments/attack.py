@@ -111,12 +111,7 @@ class Attack(FGVis):
 
 @dataclass(frozen=True)
 class AttackMethod(FGVisMethod):
-    """`Attack` as one method among others.
-
-    Args:
-        start: see `Attack`.
-        restart: see `Attack`.
-    """
+    """`Attack` as one method among others."""
 
     kind = Attack
     start: Start = OWN

@@ -21,13 +21,7 @@ class PointingGame(Plotted):
     """Accuracy of `fgvis_lightning.metrics.pointing_game`: the mean over the classes of the share of hits.
 
     As in TorchRay, except that classes without images are ignored; in TorchRay, they count as classes without hits.
-
-    Args:
-        num_classes: number of classes in the data set.
-        tolerance: tolerance in pixels.
-        ties: choice among several maxima, see `fgvis_lightning.metrics.order.ranked`.
-        seed: seed of a random choice.
-        options: torchmetrics' own options.
+    ``num_classes`` is their number in the data set; for the other arguments see there.
     """
 
     higher_is_better = True

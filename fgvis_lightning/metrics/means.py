@@ -117,12 +117,7 @@ class Connectedness(MeanOverImages):
 
 
 class NewEdges(MeanOverImages):
-    """Mean of `fgvis_lightning.metrics.new_edges`, which can be more than 1.
-
-    Args:
-        threshold: threshold of the edges, see `fgvis_lightning.metrics.new_edges`.
-        options: torchmetrics' own options.
-    """
+    """Mean of `fgvis_lightning.metrics.new_edges`, which can be more than 1; for the threshold see there."""
 
     higher_is_better = False
     plot_upper_bound = None
@@ -139,12 +134,7 @@ class NewEdges(MeanOverImages):
 class Conciseness(MeanOverImages):
     """Mean of `fgvis_lightning.metrics.conciseness_preciseness` over the images for which it is defined.
 
-    Args:
-        information: ``entropy`` or ``l1``.
-        options: torchmetrics' own options.
-
-    Raises:
-        InputError: if ``information`` is unknown.
+    For ``information`` see there.
     """
 
     higher_is_better = True
