@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from fgvis_lightning.baselines.base import Method
-from fgvis_lightning.baselines.layers import module_called
+from fgvis_lightning.baselines.grad_cam import module_called
 from fgvis_lightning.baselines.propagation import differentiable
 from fgvis_lightning.baselines.winning_probability import COPIES, ExcitationRules, Linear, Pass, Sum, rule_of
 from fgvis_lightning.defense.graph import kind
