@@ -19,29 +19,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import fill
 
 import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
+from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.experiments.arguments import add_device, build, new_parser
-from fgvis_lightning.experiments.evaluation_figures import draw_curves, draw_extremes
 from fgvis_lightning.experiments.evaluation_tables import item_table, summary
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
 from fgvis_lightning.experiments.judging import judge
 from fgvis_lightning.experiments.measured import AGAIN, FLOOR, STANDARD, chosen_metrics, list_metrics
-from fgvis_lightning.experiments.output import save_table
-from fgvis_lightning.experiments.own_maps import stored
+from fgvis_lightning.experiments.output import save_figure, save_table
+from fgvis_lightning.experiments.own_maps import find_methods, read, stored
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.randomization import another_photo
-from fgvis_lightning.experiments.sweeps import NAMES
 from fgvis_lightning.metrics import PROFILES, find_profile
+from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.load import from_options
-from fgvis_lightning.results.explanation import Attribution
-from fgvis_lightning.results.folder import files
-from fgvis_lightning.results.load import check_links, load_item
-from fgvis_lightning.results.tensor_files import SUFFIX, save_tensors, write_whole
+from fgvis_lightning.results.explanation import Explanation
+from fgvis_lightning.results.figures import brightened, explanation_image, grid, heat
+from fgvis_lightning.results.load import load_item
+from fgvis_lightning.results.tensor_files import save_tensors, write_whole
 
 OURS = "FGVis"
+NAMED = 8
+"""Methods with their own color in each panel of the curves: the best ones, and FGVis; the rest are gray."""
 
 
 def make_parser() -> Parser:
@@ -100,7 +105,7 @@ def main(args: Sequence[str]) -> None:
     if not ids:
         counts = ", ".join(f"{name} {len(found)}" for name, found in methods.items())
         raise InputError(f"Expected items that all methods have, but got methods without a common item: {counts}.")
-    reference = chosen_reference(config.reference, list(methods))
+    reference = _chosen_reference(config.reference, list(methods))
     if config.floors:
         methods |= floors(methods, ids)
     objects = build(parser, config, ["--results", "[]"])
@@ -136,15 +141,15 @@ def main(args: Sequence[str]) -> None:
     table, markdown = summary(judgements, list(methods), reference, metrics, config.profile)
     save_table(output / "evaluation", table, markdown)
     print(f"\n{markdown}")
-    draw_curves(output / "curves", judgements, [name for name in methods if not name.endswith((AGAIN, FLOOR))])
-    save_curves(output / "curves.safetensors", judgements, config.profile)
+    _draw_curves(output / "curves", judgements, [name for name in methods if not name.endswith((AGAIN, FLOOR))])
+    _save_curves(output / "curves.safetensors", judgements, config.profile)
     if config.extremes:
-        draw_extremes(output / "extremes", judgements, methods[reference], reference, classifier, config.extremes)
+        _draw_extremes(output / "extremes", judgements, methods[reference], reference, classifier, config.extremes)
     sheet = f" and {output / 'extremes.png'}" if config.extremes else ""
     print(f"Look at {output / 'curves.png'}{sheet}; single items: {output / 'evaluation_items.csv'}")
 
 
-def chosen_reference(name: str, methods: Sequence[str]) -> str:
+def _chosen_reference(name: str, methods: Sequence[str]) -> str:
     """The method with this name; for the default, the first one by FGVis, or else the first one.
 
     Raises:
@@ -180,46 +185,68 @@ def floors(methods: Mapping[str, dict[str, Path]], ids: Sequence[str]) -> dict[s
     }
 
 
-def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict[str, Path]]:
-    """Name of a method → item id → its file.
-
-    Raises:
-        InputError: if a folder has no explanations, or if two methods share a name.
-    """
-    found: dict[str, dict[str, Path]] = {}
-
-    def add(name: str, paths: dict[str, Path]) -> None:
-        if name in found:
-            raise InputError(f"Expected a different name for each method, but got {name} twice.")
-        found[name] = paths
-
-    for source in results:
-        folder, before = Path(source), len(found)
-        check_links(folder)
-        names = json.loads(path.read_text(encoding="utf-8")) if (path := folder / NAMES).exists() else {}
-        below = sorted(sub for sub in folder.glob("*") if sub.is_dir())
-        below.sort(key=lambda sub: list(names).index(sub.name) if sub.name in names else len(names))
-        if unknown := [sub.name for sub in below if names and sub.name not in names and any(files(sub))]:
-            print(f"left out, since {folder}'s configuration no longer has them: {', '.join(unknown)}")
-            below = [sub for sub in below if sub.name in names]
-        for each in [folder] if any(files(folder)) else below:
-            paths = list(files(each))
-            if paths:
-                item = load_item(paths[0])
-                name = item.method if isinstance(item, Attribution) else str(names.get(each.name, each.name))
-                add(name, {path.name.removesuffix(SUFFIX): path for path in paths})
-        if len(found) == before:
-            raise InputError(f"Expected a folder of fit or compare, but found no explanations in {folder}.")
-    for name, source in maps.items():
-        paths = [path for path in Path(source).glob("*") if path.suffix in (".npy", SUFFIX)]
-        if not paths:
-            raise InputError(f"Expected maps <item id>.npy or <item id>{SUFFIX}, but found none in {source}.")
-        add(name, {path.name.removesuffix(path.suffix): path for path in paths})
-    return found
-
-
-def save_curves(path: Path, judgements: Sequence[Judgement], profile: str) -> None:
+def _save_curves(path: Path, judgements: Sequence[Judgement], profile: str) -> None:
     """Each item's deletion and insertion curve as one tensor ``curves`` (N,2,S); ``items`` names the N rows."""
     both = torch.stack([torch.stack([one.deletion, one.insertion]) for one in judgements])
     items = json.dumps([(one.id, one.method) for one in judgements])
     save_tensors(path, {"curves": both.float()}, {"items": items, "profile": profile})
+
+
+def _draw_curves(path: Path, judgements: Sequence[Judgement], methods: Sequence[str]) -> None:
+    """Mean score over the share of deleted or inserted pixels, for each method."""
+    figure = Figure(figsize=(10, 4), dpi=200, layout="constrained")
+    colors = dict(zip(methods, colormaps["tab20"].colors * len(methods), strict=False))  # type: ignore[attr-defined]
+    for place, kind in zip(figure.subplots(1, 2, sharey=True), ("deletion", "insertion"), strict=True):
+        own = {name: [one for one in judgements if one.method == name] for name in methods}
+        auc = {name: sum(one.values[kind] for one in ones) / len(ones) for name, ones in own.items()}
+        ranked = sorted(methods, key=lambda name: auc[name], reverse=kind == "insertion")
+        named = [name for number, name in enumerate(ranked) if number < NAMED or name.startswith("FGVis")]
+        for name in [name for name in ranked if name not in named] + named[::-1]:
+            curve = torch.stack([getattr(one, kind) for one in own[name]]).mean(0)
+            share = torch.linspace(0, 100, len(curve))
+            color, width = (colors[name], 1.2) if name in named else ("0.8", 0.8)
+            label = f"{name}: {auc[name]:.3f}" if name in named else "_"
+            place.plot(share, curve, label=label, color=color, linewidth=2.4 if name.startswith("FGVis") else width)
+        handles, labels = place.get_legend_handles_labels()
+        rest = f", and {len(ranked) - len(named)} more in gray" if len(ranked) > len(named) else ""
+        title = f"area under the curve, best first{rest}"
+        place.legend(handles[::-1], labels[::-1], fontsize=7, title=title, title_fontsize=7, frameon=False)
+        place.set_xlabel(f"pixels {'deleted' if kind == 'deletion' else 'inserted'}, %")
+        place.set_ylabel("score of the class" if kind == "deletion" else "")
+        place.spines[["top", "right"]].set_visible(False)
+    save_figure(path, figure)
+
+
+def _draw_extremes(
+    path: Path,
+    judgements: Sequence[Judgement],
+    files: Mapping[str, Path],
+    method: str,
+    classifier: Classifier,
+    count: int,
+) -> None:
+    """The items of one method with the lowest and the highest deletion AUC, side by side."""
+    ranked = sorted((one for one in judgements if one.method == method), key=lambda one: one.values["deletion"])
+    count = min(count, (len(ranked) + 1) // 2)
+    best, worst = ranked[:count], ranked[::-1][:count]
+    rows = []
+    for pair in zip(best, worst, strict=True):
+        row = []
+        for one in pair:
+            image = as_float(load_image(one.image, classifier.preprocessing, upscale=True))
+            found = read(files[one.id])
+            texts = [
+                f"{fill(classifier.class_name(one.target), 18)}",
+                f"deletion {one.values['deletion']:.3f}",
+                f"insertion {one.values['insertion']:.3f}",
+            ]
+            if isinstance(found, Explanation):
+                background = classifier.preprocessing.background().to(image)
+                views = [brightened(found.evidence[0]), explanation_image(image, found.evidence[0], background)]
+            else:
+                saliency = found[0] if isinstance(found, torch.Tensor) else found.saliency()[0]
+                views = [heat(saliency), image * brightened(saliency)]
+            row += list(zip([image, *views], texts, strict=True))
+        rows.append(row)
+    columns = ["best", method, "evidence", "worst", method, "evidence"]
+    save_figure(path, grid(rows, columns, [str(number + 1) for number in range(count)], 1.3))

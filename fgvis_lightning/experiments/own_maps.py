@@ -1,8 +1,9 @@
-"""Maps made outside this package."""
+"""Files with the maps of several methods: folders of ``fit`` and ``compare``, and maps made outside this package."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,49 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.experiments.sweeps import NAMES
 from fgvis_lightning.results.explanation import Attribution, Explanation
-from fgvis_lightning.results.load import load_item
+from fgvis_lightning.results.folder import files
+from fgvis_lightning.results.load import check_links, load_item
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, UNREADABLE
+
+
+def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict[str, Path]]:
+    """Name of a method → item id → its file.
+
+    Raises:
+        InputError: if a folder has no explanations, or if two methods share a name.
+    """
+    found: dict[str, dict[str, Path]] = {}
+
+    def add(name: str, paths: dict[str, Path]) -> None:
+        if name in found:
+            raise InputError(f"Expected a different name for each method, but got {name} twice.")
+        found[name] = paths
+
+    for source in results:
+        folder, before = Path(source), len(found)
+        check_links(folder)
+        names = json.loads(path.read_text(encoding="utf-8")) if (path := folder / NAMES).exists() else {}
+        below = sorted(sub for sub in folder.glob("*") if sub.is_dir())
+        below.sort(key=lambda sub: list(names).index(sub.name) if sub.name in names else len(names))
+        if unknown := [sub.name for sub in below if names and sub.name not in names and any(files(sub))]:
+            print(f"left out, since {folder}'s configuration no longer has them: {', '.join(unknown)}")
+            below = [sub for sub in below if sub.name in names]
+        for each in [folder] if any(files(folder)) else below:
+            paths = list(files(each))
+            if paths:
+                item = load_item(paths[0])
+                name = item.method if isinstance(item, Attribution) else str(names.get(each.name, each.name))
+                add(name, {path.name.removesuffix(SUFFIX): path for path in paths})
+        if len(found) == before:
+            raise InputError(f"Expected a folder of fit or compare, but found no explanations in {folder}.")
+    for name, source in maps.items():
+        paths = [path for path in Path(source).glob("*") if path.suffix in (".npy", SUFFIX)]
+        if not paths:
+            raise InputError(f"Expected maps <item id>.npy or <item id>{SUFFIX}, but found none in {source}.")
+        add(name, {path.name.removesuffix(path.suffix): path for path in paths})
+    return found
 
 
 def read(path: Path) -> Tensor | Explanation | Attribution:

@@ -35,9 +35,8 @@ from fgvis_lightning.data.images import carried, content, upright_size
 from fgvis_lightning.data.objects import Marked, by_image, read_masks, read_objects
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import build, new_parser
-from fgvis_lightning.experiments.evaluation import find_methods
 from fgvis_lightning.experiments.output import save_figure, save_table
-from fgvis_lightning.experiments.own_maps import read, saliency_of, stored
+from fgvis_lightning.experiments.own_maps import find_methods, read, saliency_of, stored
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.statistics import bootstrap, wilson, with_intervals
 from fgvis_lightning.metrics import energy_pointing_game, pointing_game
