@@ -57,9 +57,17 @@ class _Pathways:
     def __init__(self, network: nn.Module, images: Tensor, signed: bool = False) -> None:
         self.name = type(network).__name__
         self.ends: dict[str, tuple[GradientEdge, torch.Size]] = {}
-        with ExitStack() as stack, ExcitationRules(signed):
-            for name, module in network.named_modules():
-                stack.callback(module.register_forward_hook(self._note(name)).remove)
+        names = {module: name for name, module in network.named_modules()}
+
+        def note(module: nn.Module, inputs: Any, output: Any) -> None:
+            self.ends.pop(names[module], None)
+            if isinstance(output, Tensor) and output.requires_grad:
+                # Store the edge, not the tensor, which may be changed in place.
+                self.ends[names[module]] = get_gradient_edge(output), output.shape
+
+        with ExitStack() as hooks, ExcitationRules(signed):
+            for module in names:
+                hooks.enter_context(module.register_forward_hook(note))
             leaf = images.detach().clone().requires_grad_()
             self.logits = network(leaf.clone())  # the network may change it in place
         self.source = get_gradient_edge(leaf).node
@@ -78,15 +86,6 @@ class _Pathways:
         for node in nodes:
             if uses[node] > 1 and rule_of(node) is Linear:
                 node.sign = None  # a factor of one use must not change the others
-
-    def _note(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            self.ends.pop(name, None)
-            if isinstance(output, Tensor) and output.requires_grad:
-                # Store the edge, not the tensor, which may be changed in place.
-                self.ends[name] = get_gradient_edge(output), output.shape
-
-        return hook
 
     def _reached(self, stop: Callable[[Any], bool]) -> set[Any]:
         """Nodes that P reaches from the logits, up to nodes for which ``stop`` is true."""

@@ -86,16 +86,14 @@ def module_called(network: nn.Module, name: str) -> nn.Module:
 def completed(network: nn.Module, image: Tensor) -> list[tuple[str, nn.Module, tuple[int, ...]]]:
     """Name, module and output shape of all calls of modules that return one tensor, in order of completion."""
     done: list[tuple[str, nn.Module, tuple[int, ...]]] = []
+    names = {module: name for name, module in network.named_modules()}
 
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                done.append((name, module, tuple(output.shape)))
-
-        return hook
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            done.append((names[module], module, tuple(output.shape)))
 
     with ExitStack() as hooks:
-        for name, module in network.named_modules():
-            hooks.callback(module.register_forward_hook(note(name)).remove)
+        for module in names:
+            hooks.enter_context(module.register_forward_hook(note))
         network(image)
     return done
