@@ -83,7 +83,7 @@ def chosen_device(name: str) -> str:
 
 
 def complete_network(model: Namespace, parse: Callable[[str], Namespace]) -> None:
-    """Take the preprocessing from torchvision's weights entry, which the network forgets; drop defaults of arguments.
+    """Take the preprocessing from torchvision's weights entry, which the network forgets; drop arguments not given.
 
     Args:
         model: has ``network`` and ``classifier.weights``.
@@ -91,7 +91,13 @@ def complete_network(model: Namespace, parse: Callable[[str], Namespace]) -> Non
     """
     if not isinstance(model.network, Namespace):
         return
-    _drop_defaults(model.network, parse)
+    if model.network.class_path.startswith("torchvision.models.") and model.network.class_path != GET_MODEL:
+        # The parser fills in the defaults of the network's class, but builders such as resnext50_32x4d choose their own
+        # values and refuse others.
+        defaults = parse(model.network.class_path).init_args
+        for key, value in list(vars(model.network.init_args).items()):
+            if defaults.get(key) == value:
+                del model.network.init_args[key]
     options: dict[str, Any] = {
         **vars(model.network.get("init_args") or Namespace()),
         **(model.network.get("dict_kwargs") or {}),
@@ -102,20 +108,6 @@ def complete_network(model: Namespace, parse: Callable[[str], Namespace]) -> Non
             entry = torchvision.models.get_model_weights(options["name"])[entry]
     if isinstance(entry, torchvision.models.WeightsEnum) and model.classifier.weights is None:
         model.classifier.weights = str(entry)
-
-
-def _drop_defaults(network: Namespace, parse: Callable[[str], Namespace]) -> None:
-    """Drop arguments of a torchvision builder that were not given.
-
-    The parser fills in the defaults of the network's class, but builders such as ``resnext50_32x4d``
-    choose their own values and refuse others.
-    """
-    if not network.class_path.startswith("torchvision.models.") or network.class_path == GET_MODEL:
-        return
-    defaults = parse(network.class_path)
-    for key, value in list(vars(network.init_args).items()):
-        if defaults.init_args.get(key) == value:
-            del network.init_args[key]
 
 
 def check_optimizers(config: Namespace) -> None:
