@@ -58,13 +58,7 @@ class Hardware:
 
 
 def sweep_parser(command: str, description: str, output: str) -> Parser:
-    """A parser with the arguments of all experiments.
-
-    Args:
-        command: its name.
-        description: its purpose.
-        output: the default results folder.
-    """
+    """A parser with the arguments of all experiments that explain images; for the arguments see `new_parser`."""
     parser = new_parser(command, description, output)
     parser.add_class_arguments(ImageData, "data", skip={"done"}, sub_configs=True)
     parser.add_class_arguments(Hardware, "trainer")
