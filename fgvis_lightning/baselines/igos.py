@@ -148,7 +148,9 @@ class IGOSPlusPlus(MaskMethod):
             e = torch.lerp(
                 torch.where(inserts, image, reference), torch.where(inserts, reference, image), along.to(image.dtype)
             )
-            e = e + self.noise * torch.stack([noise_like(image[0], generator) for _ in rows])
+            # By the shape, since the numbers of a tensor like the image depend on its memory format.
+            draws = [torch.randn(image.shape[1:], generator=generator, device=image.device) for _ in rows]
+            e = e + self.noise * torch.stack(draws).to(image.dtype)
         score = task_of(network).probability(network(e).float(), target.expand(len(rows)))
         return (score * torch.where(kind % 2 == 1, -0.5, 0.5)).sum() / self.path
 
@@ -176,11 +178,6 @@ class IGOSPlusPlus(MaskMethod):
 def upsampled(masks: Tensor, images: Tensor) -> Tensor:
     """Upsample coarse masks (B,2,h,w) to the size of images, (B,2,H,W), with aligned corners."""
     return F.interpolate(masks, images.shape[-2:], mode="bilinear", align_corners=True)
-
-
-def noise_like(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise like an image (C,H,W), with the same numbers for every memory format."""
-    return torch.randn(image.shape, generator=generator, device=image.device).to(image.dtype)
 
 
 @dataclass(frozen=True)

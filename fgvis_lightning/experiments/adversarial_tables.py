@@ -106,7 +106,10 @@ def count(runs: dict[str, Run], rows: Sequence[Row]) -> tuple[Table, Table]:
     """
     table, pairs = Table(ROWS), Table(PAIRS)
     best: dict[tuple[Any, ...], tuple[Outcome, Row, About]] = {}
-    empty = _logits_of_nothing(next(iter(runs.values())))
+    model = next(iter(runs.values())).model
+    preprocessing = model.classifier.preprocessing
+    with torch.no_grad():  # the logits of an empty image, the reference
+        empty = model.plain(torch.zeros(1, preprocessing.count, *preprocessing.size, device=model.device)).float()
     for row in rows:
         found: dict[str, Outcome] = {}
         images: set[str] = set()
@@ -132,15 +135,8 @@ def count(runs: dict[str, Run], rows: Sequence[Row]) -> tuple[Table, Table]:
 
 
 @torch.no_grad()
-def _logits_of_nothing(run: Run) -> Tensor:
-    """The network's logits (1,K) for an empty image, the reference."""
-    model, preprocessing = run.model, run.model.classifier.preprocessing
-    return model.plain(torch.zeros(1, preprocessing.count, *preprocessing.size, device=model.device)).float()
-
-
-@torch.no_grad()
 def _outcome(run: Run, item: Item, id: str, empty: Tensor) -> tuple[Outcome, About]:
-    """Outcome of a pair, and what is known without an attack; ``empty``: the logits of an empty image."""
+    """Outcome of a pair, and what is known without an attack; ``empty``: the logits (1,K) of an empty image."""
     model = run.model
     found = load_explanation(item_file(run.output, id))
     image = load_image(item.path, model.classifier.preprocessing, upscale=run.data.upscale)

@@ -202,15 +202,11 @@ def of_pictures(
         found["p(e)"], found["score kept"] = after, score_preserved(after, before)
         found["average drop as is"] = average_drop(after, before)
         found["class kept"] = task.same_decision(logits, clean, targets).float()
-        # The information of a part must not include what replaces the rest.
+        # The information of a part must not include what replaces the rest. Without a mask, the map stands for it.
+        masks = [item.evidence if isinstance(item, Explanation) else saliency_of(item)[:, None] for item in items]
         hides = {item.hides for item in items if isinstance(item, Attribution)}
-        part, of = (shown, whole) if hides == {"black"} else (torch.cat(list(map(_mask, items))).to(x) * x, x)
+        part, of = (shown, whole) if hides == {"black"} else (torch.cat(masks).to(x) * x, x)
         if hides <= {"black"} or hides <= {"blurred"}:
             found["CP entropy"] = conciseness_preciseness(after, before, part, of)
             found["CP l1"] = conciseness_preciseness(after, before, part, of, "l1")
     return found
-
-
-def _mask(item: Tensor | Explanation | Attribution) -> Tensor:
-    """The mask of an item (1,1 or C,H,W); for a method of which nothing is known, its map."""
-    return item.evidence if isinstance(item, Explanation) else saliency_of(item)[:, None]

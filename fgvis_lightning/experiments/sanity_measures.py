@@ -126,7 +126,9 @@ def rises(methods: Mapping[str, Method], trained: Trained, states: States, bins:
     table = Table(
         ("method", "trained", "random", *(f"{name}{end}" for name in columns for end in ("", " from", " to")))
     )
-    entropies = torch.stack(list(_entropies(trained, states)), 1)
+    task, networks = task_of(trained.network), chain([trained.network], (state.network for state in states()))
+    with torch.no_grad():
+        entropies = torch.stack([output_entropy(network(trained.x), task) for network in networks], 1)
     for name, method in methods.items():
         original, again = (complexity(maps, bins) for maps in _twice(method, trained))
         later = [complexity((reseeded(method) or method)(s.network, trained.x, s.targets), bins) for s in states()]
@@ -158,11 +160,3 @@ def _twice(method: Method, trained: Trained) -> tuple[Tensor, Tensor]:
     other = reseeded(method)
     original = method(trained.network, trained.x, trained.targets).cpu()
     return original, original if other is None else other(trained.network, trained.x, trained.targets).cpu()
-
-
-@torch.no_grad()
-def _entropies(trained: Trained, states: States) -> Iterator[Tensor]:
-    """Entropy of the outputs (N,) of the trained network and of each state."""
-    task = task_of(trained.network)
-    for network in chain([trained.network], (state.network for state in states())):
-        yield output_entropy(network(trained.x), task)

@@ -158,7 +158,9 @@ def _pictures(
         for deleting, todo in zip((True, False), amounts, strict=True):
             if not len(todo):
                 continue
-            other = _substrate(image, profile, deleting)
+            substrate = profile.deletion if deleting else profile.insertion
+            with torch.autocast(image.device.type, enabled=False):
+                other = substrate.make(image.float()).to(image.dtype)
             before, after = (image, other) if deleting else (other, image)
             while len(todo):
                 now = todo[: len(pictures) - len(owners)]
@@ -169,13 +171,6 @@ def _pictures(
                 if len(owners) == len(pictures):
                     yield pictures, owners
                     pictures, owners = room(), []
-
-
-def _substrate(image: Tensor, profile: Profile, deleting: bool) -> Tensor:
-    """The substrate of an image (3,H,W), in the image's data type."""
-    make = (profile.deletion if deleting else profile.insertion).make
-    with torch.autocast(image.device.type, enabled=False):
-        return make(image.float()).to(image.dtype)
 
 
 def _places(values: Tensor, profile: Profile) -> Tensor:
