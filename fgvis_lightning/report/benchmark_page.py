@@ -6,10 +6,10 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files as resources
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -27,65 +27,8 @@ FIGURES = {
 }
 """Possible figures of a network, with captions."""
 
-
-@dataclass(frozen=True)
-class Cell:
-    """A mean of a metric.
-
-    Attributes:
-        mean: the mean.
-        interval: its 95 % interval; empty for a single photo.
-        best: whether no method has a better mean.
-        than_reference: ``better``, ``worse`` or ``no different``, by the paired test corrected for the number of
-            methods; empty for the reference.
-    """
-
-    mean: str
-    interval: str
-    best: bool
-    than_reference: str
-
-
-@dataclass(frozen=True)
-class Line:
-    """A method in the table.
-
-    Attributes:
-        method: its name.
-        kind: ``method``, ``another seed`` or ``floor``.
-        cells: by metric; None without a value.
-        cost: passes and seconds per image.
-    """
-
-    method: str
-    kind: str
-    cells: tuple[Cell | None, ...]
-    cost: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Results:
-    """A network's part of the page.
-
-    Attributes:
-        name: of the network.
-        folder: its results, relative to the page.
-        says: settings of the evaluation.
-        items: number of items behind the means.
-        metrics: names, with an arrow.
-        lines: of the table.
-        losses: sentences on metrics in which the reference is not the best.
-        figures: address and caption.
-    """
-
-    name: str
-    folder: str
-    says: dict[str, str]
-    items: int
-    metrics: tuple[str, ...]
-    lines: tuple[Line, ...]
-    losses: tuple[str, ...]
-    figures: tuple[tuple[str, str], ...]
+KINDS = ("method", "another seed", "floor")  # in the order of the table
+COSTS = ("forward passes", "backward passes", "seconds")
 
 
 def write_benchmark(output: Path, networks: Sequence[str]) -> None:
@@ -111,8 +54,16 @@ def write_benchmark(output: Path, networks: Sequence[str]) -> None:
     write_whole(output / "index.html", page.encode())
 
 
-def read(output: Path, name: str) -> Results:
-    """Read the results of one network."""
+def read(output: Path, name: str) -> dict[str, Any]:
+    """Read the results of one network, for its part of the page.
+
+    Returns:
+        ``name`` of the network; ``folder`` with its results, relative to the page; ``says``, the settings of the
+        evaluation; number of ``items`` behind the means; names of ``metrics``, with an arrow; ``lines`` of the table,
+        methods first, then other seeds, then floors, with ``cells`` by metric and ``cost``, passes and seconds per
+        image; ``losses``, sentences on metrics in which the reference is not the best; ``figures``, address and
+        caption.
+    """
     folder = output / slug(name)
     says = json.loads((folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
     reference = says["reference"]
@@ -120,27 +71,27 @@ def read(output: Path, name: str) -> Results:
     costs = {row["method"]: row for row in _rows(folder / "maps" / "costs.csv")}
     metrics = [metric for metric in METRICS if any(row["metric"] == metric for row in rows)]
     table = {(row["method"], row["metric"]): row for row in rows}
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    compared = [method for method in methods if _kind(method) == "method"]
-    lines = []
-    for method in methods:
-        cells = tuple(_cell(table, method, metric, compared, reference) for metric in metrics)
-        cost = costs.get(method, {})
-        columns = [*(f"{kind} passes per image" for kind in ("forward", "backward")), "seconds per image"]
-        lines.append(Line(method, _kind(method), cells, tuple(_spent(_float(cost, name)) for name in columns)))
-    order = {"method": 0, "another seed": 1, "floor": 2}
-    lines.sort(key=lambda line: order[line.kind])
-    figures = [(quote(f"{slug(name)}/{path}"), text) for path, text in FIGURES.items() if (folder / path).exists()]
-    return Results(
-        name,
-        slug(name),
-        {key: str(value) for key, value in says.items()},
-        max(int(row["items"]) for row in rows),
-        tuple(f"{metric} {'↑' if METRICS[metric].higher else '↓'}" for metric in metrics),
-        tuple(lines),
-        tuple(_losses(table, metrics, compared, reference)),
-        tuple(figures),
-    )
+    kinds = {row["method"]: _kind(row["method"]) for row in rows}
+    compared = [method for method, kind in kinds.items() if kind == "method"]
+    lines = [
+        {
+            "method": method,
+            "kind": kind,
+            "cells": [_cell(table, method, metric, compared, reference) for metric in metrics],
+            "cost": [_spent(_float(costs.get(method), f"{what} per image")) for what in COSTS],
+        }
+        for method, kind in sorted(kinds.items(), key=lambda pair: KINDS.index(pair[1]))
+    ]
+    return {
+        "name": name,
+        "folder": slug(name),
+        "says": {key: str(value) for key, value in says.items()},
+        "items": max(int(row["items"]) for row in rows),
+        "metrics": [f"{metric} {'↑' if METRICS[metric].higher else '↓'}" for metric in metrics],
+        "lines": lines,
+        "losses": list(_losses(table, metrics, compared, reference)),
+        "figures": [(quote(f"{slug(name)}/{at}"), text) for at, text in FIGURES.items() if (folder / at).exists()],
+    }
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -154,15 +105,23 @@ def _kind(method: str) -> str:
 
 def _cell(
     table: Mapping[tuple[str, str], Mapping[str, str]], method: str, metric: str, rivals: Sequence[str], reference: str
-) -> Cell | None:
+) -> dict[str, Any] | None:
+    """A mean, its 95 % interval (empty for a single photo), whether no method has a better mean, and `_than`.
+
+    None without a value.
+    """
     row = table.get((method, metric))
     mean = _float(row, "mean")
     if row is None or math.isnan(mean):
         return None
     low, high = _float(row, "from"), _float(row, "to")
     interval = "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
-    than = _than(row, metric) if method != reference else ""
-    return Cell(f"{mean:.3f}", interval, method == _best(table, metric, rivals), than)
+    return {
+        "mean": f"{mean:.3f}",
+        "interval": interval,
+        "best": method == _best(table, metric, rivals),
+        "than_reference": _than(row, metric) if method != reference else "",
+    }
 
 
 def _best(table: Mapping[tuple[str, str], Mapping[str, str]], metric: str, rivals: Sequence[str]) -> str:
