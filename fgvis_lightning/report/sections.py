@@ -30,19 +30,6 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Plate:
-    """A figure in a file.
-
-    Attributes:
-        path: the file.
-        caption: of the figure.
-    """
-
-    path: Path
-    caption: str
-
-
-@dataclass(frozen=True)
 class Section:
     """Results of one command.
 
@@ -50,15 +37,15 @@ class Section:
         anchor: its place on the page.
         title: of the section.
         text: how to read it.
-        plates: figures.
+        plates: files of figures, with captions.
         tables: tables.
     """
 
     anchor: str
     title: str
     text: str
-    plates: tuple[Plate, ...] = ()
-    tables: tuple[Rows, ...] = ()
+    plates: Sequence[tuple[Path, str]] = ()
+    tables: Sequence[Rows] = ()
 
 
 @dataclass(frozen=True)
@@ -129,16 +116,23 @@ _KINDS = (
     ),
 )
 
-_BIAS_PLATES = {
-    "_evidence": "Statistics of the evidence and of the images themselves",
-    "_agreement": "Do explanations predict the effect of interventions?",
-    "_sheet": "The classes with the highest and the lowest dependence",
-}
-_BIAS_TABLES = {
-    "_ranking": "The classes, highest dependence first",
-    "_interventions": "Share of the images that stay right after an intervention",
-    "_evidence": "Statistics of the evidence and of the images themselves",
-}
+_BIAS = _Kind(
+    "bias",
+    "Bias: ",
+    "By explanations: dependence of the evidence minus that of the images themselves. By interventions: the share of "
+    "images that are no longer right after this feature is changed.",
+    {
+        "_evidence": "Statistics of the evidence and of the images themselves",
+        "_agreement": "Do explanations predict the effect of interventions?",
+        "_sheet": "The classes with the highest and the lowest dependence",
+    },
+    {
+        "_ranking": "The classes, highest dependence first",
+        "_interventions": "Share of the images that stay right after an intervention",
+        "_evidence": "Statistics of the evidence and of the images themselves",
+    },
+)
+"""The same for each pair of a bias analysis, with the pair before the names of the files and after the title."""
 
 
 def find_sections(places: Sequence[Path]) -> Iterator[Section]:
@@ -147,28 +141,15 @@ def find_sections(places: Sequence[Path]) -> Iterator[Section]:
     Args:
         places: the results folder, and folders in it.
     """
-    for place in places:
-        where = f" ({printable(place.name)})" if place != places[0] else ""
-        suffix = f"-{places.index(place)}" if where else ""
+    for number, place in enumerate(places):
+        where, suffix = (f" ({printable(place.name)})", f"-{number}") if number else ("", "")
         for kind in _KINDS:
-            plates, tables = _read(place, kind.plates, kind.tables)
-            if plates or tables:
-                yield Section(kind.anchor + suffix, kind.title + where, kind.text, plates, tables)
-        for number, path in enumerate(sorted(place.glob(f"[!.]*{BIAS}.md"))):
+            section = _read(place, kind, suffix, where)
+            if section.plates or section.tables:
+                yield section
+        for count, path in enumerate(sorted(place.glob(f"[!.]*{BIAS}.md"))):
             pair = path.name.removesuffix(f"{BIAS}.md")
-            plates, tables = _read(
-                place,
-                {pair + end: caption for end, caption in _BIAS_PLATES.items()},
-                {pair + end: caption for end, caption in _BIAS_TABLES.items()},
-            )
-            yield Section(
-                f"bias{suffix}-{number}",
-                f"Bias: {printable(pair)}{where}",
-                "By explanations: dependence of the evidence minus that of the images themselves. By interventions: "
-                "the share of images that are no longer right after this feature is changed.",
-                plates,
-                tables,
-            )
+            yield _read(place, _BIAS, f"{suffix}-{count}", printable(pair) + where, pair)
 
 
 def coverage_section(place: Path, anchor: str, name: str) -> Section | None:
@@ -185,17 +166,16 @@ def coverage_section(place: Path, anchor: str, name: str) -> Section | None:
     return Section(anchor, f"Gates{name}", text, tables=(layers,))
 
 
-def _read(
-    place: Path, plates: Mapping[str, str], tables: Mapping[str, str]
-) -> tuple[tuple[Plate, ...], tuple[Rows, ...]]:
-    """The existing figures and tables of a folder."""
-    found = [Plate(place / f"{name}.png", caption) for name, caption in plates.items()]
-    rows: list[Rows] = []
-    for name, caption in tables.items():
-        path = place / f"{name}.md"
+def _read(place: Path, kind: _Kind, suffix: str, name: str, begin: str = "") -> Section:
+    """The existing figures and tables of a folder, whose file names begin in this way."""
+    plates = [(place / f"{begin}{file}.png", caption) for file, caption in kind.plates.items()]
+    tables: list[Rows] = []
+    for file, caption in kind.tables.items():
+        path = place / f"{begin}{file}.md"
         if path.is_file():
-            rows += read_markdown(path.read_text(encoding="utf-8", errors="replace"), caption)
-    return tuple(plate for plate in found if plate.path.is_file()), tuple(rows)
+            tables += read_markdown(path.read_text(encoding="utf-8", errors="replace"), caption)
+    found = [(path, caption) for path, caption in plates if path.is_file()]
+    return Section(kind.anchor + suffix, kind.title + name, kind.text, found, tables)
 
 
 def read_markdown(text: str, caption: str) -> Iterator[Rows]:
