@@ -25,7 +25,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
 from fgvis_lightning.report.gather import Entry, Results
 from fgvis_lightning.report.overview import look_over
-from fgvis_lightning.report.pictures import LARGE, THUMBNAIL, Pictures, figure_url, make_pictures, url
+from fgvis_lightning.report.pictures import LARGE, THUMBNAIL, figure_url, make_pictures, url
 from fgvis_lightning.results.numbers import USUAL, score_after
 from fgvis_lightning.results.tensor_files import write_whole
 
@@ -106,11 +106,11 @@ def write_page(
     for number, entry in enumerate(results.entries):
         rows.append(_row(entry))
         if not entry.missing:
-            pictures = make_pictures(entry, side)
-            files.add(number, _json(_view(entry, pictures)), pictures.thumbnail)
+            thumbnail, pictures = make_pictures(entry, side)
+            files.add(number, _json(_view(entry, pictures)), thumbnail)
             rows[-1]["thumbnail"] = f"{THUMBNAILS}/{number}.jpg"
-            if pictures.image is None:
-                unseen[entry.image] = pictures.problem
+            if pictures["image"] is None:
+                unseen[entry.image] = pictures["problem"]
         progress(number + 1, len(results.entries))
     for number, thumbnail in files.thumbnails.items():
         rows[number]["thumbnail"] = url(thumbnail)
@@ -182,35 +182,24 @@ def _row(entry: Entry) -> dict[str, Any]:
         "score_image": _rounded(entry.score_image),
         "score_explanation": _rounded(entry.score_explanation),
         "evidence": _rounded(entry.evidence),
-        "agreement": UNDEFINED if _is_nan(entry.agreement) else _rounded(entry.agreement),
+        "agreement": UNDEFINED if entry.agreement != entry.agreement else _rounded(entry.agreement),  # NaN
         "deletion": _rounded(entry.values.get("deletion")),
         "insertion": _rounded(entry.values.get("insertion")),
     }
 
 
-def _view(entry: Entry, pictures: Pictures) -> dict[str, Any]:
+def _view(entry: Entry, pictures: Mapping[str, Any]) -> dict[str, Any]:
     """Data of an entry's view, in addition to its row."""
     hidden = ("settings", "coverage", "sparsity")  # the page has its opposite, mean evidence
-    shown = {name: getattr(pictures, name) for name in ("image", "evidence", "heat", "shown", "panel")}
     return {
         "after": score_after(entry.metadata.get("game")),
-        "problem": pictures.problem,
-        **{name: None if data is None else url(data) for name, data in shown.items()},
-        "scale": pictures.scale,
-        "top": pictures.top,
-        "state": pictures.state,
-        "channels": pictures.channels,
-        "means": {name: _rounded(mean) for name, mean in pictures.means.items()},
-        "background": pictures.background,
+        **pictures,
+        "means": {name: _rounded(mean) for name, mean in pictures["means"].items()},
         "values": {name: _rounded(value) for name, value in entry.values.items() if name not in hidden},
         "curves": entry.curves and [[_rounded(value) for value in curve] for curve in entry.curves],
         "metadata": {name: text for name, text in sorted(entry.metadata.items()) if name not in hidden},
         "settings": {printable(str(name)): printable(str(value)) for name, value in entry.settings.items()},
     }
-
-
-def _is_nan(value: float | None) -> bool:
-    return value is not None and math.isnan(value)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,47 +43,23 @@ SMALL = 300_000
 """Size in bytes up to which a figure stays unchanged."""
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures in the view of an item.
-
-    Attributes:
-        image: the network's input, as JPEG; None if the file is missing.
-        problem: the reason, if it is missing.
-        evidence: for a mask, its evidence by color channel, divided by ``scale``, as PNG.
-        scale: largest evidence.
-        top: the evidence at which a brightened mask becomes white; 0 without evidence.
-        state: words for evidence that is the whole image or nothing.
-        channels: names of the channels shown as red, green and blue.
-        means: of the evidence in each channel, by name; empty for a single channel, whose mean is that of all evidence.
-        background: color of the explanation without evidence: red, green and blue in [0,1].
-        heat: for a map, its colors from black to bright, as PNG.
-        shown: for a map, the image multiplied by it, as JPEG.
-        panel: the panel of the run, as JPEG, if the image is missing.
-        thumbnail: image and overlay side by side, as JPEG; the mask if the image is missing.
-    """
-
-    thumbnail: bytes
-    image: bytes | None = None
-    problem: str = ""
-    evidence: bytes | None = None
-    scale: float = 1.0
-    top: float = 1.0
-    state: str = ""
-    channels: Sequence[str] = ()
-    means: Mapping[str, float] = field(default_factory=dict)
-    background: tuple[float, ...] = ()
-    heat: bytes | None = None
-    shown: bytes | None = None
-    panel: bytes | None = None
-
-
-def make_pictures(entry: Entry, side: int = THUMBNAIL) -> Pictures:
+def make_pictures(entry: Entry, side: int = THUMBNAIL) -> tuple[bytes, dict[str, Any]]:
     """The pictures of an item with an explanation file.
 
     Args:
         entry: the item.
         side: maximum height of the thumbnail; no picture is enlarged.
+
+    Returns:
+        The thumbnail, image and overlay side by side, as JPEG (the mask if the image is missing); and data of the
+        item's view with pictures as data URLs, or None: ``problem``, the reason if the image is missing; ``image``, the
+        network's input, as JPEG; for a mask, ``evidence`` by color channel, divided by ``scale``, its largest value, as
+        PNG; for a map, ``heat``, its colors from black to bright, as PNG, and ``shown``, the image multiplied by it, as
+        JPEG; ``panel`` of the run, as JPEG, if the image is missing; ``top``, the evidence at which a brightened mask
+        becomes white, 0 without evidence; ``state``, words for evidence that is the whole image or nothing; names of
+        the ``channels`` shown as red, green and blue; ``means`` of the evidence in each channel, by name, empty for a
+        single channel, whose mean is that of all evidence; ``background``, color of the explanation without evidence:
+        red, green and blue in [0,1].
 
     Raises:
         InputError: the file is damaged.
@@ -98,37 +73,30 @@ def make_pictures(entry: Entry, side: int = THUMBNAIL) -> Pictures:
         image, problem = _image(entry, preprocessing)
     bands = item.bands if isinstance(item, Explanation) else None
     image = None if image is None else as_rgb(image, bands)
-    panel = None if image is not None else _panel(entry.path.parent.parent / "panels" / f"{entry.path.stem}.png")
-    photo = None if image is None else _jpeg(image, 92)
+    view: dict[str, Any] = {
+        "problem": problem,
+        "image": None if image is None else url(_jpeg(image, 92)),
+        **dict.fromkeys(("evidence", "heat", "shown")),
+        "panel": _panel(entry.path.parent.parent / "panels" / f"{entry.path.stem}.png") if image is None else None,
+        **{"scale": 1.0, "top": 1.0, "state": "", "channels": (), "means": {}, "background": ()},
+    }
     if isinstance(item, Explanation):
-        evidence = as_rgb(item.evidence[0].nan_to_num(), bands)
-        scale = float(evidence.max()) or 1.0
-        names = channel_names(len(item.evidence[0]), preprocessing.channels)
-        return Pictures(
-            thumbnail=_thumbnail(
-                image, brightened(evidence if image is None else evidence.mean(0, keepdim=True)), side
-            ),
-            image=photo,
-            problem=problem,
-            evidence=_png(evidence / scale),
-            scale=scale,
-            top=float(brightest(evidence)) if evidence.any() else 0.0,
-            state=state_of(item.evidence[0].nan_to_num()),
-            channels=[names[place] for place in triple(len(names), bands)],
-            means=evidence_by_channel(item.evidence[0].nan_to_num(), preprocessing.channels),
-            background=tuple(as_rgb(preprocessing.background(), bands).flatten().tolist()),
-            panel=panel,
-        )
+        mask = item.evidence[0].nan_to_num()
+        evidence, names = as_rgb(mask, bands), channel_names(len(mask), preprocessing.channels)
+        view["scale"] = scale = float(evidence.max()) or 1.0
+        view["evidence"] = url(_png(evidence / scale))
+        view["top"] = float(brightest(evidence)) if evidence.any() else 0.0
+        view["state"] = state_of(mask)
+        view["channels"] = [names[place] for place in triple(len(names), bands)]
+        view["means"] = evidence_by_channel(mask, preprocessing.channels)
+        view["background"] = as_rgb(preprocessing.background(), bands).flatten().tolist()
+        shown = brightened(evidence if image is None else evidence.mean(0, keepdim=True))
+        return _thumbnail(image, shown, side), view
     saliency = item.saliency()[0].float().nan_to_num()
-    colors = heat(saliency)
-    return Pictures(
-        thumbnail=_thumbnail(image, colors if image is None else brightened(saliency)[None], side),
-        image=photo,
-        problem=problem,
-        heat=_png(colors),
-        shown=None if image is None else _jpeg(image * brightened(saliency), 92),
-        panel=panel,
-    )
+    colors, bright = heat(saliency), brightened(saliency)
+    view["heat"] = url(_png(colors))
+    view["shown"] = None if image is None else url(_jpeg(image * bright, 92))
+    return _thumbnail(image, colors if image is None else bright[None], side), view
 
 
 def evidence_by_channel(evidence: Tensor, channels: str | None) -> dict[str, float]:
@@ -187,10 +155,10 @@ def _jpeg(picture: Tensor | Image.Image, quality: int) -> bytes:
     return file.getvalue()
 
 
-def _panel(path: Path) -> bytes | None:
+def _panel(path: Path) -> str | None:
     try:
         with Image.open(path) as file:
-            return _jpeg(file.convert("RGB"), 85)
+            return url(_jpeg(file.convert("RGB"), 85))
     except (OSError, Image.DecompressionBombError):
         return None
 
