@@ -6,18 +6,14 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
-from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from markupsafe import Markup
-
 from fgvis_lightning.experiments.evaluation_tables import LEVEL
 from fgvis_lightning.experiments.measured import AGAIN, FLOOR, METRICS
 from fgvis_lightning.names import slug
-from fgvis_lightning.report.page import environment
+from fgvis_lightning.report.page import fill, template
 from fgvis_lightning.results.tensor_files import write_whole
 
 FIGURES = {
@@ -39,17 +35,12 @@ def write_benchmark(output: Path, networks: Sequence[str]) -> None:
         networks: their names; networks without a folder are listed as missing.
     """
     done = [name for name in networks if (output / slug(name) / "evaluation" / "evaluation.csv").exists()]
-    style = (resources("fgvis_lightning.report") / "templates" / "style.css").read_text(encoding="utf-8")
-    page = (
-        environment()
-        .get_template("benchmark.html.j2")
-        .render(
-            results=[read(output, name) for name in done],
-            missing=[name for name in networks if name not in done],
-            config=(output / "config.yaml").read_text(encoding="utf-8"),
-            style=Markup(style),
-            version=version("fgvis-lightning"),
-        )
+    page = fill(
+        "benchmark.html.j2",
+        results=[read(output, name) for name in done],
+        missing=[name for name in networks if name not in done],
+        config=(output / "config.yaml").read_text(encoding="utf-8"),
+        style=template("style.css"),
     )
     write_whole(output / "index.html", page.encode())
 

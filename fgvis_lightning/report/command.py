@@ -59,19 +59,19 @@ def main(args: Sequence[str]) -> None:
         if done % 100 == 0 and done < total:
             print(f"{done:,} of {total:,} items drawn", flush=True)
 
-    written = write_page(results, output, config.limit * MEGABYTE, progress)
+    page, size, unseen = write_page(results, output, config.limit * MEGABYTE, progress)
     missing = [entry for entry in results.entries if entry.missing]
     items = len({entry.id for entry in results.entries if not entry.missing})
     left_out = f", {len(missing):,} failed or damaged" if missing else ""
-    print(f"{items:,} item{'' if items == 1 else 's'}{left_out}; {written.size / MEGABYTE:.1f} MB")
-    _tell_unseen(written.unseen, len({entry.image for entry in results.entries if not entry.missing}))
+    print(f"{items:,} item{'' if items == 1 else 's'}{left_out}; {size / MEGABYTE:.1f} MB")
+    _tell_unseen(unseen, len({entry.image for entry in results.entries if not entry.missing}))
     if results.left_out:
         named = ", ".join(printable(str(path)) for path in results.left_out)
         print(f"Not on this page, since {printable(str(results.folder))} has results of its own: {named}")
     if items and not any(entry.values for entry in results.entries):
         print("To add deletion and insertion curves, run this with the run's network options, then `report` again:")
         print(f"  {_evaluate(results.folder)}")
-    print(f"Look at {written.path}")
+    print(f"Look at {page}")
 
 
 def _evaluate(folder: Path) -> str:

@@ -36,21 +36,6 @@ UNDEFINED = "undefined"  # agreement of runs of which one has a constant mask, a
 GENERATOR = '<meta name="generator" content="fgvis_lightning report">'
 
 
-@dataclass(frozen=True)
-class Written:
-    """Files and counts of a written page.
-
-    Attributes:
-        path: the page.
-        size: bytes of all files together.
-        unseen: path of each image that is not shown → the reason.
-    """
-
-    path: Path
-    size: int
-    unseen: Mapping[str, str]
-
-
 @dataclass
 class _Files:
     """Pictures, kept in memory until they are too large for one file, then written into a folder.
@@ -89,7 +74,7 @@ class _Files:
 
 def write_page(
     results: Results, output: Path, limit: float, progress: Callable[[int, int], object] = lambda done, total: None
-) -> Written:
+) -> tuple[Path, int, dict[str, str]]:
     """Write the page of a results folder.
 
     Args:
@@ -97,11 +82,15 @@ def write_page(
         output: the file; if it would be too large, a folder with that name, without suffix, and with ``index.html``.
         limit: maximum bytes of pictures for a single file.
         progress: called with the numbers of finished entries and of all entries.
+
+    Returns:
+        The page; bytes of all files together; and the path of each image that is not shown → the reason.
     """
     folder = output.with_suffix("")
     output.parent.mkdir(parents=True, exist_ok=True)
     _clear(folder)
-    files, rows, unseen = _Files(folder, limit), [], {}
+    files, rows = _Files(folder, limit), []
+    unseen: dict[str, str] = {}
     side = LARGE if len(results.entries) <= FEW else THUMBNAIL
     for number, entry in enumerate(results.entries):
         rows.append(_row(entry))
@@ -119,7 +108,7 @@ def write_page(
     if files.apart and _is_ours(output):
         output.unlink()
     write_whole(path, page)
-    return Written(path, len(page) + (files.size if files.apart else 0), unseen)
+    return path, len(page) + (files.size if files.apart else 0), unseen
 
 
 def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str], apart: bool) -> str:
@@ -131,43 +120,38 @@ def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str
         views: number of an entry → JSON of its view, for views within the page.
         apart: whether views and thumbnails are files next to the page.
     """
-    texts = resources("fgvis_lightning.report") / "templates"
-    style = (texts / "style.css").read_text(encoding="utf-8")
-    script = "\n".join((texts / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    style, script = template("style.css"), Markup("\n").join(map(template, SCRIPTS))
     near = " 'self' file:" if apart else ""
     policy = (
         f"default-src 'none'; img-src data:{near}; style-src '{_hash(style)}'; script-src '{_hash(script)}'{near}; "
         f"base-uri 'none'; form-action 'none'"
     )
-    return (
-        environment()
-        .get_template("page.html.j2")
-        .render(
-            results=results,
-            overview=look_over(results),
-            version=version("fgvis-lightning"),
-            generator=Markup(GENERATOR),
-            policy=policy,
-            style=Markup(style),
-            script=Markup(script),
-            rows=Markup(_json(rows)),
-            views={number: Markup(text) for number, text in views.items()},
-            gates=any(section.anchor.startswith("gates") for section in results.sections),
-            figure=figure_url,
-            usual=USUAL,
-        )
+    return fill(
+        "page.html.j2",
+        results=results,
+        overview=look_over(results),
+        generator=Markup(GENERATOR),
+        policy=policy,
+        style=style,
+        script=script,
+        rows=Markup(_json(rows)),
+        views={number: Markup(text) for number, text in views.items()},
+        gates=any(section.anchor.startswith("gates") for section in results.sections),
+        figure=figure_url,
+        usual=USUAL,
     )
 
 
-def environment() -> Environment:
-    """Jinja for the pages' templates: everything is escaped, and an unknown name is an error."""
-    return Environment(
-        loader=PackageLoader("fgvis_lightning.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+def template(name: str) -> Markup:
+    """The text of a file beside the pages' templates, which is not escaped."""
+    return Markup((resources("fgvis_lightning.report") / "templates" / name).read_text(encoding="utf-8"))
+
+
+def fill(name: str, **values: object) -> str:
+    """Fill a page's template with values and the version: everything is escaped, and an unknown name is an error."""
+    loader = PackageLoader("fgvis_lightning.report")
+    jinja = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return jinja.get_template(name).render(version=version("fgvis-lightning"), **values)
 
 
 def _row(entry: Entry) -> dict[str, Any]:
