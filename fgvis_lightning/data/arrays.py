@@ -1,4 +1,7 @@
-"""Images with any number of channels: arrays, and bands or pages of TIFF files."""
+"""Images with any number of channels: arrays, and bands or pages of TIFF files.
+
+They may have more than 8 bits: 16-bit, signed, and floating-point values, which are scaled by black and white levels.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fgvis_lightning.data.levels import Levels, to_unit
 from fgvis_lightning.errors import InputError
 
 ARRAYS = frozenset({".npy", ".npz"})
 TIFF = frozenset({".tif", ".tiff"})
+WHITE = 65535  # of integers with more than 8 bits
+
+Levels = tuple[float, float] | None
+"""Values of black and white; None for the rule of `to_unit`."""
 
 
 def is_array(path: str) -> bool:
@@ -76,7 +82,7 @@ def as_channels(array: NDArray[Any], count: int, levels: Levels, name: str) -> T
     """Convert an array (H,W), (C,H,W) or (H,W,C) to an image (C,H,W) in [0,1].
 
     Args:
-        array: array of numbers. In 8 bits, black is 0 and white is 255; otherwise see `fgvis_lightning.data.levels`.
+        array: array of numbers. In 8 bits, black is 0 and white is 255; otherwise see `to_unit`.
         count: number of channels C.
         levels: values of black and white.
         name: name of the image, for messages.
@@ -92,3 +98,38 @@ def as_channels(array: NDArray[Any], count: int, levels: Levels, name: str) -> T
         raise InputError(f"Expected an array (C,H,W) or (H,W,C) of {count} channels, but {name} has {shape}{both}.")
     values = array if first else np.moveaxis(array, -1, 0)
     return torch.from_numpy(np.ascontiguousarray(to_unit(values, levels, name), dtype=np.float32))
+
+
+def to_unit(gray: NDArray[np.generic], levels: Levels, name: str) -> NDArray[np.float64]:
+    """Scale values of any shape from the levels to [0,1], and clip.
+
+    By default, black and white are 0 and 1 for floating point, 0 and 255 for 8-bit numbers, and 0 and 65535 for other
+    integers. Values outside this range, or integers that are all below 4096, as those of 12-bit cameras and scanners,
+    are refused, since the file does not tell whether they are dark or have another unit.
+
+    Args:
+        gray: values of any numeric type.
+        levels: values of black and white.
+        name: name of the image, for messages.
+
+    Raises:
+        InputError: if values are not finite, or if they need levels.
+    """
+    if not np.issubdtype(gray.dtype, np.number) or np.iscomplexobj(gray):
+        raise InputError(f"Expected numbers, but {name} has values of type {gray.dtype}.")
+    if not gray.size or not np.isfinite(gray).all():
+        raise InputError(f"Expected finite values, but {name} has NaN, infinity or no values.")
+    if gray.dtype == np.uint8:
+        levels = levels or (0, 255)
+    values = gray.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if levels is None:
+        whole = np.issubdtype(gray.dtype, np.integer)
+        levels = (0, WHITE) if whole else (0, 1)
+        if low < 0 or high > levels[1] or (whole and 0 < high < 4096):
+            raise InputError(
+                f"Expected {name} to have values from {levels[0]:g} to {levels[1]:g}{', not all below 4096' * whole}, "
+                f"but it has {low:g} to {high:g}. Set the values of black and white, e.g. --model.classifier.levels "
+                f"{f'[0, {4095 if whole else 255}]' if low >= 0 else f'[{low:g}, {high:g}]'}."
+            )
+    return np.clip((values - levels[0]) / (levels[1] - levels[0]), 0, 1)

@@ -15,8 +15,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
-from fgvis_lightning.data.arrays import TIFF, as_channels, is_array, read_array
-from fgvis_lightning.data.levels import Levels, to_8_bits
+from fgvis_lightning.data.arrays import TIFF, Levels, as_channels, is_array, read_array, to_unit
 from fgvis_lightning.data.photos import FORMATS
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.preprocessing import Preprocessing
@@ -200,7 +199,8 @@ def _as_rgb(file: Image.Image, levels: Levels, name: str) -> Image.Image:
     """Convert an image to upright RGB, with transparent parts in white."""
     image = ImageOps.exif_transpose(file)
     if image.mode.startswith(("I", "F")):  # Pillow's own conversion would clip
-        image = Image.fromarray(to_8_bits(np.asarray(image), levels, name))
+        gray = to_unit(np.asarray(image), levels, name) * 255 + 0.5
+        image = Image.fromarray(gray.astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -30,7 +30,7 @@ class Preprocessing:
         mean, std: normalization of images in [0,1], one value for each channel.
         channels: conversion of a file to these channels: ``gray`` (by luma), ``rgb``, or ``all`` for its bands or
             pages; None for ``gray`` with one channel, ``rgb`` with three, otherwise ``all``.
-        levels: gray values of black and white in files; None for the rule of `fgvis_lightning.data.levels`.
+        levels: gray values of black and white in files; None for the rule of `fgvis_lightning.data.arrays.to_unit`.
         bands: channels shown as red, green and blue in pictures, from 1; None for the first, middle and last.
         source: origin of these values, for messages.
     """
