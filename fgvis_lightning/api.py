@@ -21,8 +21,7 @@ from fgvis_lightning.data.batches import Sweep, SweepData
 from fgvis_lightning.data.images import content
 from fgvis_lightning.data.inputs import as_images, as_targets
 from fgvis_lightning.data.items import Item
-from fgvis_lightning.engine.lightning_logs import quiet
-from fgvis_lightning.engine.strategy import trainer_options
+from fgvis_lightning.engine.strategy import quiet, trainer_options
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fgvis_lightning
-from fgvis_lightning.data.package_files import shipped
+from fgvis_lightning.data.photos import shipped
 
 ROOT = Path(__file__).parent.parent
 

@@ -18,7 +18,6 @@ from typing import NamedTuple
 from PIL import Image
 
 from fgvis_lightning.data.arrays import ARRAYS
-from fgvis_lightning.data.package_files import shipped
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import slug
 from fgvis_lightning.texts import read_text
@@ -33,6 +32,7 @@ class Photo(NamedTuple):
 
 
 PACKAGE = "package:"
+HOME = Path(__file__).parents[1]  # of this package, with its folder configs/
 LABELS = {"label", "labels", "class", "classes", "targets", "category"}
 STUBS = {"BUFR", "GRIB", "HDF5", "MPEG"}
 # Without formats that run another program, or that Pillow recognizes but cannot decode.
@@ -147,6 +147,15 @@ def packaged(source: str) -> str:
             f'Install the demo\'s photos with: pip install "fgvis-lightning[demo]"'
         )
     return str(Path(spec.origin).parent / file)
+
+
+def shipped(path: str) -> str:
+    """Return ``path`` if the file exists; otherwise, for paths in ``configs/``, the package's file."""
+    if path.startswith("configs/") and not Path(path).exists():
+        for folder in (HOME, HOME.parent):  # as installed; in a clone
+            if (folder / path).is_file():
+                return str(folder / path)
+    return path
 
 
 def _read_csv(path: Path) -> list[Photo]:

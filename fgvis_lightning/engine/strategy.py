@@ -8,6 +8,7 @@ with torchrun, or with SLURM).
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,6 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from fgvis_lightning.engine.lightning_logs import quiet
 from fgvis_lightning.errors import InputError
 
 PATIENCE = 60
@@ -161,6 +161,18 @@ def chosen_strategy(**trainer: Any) -> str:
     with quiet(), trainer_options():  # the list of devices is printed later, by the Trainer that is used
         probe = pl.Trainer(**trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     return "independent" if probe.world_size > 1 else "auto"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Restrict Lightning's log to errors within this context."""
+    log = logging.getLogger("pytorch_lightning")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 if "independent" not in StrategyRegistry:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from jsonargparse import DefaultHelpFormatter
 from pytorch_lightning.cli import LightningArgumentParser
 
-from fgvis_lightning.data.package_files import shipped
+from fgvis_lightning.data.photos import shipped
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.outline import options_of, outline_of, short_help, unknown_option
 from fgvis_lightning.experiments.renamed import former_names, with_new_names

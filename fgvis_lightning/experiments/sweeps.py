@@ -17,7 +17,6 @@ from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.callbacks.progress import SweepProgress
 from fgvis_lightning.callbacks.writer import ExplanationWriter
 from fgvis_lightning.data.image_data import ImageData
-from fgvis_lightning.engine.lightning_logs import quiet
 from fgvis_lightning.engine.precision import say_if_slow
 from fgvis_lightning.engine.strategy import (
     IndependentStrategy,
@@ -25,6 +24,7 @@ from fgvis_lightning.engine.strategy import (
     check_processes,
     check_strategy,
     chosen_strategy,
+    quiet,
     trainer_options,
 )
 from fgvis_lightning.errors import InputError

@@ -15,7 +15,7 @@ from toy_networks import Hungry, Tiny
 from fgvis_lightning import DefendedCNN, explain, load_explanations
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.batches import divided
-from fgvis_lightning.engine.parts import in_parts
+from fgvis_lightning.engine.mask_module import in_parts
 from fgvis_lightning.method.games import GAMES, log_probability
 
 
