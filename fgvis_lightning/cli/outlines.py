@@ -43,11 +43,15 @@ def remembered(module: str) -> Outline | None:
 
 
 def _made(module: str) -> Outline:
+    from fgvis_lightning.results.tensor_files import write_whole  # imports torch, as making a parser does
+
     parser = importlib.import_module(module).make_parser()
     parser.find_needed()
     made = outline_of(parser)
     with suppress(OSError, RuntimeError):  # no home folder, no space, no permission
-        _write({**_read(), "made of": _made_of(), module: made})
+        file = _file()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps({**_read(), "made of": _made_of(), module: made}).encode())
     return made
 
 
@@ -64,18 +68,6 @@ def _read() -> dict[str, Any]:
         if isinstance(found, dict) and found.get("made of") == _made_of():
             return found
     return {}
-
-
-def _write(content: dict[str, Any]) -> None:
-    """Write the file completely, so that other processes read either the old or the new one."""
-    file = _file()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(f".{os.getpid()}")
-    try:
-        draft.write_text(json.dumps(content), encoding="utf-8")
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 @cache  # changes during the process do not affect the modules that it has imported

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,17 +27,6 @@ from fgvis_lightning.texts import read_text
 COLUMNS = ("image", "target", "x0", "y0", "x1", "y1")
 SLACK = 1.0
 """A corner must lie less than this many pixels outside of its image; annotations are rounded."""
-
-
-class Shape(Protocol):
-    """The shape of an object."""
-
-    def mask(self, height: int, width: int) -> Tensor:
-        """Booleans (height,width), true on the object, for an image of this size.
-
-        Raises:
-            InputError: if the shape does not fit into the image, or cannot be read.
-        """
 
 
 @dataclass(frozen=True)
@@ -128,6 +117,11 @@ class Picture:
                 f"{marked.shape[0]}×{marked.shape[1]} pixels. Use pixels of the image file itself."
             )
         return torch.from_numpy(marked)
+
+
+Shape = Outline | Runs | Picture
+"""The shape of an object. Its ``mask(height, width)`` are booleans (height,width), true on the object, for an image of
+this size; it raises InputError if the shape does not fit into the image, or cannot be read."""
 
 
 @dataclass(frozen=True)
