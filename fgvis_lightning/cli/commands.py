@@ -119,13 +119,11 @@ def configurations_first(args: Sequence[str]) -> list[str]:
     """Arguments with ``--config`` before all others, so that options change a configuration wherever it stands."""
     configurations: list[str] = []
     others: list[str] = []
-    left = list(args)
-    while left:
-        if left[0] in CONFIG and len(left) > 1:
-            configurations += left[:2]
-            left = left[2:]
+    left = iter(args)
+    for given in left:
+        if given in CONFIG and (file := next(left, None)) is not None:
+            configurations += [given, file]
         else:
-            given = left.pop(0)
             (configurations if given.startswith("--config=") else others).append(given)
     return configurations + others
 

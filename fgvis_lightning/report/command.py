@@ -54,12 +54,7 @@ def main(args: Sequence[str]) -> None:
     results = gather(Path(config.folder), config.images)
     if config.title:
         results = replace(results, title=printable(config.title))
-
-    def progress(done: int, total: int) -> None:
-        if done % 100 == 0 and done < total:
-            print(f"{done:,} of {total:,} items drawn", flush=True)
-
-    page, size, unseen = write_page(results, output, config.limit * MEGABYTE, progress)
+    page, size, unseen = write_page(results, output, config.limit * MEGABYTE)
     missing = [entry for entry in results.entries if entry.missing]
     items = len({entry.id for entry in results.entries if not entry.missing})
     left_out = f", {len(missing):,} failed or damaged" if missing else ""
@@ -70,14 +65,9 @@ def main(args: Sequence[str]) -> None:
         print(f"Not on this page, since {printable(str(results.folder))} has results of its own: {named}")
     if items and not any(entry.values for entry in results.entries):
         print("To add deletion and insertion curves, run this with the run's network options, then `report` again:")
-        print(f"  {_evaluate(results.folder)}")
+        judged, here = json.dumps([str(results.folder)], ensure_ascii=False), str(results.folder / "evaluation")
+        print(printable(f"  {program()} evaluate --results {quote(judged)} --output {quote(here)}"))
     print(f"Look at {page}")
-
-
-def _evaluate(folder: Path) -> str:
-    """The shell command that makes curves."""
-    results, output = json.dumps([str(folder)], ensure_ascii=False), str(folder / "evaluation")
-    return printable(f"{program()} evaluate --results {quote(results)} --output {quote(output)}")
 
 
 def _tell_unseen(unseen: Mapping[str, str], images: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
@@ -72,16 +72,13 @@ class _Files:
             self.thumbnails.clear()
 
 
-def write_page(
-    results: Results, output: Path, limit: float, progress: Callable[[int, int], object] = lambda done, total: None
-) -> tuple[Path, int, dict[str, str]]:
-    """Write the page of a results folder.
+def write_page(results: Results, output: Path, limit: float) -> tuple[Path, int, dict[str, str]]:
+    """Write the page of a results folder, and print a line for each hundred entries.
 
     Args:
         results: of `fgvis_lightning.report.gather.gather`.
         output: the file; if it would be too large, a folder with that name, without suffix, and with ``index.html``.
         limit: maximum bytes of pictures for a single file.
-        progress: called with the numbers of finished entries and of all entries.
 
     Returns:
         The page; bytes of all files together; and the path of each image that is not shown → the reason.
@@ -91,8 +88,11 @@ def write_page(
     _clear(folder)
     files, rows = _Files(folder, limit), []
     unseen: dict[str, str] = {}
-    side = LARGE if len(results.entries) <= FEW else THUMBNAIL
+    total = len(results.entries)
+    side = LARGE if total <= FEW else THUMBNAIL
     for number, entry in enumerate(results.entries):
+        if number and number % 100 == 0:
+            print(f"{number:,} of {total:,} items drawn", flush=True)
         rows.append(_row(entry))
         if not entry.missing:
             thumbnail, pictures = make_pictures(entry, side)
@@ -100,7 +100,6 @@ def write_page(
             rows[-1]["thumbnail"] = f"{THUMBNAILS}/{number}.jpg"
             if pictures["image"] is None:
                 unseen[entry.image] = pictures["problem"]
-        progress(number + 1, len(results.entries))
     for number, thumbnail in files.thumbnails.items():
         rows[number]["thumbnail"] = url(thumbnail)
     page = render(results, rows, files.views, files.apart).encode()
