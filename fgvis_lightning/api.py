@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -143,7 +141,7 @@ def explain(
         options["size"] = tuple(images.shape[-dimensions:])  # size of the images for the trial pass
     # The caller may be in inference mode, as in Lightning's validation loop; its tensors have no gradients.
     with torch.inference_mode(False), torch.enable_grad():
-        with _silence():
+        with quiet(module="pytorch_lightning"):
             model = FGVis.of(
                 network,
                 mean=mean,
@@ -214,7 +212,7 @@ def explain_with(
     pairs = enumerate(zip(targets, images, strict=True))
     stream = ((Item(str(number), "", target, number), image) for number, (target, image) in pairs)
     collector = _Collector()
-    with _silence():
+    with quiet(module="pytorch_lightning"):
         with trainer_options():
             trained = pl.Trainer(
                 **{"devices": 1, **trainer},
@@ -232,11 +230,3 @@ def explain_with(
                 raise stopped.__context__ from None
             raise
     return collector.result()
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Suppress Lightning's log lines and advice in notebooks."""
-    with quiet(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"pytorch_lightning")
-        yield

@@ -27,7 +27,7 @@ class Targets:
         self._names = {name.lower() for name in classifier.classes}
         count = len(classifier.classes)
         # The rule for all folders is determined once, since there may be a thousand folders and classes.
-        self._by_place = len(self.folders) == count and not any(map(self._is_name, self.folders))
+        self._by_place = len(self.folders) == count and self._names.isdisjoint(map(str.lower, self.folders))
         self._are_indices = all(folder.isdecimal() and int(folder) < count for folder in self.folders)
         self._of_word = cache(self._word)  # computed once for each word, not for each image
         self._of_label = cache(self._label)
@@ -71,15 +71,13 @@ class Targets:
         if word == "predicted":
             return (-1,)
         if isinstance(word, str) and (rank := re.fullmatch(r"top-?(\d+)", word)):
-            return range(-1, -self._count(int(rank[1]), len(self.classifier.classes) or MOST, str(word)) - 1, -1)
+            count, most = int(rank[1]), len(self.classifier.classes) or MOST
+            if not 1 <= count <= most:
+                raise InputError(f"Expected top with a number from 1 to {most}, but got {word}.")
+            return range(-1, -count - 1, -1)
         if isinstance(word, str) and (absent := re.fullmatch(r"absent(\d+)", word)):
             return self._absent(int(absent[1]))
         return (self._index(str(word)),)
-
-    def _count(self, count: int, most: int, word: str) -> int:
-        if not 1 <= count <= most:
-            raise InputError(f"Expected top with a number from 1 to {most}, but got {word}.")
-        return count
 
     def _absent(self, count: int) -> Sequence[int]:
         """``count`` ranks, spread evenly over the less probable half of the classes."""
@@ -102,12 +100,7 @@ class Targets:
 
     def _label(self, label: str) -> Sequence[int]:
         """A class by name (even if the name is 7) or by index."""
-        if self._is_name(label):
-            return (self.classifier.class_index(label),)
-        return (self._index(label),)
-
-    def _is_name(self, label: str) -> bool:
-        return label.lower() in self._names
+        return (self.classifier.class_index(label) if label.lower() in self._names else self._index(label),)
 
     def _folder(self, label: str) -> Sequence[int]:
         """The class of a folder, with the same rule for all folders.

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -164,13 +165,16 @@ def chosen_strategy(**trainer: Any) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Restrict Lightning's log to errors within this context."""
+def quiet(message: str = "", module: str = "") -> Iterator[None]:
+    """Restrict Lightning's log to errors within this context, and ignore warnings of this ``message`` or ``module``."""
     log = logging.getLogger("pytorch_lightning")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings() if message or module else nullcontext():
+            if message or module:
+                warnings.filterwarnings("ignore", message, module=module)
+            yield
     finally:
         log.setLevel(level)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,9 @@ from fgvis_lightning.results.tensor_files import write_whole
 
 NAMES = "methods.json"
 """File in the folder of a comparison with the names of the methods in its folders."""
+
+REPEATED = r"`LightningModule.configure_optimizers` returned `None`"
+"""Lightning's warning about modules without anything to train."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _trainer(hardware: dict[str, Any], strategy: Any, name: str, folder: Path) -
     """
     progress = SweepProgress()
     progress.label = f"{name}: "
-    with _silent(), trainer_options():
+    with quiet(message=REPEATED), trainer_options():
         trainer = pl.Trainer(
             **hardware,
             strategy=strategy,
@@ -175,21 +176,13 @@ def _end(runs: Iterable[Run], error: BaseException | None = None) -> None:
             strategy.join()
 
 
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Suppress Lightning's repeated messages on devices and on modules without anything to train."""
-    with quiet(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`LightningModule.configure_optimizers` returned `None`")
-        yield
-
-
 def _run_all(runs: dict[str, Run]) -> dict[str, str]:
     """Run one method after the other; return why some of them could not explain the network."""
     problems: dict[str, str] = {}
     try:
         for name, run in runs.items():
             try:
-                with _silent():
+                with quiet(message=REPEATED):
                     run.fit()
             except InputError as error:
                 problems[name] = str(error)
