@@ -135,7 +135,7 @@ def _answer(command: str, rest: Sequence[str]) -> str | None:
     if command == "--version":
         return f"fgvis-lightning {version('fgvis-lightning')}"
     if command == "completion":
-        return script(rest[0] if rest else "", {name: module for name, (module, _) in COMMANDS.items()}, outline)
+        return script(rest[0] if rest else "", {name: module for name, (module, _) in COMMANDS.items()})
     if command not in COMMANDS:
         photo = next((word for word in (command, *rest) if os.path.exists(word)), "")  # noqa: PTH110
         hint = f" To explain a photo: {program()} fit --data.images {photo}" if photo else nearest(command, COMMANDS)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import shtab
 
+from fgvis_lightning.cli.outlines import outline
 from fgvis_lightning.errors import InputError, nearest
-from fgvis_lightning.experiments.outline import Outline, options_of
+from fgvis_lightning.experiments.outline import options_of
 
 
-def script(shell: str, modules: Mapping[str, str], outline: Callable[[str], Outline]) -> str:
+def script(shell: str, modules: Mapping[str, str]) -> str:
     """Make the completion script of a shell.
 
     Args:
         shell: ``bash``, ``zsh`` or ``tcsh``.
         modules: module of each command.
-        outline: function that returns the outline of a module's command.
 
     Raises:
         InputError: if the shell is unknown.

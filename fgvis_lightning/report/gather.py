@@ -20,7 +20,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable, program, slug
 from fgvis_lightning.report.sections import Section, coverage_section, find_sections
 from fgvis_lightning.results import folder as results
-from fgvis_lightning.results.explanation import Attribution, Explanation
+from fgvis_lightning.results.explanation import Attribution
 from fgvis_lightning.results.load import check_links, load_with_texts
 from fgvis_lightning.results.tensor_files import SUFFIX, UNREADABLE
 
@@ -181,7 +181,10 @@ def _entries(source: Path, judged: _Judged, alone: bool) -> Iterator[Entry]:
     for path in results.files(source):
         id = path.name.removesuffix(SUFFIX)
         try:
-            item, says = _load(path)
+            item, says = load_with_texts(path)
+            shape = tuple(item.map.shape if isinstance(item, Attribution) else item.mask.shape)[1:]
+            if len(shape) != (2 if isinstance(item, Attribution) else 3) or 0 in shape:
+                raise InputError(f"Expected a mask (C,H,W) or a map (H,W), but {path} has shape {shape}.")
         except InputError as error:
             read.append(Entry(method, printable(id), DAMAGED, path, printable(str(error))))
             continue
@@ -230,20 +233,6 @@ def _in_order(entries: Iterable[Entry], source: Path) -> list[Entry]:
         return image, next(own, len(words)), int(rank[1]) if rank else 0
 
     return sorted(entries, key=place)
-
-
-def _load(path: Path) -> tuple[Explanation | Attribution, dict[str, str]]:
-    """An item whose mask is (C,H,W), or map (H,W), and the entries of its file.
-
-    Raises:
-        InputError: if the file is damaged or has another shape.
-    """
-    item, says = load_with_texts(path)
-    shape = tuple(item.map.shape if isinstance(item, Attribution) else item.mask.shape)[1:]
-    fits = len(shape) == 2 if isinstance(item, Attribution) else len(shape) == 3
-    if not fits or 0 in shape:
-        raise InputError(f"Expected a mask (C,H,W) or a map (H,W), but {path} has shape {shape}.")
-    return item, says
 
 
 class _Judged:
