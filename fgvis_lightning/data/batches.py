@@ -36,6 +36,7 @@ class Batch:
         images: images (B,3,H,W).
         targets: class indices (B,); -k stands for the k-th most probable class.
         iterations: number of completed iterations.
+        used: the places with unfinished items.
     """
 
     def __init__(self, items: Sequence[Item], images: Sequence[Tensor], size: int) -> None:
@@ -44,17 +45,12 @@ class Batch:
         self.images = torch.stack([*images, *[images[-1]] * spare])
         self.targets = torch.tensor([*(item.target for item in items), *[items[-1].target] * spare])
         self.iterations = 0
-        self._unfinished = list(range(len(items)))
-
-    @property
-    def used(self) -> list[int]:
-        """The places with unfinished items."""
-        return self._unfinished
+        self.used = list(range(len(items)))
 
     def finish(self, places: Iterable[int]) -> None:
         """Mark the items in these places as finished."""
         gone = set(places)
-        self._unfinished = [place for place in self._unfinished if place not in gone]
+        self.used = [place for place in self.used if place not in gone]
 
 
 class Sweep:

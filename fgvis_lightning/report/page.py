@@ -156,18 +156,10 @@ def fill(name: str, **values: object) -> str:
 def _row(entry: Entry) -> dict[str, Any]:
     """Data of an entry in the list."""
     return {
-        "method": entry.method,
-        "id": entry.id,
-        "state": entry.state,
-        "name": entry.name,
-        "image": entry.image,
-        "reason": entry.reason,
-        "score_image": _rounded(entry.score_image),
-        "score_explanation": _rounded(entry.score_explanation),
-        "evidence": _rounded(entry.evidence),
+        **{name: getattr(entry, name) for name in ("method", "id", "state", "name", "image", "reason")},
+        **{name: _rounded(getattr(entry, name)) for name in ("score_image", "score_explanation", "evidence")},
         "agreement": UNDEFINED if entry.agreement != entry.agreement else _rounded(entry.agreement),  # NaN
-        "deletion": _rounded(entry.values.get("deletion")),
-        "insertion": _rounded(entry.values.get("insertion")),
+        **{name: _rounded(entry.values.get(name)) for name in ("deletion", "insertion")},
     }
 
 
