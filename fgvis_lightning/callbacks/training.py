@@ -18,7 +18,8 @@ from fgvis_lightning.api import explain
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import slug
 from fgvis_lightning.results.explanation import Explanation
-from fgvis_lightning.results.figures import explanation_panel, pixels
+from fgvis_lightning.results.figures import pixels
+from fgvis_lightning.results.notebook import figure_of
 
 
 class ExplainCallback(pl.Callback):
@@ -90,9 +91,7 @@ class ExplainCallback(pl.Callback):
                 "ExplainCallback logs to TensorBoard, but the trainer has no TensorBoardLogger.", stacklevel=2
             )
             return
-        assert found.images is not None
-        assert found.background is not None
         for index, name in enumerate(found.names):
-            picture = pixels(explanation_panel(found, index, found.images[index], found.background, name))
+            picture = pixels(figure_of(found, index))
             for writer in writers:
                 writer.add_image(f"explanations/{index}_{slug(name)}", picture, trainer.global_step, dataformats="HWC")

@@ -27,6 +27,7 @@ from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.figures import explanation_panel
 from fgvis_lightning.results.folder import Levels, write_summary
 from fgvis_lightning.results.layout import as_file
+from fgvis_lightning.results.notebook import figure_of
 from fgvis_lightning.results.tensor_files import item_file, write_whole
 
 
@@ -159,9 +160,7 @@ class ExplanationWriter(ExplanationCallback):
                 found = with_image(load_explanation(item_file(self.folder, id)))
             except InputError:
                 continue
-            assert found.images is not None
-            assert found.background is not None
-            self._draw(explanation_panel(found, 0, found.images[0], found.background, found.name(0)), id, missing)
+            self._draw(figure_of(found, 0), id, missing)
             drawn += 1
         return drawn
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NoReturn, TextIO
 
 STOPPED = (75, 130)
@@ -29,18 +28,15 @@ class Output:
 
     def write(self, text: str) -> int:
         """Write to the stream."""
-        with self._remembering():
-            return self._stream.write(text)
+        return self._remembering(self._stream.write, text)
 
     def flush(self) -> None:
         """Flush the stream."""
-        with self._remembering():
-            self._stream.flush()
+        self._remembering(self._stream.flush)
 
-    @contextmanager
-    def _remembering(self) -> Iterator[None]:
+    def _remembering(self, function: Callable[..., Any], *args: str) -> Any:
         try:
-            yield
+            return function(*args)
         except OSError as error:
             self.error = error
             raise

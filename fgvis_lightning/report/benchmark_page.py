@@ -64,11 +64,15 @@ def read(output: Path, name: str) -> dict[str, Any]:
     table = {(row["method"], row["metric"]): row for row in rows}
     kinds = {row["method"]: _kind(row["method"]) for row in rows}
     compared = [method for method, kind in kinds.items() if kind == "method"]
+    best = {metric: _best(table, metric, compared) for metric in metrics}
     lines = [
         {
             "method": method,
             "kind": kind,
-            "cells": [_cell(table, method, metric, compared, reference) for metric in metrics],
+            "cells": [
+                _cell(table.get((method, metric)), metric, method == best[metric], method == reference)
+                for metric in metrics
+            ],
             "cost": [_spent(_float(costs.get(method), f"{what} per image")) for what in COSTS],
         }
         for method, kind in sorted(kinds.items(), key=lambda pair: KINDS.index(pair[1]))
@@ -80,7 +84,7 @@ def read(output: Path, name: str) -> dict[str, Any]:
         "items": max(int(row["items"]) for row in rows),
         "metrics": [f"{metric} {'↑' if METRICS[metric].higher else '↓'}" for metric in metrics],
         "lines": lines,
-        "losses": list(_losses(table, metrics, compared, reference)),
+        "losses": list(_losses(table, best, compared, reference)),
         "figures": [(quote(f"{slug(name)}/{at}"), text) for at, text in FIGURES.items() if (folder / at).exists()],
     }
 
@@ -94,25 +98,18 @@ def _kind(method: str) -> str:
     return "another seed" if method.endswith(AGAIN) else "floor" if method.endswith(FLOOR) else "method"
 
 
-def _cell(
-    table: Mapping[tuple[str, str], Mapping[str, str]], method: str, metric: str, rivals: Sequence[str], reference: str
-) -> dict[str, Any] | None:
-    """A mean, its 95 % interval (empty for a single photo), whether no method has a better mean, and `_than`.
+def _cell(row: Mapping[str, str] | None, metric: str, best: bool, reference: bool) -> dict[str, Any] | None:
+    """A mean, its 95 % interval (empty for a single photo), whether it is the best, and `_than` the reference's.
 
     None without a value.
     """
-    row = table.get((method, metric))
     mean = _float(row, "mean")
     if row is None or math.isnan(mean):
         return None
     low, high = _float(row, "from"), _float(row, "to")
     interval = "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
-    return {
-        "mean": f"{mean:.3f}",
-        "interval": interval,
-        "best": method == _best(table, metric, rivals),
-        "than_reference": _than(row, metric) if method != reference else "",
-    }
+    than = "" if reference else _than(row, metric)
+    return {"mean": f"{mean:.3f}", "interval": interval, "best": best, "than_reference": than}
 
 
 def _best(table: Mapping[tuple[str, str], Mapping[str, str]], metric: str, rivals: Sequence[str]) -> str:
@@ -131,11 +128,10 @@ def _than(row: Mapping[str, str], metric: str) -> str:
 
 
 def _losses(
-    table: Mapping[tuple[str, str], Mapping[str, str]], metrics: Sequence[str], rivals: Sequence[str], reference: str
+    table: Mapping[tuple[str, str], Mapping[str, str]], bests: Mapping[str, str], rivals: Sequence[str], reference: str
 ) -> Iterator[str]:
     """Metrics in which the reference is not the best, with the best method and the difference."""
-    for metric in metrics:
-        best = _best(table, metric, rivals)
+    for metric, best in bests.items():
         row = table.get((best, metric))
         if row is None or best == reference or (reference, metric) not in table:
             continue

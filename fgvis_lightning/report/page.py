@@ -102,7 +102,7 @@ def write_page(results: Results, output: Path, limit: float) -> tuple[Path, int,
                 unseen[entry.image] = pictures["problem"]
     for number, thumbnail in files.thumbnails.items():
         rows[number]["thumbnail"] = url(thumbnail)
-    page = render(results, rows, files.views, files.apart).encode()
+    page = render(results, rows, files).encode()
     path = folder / "index.html" if files.apart else output
     if files.apart and _is_ours(output):
         output.unlink()
@@ -110,17 +110,10 @@ def write_page(results: Results, output: Path, limit: float) -> tuple[Path, int,
     return path, len(page) + (files.size if files.apart else 0), unseen
 
 
-def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str], apart: bool) -> str:
-    """The page as text.
-
-    Args:
-        results: to show.
-        rows: an object for each entry, for the page's scripts.
-        views: number of an entry → JSON of its view, for views within the page.
-        apart: whether views and thumbnails are files next to the page.
-    """
+def render(results: Results, rows: list[dict[str, Any]], files: _Files) -> str:
+    """The page as text, with a row for each entry, for the page's scripts, and the views that are kept in memory."""
     style, script = template("style.css"), Markup("\n").join(map(template, SCRIPTS))
-    near = " 'self' file:" if apart else ""
+    near = " 'self' file:" if files.apart else ""
     policy = (
         f"default-src 'none'; img-src data:{near}; style-src '{_hash(style)}'; script-src '{_hash(script)}'{near}; "
         f"base-uri 'none'; form-action 'none'"
@@ -134,7 +127,7 @@ def render(results: Results, rows: list[dict[str, Any]], views: Mapping[int, str
         style=style,
         script=script,
         rows=Markup(_json(rows)),
-        views={number: Markup(text) for number, text in views.items()},
+        views={number: Markup(text) for number, text in files.views.items()},
         gates=any(section.anchor.startswith("gates") for section in results.sections),
         figure=figure_url,
         usual=USUAL,
