@@ -112,9 +112,7 @@ class TensorBoardImages(ExplanationCallback):
         for place, name in self._shown(trainer, pl_module, places):
             index, batch, writer = places.index(place), pl_module.batch, self._writer(trainer)
             assert batch is not None
-            class_name = pl_module.classifier.class_name(int(found.targets[index]))
-            item = replace(found[index], names=(class_name,))
-            panel = _card(item, *image_in_work(pl_module, place))
+            panel = _card(found[index], *image_in_work(pl_module, place))
             writer.add_image(f"{name}/panel", panel, batch.iterations, dataformats="HWC")
             if closed is not None:
                 gates = _bars(self._coverage, closed[index])

@@ -9,6 +9,7 @@ torch takes seconds to import, so it is only imported if a command needs it.
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import sys
@@ -16,11 +17,12 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib.metadata import version
 
-from fgvis_lightning.cli.completion import script
+import shtab
+
 from fgvis_lightning.cli.ending import Output, stop
 from fgvis_lightning.cli.outlines import outline, remembered
 from fgvis_lightning.errors import GO_ON, InputError, nearest
-from fgvis_lightning.experiments.outline import check_names, short_help
+from fgvis_lightning.experiments.outline import check_names, options_of, short_help
 from fgvis_lightning.names import program
 
 EXPERIMENTS = "fgvis_lightning.experiments."
@@ -135,7 +137,7 @@ def _answer(command: str, rest: Sequence[str]) -> str | None:
     if command == "--version":
         return f"fgvis-lightning {version('fgvis-lightning')}"
     if command == "completion":
-        return script(rest[0] if rest else "", {name: module for name, (module, _) in COMMANDS.items()})
+        return completion(rest[0] if rest else "")
     if command not in COMMANDS:
         photo = next((word for word in (command, *rest) if os.path.exists(word)), "")  # noqa: PTH110
         hint = f" To explain a photo: {program()} fit --data.images {photo}" if photo else nearest(command, COMMANDS)
@@ -147,3 +149,30 @@ def _answer(command: str, rest: Sequence[str]) -> str | None:
     if known := remembered(module):
         check_names(rest, known)
     return None
+
+
+def completion(shell: str) -> str:
+    """A script with which a shell completes commands, options and choices: ``fgvis completion bash``.
+
+    Args:
+        shell: ``bash``, ``zsh`` or ``tcsh``.
+
+    Raises:
+        InputError: if the shell is unknown.
+    """
+    if shell not in shtab.SUPPORTED_SHELLS:
+        known = shtab.SUPPORTED_SHELLS
+        raise InputError(f"Expected a shell, {', '.join(known)}, but got {shell!r}.{nearest(shell, known)}")
+    plain = argparse.ArgumentParser(prog="fgvis")
+    commands = plain.add_subparsers()
+    for name, (module, _) in COMMANDS.items():
+        found = outline(module)
+        command = commands.add_parser(name, help=found.description, add_help=False)
+        listed = options_of(found)
+        for option in found.options:
+            if names := [written for written in option.names if written in listed]:
+                given = command.add_argument(*names, choices=option.choices, help=names[-1])
+                if given.choices is None:
+                    given.complete = shtab.FILE  # type: ignore[attr-defined]
+    commands.add_parser("completion", help="Print this script.").add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
+    return shtab.complete(plain, shell)

@@ -48,11 +48,8 @@ class FGVisCLI(LightningCLI):
     """LightningCLI with ``--output`` and the callbacks that write to this folder."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        versions = (
-            f"fgvis-lightning=={version('fgvis-lightning')}",
-            f"pytorch-lightning=={version('pytorch-lightning')}",
-        )
-        parser = Parser(**{"dump_header": list(versions), **kwargs})
+        versions = [f"{name}=={version(name)}" for name in ("fgvis-lightning", "pytorch-lightning")]
+        parser = Parser(**{"dump_header": versions, **kwargs})
         parser.add_argument("-c", "--config", action="config", help="YAML file with these options.")
         return parser
 

@@ -31,18 +31,8 @@ def outline(module: str) -> Outline:
     Args:
         module: module of the command, with ``make_parser``.
     """
-    return remembered(module) or _made(module)
-
-
-def remembered(module: str) -> Outline | None:
-    """The outline of a command's parser, if it is in the cache and still valid."""
-    if (found := _read().get(module)) is None:
-        return None
-    outline = Outline(*found)
-    return outline._replace(options=[Option(*option) for option in outline.options])
-
-
-def _made(module: str) -> Outline:
+    if (known := remembered(module)) is not None:
+        return known
     from fgvis_lightning.results.tensor_files import write_whole  # imports torch, as making a parser does
 
     parser = importlib.import_module(module).make_parser()
@@ -53,6 +43,14 @@ def _made(module: str) -> Outline:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps({**_read(), "made of": _made_of(), module: made}).encode())
     return made
+
+
+def remembered(module: str) -> Outline | None:
+    """The outline of a command's parser, if it is in the cache and still valid."""
+    if (found := _read().get(module)) is None:
+        return None
+    outline = Outline(*found)
+    return outline._replace(options=[Option(*option) for option in outline.options])
 
 
 def _file() -> Path:

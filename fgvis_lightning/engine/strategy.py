@@ -187,11 +187,7 @@ if "independent" not in StrategyRegistry:
 
 @contextmanager
 def trainer_options() -> Iterator[None]:
-    """Convert errors of Lightning's Trainer about its options to one line.
-
-    Raises:
-        InputError: if the Trainer refuses its options.
-    """
+    """Convert errors of Lightning's Trainer about its options to an `InputError` of one line."""
     try:
         yield
     except InputError:
