@@ -45,10 +45,6 @@ class _Collector(ExplanationCallback):
         self.numbers += [pl_module.batch.items[place].number for place in places]
         self.parts.append(found)
 
-    def result(self) -> Explanation:
-        """All explanations in the order of their images."""
-        return Explanation.concatenate(self.parts).select(torch.tensor(self.numbers).argsort())
-
 
 class _Bar(ExplanationCallback):
     """A progress bar of the iterations of all batches; one that has converged leaves its remaining iterations out."""
@@ -229,4 +225,4 @@ def explain_with(
             if isinstance(stopped.__context__, KeyboardInterrupt):
                 raise stopped.__context__ from None
             raise
-    return collector.result()
+    return Explanation.concatenate(collector.parts).select(torch.tensor(collector.numbers).argsort())

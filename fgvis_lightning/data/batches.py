@@ -1,8 +1,4 @@
-"""Batches of items that are explained together.
-
-A sweep yields each batch repeatedly, once for each iteration of the masks' optimizer, until all of its items are
-finished.
-"""
+"""Batches of items that are explained together."""
 
 from __future__ import annotations
 
@@ -54,7 +50,7 @@ class Batch:
 
 
 class Sweep:
-    """The dataloader of a sweep: it yields each `Batch` until all of its items are finished.
+    """The dataloader of a sweep: it yields each `Batch` once for each iteration, until all of its items are finished.
 
     Args:
         stream: pairs of an item and its image (3,H,W).

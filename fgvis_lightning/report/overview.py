@@ -84,15 +84,13 @@ def _facts(done: Sequence[Entry], missing: Sequence[Entry], methods: Sequence[st
     if missed:
         facts.append(("level missed", f"{missed:,}"))
     values = _numbers(done) | {f"agreement of the runs ({USUAL})": _known(entry.agreement for entry in done)}
-    return facts + [_middle(name, own) for name, own in values.items() if own]
-
-
-def _middle(name: str, values: Sequence[float]) -> tuple[str, str]:
-    """Name and number of the middle of a value, or its range if there are few items."""
-    if len(values) >= ENOUGH:
-        return f"median {name}", _shown(name, median(values))
-    low, high = (_shown(name, value) for value in (min(values), max(values)))
-    return name, low if low == high else f"{low.removesuffix(' %')} to {high}"
+    for name, own in values.items():
+        if len(own) >= ENOUGH:
+            facts.append((f"median {name}", _shown(name, median(own))))
+        elif own:
+            low, high = _shown(name, min(own)), _shown(name, max(own))
+            facts.append((name, low if low == high else f"{low.removesuffix(' %')} to {high}"))
+    return facts
 
 
 def _setup(done: Iterable[Entry]) -> list[tuple[str, str]]:
