@@ -51,7 +51,8 @@ def stop(code: int, message: str) -> NoReturn:
     Raises:
         SystemExit: with this code.
     """
-    rank = _rank()
+    lightning = sys.modules.get("pytorch_lightning.utilities")
+    rank = getattr(getattr(lightning, "rank_zero_only", None), "rank", 0)  # set by the strategy
     print(f"fgvis: {f'rank {rank}: ' if rank else ''}{message}", file=sys.stderr, flush=True)
     if code in STOPPED:  # a decoder may be running, which cannot be stopped, and the interpreter would wait for it
         sys.stdout.flush()
@@ -59,9 +60,3 @@ def stop(code: int, message: str) -> NoReturn:
         end.daemon = True
         end.start()
     sys.exit(code)
-
-
-def _rank() -> int:
-    """The rank set by the strategy; 0 without Lightning."""
-    lightning = sys.modules.get("pytorch_lightning.utilities")
-    return getattr(getattr(lightning, "rank_zero_only", None), "rank", 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import Literal, TypeVar
 
@@ -141,12 +141,10 @@ def ahead(function: Callable[[T], R], things: Iterable[T], workers: int, depth: 
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
-        pending: deque[Future[R]] = deque()
-        for thing in things:
-            pending.append(pool.submit(function, thing))
-            if len(pending) > depth:
-                yield pending.popleft().result()
+        futures = (pool.submit(function, thing) for thing in things)
+        pending = deque(islice(futures, depth + 1))
         while pending:
             yield pending.popleft().result()
+            pending.extend(islice(futures, 1))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

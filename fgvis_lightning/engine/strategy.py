@@ -48,11 +48,9 @@ class IndependentStrategy(DDPStrategy):
             later.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.waits = True
-        self._told_to_stop = False
-        self._failing = False
+    waits = True
+    _told_to_stop = False
+    _failing = False
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None

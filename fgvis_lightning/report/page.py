@@ -44,32 +44,29 @@ class _Files:
         folder: the folder.
         limit: maximum bytes of one file.
         apart: whether the pictures are in the folder.
-        views: number of an entry → JSON of its view, while kept in memory.
-        thumbnails: number of an entry → its thumbnail, while kept in memory.
+        kept: number of an entry → JSON of its view, and its thumbnail, while kept in memory.
         size: bytes of all pictures.
     """
 
     folder: Path
     limit: float
     apart: bool = False
-    views: dict[int, str] = field(default_factory=dict)
-    thumbnails: dict[int, bytes] = field(default_factory=dict)
+    kept: dict[int, tuple[str, bytes]] = field(default_factory=dict)
     size: int = 0
 
     def add(self, number: int, view: str, thumbnail: bytes) -> None:
         """Add the pictures of one entry."""
-        self.views[number], self.thumbnails[number] = view, thumbnail
+        self.kept[number] = view, thumbnail
         self.size += len(view) + (len(thumbnail) if self.apart else 4 * len(thumbnail) // 3)
         if self.size > self.limit and not self.apart:
             self.apart = True
             for name in (ITEMS, THUMBNAILS):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
         if self.apart:
-            for place, text in self.views.items():
+            for place, (text, picture) in self.kept.items():
                 write_whole(self.folder / ITEMS / f"{place}.js", f"received({place}, {text});\n".encode())
-                write_whole(self.folder / THUMBNAILS / f"{place}.jpg", self.thumbnails[place])
-            self.views.clear()
-            self.thumbnails.clear()
+                write_whole(self.folder / THUMBNAILS / f"{place}.jpg", picture)
+            self.kept.clear()
 
 
 def write_page(results: Results, output: Path, limit: float) -> tuple[Path, int, dict[str, str]]:
@@ -100,7 +97,7 @@ def write_page(results: Results, output: Path, limit: float) -> tuple[Path, int,
             rows[-1]["thumbnail"] = f"{THUMBNAILS}/{number}.jpg"
             if pictures["image"] is None:
                 unseen[entry.image] = pictures["problem"]
-    for number, thumbnail in files.thumbnails.items():
+    for number, (_, thumbnail) in files.kept.items():
         rows[number]["thumbnail"] = url(thumbnail)
     page = render(results, rows, files).encode()
     path = folder / "index.html" if files.apart else output
@@ -127,7 +124,7 @@ def render(results: Results, rows: list[dict[str, Any]], files: _Files) -> str:
         style=style,
         script=script,
         rows=Markup(_json(rows)),
-        views={number: Markup(text) for number, text in files.views.items()},
+        views={number: Markup(text) for number, (text, _) in files.kept.items()},
         gates=any(section.anchor.startswith("gates") for section in results.sections),
         figure=figure_url,
         usual=USUAL,
