@@ -42,19 +42,16 @@ def read_array(path: str) -> NDArray[Any]:
         if Path(path).suffix.lower() in TIFF:
             array = _read_tiff(path, most)
         else:
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
-            if not isinstance(found, np.ndarray):
-                if len(found.files) != 1:
-                    raise InputError(f"Expected one array in {path}, but it has {', '.join(found.files) or 'none'}.")
-                found = found[found.files[0]]
-            array = found
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                if len(array.files) != 1:
+                    raise InputError(f"Expected one array in {path}, but it has {', '.join(array.files) or 'none'}.")
+                array = array[array.files[0]]
         if array.size > most:
             raise InputError(f"Expected at most {most:.3g} values, but {path} has {array.size:.3g}. Scale it down.")
         return np.array(array)
     except InputError:
         raise
-    except FileNotFoundError as error:
-        raise InputError(f"Expected an image, but the file {path} does not exist.") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise InputError(f"Expected an image, but {path} cannot be decoded: {error}") from error
 
