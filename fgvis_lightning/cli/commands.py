@@ -46,19 +46,14 @@ STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.E
 
 def overview() -> str:
     """The text of ``fgvis --help``."""
-    lines = [f"  {name:13}{summary}" for name, (_, summary) in COMMANDS.items()]
-    return "\n".join(
-        [
-            f"usage: {program()} COMMAND [options]",
-            "",
-            "See the evidence behind a CNN's decision, pixel by pixel and color channel by color channel.",
-            "",
-            *lines,
-            "  completion   print a completion script for a shell: fgvis completion bash",
-            "",
-            f"Run {program()} COMMAND --help for its options.",
-            f"To begin: {program()} fit --data.images photo.jpg",
-        ]
+    lines = "\n".join(f"  {name:13}{summary}" for name, (_, summary) in COMMANDS.items())
+    return (
+        f"usage: {program()} COMMAND [options]\n\n"
+        f"See the evidence behind a CNN's decision, pixel by pixel and color channel by color channel.\n\n"
+        f"{lines}\n"
+        f"  completion   print a completion script for a shell: fgvis completion bash\n\n"
+        f"Run {program()} COMMAND --help for its options.\n"
+        f"To begin: {program()} fit --data.images photo.jpg"
     )
 
 

@@ -29,7 +29,7 @@ def stored_preprocessing(settings: Mapping[str, Any], size: tuple[int, ...]) -> 
     """The preprocessing in a file's settings; if unknown, ImageNet's for the size of the mask."""
     given: dict[str, Any]
     try:
-        given = {name: _tuple(settings[name]) for name in SETTINGS}
+        given = {name: tuple(one) if isinstance(one := settings[name], list) else one for name in SETTINGS}
         levels = tuple(settings["levels"]) if settings.get("levels") else None
         known = Preprocessing(**given, levels=levels, channels=settings.get("channels"))
         resize = known.resize if isinstance(known.resize, int) else max(known.resize)
@@ -156,7 +156,3 @@ def load_explanations(folder: str | Path) -> Explanations:
     if not paths:
         raise InputError(f"Expected a results folder with explanations, but there are none in {folder}.")
     return Explanations(paths)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

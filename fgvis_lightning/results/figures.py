@@ -142,20 +142,15 @@ def state_of(evidence: Tensor) -> str:
 
 
 def _scores(explanation: Explanation, index: int, what: str) -> str:
-    """Both scores, whether the level was missed, and how well several runs agree."""
+    """Both scores, whether the level was missed, and how well several runs agree, unless a mask is constant."""
     before, after = (probability(s[index]) for s in (explanation.score_image, explanation.score_explanation))
     kind = score_after(explanation.game.name).removeprefix("score ")
     missed = explanation.feasible is not None and not explanation.feasible[index]
     scores = f"{before} on the {what}, {after} {kind}{' (level missed)' if missed else ''}"
-    return "; ".join(filter(None, (scores, _agreement(explanation, index))))
-
-
-def _agreement(explanation: Explanation, index: int) -> str:
-    """Describe how well the runs of an item agree; empty with a single run or a constant mask."""
     if explanation.agreement is None or math.isnan(r := float(explanation.agreement[index])):
-        return ""
+        return scores
     runs = f"{explanation.seeds} runs" if explanation.seeds else "the runs"
-    return f"{runs} agree by r = {r:.2f} ({USUAL})"
+    return f"{scores}; {runs} agree by r = {r:.2f} ({USUAL})"
 
 
 def factor(value: float) -> str:

@@ -33,10 +33,9 @@ def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
     for id in ids:
         try:
             item = load_metadata(item_file(output, id))
-            numbers = [float(item[name]) for name in ("score_image", "score_explanation", "sparsity")]
+            *scores, sparsity = (float(item[name]) for name in ("score_image", "score_explanation", "sparsity"))
         except (InputError, KeyError, ValueError):
             continue
-        *scores, sparsity = numbers
         after = score_after(item.get("game"))
         name = item.get("name", f"class {item.get('target', '?')}")
         name = "".join(letter if letter.isprintable() else "?" for letter in name)
