@@ -101,7 +101,7 @@ class ImageData(SweepData):
         known, count = None, len(missing) + len(present)
         if self.done is not None:
             self._quick = QuickCheck(self.done, f"rank{rank}of{ranks}", self._model.fingerprint(), self._owner)
-            if not missing and self._quick.same([*_images(present), *self._files(present)]):
+            if not missing and self._quick.same([*(item.path for item, _ in present), *self._files(present)]):
                 present, self._quick = [], None
             unread = folder.unreadable(self.done)
             for item in missing if unread else ():
@@ -138,7 +138,7 @@ class ImageData(SweepData):
         shard = [item for item in self.list_items(classifier) if item.number % ranks == rank]
         missing, present = split_by_done(shard, classifier, folder.finished(self.done))
         if not missing:
-            self._quick.note(_images(present), self._files(present))
+            self._quick.note([item.path for item, _ in present], self._files(present))
 
     def _files(self, present: Sequence[tuple[Item, str]]) -> list[str]:
         return [f"{self.done}/{EXPLANATIONS}/{id}{SUFFIX}" for _, id in present]
@@ -188,7 +188,3 @@ class ImageData(SweepData):
         # Delete the file, so that its class or its summary is not mistaken for this configuration's.
         item_file(self.done, id).unlink(missing_ok=True)
         return self._read(item)
-
-
-def _images(present: Sequence[tuple[Item, str]]) -> list[str]:
-    return [item.path for item, _ in present]
