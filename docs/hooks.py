@@ -34,7 +34,7 @@ EXAMPLES = {
     "predict": "--data.images photo.jpg",
     "report": "results/quickstart",
     "compare": "--config configs/comparison.yaml",
-    "evaluate": '--results "[results/comparison]"',
+    "evaluate": "--results results/comparison",
     "benchmark": "--config configs/benchmark_cheap.yaml",
     "pointing": "--results results/mine --truth boxes.csv",
     "bias": "--config configs/color_bias.yaml",

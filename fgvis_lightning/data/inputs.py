@@ -86,11 +86,10 @@ def as_targets(targets: Any, count: int, classifier: Classifier) -> list[int]:
         return [-1] * count
     one = isinstance(targets, str | int) or getattr(targets, "ndim", None) == 0
     values = [targets] * count if one else targets
-    whole = not isinstance(values, Tensor) or not (values.is_floating_point() or values.dtype == torch.bool)
-    if isinstance(values, Tensor):
-        values = values.tolist() if values.ndim == 1 and whole else None
-    elif isinstance(values, Sequence) or hasattr(values, "tolist"):
-        values = [value.item() if hasattr(value, "item") else value for value in values]
+    if hasattr(values, "tolist"):  # tensors, arrays, columns of tables
+        values = values.tolist()
+    elif isinstance(values, Sequence):
+        values = [value.item() if getattr(value, "ndim", None) == 0 else value for value in values]
     if not isinstance(values, list) or not all(type(value) in (int, str) for value in values):
         raise InputError(f"Expected class indices or names as targets, but got {_described(targets)}.")
     classes = [classifier.class_index(value) if isinstance(value, str) else value for value in values]

@@ -150,10 +150,10 @@ def read_objects(source: str, classifier: Classifier) -> list[Marked]:
     """
     path = Path(source)
     try:
-        text = read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
+        read = _coco if path.suffix.lower() == ".json" else _table
+        found = list(read(path, read_text(path), Targets(classifier, [])))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"Expected boxes or masks, but {source} cannot be read: {error}") from error
-    found = list((_coco if path.suffix.lower() == ".json" else _table)(path, text, Targets(classifier, [])))
     if not found:
         raise InputError(f"Expected objects of the classes of {classifier.name}, but {source} has none.")
     return found

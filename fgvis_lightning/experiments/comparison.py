@@ -40,7 +40,7 @@ from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_sc
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results.cost import Cost
 from fgvis_lightning.results.explanation import Attribution, Explanation
-from fgvis_lightning.results.figures import brightened, brightening, explanation_image, grid, heat
+from fgvis_lightning.results.figures import as_rgb, brightened, brightening, explanation_image, grid, heat
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import item_file, write_whole
@@ -169,19 +169,19 @@ def _costs(runs: dict[str, Run]) -> Table:
 
 def _views(result: Result, methods: Sequence[str], classifier: Classifier) -> Views:
     """The image and all maps; two pictures for FGVis and for methods whose explanation is an image."""
-    background = classifier.preprocessing.background().to(result.image)
-    views: Views = {"image": (result.image, "")}
+    background, bands = classifier.preprocessing.background().to(result.image), classifier.preprocessing.bands
+    views: Views = {"image": (as_rgb(result.image, bands), "")}
     for name in methods:
         found = result.found.get(name)
         if isinstance(found, Explanation):
             evidence, how = found.evidence[0], brightening(found.evidence[0])
-            views[_column(name, "mask")] = brightened(evidence), ""
-            shown = explanation_image(result.image, brightened(evidence) if how else evidence, background)
+            views[_column(name, "mask")] = as_rgb(brightened(evidence), bands), ""
+            shown = explanation_image(result.image, brightened(evidence) if how else evidence, background, bands)
             views[_column(name, "explanation")] = shown, how
         else:
             views[_column(name)] = None if found is None else heat(found.saliency()[0]), ""
             if found is not None and found.explanation is not None:
-                views[_column(name, "explanation")] = found.explanation[0].clamp(0, 1), ""
+                views[_column(name, "explanation")] = as_rgb(found.explanation[0].clamp(0, 1), bands), ""
     return views
 
 
@@ -212,7 +212,7 @@ def _crops(results: Sequence[Result], methods: Sequence[str], classifier: Classi
         size = min(side, *saliency.shape[-2:])
         inside = F.avg_pool2d(saliency[None], size, stride=1)[0, 0]
         top, left = divmod(int(inside.argmax()), inside.shape[1])
-        framed = result.image.clone()
+        framed = as_rgb(result.image, classifier.preprocessing.bands).clone()
         for y in (top, top + size - 1):
             framed[:, y, left : left + size] = torch.tensor([1.0, 1.0, 0.0])[:, None]
         for x in (left, left + size - 1):

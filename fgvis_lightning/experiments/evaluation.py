@@ -40,7 +40,7 @@ from fgvis_lightning.metrics import PROFILES, find_profile
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.explanation import Explanation
-from fgvis_lightning.results.figures import brightened, explanation_image, grid, heat
+from fgvis_lightning.results.figures import as_rgb, brightened, explanation_image, grid, heat
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tensor_files import save_tensors, write_whole
 
@@ -52,7 +52,7 @@ NAMED = 8
 def make_parser() -> Parser:
     """The options of ``evaluate``."""
     parser = new_parser("evaluate", (__doc__ or "").partition("::")[0], "results/evaluation")
-    parser.add_argument("--results", type=list[str], required=True, help="Folders of fit or compare.")
+    parser.add_argument("--results", type=list[str] | str, required=True, help="Folder of fit or compare, or several.")
     parser.add_argument(
         "--maps",
         type=dict[str, str],
@@ -108,7 +108,7 @@ def main(args: Sequence[str]) -> None:
     reference = _chosen_reference(config.reference, list(methods))
     if config.floors:
         methods |= floors(methods, ids)
-    objects = build(parser, config, ["--results", "[]"])
+    objects = build(parser, config, ["--results", ""])
     classifier = from_options(**vars(objects.model))
     left_out = {name: len(found) - len(ids) for name, found in methods.items() if len(found) > len(ids)}
     print(f"{classifier.described}\n{len(ids):,} items by {', '.join(methods)}")
@@ -228,7 +228,7 @@ def _draw_extremes(
     """The items of one method with the lowest and the highest deletion AUC, side by side."""
     ranked = sorted((one for one in judgements if one.method == method), key=lambda one: one.values["deletion"])
     count = min(count, (len(ranked) + 1) // 2)
-    best, worst = ranked[:count], ranked[::-1][:count]
+    best, worst, bands = ranked[:count], ranked[::-1][:count], classifier.preprocessing.bands
     rows = []
     for pair in zip(best, worst, strict=True):
         row = []
@@ -242,11 +242,12 @@ def _draw_extremes(
             ]
             if isinstance(found, Explanation):
                 background = classifier.preprocessing.background().to(image)
-                views = [brightened(found.evidence[0]), explanation_image(image, found.evidence[0], background)]
+                evidence = explanation_image(image, found.evidence[0], background, bands)
+                views = [as_rgb(brightened(found.evidence[0]), bands), evidence]
             else:
                 saliency = found[0] if isinstance(found, torch.Tensor) else found.saliency()[0]
-                views = [heat(saliency), image * brightened(saliency)]
-            row += list(zip([image, *views], texts, strict=True))
+                views = [heat(saliency), as_rgb(image * brightened(saliency), bands)]
+            row += list(zip([as_rgb(image, bands), *views], texts, strict=True))
         rows.append(row)
     columns = ["best", method, "evidence", "worst", method, "evidence"]
     save_figure(path, grid(rows, columns, [str(number + 1) for number in range(count)], 1.3))

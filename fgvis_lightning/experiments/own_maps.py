@@ -19,7 +19,7 @@ from fgvis_lightning.results.load import check_links, load_item
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, UNREADABLE
 
 
-def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict[str, Path]]:
+def find_methods(results: Sequence[str] | str, maps: dict[str, str]) -> dict[str, dict[str, Path]]:
     """Name of a method → item id → its file.
 
     Raises:
@@ -32,7 +32,7 @@ def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict
             raise InputError(f"Expected a different name for each method, but got {name} twice.")
         found[name] = paths
 
-    for source in results:
+    for source in [results] if isinstance(results, str) else results:
         folder, before = Path(source), len(found)
         check_links(folder)
         names = json.loads(path.read_text(encoding="utf-8")) if (path := folder / NAMES).exists() else {}
@@ -59,11 +59,11 @@ def find_methods(results: Sequence[str], maps: dict[str, str]) -> dict[str, dict
 
 def read(path: Path) -> Tensor | Explanation | Attribution:
     """A stored item, or the user's own map (1,H,W)."""
+    if path.suffix == SUFFIX and path.parent.name == EXPLANATIONS:
+        return load_item(path)
     try:
         if path.suffix == ".npy":
             saliency = torch.from_numpy(np.load(path, allow_pickle=False)).float()
-        elif path.parent.name == EXPLANATIONS:
-            return load_item(path)
         else:
             tensors = load_file(path)
             saliency = (tensors["map"] if "map" in tensors else next(iter(tensors.values()))).float()

@@ -75,7 +75,7 @@ class Target:
 def make_parser() -> Parser:
     """The options of ``pointing``."""
     parser = new_parser("pointing", (__doc__ or "").partition("\n\nThe pointing game")[0], "results/pointing")
-    parser.add_argument("--results", type=str | list[str], required=True, help="Folder of fit or compare, or several.")
+    parser.add_argument("--results", type=list[str] | str, required=True, help="Folder of fit or compare, or several.")
     parser.add_argument(
         "--truth", type=str, required=True, help="A CSV file with boxes, a COCO file FILE.json, or a folder of masks."
     )
@@ -93,13 +93,12 @@ def main(args: Sequence[str]) -> None:
     """
     parser = make_parser()
     config = parser.parse_args(list(args))
-    results = [config.results] if isinstance(config.results, str) else config.results
-    if not results or config.tolerance < 0 or config.sheet < 0:
+    if not config.results or config.tolerance < 0 or config.sheet < 0:
         raise InputError(
-            f"Expected folders in --results, and --tolerance and --sheet of at least 0, but got {results}, "
+            f"Expected folders in --results, and --tolerance and --sheet of at least 0, but got {config.results}, "
             f"{config.tolerance} and {config.sheet}."
         )
-    methods = find_methods(results, config.maps)
+    methods = find_methods(config.results, config.maps)
     ids = sorted(set.intersection(*(set(found) for found in methods.values())))
     objects = build(parser, config, ["--results", "", "--truth", ""])
     classifier = from_options(**vars(objects.model))
@@ -111,8 +110,8 @@ def main(args: Sequence[str]) -> None:
             print(f"left out: {count:,} {what}")
     if not targets:
         raise InputError(
-            f"Expected objects of the images and classes in {', '.join(results)}, but {config.truth} has none for "
-            f"{len(ids):,} items ({', '.join(f'{count:,} {what}' for what, count in left_out.items())})."
+            f"Expected objects of the items' images and classes, but {config.truth} has none for {len(ids):,} items "
+            f"({', '.join(f'{count:,} {what}' for what, count in left_out.items())})."
         )
     items = measure(targets, methods, config.tolerance)
     output = Path(config.output)

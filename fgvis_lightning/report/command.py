@@ -8,7 +8,6 @@ Takes the results folder of any command and writes one page that needs no server
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -65,8 +64,8 @@ def main(args: Sequence[str]) -> None:
         print(f"Not on this page, since {printable(str(results.folder))} has results of its own: {named}")
     if items and not any(entry.values for entry in results.entries):
         print("To add deletion and insertion curves, run this with the run's network options, then `report` again:")
-        judged, here = json.dumps([str(results.folder)], ensure_ascii=False), str(results.folder / "evaluation")
-        print(printable(f"  {program()} evaluate --results {quote(judged)} --output {quote(here)}"))
+        judged, here = quote(str(results.folder)), quote(str(results.folder / "evaluation"))
+        print(printable(f"  {program()} evaluate --results {judged} --output {here}"))
     print(f"Look at {page}")
 
 

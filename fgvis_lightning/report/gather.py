@@ -130,7 +130,7 @@ def gather(folder: Path, images: str | None = None) -> Results:
         named = printable(str(judged.outside[0]))
         print(
             f"{folder} judges items in another folder, and a page does not show these. For a page with both: "
-            f'{program()} evaluate --results "[{named}]" --output {named}/evaluation, then '
+            f"{program()} evaluate --results {named} --output {named}/evaluation, then "
             f"{program()} report {named}",
             file=sys.stderr,
         )

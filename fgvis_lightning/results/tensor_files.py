@@ -23,7 +23,7 @@ from fgvis_lightning.errors import InputError
 SUFFIX = ".safetensors"
 EXPLANATIONS = "explanations"  # the folder of these files in a results folder
 CHECKSUM = "checksum"
-UNREADABLE = (SafetensorError, KeyError, ValueError, TypeError, OSError)
+UNREADABLE = (SafetensorError, KeyError, ValueError, TypeError, OSError, EOFError)
 """Exceptions that reading a damaged or foreign file raises."""
 
 
@@ -74,8 +74,9 @@ def save_tensors(
         kind = {torch.float16: "F16", torch.float32: "F32"}[tensor.dtype]
         start, data = len(data), data + tensor.numpy().tobytes()
         entries[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, len(data)]}
-    # Written by hand: safetensors' own function shuffles the metadata, but equal explanations must be equal files.
-    header = json.dumps({"__metadata__": {**metadata, CHECKSUM: checksum(tensors, metadata)}, **entries}).encode()
+    # Written by hand: safetensors shuffles metadata in both directions, but equal explanations must be equal files.
+    own = {**dict(sorted(metadata.items())), CHECKSUM: checksum(tensors, metadata)}
+    header = json.dumps({"__metadata__": own, **entries}).encode()
     header += b" " * (-len(header) % 8)
     write_whole(path, struct.pack("<Q", len(header)) + header + data, owner)
 

@@ -390,7 +390,7 @@ COMMANDS: list[tuple[list[str], str]] = [
         ["evaluate", "--results", "[]", *NETWORK],
         "Expected folders of fit or compare in --results, but got an empty list.",
     ),
-    (["evaluate", "--results", "x", *NETWORK], "--results: Expected list, but got x"),
+    (["evaluate", "--results", "x", *NETWORK], "Expected a folder of fit or compare, but found no explanations in x."),
     (
         ["evaluate", "--results", "[in]", "--profile", "foo", *NETWORK],
         "Expected a profile of rise, group_cam, xplique, degradation, but got 'foo'.",

@@ -216,6 +216,10 @@ def test_a_sweep_over_arrays(tmp_path: Path) -> None:
         assert found.evidence[0, strong, :, : SIDE // 2].sum() > 0.9 * found.evidence.sum()
     main(["report", str(output)])
     assert "does not get the size" not in (output / "report.html").read_text()
-    main(["evaluate", "--results", f"[{output}]", *network, "--output", str(tmp_path / "judged"), "--device", "cpu"])
+    main(["evaluate", "--results", str(output), *network, "--output", str(tmp_path / "judged"), "--device", "cpu"])
     table = list(csv.DictReader((tmp_path / "judged" / "evaluation.csv").read_text().splitlines()))
     assert table
+    methods = "{gradient: fgvis_lightning.baselines.Gradient}"
+    shown = ["--data.images", str(tmp_path / "in"), "--model.classifier.bands", "[6, 4, 1]", "--methods", methods]
+    main(["compare", *network, *shown, "--output", str(tmp_path / "both"), "--trainer.accelerator", "cpu"])
+    assert (tmp_path / "both" / "crop.png").exists()

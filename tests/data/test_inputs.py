@@ -32,6 +32,7 @@ PREPROCESSING = CLASSIFIER.preprocessing
         (("ant", 4), [0, 4]),
         (np.array([1, 2]), [1, 2]),
         ([np.int64(1), torch.tensor(2)], [1, 2]),
+        (np.array(["dog", "ant"]), [3, 0]),
     ],
 )
 def test_targets_that_can_be_meant(targets: Any, expected: list[int]) -> None:
@@ -48,6 +49,9 @@ def test_targets_that_can_be_meant(targets: Any, expected: list[int]) -> None:
         (True, "but got True"),
         (torch.tensor([0.0, 1.0]), r"but got Tensor of shape \(2,\) and type torch.float32"),
         (torch.tensor([[0, 1]]), r"of shape \(1, 2\)"),
+        (np.array([[0], [1]]), r"of shape \(2, 1\)"),
+        ([torch.tensor([0, 1]), 1], "class indices or names"),
+        (np.array([True, False]), "type bool"),
         ([0, None], "class indices or names"),
         ({"a": 1}, "class indices or names"),
         ("wolf", "Expected the name of one of 5 classes, but got 'wolf'"),

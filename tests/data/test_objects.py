@@ -201,6 +201,9 @@ def test_other_files(tmp_path: Path, classifier: Classifier) -> None:
         read_objects(table(tmp_path, header="image,target,x0,y0"), classifier)
     with pytest.raises(InputError, match=r"Expected boxes or masks, but .*gone\.csv cannot be read"):
         read_objects(str(tmp_path / "gone.csv"), classifier)
+    long = table(tmp_path, f"{'a' * 200_000},dog,0,0,1,1")
+    with pytest.raises(InputError, match=r"boxes\.csv cannot be read: field larger than"):
+        read_objects(long, classifier)
     with pytest.raises(InputError, match=r"Expected masks <item id>\.png"):
         read_masks(tmp_path)
 

@@ -123,7 +123,7 @@ def test_two_items_have_an_overview_and_five_have_medians(
     assert [number for number in numbers if number not in words] == []
     assert ("median" in words) == (items >= 5)
     assert " evaluate --results" not in page.text  # the command has the folder of whoever sends the page
-    command = f"fgvis evaluate --results '[\"{tmp_path / 'run'}\"]' --output {tmp_path / 'run' / 'evaluation'}"
+    command = f"fgvis evaluate --results {tmp_path / 'run'} --output {tmp_path / 'run' / 'evaluation'}"
     printed = capsys.readouterr().out
     assert f"run this with the run's network options, then `report` again:\n  {command}\n" in printed
     evaluation(tmp_path / "run" / "evaluation", "run", {"0000@cat": 0.125})
@@ -481,7 +481,7 @@ def test_a_run_its_evaluation_and_its_page(folder: Path, output: Path) -> None:
     tiny = [*NETWORK]
     cpu = ["--trainer.accelerator", "cpu"]
     main(["fit", *tiny, *cpu, "--model.iterations", "4", "--output", str(output), "--data.images", str(folder)])
-    main(["evaluate", *tiny, "--device", "cpu", "--results", f"[{output}]", "--output", str(output / "evaluation")])
+    main(["evaluate", *tiny, "--device", "cpu", "--results", str(output), "--output", str(output / "evaluation")])
     page = Page(report(output))
     assert [row["state"] in ("reached", "missed") for row in page.data["rows"]] == [True] * 3
     for place, row in enumerate(page.data["rows"]):

@@ -323,6 +323,10 @@ def test_equal_explanations_are_equal_files(output: Path) -> None:
     first, second = save(output, "a@bus", mask).read_bytes(), save(output, "b@bus", mask).read_bytes()
     assert first == second
     assert load_metadata(output / "explanations" / "b@bus.safetensors")["name"] == "bus"
+    again = [output / f"{number}.safetensors" for number in range(6)]
+    for path in again:  # metadata are read in another order each time
+        load_explanation(output / "explanations" / "a@bus.safetensors").save(path)
+    assert len({path.read_bytes() for path in again}) == 1
 
 
 def test_failed_write_leaves_nothing(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
