@@ -138,7 +138,7 @@ class FGVisCLI(LightningCLI):
             print("\n" + "\n".join(lines) + "\n")
         if drawn := self.run.writer.draw_missing(ids):
             print(f"{drawn:,} panels of earlier explanations drawn.")
-        if others := len(folder.finished(output)) - len(ids):
+        if others := folder.count_finished(output) - len(ids):
             belong = "1 explanation belongs" if others == 1 else f"{others:,} explanations belong"
             print(f"{belong} to other images in {output}; see summary.csv (listed: no).")
         if self.model.options.auto:

@@ -147,7 +147,7 @@ class ImageData(SweepData):
         """Count the finished items of the whole sweep, and the unreadable ones, in the results folder."""
         if self.done is None or self.items is None:
             return 0, 0
-        new = len(folder.finished(self.done)) - self._files_before
+        new = folder.count_finished(self.done) - self._files_before
         unread = folder.unreadable(self.done)
         if unread != self._unread:
             self._unread, self._failed = unread, sum(item.image_id in unread for item in self.items)

@@ -13,7 +13,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -169,7 +169,7 @@ def quiet(message: str = "", module: str = "") -> Iterator[None]:
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings() if message or module else nullcontext():
+        with warnings.catch_warnings():
             if message or module:
                 warnings.filterwarnings("ignore", message, module=module)
             yield

@@ -186,7 +186,7 @@ def _sheet(found: Findings, ranked: list[Ranked], run: Run, rows: int) -> Figure
         evidence = load_explanation(item_file(run.output, item.id)).evidence[0].float()
         return [
             (shown(image), f"p = {item.scores['']:.2f}"),
-            (shown(explanation_image(image, brightened(evidence), preprocessing.background())), ""),
+            (explanation_image(image, brightened(evidence), preprocessing.background(), preprocessing.bands), ""),
             (each_channel(brightened(evidence)) if len(evidence) > 3 else shown(brightened(evidence)), ""),
             *((shown(change(image[None])[0]), f"p = {item.scores[change.name]:.2f}") for change in changes),
         ]

@@ -33,7 +33,7 @@ from fgvis_lightning.experiments.judgements import Judgement, Judgements
 from fgvis_lightning.experiments.judging import judge
 from fgvis_lightning.experiments.measured import AGAIN, FLOOR, STANDARD, chosen_metrics, list_metrics
 from fgvis_lightning.experiments.output import save_figure, save_table
-from fgvis_lightning.experiments.own_maps import find_methods, read, stored
+from fgvis_lightning.experiments.own_maps import find_methods, read, saliency_of, stored
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.randomization import another_photo
 from fgvis_lightning.metrics import PROFILES, find_profile
@@ -245,7 +245,7 @@ def _draw_extremes(
                 evidence = explanation_image(image, found.evidence[0], background, bands)
                 views = [as_rgb(brightened(found.evidence[0]), bands), evidence]
             else:
-                saliency = found[0] if isinstance(found, torch.Tensor) else found.saliency()[0]
+                saliency = saliency_of(found)[0]
                 views = [heat(saliency), as_rgb(image * brightened(saliency), bands)]
             row += list(zip([as_rgb(image, bands), *views], texts, strict=True))
         rows.append(row)

@@ -63,7 +63,7 @@ from fgvis_lightning.experiments.sanity_measures import (
 from fgvis_lightning.experiments.statistics import with_intervals
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.networks.logits import checked, resolve
-from fgvis_lightning.results.figures import grid, heat
+from fgvis_lightning.results.figures import as_rgb, grid, heat
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import write_whole
 
@@ -164,7 +164,7 @@ def main(args: Sequence[str]) -> None:
                 methods = {name: Smoothed(method, *smooth) for name, method in methods.items()}
             table, drawn = correlations(methods, trained, states)
             _draw_curves(path, table)
-            _draw_maps(output / SHEETS[test], images[0], drawn)
+            _draw_maps(output / SHEETS[test], as_rgb(images[0], classifier.preprocessing.bands), drawn)
         markdown = with_intervals(table, ("share of the layers", "images"), "rank correlation")
         save_table(path, table, markdown)
         print(f"\n{markdown}")
@@ -225,7 +225,7 @@ def _draw_maps(path: Path, image: Tensor, maps: Mapping[str, Mapping[str, Tensor
 
     Args:
         path: of the figure, without a suffix.
-        image: (C,H,W) in [0,1].
+        image: (3,H,W) in [0,1].
         maps: name of the method → title of a map → the map (H,W).
     """
     columns = list(dict.fromkeys(title for several in maps.values() for title in several))

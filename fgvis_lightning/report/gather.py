@@ -156,7 +156,7 @@ def _places(folder: Path) -> list[Path]:
 
 def _sources(places: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The folders with items; and those left out, since the first place has items of its own, as for ``fit``."""
-    found = [place for place in places if results.finished(place) or results.unreadable(place)]
+    found = [place for place in places if results.count_finished(place) or results.unreadable(place)]
     if found[:1] == [places[0]]:
         return found[:1], found[1:]
     # A comparison's own order, else the order of names.

@@ -64,6 +64,11 @@ def finished(output: Path) -> set[str]:
     return {name.removesuffix(SUFFIX) for name in _names(output / EXPLANATIONS, SUFFIX)}
 
 
+def count_finished(output: Path) -> int:
+    """Count the items that have a file; there may be millions, so their names are not kept."""
+    return sum(1 for _ in _names(output / EXPLANATIONS, SUFFIX))
+
+
 def why_unusable(output: Path, id: str, fingerprint: str, sha256: str | None = None) -> str | None:
     """Read an item's file completely; the reason why it cannot be kept, or None if it belongs to this configuration.
 

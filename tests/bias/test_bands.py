@@ -145,6 +145,7 @@ def test_command(channels: int, tmp_path: Path, capsys: pytest.CaptureFixture[st
     network_options = ["--model.network", "test_bands.Looks", f"--model.network.channels={channels}", *many]
     options = ["--data.images", str(tmp_path / "images"), "--model.classifier.size", "[16, 16]"]
     options += ["--model.classifier.classes", "[bright, dark]", "--trainer.accelerator", "cpu"]
+    options += ["--model.classifier.bands", f"{[channels, 1, 1]}"]
     main(["bias", *options, *network_options, "--explainer.iterations", "20", "--output", str(tmp_path / "out")])
     assert f"takes {channels} channel(s);" in capsys.readouterr().out
     stays = {

@@ -20,6 +20,7 @@ from fgvis_lightning.method.options import PATIENCE, choose
 from fgvis_lightning.results.claim import Claim
 from fgvis_lightning.results.folder import (
     check_configuration,
+    count_finished,
     failures,
     files,
     finished,
@@ -53,6 +54,7 @@ def test_what_is_finished_is_known_by_names_alone(output: Path) -> None:
     (output / "explanations" / "c@bus.safetensors").write_bytes(b"damaged")
     (output / "explanations" / ".d@bus.safetensors.rank0.tmp").write_bytes(b"half")
     assert finished(output) == {"a@bus", "b@bus", "c@bus"}
+    assert count_finished(output) == 3
     assert [path.name for path in files(output)] == [f"{i}@bus.safetensors" for i in "abc"]
     assert finished(output / "nowhere") == set()
 
