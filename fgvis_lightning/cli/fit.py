@@ -18,7 +18,8 @@ from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.engine.precision import say_if_slow
 from fgvis_lightning.engine.strategy import check_processes, check_strategy, chosen_strategy, trainer_options
 from fgvis_lightning.experiments.arguments import building, check_optimizers, complete_network
-from fgvis_lightning.experiments.parsing import Parser, asks_for_help
+from fgvis_lightning.experiments.outline import required
+from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.names import program
@@ -67,11 +68,9 @@ class FGVisCLI(LightningCLI):
         parser.link_arguments("output", "trainer.default_root_dir")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        if asks_for_help(args):
-            fit = self._subcommand_parsers["fit"]
-            assert isinstance(parser, Parser)
-            assert isinstance(fit, Parser)
-            fit.needed = parser.find_needed("fit")
+        fit = self._subcommand_parsers["fit"]
+        assert isinstance(fit, Parser)
+        fit.needed = required(fit)
         super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:

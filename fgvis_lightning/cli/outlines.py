@@ -35,9 +35,7 @@ def outline(module: str) -> Outline:
         return known
     from fgvis_lightning.results.tensor_files import write_whole  # imports torch, as making a parser does
 
-    parser = importlib.import_module(module).make_parser()
-    parser.find_needed()
-    made = outline_of(parser)
+    made = outline_of(importlib.import_module(module).make_parser())
     with suppress(OSError, RuntimeError):  # no home folder, no space, no permission
         file = _file()
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -76,12 +76,18 @@ class Outline(NamedTuple):
     options: list[Option]
 
 
+def required(parser: argparse.ArgumentParser) -> list[str]:
+    """Options and arguments, as written, that must be given; while it parses, jsonargparse requires none."""
+    actions = [action for action in parser._actions if action.required and not action.default]
+    return [f"--{action.dest}" if action.option_strings else action.dest.upper() for action in actions]
+
+
 def outline_of(parser: argparse.ArgumentParser) -> Outline:
     """The outline of a parser."""
     return Outline(
         parser.prog.replace(" [options]", ""),
         parser.description or "",
-        list(getattr(parser, "needed", ())),
+        required(parser) or list(getattr(parser, "needed", ())),
         list(getattr(parser, "former", ())),
         [_option(action) for action in parser._actions if action.dest != FOREIGN],
     )

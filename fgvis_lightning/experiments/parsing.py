@@ -6,7 +6,6 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, NoReturn
 
 from jsonargparse import DefaultHelpFormatter
@@ -14,20 +13,12 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from fgvis_lightning.data.photos import shipped
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.experiments.outline import options_of, outline_of, short_help, unknown_option
+from fgvis_lightning.experiments.outline import options_of, outline_of, required, short_help, unknown_option
 from fgvis_lightning.experiments.renamed import former_names, with_new_names
 from fgvis_lightning.networks.heads import NO_REGRESSION
 
 EMPTY = "an empty text"
 KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
-
-
-class MissingError(InputError):
-    """Required options are missing."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
-        super().__init__(f"Expected {' and '.join(names)}, but got nothing. --help shows the required options.")
 
 
 class Parser(LightningArgumentParser):
@@ -39,7 +30,7 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **options)
         self.add_argument("--help_all", action=_HelpAll, help="Show every option and exit.")
-        self.needed: Sequence[str] = ()  # required options
+        self.needed: list[str] = []  # required options, noted before parsing
         self.former = former_names()
 
     def format_help(self, *_: Any) -> str:
@@ -52,8 +43,7 @@ class Parser(LightningArgumentParser):
         self, args: Sequence[str] | None = None, *others: Any, **options: Any
     ) -> Any:
         given = sys.argv[1:] if args is None else args
-        if asks_for_help(given):
-            self.find_needed()
+        self.needed = required(self) or self.needed
         whole: list[str] = []
         for arg in given:
             if whole and whole[-1] in {"--config", "-c"}:
@@ -69,20 +59,12 @@ class Parser(LightningArgumentParser):
             raise InputError("Expected --output to name a folder, but got an empty name.")
         return parsed
 
-    def find_needed(self, *command: str) -> Sequence[str]:
-        """Find the required options; call this before a help text, since nothing is required during parsing."""
-        with suppress(InputError):
-            try:
-                super().parse_args(list(command))
-            except MissingError as error:
-                self.needed = error.names
-        return self.needed
-
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if match := re.match(r"the following arguments are required: (.*)", message):
             positional = {action.dest for action in self._actions if not action.option_strings}
-            names = [name.removeprefix("fit.") for name in match[1].split(", ")]
-            raise MissingError([name.upper() if name in positional else f"--{name}" for name in names]) from ex
+            keys = [key.removeprefix("fit.") for key in match[1].split(", ")]
+            names = " and ".join(key.upper() if key in positional else f"--{key}" for key in keys)
+            raise InputError(f"Expected {names}, but got nothing. --help shows the required options.") from ex
         parser = getattr(ex, "subcommand_parser", None) or self
         raise InputError(explained(message, options_of(outline_of(parser)))) from ex
 
@@ -101,11 +83,6 @@ class _HelpAll(argparse.Action):
     def __call__(self, parser: Any, *_: Any) -> None:
         print(parser.format_help_all(), end="")
         parser.exit()
-
-
-def asks_for_help(args: Sequence[str] | None) -> bool:
-    """Whether the arguments ask for help; ``None`` stands for the arguments of the command line."""
-    return not {"-h", "--help"}.isdisjoint(sys.argv[1:] if args is None else args)
 
 
 def explained(message: str, known: Sequence[str]) -> str:

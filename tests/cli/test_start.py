@@ -127,7 +127,6 @@ def test_what_is_remembered_is_what_the_parser_says(command: str, cache: Path, m
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     module = COMMANDS[command][0]
     parser = importlib.import_module(module).make_parser()
-    parser.find_needed()
     found = remembered(module)
     assert found == outline_of(parser)
     assert short_help(found, 80) == short_help(outline_of(parser), 80)
