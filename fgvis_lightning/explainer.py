@@ -51,7 +51,7 @@ class FGVis(MaskModule):
         classifier: weights, class names and preprocessing of the network.
         defense: kind and places of the gates.
         defended: whether the gradient is gated; without gates, masks become adversarial patterns.
-        task: meaning of the network's outputs: ``multiclass``, ``multilabel`` or ``binary``, see `load_classifier`.
+        task: meaning of the network's outputs: ``multiclass``, ``multilabel`` or ``binary``, see `from_options`.
         outputs: whether the network returns ``logits`` or ``probabilities``; detected by default.
         threshold: probability above which a label is ``predicted`` in a multilabel task.
         game: the game to play, see `fgvis_lightning.method.games`.

@@ -73,26 +73,25 @@ class ClassifierOptions:
     bands: tuple[int, ...] | None = None
 
 
-def load_classifier(
+def from_options(
     network: nn.Module | str,
-    *,
-    task: str = "multiclass",
+    classifier: ClassifierOptions = ClassifierOptions(),
+    task: Literal["multiclass", "multilabel", "binary"] = "multiclass",
     outputs: Literal["logits", "probabilities"] | None = None,
     threshold: float = 0.5,
-    **options: Any,
 ) -> Classifier:
     """Load and freeze a classifier.
 
     Args:
-        network: a module, which is not changed (wrappers of ``torch.compile`` and DataParallel are removed); the name
-            of a packaged network or of a timm model; ``hf:`` and the name or folder of a HuggingFace model; or
-            ``lightning:`` and the class_path of a LightningModule, built from its checkpoint's ``hyper_parameters``. A
-            `Classifier` is returned unchanged.
+        network: the name of a timm model or of a packaged network, or your own module by class_path; ``hf:`` and the
+            name or folder of a HuggingFace model; or ``lightning:`` and the class_path of a LightningModule, built from
+            its checkpoint's ``hyper_parameters``. A module is not changed; wrappers of ``torch.compile`` and
+            DataParallel are removed. A `Classifier` is returned unchanged.
+        classifier: weights, class names and preprocessing of the network.
         task: meaning of the network's outputs: ``multiclass``, ``multilabel`` or ``binary``. A network with one output
             is recognized as binary, and a network that ends in several sigmoids as multilabel.
-        outputs: whether the network returns ``logits`` or ``probabilities``; None to detect it.
-        threshold: probability above which a label is predicted in a multilabel task.
-        options: options of `ClassifierOptions`.
+        outputs: whether the network returns ``logits`` or ``probabilities``; detected by default.
+        threshold: probability above which a label is ``predicted`` in a multilabel task.
 
     Raises:
         InputError: if the name is unknown, if the weights cannot be found, read or loaded, or if the normalization is
@@ -100,54 +99,61 @@ def load_classifier(
     """
     if isinstance(network, Classifier):
         return network
-    given = ClassifierOptions(**options)
     if not 0 < threshold < 1:
         raise InputError(f"Expected threshold between 0 and 1, but got {threshold}.")
+    fresh = isinstance(network, nn.Module) and classifier.checkpoint is None and classifier.weights is None
+    note = "weights: as the class makes them, since no checkpoint is given" if fresh else ""
     network, bound = unbound(network)
     while isinstance(network, nn.Module) and (inside := _wrapped(network)) is not None:
         network = inside
     name = network if isinstance(network, str) else type(network).__name__
-    network, preprocessing, own = _made(network, given.checkpoint)
-    task = own if task == "multiclass" else task
-    note = ""
-    if given.checkpoint is not None:
+    network, preprocessing, own = _made(network, classifier.checkpoint)
+    meaning = own if task == "multiclass" else task
+    if classifier.checkpoint is not None:
         network = copy.deepcopy(network)
-        note = load_weights(network, given.checkpoint, given.checkpoint_key)
-        name = f"{name} ({Path(given.checkpoint).name})"
-    known = preprocessing is not None or given.weights is not None or hasattr(network, "pretrained_cfg")
-    entry, classes = own_entry(network, given.weights)
+        note = load_weights(network, classifier.checkpoint, classifier.checkpoint_key)
+        name = f"{name} ({Path(classifier.checkpoint).name})"
+    known = preprocessing is not None or classifier.weights is not None or hasattr(network, "pretrained_cfg")
+    entry, classes = own_entry(network, classifier.weights)
     preprocessing, classes = preprocessing or entry, classes or class_names(network)
-    if given.mean is None and dimensions_of(network) != 2:
+    if classifier.mean is None and dimensions_of(network) != 2:
         preprocessing = as_they_are(preprocessing, channels_of(network))
-    elif given.mean is None:
+    elif classifier.mean is None:
         preprocessing = for_channels(preprocessing, channels_of(network), known)
-    if given.weights is not None:
-        name = f"{name} ({given.weights})"
-    if sorted(given.order) != sorted("RGB") or (given.order != "RGB" and preprocessing.count != 3):
-        raise InputError(f"Expected order to be the letters R, G and B, e.g. BGR, but got {given.order!r}.")
-    network = with_inputs(network, bound, given.inputs)
-    network = network if given.order == "RGB" else Reordered(network, given.order)
-    size = (given.size,) * dimensions_of(network) if isinstance(given.size, int) else given.size
-    preprocessing = _preprocessing(preprocessing, given, size and tuple(size))
+    if classifier.weights is not None:
+        name = f"{name} ({classifier.weights})"
+    if sorted(classifier.order) != sorted("RGB") or (classifier.order != "RGB" and preprocessing.count != 3):
+        raise InputError(f"Expected order to be the letters R, G and B, e.g. BGR, but got {classifier.order!r}.")
+    network = with_inputs(network, bound, classifier.inputs)
+    network = network if classifier.order == "RGB" else Reordered(network, classifier.order)
+    size = (classifier.size,) * dimensions_of(network) if isinstance(classifier.size, int) else classifier.size
+    preprocessing = _preprocessing(preprocessing, classifier, size and tuple(size))
     if size is not None and len(size) != (count := dimensions_of(network, len(size))):
         raise InputError(
             f"Expected a size of {count} for {name}, whose first convolution takes {KINDS[count]}, but got one of "
             f"{len(size)}. Use explain() in Python for signals and volumes."
         )
-    output = given.output
-    if given.reduce is not None:
-        network, output = Reduced(network, given.reduce, output), None
-        name = f"{name} ({getattr(given.reduce, '__qualname__', type(given.reduce).__name__)})"
+    output = classifier.output
+    if classifier.reduce is not None:
+        network, output = Reduced(network, classifier.reduce, output), None
+        name = f"{name} ({getattr(classifier.reduce, '__qualname__', type(classifier.reduce).__name__)})"
     own_task = getattr(network, ATTRIBUTE, None)
-    task = own_task.name if isinstance(own_task, Task) and task == "multiclass" else task
+    meaning = own_task.name if isinstance(own_task, Task) and meaning == "multiclass" else meaning
     frozen = freeze(network)
-    frozen, found, says = with_head(frozen, output, task, outputs, _noise(frozen, preprocessing))
+    frozen, found, says = with_head(frozen, output, meaning, outputs, _noise(frozen, preprocessing))
     frozen = frozen if output is None or isinstance(frozen, Head) else Selected(frozen, output)
     setattr(frozen, ATTRIBUTE, own_task if isinstance(own_task, Task) else found)
-    classes = tuple(_class_names(given.classes) or classes)
+    classes = tuple(_class_names(classifier.classes) or classes)
     if found.name == "binary" and len(classes) == 1:
         classes = (f"no {classes[0]}", classes[0])
-    return Classifier(frozen, preprocessing, classes, name, given.order, note, says, threshold)
+    return Classifier(frozen, preprocessing, classes, name, classifier.order, note, says, threshold)
+
+
+def load_classifier(
+    network: nn.Module | str, *, task: Any = "multiclass", outputs: Any = None, threshold: float = 0.5, **options: Any
+) -> Classifier:
+    """`from_options` with the options of `ClassifierOptions` as arguments."""
+    return from_options(network, ClassifierOptions(**options), task, outputs, threshold)
 
 
 def _made(network: nn.Module | str, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing | None, str]:
@@ -167,28 +173,6 @@ def _noise(network: nn.Module, preprocessing: Preprocessing) -> Tensor:
     x = torch.rand(IMAGES, preprocessing.count, *preprocessing.size, generator=noise)
     weight = next((tensor for tensor in network.buffers() if tensor.is_floating_point()), x)
     return preprocessing.normalize(x).to(weight)
-
-
-def from_options(
-    network: nn.Module | str,
-    classifier: ClassifierOptions = ClassifierOptions(),
-    task: Literal["multiclass", "multilabel", "binary"] = "multiclass",
-    outputs: Literal["logits", "probabilities"] | None = None,
-    threshold: float = 0.5,
-) -> Classifier:
-    """`load_classifier` with the arguments of the command line.
-
-    Args:
-        network: the name of a timm model or of a packaged network, or your own module by class_path.
-        classifier: weights, class names and preprocessing of the network.
-        task: meaning of the network's outputs.
-        outputs: whether the network returns ``logits`` or ``probabilities``; detected by default.
-        threshold: probability above which a label is ``predicted`` in a multilabel task.
-    """
-    found = load_classifier(network, task=task, outputs=outputs, threshold=threshold, **vars(classifier))
-    if isinstance(network, nn.Module) and classifier.checkpoint is None and classifier.weights is None:
-        found.note = found.note or "weights: as the class makes them, since no checkpoint is given"
-    return found
 
 
 def _preprocessing(own: Preprocessing, given: ClassifierOptions, size: tuple[int, ...] | None) -> Preprocessing:
