@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import Any, TextIO
+from typing import TextIO
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
@@ -75,9 +75,6 @@ class SweepProgress(ProgressBar):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.close()
-
-    def print(self, *args: Any, **kwargs: Any) -> None:
-        print(*args, **kwargs)
 
     def _run(self, seconds: float) -> None:
         while True:

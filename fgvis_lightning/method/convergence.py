@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 EVERY = 10
-"""Iterations between two checks, which coincide for all images, so that places often become free together."""
+"""Iterations between two checks, which coincide for all images of a batch."""
 
 
 class Plateau:
@@ -30,10 +30,6 @@ class Plateau:
         self.relative = relative
         self._best = [math.inf] * places
         self._since = [0] * places
-
-    def restart(self, place: int) -> None:
-        """Start over for a new image in this place."""
-        self._best[place], self._since[place] = math.inf, 0
 
     def is_due(self, iteration: int) -> bool:
         """Whether to call `converged` after this iteration, counted from 1."""

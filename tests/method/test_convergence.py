@@ -43,13 +43,6 @@ def test_rule(objectives: list[float], tolerance: float, relative: bool, expecte
     assert stops_at(objectives, 0, tolerance, relative) is None
 
 
-def test_a_new_image_starts_anew() -> None:
-    plateau = Plateau(1, 30, 0.1, True)
-    assert [plateau.converged(0, 10 * k, 0.1) for k in (1, 2, 3, 4)] == [False, False, False, True]
-    plateau.restart(0)
-    assert [plateau.converged(0, 10 * k, 0.5) for k in (1, 2, 3, 4)] == [False, False, False, True]
-
-
 def adagrad(params: Any) -> torch.optim.Optimizer:
     """Whose state is there from the beginning, and counts steps."""
     return torch.optim.Adagrad(params, lr=0.1)
