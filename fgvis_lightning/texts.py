@@ -1,8 +1,11 @@
-"""Reads text files in the encodings used by editors and by Excel on Windows."""
+"""Reads text and CSV files in the encodings and with the separators used by editors and spreadsheets."""
 
 from __future__ import annotations
 
 import codecs
+import csv
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -20,3 +23,11 @@ def read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("cp1252")
+
+
+def csv_rows(text: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Header and numbered rows of a CSV file with commas, semicolons or tabs; empty rows are left out."""
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    header = [name.strip() for name in next(rows, [])]
+    return header, ((number, row) for number, row in enumerate(rows, 2) if row)

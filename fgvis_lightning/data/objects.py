@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from collections import defaultdict
@@ -22,7 +21,7 @@ from fgvis_lightning.data.photos import FORMATS, IMAGE_SUFFIXES, PACKAGE, packag
 from fgvis_lightning.data.targets import Targets
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
-from fgvis_lightning.texts import read_text
+from fgvis_lightning.texts import csv_rows, read_text
 
 COLUMNS = ("image", "target", "x0", "y0", "x1", "y1")
 SLACK = 1.0
@@ -160,17 +159,14 @@ def read_objects(source: str, classifier: Classifier) -> list[Marked]:
 
 
 def _table(path: Path, text: str, targets: Targets) -> Iterator[Marked]:
-    separator = max(",;\t", key=text.partition("\n")[0].count)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    header = [name.strip().lower() for name in next(rows, [])]
+    header, rows = csv_rows(text)
+    header = [name.lower() for name in header]
     if missing := [name for name in COLUMNS if name not in header]:
         raise InputError(
             f"Expected a CSV file with the columns {', '.join(COLUMNS)}, a COCO file FILE.json or a folder of masks, "
             f"but {path} lacks {', '.join(missing)}."
         )
-    for number, row in enumerate(rows, 2):
-        if not row:
-            continue
+    for number, row in rows:
         where = f"row {number} of {path}"
         cells = dict(zip(header, row, strict=False))
         try:

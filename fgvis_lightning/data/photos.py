@@ -6,7 +6,6 @@ import csv
 import glob
 import hashlib
 import importlib.util
-import io
 import os
 import sys
 from collections import Counter
@@ -20,7 +19,7 @@ from PIL import Image
 from fgvis_lightning.data.arrays import ARRAYS
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import slug
-from fgvis_lightning.texts import read_text
+from fgvis_lightning.texts import csv_rows, read_text
 
 
 class Photo(NamedTuple):
@@ -62,8 +61,8 @@ def find_photos(source: str, arrays: bool = False) -> list[Photo]:
         return _read_csv(path)
     if exists:
         return [Photo(source)]
-    if matches := sorted(glob.glob(source, recursive=True)):  # noqa: PTH207 - pathlib takes no absolute patterns
-        return [Photo(file) for file in matches if _is_image(_name(file), IMAGE_SUFFIXES | ARRAYS)]
+    if matches := sorted(glob.glob(source, recursive=True)):  # pathlib takes no absolute patterns
+        return [Photo(file) for file in matches if _is_image(os.path.basename(file), IMAGE_SUFFIXES | ARRAYS)]
     raise InputError(f"Expected a file, a glob, a folder or a CSV file with images, but {source} does not exist.")
 
 
@@ -85,13 +84,13 @@ def _walk(
     except OSError as error:
         raise InputError(f"Expected a folder with images, but {folder} cannot be read: {error.strerror}.") from error
     found.sort(key=lambda entry: os.path.normcase(entry[0]))
-    start = os.path.join(folder, "")  # noqa: PTH118
+    start = os.path.join(folder, "")
     for name, is_folder, is_link in found:
         if is_folder:
             if is_link or above:  # only links can form cycles
                 above = above or (os.path.realpath(folder or "."),)
                 real = os.path.realpath(start + name)
-                if real in above or above[0].startswith(os.path.join(real, "")):  # noqa: PTH118
+                if real in above or above[0].startswith(os.path.join(real, "")):
                     continue
                 yield from _walk(start + name, suffixes, label or name, (*above, real))
             else:
@@ -104,7 +103,7 @@ def _walk(
 
 def _say_unread(path: str) -> None:
     """Mention a CSV file with a column ``path`` beside the images of a folder."""
-    with suppress(OSError), open(path, "rb") as file:  # noqa: PTH123
+    with suppress(OSError), open(path, "rb") as file:
         if b"path" in file.readline(1000).lower():
             print(
                 f"{path} is not read. To take images and targets from it, give it instead of its folder.",
@@ -112,15 +111,9 @@ def _say_unread(path: str) -> None:
             )
 
 
-def _name(path: str) -> str:
-    """``Path(path).name``."""
-    name = "" if os.altsep else path.rpartition(os.sep)[2]  # Windows has two kinds of slashes
-    return name if name not in ("", ".") else Path(path).name
-
-
 def _stem(path: str) -> str:
     """``Path(path).stem``."""
-    name = _name(path)
+    name = os.path.basename(path)
     stem, _, suffix = name.rpartition(".")
     return stem if stem and suffix else name
 
@@ -159,13 +152,10 @@ def shipped(path: str) -> str:
 
 
 def _read_csv(path: Path) -> list[Photo]:
-    folder, start = path.parent, "" if path.parent == Path() else os.path.join(path.parent, "")  # noqa: PTH118
+    folder, start = path.parent, "" if path.parent == Path() else os.path.join(path.parent, "")
     photos = []
     try:
-        text = read_text(path)
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        header = [name.strip() for name in next(rows, [])]
+        header, rows = csv_rows(read_text(path))
         columns = {name.lower(): place for place, name in enumerate(header)}
         if "path" not in columns:
             raise InputError(f"Expected a CSV file with a header and a column 'path', but {path} has {header}.")
@@ -176,9 +166,7 @@ def _read_csv(path: Path) -> list[Photo]:
         if unread := [name for name in header if name and name.lower() not in ("path", "target")]:
             print(f"{path}: only the columns path and target are read, not {', '.join(unread)}.", file=sys.stderr)
         path_column, target_column = columns["path"], columns.get("target", sys.maxsize)
-        for number, row in enumerate(rows, 2):
-            if not row:
-                continue
+        for number, row in rows:
             image = row[path_column] if len(row) > path_column else ""
             if not image.strip():
                 raise InputError(
@@ -217,5 +205,5 @@ def image_ids(paths: Iterable[str]) -> dict[str, str]:
                 if path in hashed:
                     ids[path] = f"{slug(_stem(path))}_{digest[:32]}"
                 else:
-                    ids[path] = f"{slug(_name(os.path.split(path)[0]))}_{name}_{digest[:8]}"
+                    ids[path] = f"{slug(Path(path).parent.name)}_{name}_{digest[:8]}"
                     hashed.add(path)
