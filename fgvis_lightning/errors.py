@@ -21,7 +21,9 @@ def one_of(known: Iterable[str], **options: str) -> None:
     """
     for name, given in options.items():
         if given not in known:
-            raise InputError(f"Expected {name} to be one of {', '.join(known)}, but got {given!r}.")
+            raise InputError(
+                f"Expected {name} to be one of {', '.join(known)}, but got {given!r}.{nearest(str(given), known)}"
+            )
 
 
 def nearest(word: str, known: Iterable[str], n: int = 3) -> str:

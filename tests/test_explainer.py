@@ -243,6 +243,7 @@ def test_defaults_and_targets() -> None:
     ("options", "message"),
     [
         ({"game": "destruction"}, "Expected game to be one of preservation, .* but got 'destruction'"),
+        ({"game": 5}, "Expected game to be one of preservation, .* but got 5"),
         ({"lam": -0.1}, "Expected lam to be 'auto' or a number from 0 to 1e30, but got -0.1"),
         ({"lam": "automatic"}, "Expected lam to be 'auto' or a number"),
         ({"lam": float("nan")}, "Expected lam to be 'auto' or a number"),

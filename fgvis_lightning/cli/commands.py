@@ -21,7 +21,7 @@ import shtab
 
 from fgvis_lightning.cli.ending import Output, stop
 from fgvis_lightning.cli.outlines import outline, remembered
-from fgvis_lightning.errors import GO_ON, InputError, nearest
+from fgvis_lightning.errors import GO_ON, InputError, nearest, one_of
 from fgvis_lightning.experiments.outline import check_names, options_of, short_help
 from fgvis_lightning.names import program
 
@@ -155,9 +155,7 @@ def completion(shell: str) -> str:
     Raises:
         InputError: if the shell is unknown.
     """
-    if shell not in shtab.SUPPORTED_SHELLS:
-        known = shtab.SUPPORTED_SHELLS
-        raise InputError(f"Expected a shell, {', '.join(known)}, but got {shell!r}.{nearest(shell, known)}")
+    one_of(shtab.SUPPORTED_SHELLS, shell=shell)
     plain = argparse.ArgumentParser(prog="fgvis")
     commands = plain.add_subparsers()
     for name, (module, _) in COMMANDS.items():

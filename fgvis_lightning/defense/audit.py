@@ -49,8 +49,8 @@ class Witness(TorchDispatchMode):
 
     Attributes:
         operators: activation operators, by name.
-        missed: activation operators that ran outside an intercepted call.
-        steps: elementwise comparisons and roundings of values that depend on the image.
+        missed: activation operators that ran outside an intercepted call, and elementwise comparisons and roundings of
+            values that depend on the image.
         random: operators that draw random numbers.
     """
 
@@ -60,7 +60,6 @@ class Witness(TorchDispatchMode):
         self.within = within
         self.operators: Counter[str] = Counter()
         self.missed: Found = Counter()
-        self.steps: Found = Counter()
         self.random: Found = Counter()
         self._storages: dict[int, StorageWeakRef] = {}
 
@@ -79,7 +78,7 @@ class Witness(TorchDispatchMode):
         elif depends and not self.within() and isinstance(output, Tensor) and output.numel() > 1:
             whole = name == CAST and not output.is_floating_point() and inputs[0].is_floating_point()
             if name in STEPS or whole:
-                self.steps[name, self.modules.running()] += 1
+                self.missed[name, self.modules.running()] += 1
         if torch.Tag.nondeterministic_seeded in func.tags and not _idle(func, args, kwargs or {}):
             self.random[name, self.modules.running()] += 1
         return output

@@ -78,8 +78,7 @@ def judge_calls(name: str, witness: Witness, exempt: Collection[str]) -> None:
             f"Expected {name} to give the same result twice, but it draws random numbers: {calls}. Call "
             f"network.eval(), and pass training=self.training to functions such as dropout."
         )
-    escaped = witness.missed + witness.steps
-    refuse(name, Counter({call: n for call, n in escaped.items() if call[0] not in exempt}))
+    refuse(name, Counter({call: n for call, n in witness.missed.items() if call[0] not in exempt}))
 
 
 def judge_graph(name: str, found: Findings) -> None:

@@ -34,7 +34,7 @@ from fgvis_lightning.defense.graph import inspect
 from fgvis_lightning.defense.interception import Interceptor, Surveyor
 from fgvis_lightning.defense.reference import Reference, bounds, differentiable, share_closed
 from fgvis_lightning.defense.selection import Selection
-from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.errors import one_of
 from fgvis_lightning.method.gates import RULES
 from fgvis_lightning.networks.classifier import constant
 from fgvis_lightning.networks.outputs import select
@@ -82,9 +82,7 @@ class DefendedCNN(nn.Module):
         fused: bool = True,
     ) -> None:
         super().__init__()
-        if gate not in RULES:
-            known = ", ".join(RULES)
-            raise InputError(f"Expected gate to be one of {known}, but got {gate!r}.{nearest(str(gate), RULES)}")
+        one_of(RULES, gate=gate)
         self.gate = gate
         self.fused = fused
         self.selection = Selection(network, exempt, gated)

@@ -26,7 +26,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from fgvis_lightning.data.images import as_float, load_image
-from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.errors import InputError, one_of
 from fgvis_lightning.experiments.arguments import add_device, build, new_parser
 from fgvis_lightning.experiments.evaluation_tables import item_table, summary
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
@@ -155,12 +155,10 @@ def _chosen_reference(name: str, methods: Sequence[str]) -> str:
     Raises:
         InputError: if there is none with another name.
     """
+    if name != OURS:
+        one_of(methods, **{"--reference": name})
     if name in methods:
         return name
-    if name != OURS:
-        raise InputError(
-            f"Expected --reference to be one of {', '.join(methods)}, but got {name!r}.{nearest(name, methods)}"
-        )
     return next((method for method in methods if method.startswith(OURS)), methods[0])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.errors import one_of
 
 ALL, STANDARD = "all", "standard"
 ALWAYS = "deletion", "insertion"
@@ -69,12 +69,8 @@ def chosen_metrics(names: str | Sequence[str]) -> list[str]:
         InputError: an unknown name.
     """
     names = [names] if isinstance(names, str) else names
-    known = [ALL, STANDARD, *METRICS]
     for name in names:
-        if name not in known:
-            raise InputError(
-                f"Expected some of {', '.join(known)} as --metrics, but got {name!r}.{nearest(name, known)}"
-            )
+        one_of((ALL, STANDARD, *METRICS), **{"--metrics": name})
     return [
         name
         for name, metric in METRICS.items()

@@ -12,7 +12,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from fgvis_lightning.errors import InputError, nearest, one_of
+from fgvis_lightning.errors import InputError, one_of
 from fgvis_lightning.metrics.order import TIES
 
 
@@ -112,10 +112,7 @@ def find_profile(profile: Profile | str) -> Profile:
     """
     if isinstance(profile, Profile):
         return profile
-    if profile not in PROFILES:
-        raise InputError(
-            f"Expected a profile of {', '.join(PROFILES)}, but got {profile!r}.{nearest(profile, PROFILES)}"
-        )
+    one_of(PROFILES, profile=profile)
     return PROFILES[profile]
 
 

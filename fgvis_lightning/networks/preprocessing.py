@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from fgvis_lightning.errors import InputError
+from fgvis_lightning.errors import InputError, one_of
 
 LARGEST = 16384
 """Maximum height or width of an input in pixels."""
@@ -61,9 +61,7 @@ class Preprocessing:
                 f"Expected channels to be gray, rgb or all, rgb with three of them, but got {self.channels!r} with "
                 f"{len(mean)}."
             )
-        known = [mode.value for mode in InterpolationMode]
-        if self.interpolation not in known:
-            raise InputError(f"Expected interpolation among {', '.join(known)}, but got {self.interpolation!r}.")
+        one_of([mode.value for mode in InterpolationMode], interpolation=self.interpolation)
         if self.levels is not None and not (len(self.levels) == 2 and -1e9 < self.levels[0] < self.levels[1] < 1e9):
             raise InputError(f"Expected levels to be black and a larger white, e.g. [0, 4095], but got {self.levels}.")
         short = self.resize if isinstance(self.resize, int) else min(self.resize)

@@ -28,11 +28,6 @@ DEFAULT = DEFAULT if importlib.util.find_spec(PACKAGED[DEFAULT][0]) else "resnet
 """The default network: the demo's if it is installed, otherwise timm's ResNet50."""
 
 
-def imagenet_classes() -> tuple[str, ...]:
-    """The names of ImageNet's 1000 classes, as included in torchvision's weights."""
-    return tuple(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
-
-
 def create(name: str, pretrained: bool) -> nn.Module:
     """Create a packaged network or a timm model by name.
 
@@ -110,5 +105,6 @@ def own_entry(network: nn.Module, weights: str | None) -> tuple[Preprocessing, t
         std=tuple(config["std"]),
         source="from timm's data configuration",
     )
-    imagenet = getattr(network, "num_classes", None) == 1000 == own.get("num_classes")
-    return preprocessing, imagenet_classes() if imagenet else ()
+    if not getattr(network, "num_classes", None) == 1000 == own.get("num_classes"):
+        return preprocessing, ()
+    return preprocessing, tuple(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])  # ImageNet's

@@ -175,7 +175,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "foo": "--model.classifier.channels: Expected one of gray, rgb, all",
     },
     "--model.classifier.interpolation": {
-        "foo": "Expected interpolation among nearest, nearest-exact, bilinear, bicubic, box, hamming,",
+        "foo": "Expected interpolation to be one of nearest, nearest-exact, bilinear, bicubic, box,",
     },
     "--model.classifier.order": {
         "RGX": "Expected order to be the letters R, G and B, e.g. BGR, but got 'RGX'.",
@@ -363,8 +363,8 @@ COMMANDS: list[tuple[list[str], str]] = [
         [""],
         "Expected a command, fit, predict, report, compare, evaluate, benchmark, pointing, bias, ",
     ),
-    (["completion", "foo"], "Expected a shell, bash, zsh, tcsh"),  # and those that this shtab knows
-    (["completion"], "Expected a shell, bash, zsh, tcsh"),
+    (["completion", "foo"], "Expected shell to be one of bash, zsh, tcsh"),  # and those that this shtab knows
+    (["completion"], "Expected shell to be one of bash, zsh, tcsh"),
     (["report"], "Expected FOLDER, but got nothing."),
     (["report", "missing"], "Expected a results folder, but missing is not a folder."),
     (["report", "file"], "Expected a results folder, but file is not a folder."),
@@ -393,7 +393,7 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["evaluate", "--results", "x", *NETWORK], "Expected a folder of fit or compare, but found no explanations in x."),
     (
         ["evaluate", "--results", "[in]", "--profile", "foo", *NETWORK],
-        "Expected a profile of rise, group_cam, xplique, degradation, but got 'foo'.",
+        "Expected profile to be one of rise, group_cam, xplique, degradation, but got 'foo'.",
     ),
     (["compare"], "Expected --data.images and --methods, but got nothing."),
     (

@@ -64,7 +64,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["fgvis", "--help"], "usage: fgvis COMMAND"),
         (["fgvis", "--version"], f"fgvis-lightning {fgvis_lightning.__version__}"),
         (["fgvis", "fti"], "Nearest: fit"),
-        (["fgvis", "completion"], "Expected a shell"),
+        (["fgvis", "completion"], "Expected shell to be"),
         (["fgvis", "completion", "bash"], "--model.iterations"),
         (["fgvis", "completion", "zsh"], "--model.iterations"),
         (["fgvis", "fit", "--help"], "usage: fgvis fit --data.images"),

@@ -285,7 +285,7 @@ def test_an_explanation_on_the_blurred_image() -> None:
 
 def test_mistakes(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "found no explanations in" in fails(capsys, results.parent / "in")
-    assert "Expected a profile" in fails(capsys, results, "--profile", "raise")
+    assert "Expected profile to be one of" in fails(capsys, results, "--profile", "raise")
     assert "Expected ties to be one of random, first" in fails(capsys, results, "--ties", "last")
     empty = results.parent / "empty"
     empty.mkdir()

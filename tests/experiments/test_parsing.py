@@ -100,7 +100,7 @@ def test_a_configuration_is_commented_and_runs_as_it_is(
         (["fti"], "Expected a command, fit, predict, report, compare"),
         (["explain", "--output", "x", __file__], f"To explain a photo: fgvis fit --data.images {__file__}"),
         (["completion", "bsh"], "Nearest: bash"),
-        (["completion"], "Expected a shell"),
+        (["completion"], "Expected shell to be"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(args: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

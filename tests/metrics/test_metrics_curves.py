@@ -350,7 +350,7 @@ def test_errors() -> None:
         curves(network, x, saliency, targets, batch_size=0)
     with pytest.raises(InputError, match=r"Expected logits to be \(8,K\), but got \(8,\)"):
         curves(lambda x: network(x)[:, 0], x, saliency, targets, batch_size=8)
-    with pytest.raises(InputError, match=r"Expected a profile of rise, .*, but got 'rize'\. Nearest: rise"):
+    with pytest.raises(InputError, match=r"Expected profile to be one of rise, .*, but got 'rize'\. Nearest: rise"):
         find_profile("rize")
     with pytest.raises(InputError, match=r"Expected scores to be \(B,S\) with S > 1, but got \(5,\)"):
         auc(torch.ones(5))

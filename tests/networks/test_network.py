@@ -191,7 +191,7 @@ def test_own_preprocessing_and_classes(tmp_path: Path) -> None:
     [
         ({"std": (1.0, 0.0, 1.0)}, "std > 0, but got"),
         ({"mean": (0.5,)}, "a value for each channel"),
-        ({"interpolation": "cubic"}, "Expected interpolation among .* but got 'cubic'"),
+        ({"interpolation": "cubic"}, "Expected interpolation to be one of .* but got 'cubic'"),
         ({"size": (32, 32), "resize": 30}, r"resize at least as large, but got \(32, 32\) and 30"),
         ({"classes": "nowhere.txt"}, "nowhere.txt: No such file"),
         ({"checkpoint": "nowhere.pth"}, "nowhere.pth: No such file"),
