@@ -351,7 +351,7 @@ def test_the_citation_is_of_this_package() -> None:
 
 def test_pages_name_options_that_exist(parsers: ModuleType) -> None:
     """``--model.lam`` in a sentence is as easily outdated as in an example."""
-    known = {f"--{place}.{name}" for place, names in SHORT.items() for name in names}
+    known = set(SHORT)
     for command in COMMANDS:
         known |= set(parsers.options_of(command)._option_string_actions)
     foreign = {

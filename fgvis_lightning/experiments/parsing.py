@@ -14,7 +14,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from fgvis_lightning.data.photos import shipped
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.outline import options_of, outline_of, required, short_help, unknown_option
-from fgvis_lightning.experiments.renamed import former_names, with_new_names
+from fgvis_lightning.experiments.renamed import NAMES, with_new_names
 from fgvis_lightning.networks.heads import NO_REGRESSION
 
 EMPTY = "an empty text"
@@ -31,7 +31,7 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **options)
         self.add_argument("--help_all", action=_HelpAll, help="Show every option and exit.")
         self.needed: list[str] = []  # required options, noted before parsing
-        self.former = former_names()
+        self.former = list(NAMES)
 
     def format_help(self, *_: Any) -> str:
         return short_help(outline_of(self))

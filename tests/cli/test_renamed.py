@@ -38,6 +38,8 @@ def test_short_names_need_no_group(given: str, option: str, capsys: pytest.Captu
 
 def test_short_names_work_in_files(folder: Path, output: Path, tmp_path: Path) -> None:
     config = tmp_path / "short.yaml"
+    config.write_text("data: {channels: rgb}\nmodel:\n")
+    assert "classifier:\n    channels: rgb" in with_new_names(["--config", str(config)])[1]
     config.write_text("data: {channels: rgb}\nmodel: {inputs: {}}\n")
     fit(output, folder, "--config", str(config), *CPU)
     model = yaml.safe_load((output / "config.yaml").read_text())["model"]
@@ -66,5 +68,6 @@ def test_files_with_former_names_work(
 
 def test_what_is_no_configuration_is_left_to_the_parser(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("model: [")
-    for path in (tmp_path / "broken.yaml", tmp_path / "missing.yaml"):
+    (tmp_path / "number.yaml").write_text("model: 5\ndata: {channels: rgb}")
+    for path in (tmp_path / "broken.yaml", tmp_path / "number.yaml", tmp_path / "missing.yaml"):
         assert with_new_names(["--config", str(path)]) == ["--config", str(path)]
