@@ -40,10 +40,11 @@ def load_image(path: str, preprocessing: Preprocessing, *, upscale: bool = False
         InputError: if the file is missing, unreadable, not an image, damaged, too large, too small, or has another
             content than ``sha256``.
     """
-    if is_array(path) or preprocessing.chosen_channels == "all":
-        image = _fitted(_all_channels(path, preprocessing), preprocessing, path, upscale)
+    opened = _opened(path, preprocessing)
+    if isinstance(opened, Tensor):
+        image = _fitted(opened, preprocessing, path, upscale)
     else:
-        image = prepare(_decode(path, preprocessing.levels), preprocessing, path, upscale=upscale)
+        image = prepare(opened, preprocessing, path, upscale=upscale)
     if sha256 is not None and content(path) != sha256:
         raise InputError(
             f"Expected the image that was explained, but {path} has changed. Restore the original image, or explain "
@@ -58,10 +59,7 @@ def upright_size(path: str, preprocessing: Preprocessing) -> tuple[int, int]:
     Raises:
         InputError: see `load_image`.
     """
-    if is_array(path) or preprocessing.chosen_channels == "all":
-        height, width = _all_channels(path, preprocessing).shape[-2:]
-    else:
-        width, height = _decode(path, preprocessing.levels).size
+    height, width = tvf.get_size(_opened(path, preprocessing))
     return height, width
 
 
@@ -145,8 +143,10 @@ def _fitted(image: Picture, preprocessing: Preprocessing, name: str, upscale: bo
     return cropped.clamp(0, 1) if isinstance(cropped, Tensor) else cropped  # bicubic interpolation overshoots
 
 
-def _all_channels(path: str, preprocessing: Preprocessing) -> Tensor:
-    """Load a file's bands, pages or array (C,H,W) in [0,1]."""
+def _opened(path: str, preprocessing: Preprocessing) -> Image.Image | Tensor:
+    """A file in RGB; or its bands, pages or array (C,H,W) in [0,1]."""
+    if not is_array(path) and preprocessing.chosen_channels != "all":
+        return _decode(path, preprocessing.levels)
     if is_array(path) or Path(path).suffix.lower() in TIFF:
         _check_regular(path)
         array = read_array(path)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from fgvis_lightning.method.equality import same_fields
 
 DIGITS = 6
 """Decimals of stored shares of closed gates."""
@@ -116,3 +114,21 @@ def _stage(layer: Layer) -> str:
     names = layer.module.split(".")
     numbered = len(names) > 1 and names[1].isdigit() and names[0] in {"features", "blocks", "stages"}
     return ".".join(names[: 1 + numbered]) or layer.name
+
+
+def same_fields(one: Any, other: Any) -> bool:
+    """Whether two objects of a dataclass agree in all fields that its comparisons use.
+
+    Tensors agree if their shapes, data types and all values do, wherever they are; NaN agrees with NaN.
+    """
+    compared = [field.name for field in fields(one) if field.compare]
+    return all(_same(getattr(one, name), getattr(other, name)) for name in compared)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        alike = one.shape == other.shape and one.dtype == other.dtype
+        return alike and torch.allclose(one, other.to(one.device), rtol=0, atol=0, equal_nan=True)
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return False
+    return bool(one == other or (one != one and other != other))

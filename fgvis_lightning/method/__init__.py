@@ -11,7 +11,6 @@
     storage      masks as they are stored
     convergence  early stopping of an image
     loop         all of it in one loop
-    equality     equality of objects with tensors
 
 Nothing here depends on Lightning, files or devices.
 """

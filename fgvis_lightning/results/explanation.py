@@ -11,9 +11,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from fgvis_lightning.defense.coverage import Coverage
+from fgvis_lightning.defense.coverage import Coverage, same_fields
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.method.equality import same_fields
 from fgvis_lightning.method.games import Game
 from fgvis_lightning.method.storage import STORAGE, rounded
 from fgvis_lightning.results.layout import PICTURES, as_file
