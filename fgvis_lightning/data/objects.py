@@ -29,7 +29,7 @@ SLACK = 1.0
 
 
 @dataclass(frozen=True)
-class Outline:
+class Polygons:
     """One or several polygons; a box is a polygon with four corners.
 
     A pixel is inside if its center is inside a polygon by the even-odd rule; the center of pixel (0,0) is (0.5,0.5).
@@ -77,7 +77,7 @@ def _inside(polygon: NDArray[np.float64], height: int, width: int) -> NDArray[np
 
 
 @dataclass(frozen=True)
-class Runs:
+class RunLengths:
     """COCO's uncompressed run lengths, column by column, alternating between pixels outside and inside."""
 
     counts: tuple[int, ...]
@@ -95,7 +95,7 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Picture:
+class MaskFile:
     """A mask in an image file: the object consists of all pixels that are not black."""
 
     path: Path
@@ -118,7 +118,7 @@ class Picture:
         return torch.from_numpy(marked)
 
 
-Shape = Outline | Runs | Picture
+Shape = Polygons | RunLengths | MaskFile
 """The shape of an object. Its ``mask(height, width)`` are booleans (height,width), true on the object, for an image of
 this size; it raises InputError if the shape does not fit into the image, or cannot be read."""
 
@@ -187,7 +187,7 @@ def _table(path: Path, text: str, targets: Targets) -> Iterator[Marked]:
             image = packaged(image.removeprefix(PACKAGE))
         elif (path.parent / image).exists():
             image = str(path.parent / image)
-        yield Marked(image, target, Outline((box,), where))
+        yield Marked(image, target, Polygons((box,), where))
 
 
 def _coco(path: Path, text: str, targets: Targets) -> Iterator[Marked]:
@@ -227,7 +227,7 @@ def _coco_shape(annotation: Mapping[str, Any], image: Mapping[str, Any], where: 
                 f"them with pycocotools.mask.decode, or delete the segmentation to use the box instead."
             )
         height, width = segmentation["size"]
-        return Runs(tuple(int(count) for count in segmentation["counts"]), (int(height), int(width)), where)
+        return RunLengths(tuple(int(count) for count in segmentation["counts"]), (int(height), int(width)), where)
     if segmentation:
         polygons = tuple(np.array(corners, dtype=np.float64).reshape(-1, 2) for corners in segmentation)
     else:
@@ -238,7 +238,7 @@ def _coco_shape(annotation: Mapping[str, Any], image: Mapping[str, Any], where: 
     if any(len(polygon) < 3 or not np.isfinite(polygon).all() for polygon in polygons):
         raise InputError(f"Expected polygons of at least three corners in {where}, but got {segmentation}.")
     size = (int(image["height"]), int(image["width"])) if {"height", "width"} <= image.keys() else None
-    return Outline(polygons, where, size)
+    return Polygons(polygons, where, size)
 
 
 def read_masks(folder: Path) -> dict[str, Marked]:
@@ -250,7 +250,7 @@ def read_masks(folder: Path) -> dict[str, Marked]:
     paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     if not paths:
         raise InputError(f"Expected masks <item id>.png or <name of the image>.png, but there are none in {folder}.")
-    return {path.stem: Marked(path.stem, None, Picture(path)) for path in paths}
+    return {path.stem: Marked(path.stem, None, MaskFile(path)) for path in paths}
 
 
 def by_image(objects: Sequence[Marked], paths: Iterable[str]) -> dict[str, list[Marked]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from toy_networks import Tiny
 
 from fgvis_lightning.data.images import as_float, carried, load_image, upright_size
-from fgvis_lightning.data.objects import Marked, Outline, Picture, Runs, by_image, read_masks, read_objects
+from fgvis_lightning.data.objects import Marked, MaskFile, Polygons, RunLengths, by_image, read_masks, read_objects
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.metrics import boxes_to_masks
 from fgvis_lightning.networks.classifier import Classifier
@@ -30,8 +30,8 @@ def classifier() -> Classifier:
     return load_classifier(Tiny(), size=(16, 16), classes=NAMES)
 
 
-def box(x0: float, y0: float, x1: float, y1: float) -> Outline:
-    return Outline((np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], dtype=float),), "a box")
+def box(x0: float, y0: float, x1: float, y1: float) -> Polygons:
+    return Polygons((np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], dtype=float),), "a box")
 
 
 # --- shapes ---
@@ -50,7 +50,7 @@ def test_polygons_mark_the_pixels_whose_centers_they_hold() -> None:
     draws = np.random.default_rng(0)
     for _ in range(20):
         polygon = draws.uniform(0, [12, 10], (draws.integers(3, 9), 2))
-        found = Outline((polygon,), "it").mask(10, 12)
+        found = Polygons((polygon,), "it").mask(10, 12)
         corners = [(float(x), float(y)) for x, y in polygon]
         slow = [[slow_inside(corners, j + 0.5, i + 0.5) for j in range(12)] for i in range(10)]
         assert torch.equal(found, torch.tensor(slow))
@@ -62,7 +62,7 @@ def test_boxes_of_whole_pixels_are_those_of_the_metrics() -> None:
         assert torch.equal(found[None], boxes_to_masks([torch.tensor([corners])], 10, 12))
         assert found.sum() == (corners[2] - corners[0]) * (corners[3] - corners[1])
     assert not box(2.6, 2, 3.4, 5).mask(10, 12).any()  # between two centers
-    two = Outline((*box(0, 0, 2, 2).polygons, *box(1, 1, 3, 3).polygons), "two")  # where both are, the object is
+    two = Polygons((*box(0, 0, 2, 2).polygons, *box(1, 1, 3, 3).polygons), "two")  # where both are, the object is
     assert two.mask(4, 4).sum() == 7
 
 
@@ -75,9 +75,9 @@ def test_run_lengths_go_down_the_columns() -> None:
                 counts.append(0)
                 value = not value
             counts[-1] += 1
-    assert torch.equal(Runs(tuple(counts), (5, 4), "it").mask(5, 4), mask)
+    assert torch.equal(RunLengths(tuple(counts), (5, 4), "it").mask(5, 4), mask)
     with pytest.raises(InputError, match="run lengths for an image of 4×5 pixels, but it has 20 pixels for 5×4"):
-        Runs(tuple(counts), (5, 4), "it").mask(4, 5)
+        RunLengths(tuple(counts), (5, 4), "it").mask(4, 5)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
@@ -93,9 +93,9 @@ def test_masks_of_any_mode(mode: str, tmp_path: Path) -> None:
     elif mode != "L":
         image = image.convert(mode)
     image.save(tmp_path / "m.png")
-    assert torch.equal(Picture(tmp_path / "m.png").mask(6, 8), torch.from_numpy(mask > 0))
+    assert torch.equal(MaskFile(tmp_path / "m.png").mask(6, 8), torch.from_numpy(mask > 0))
     with pytest.raises(InputError, match=r"a mask of the image's size, 6×9, but .* has 6×8"):
-        Picture(tmp_path / "m.png").mask(6, 9)
+        MaskFile(tmp_path / "m.png").mask(6, 9)
 
 
 # --- to the network's input ---
