@@ -16,7 +16,7 @@ from fgvis_lightning.callbacks.tensorboard import TensorBoardImages
 from fgvis_lightning.callbacks.writer import ExplanationWriter
 from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.engine.precision import say_if_slow
-from fgvis_lightning.engine.strategy import check_processes, check_strategy, chosen_strategy, trainer_options
+from fgvis_lightning.engine.strategy import check_trainer, chosen_strategy, trainer_options
 from fgvis_lightning.experiments.arguments import building, check_optimizers, complete_network
 from fgvis_lightning.experiments.outline import required
 from fgvis_lightning.experiments.parsing import Parser
@@ -104,8 +104,7 @@ class FGVisCLI(LightningCLI):
             callbacks = [callback for callback in callbacks if not isinstance(callback, SweepProgress)]
         with trainer_options():
             trainer: pl.Trainer = super()._instantiate_trainer(config, callbacks)
-        check_processes(trainer)
-        check_strategy(trainer.strategy, trainer.world_size)
+        check_trainer(trainer)
         return trainer
 
     def before_fit(self) -> None:

@@ -139,7 +139,7 @@ class MaskModule(SweepModule):
 
     def coverage_at(self, mask: Tensor) -> Coverage:
         """Coverage with the share of closed gates at the masks (B,3,H,W)."""
-        e = self.work.explained_used(mask)
+        e = self.work.part(self.work.explained(self.work.spread(mask)))
         if not self.defended:
             with self.network.undefended(), torch.no_grad():
                 self.network(e)

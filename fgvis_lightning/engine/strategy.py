@@ -140,11 +140,12 @@ def check_strategy(strategy: Strategy, world_size: int) -> None:
     )
 
 
-def check_processes(trainer: pl.Trainer) -> None:
-    """Check that the number of devices equals the number of processes started by torchrun or SLURM.
+def check_trainer(trainer: pl.Trainer) -> None:
+    """Check the strategy, and that the number of devices equals the number of processes started by torchrun or SLURM.
 
     Raises:
-        InputError: if the numbers differ, since each process would explain the wrong part of the sweep.
+        InputError: if the numbers differ, since each process would explain the wrong part of the sweep; or see
+            `check_strategy`.
     """
     for name, kind in (("torchrun", TorchElasticEnvironment), ("SLURM", SLURMEnvironment)):
         started = kind().world_size() if kind.detect() else None
@@ -153,6 +154,7 @@ def check_processes(trainer: pl.Trainer) -> None:
                 f"Expected --trainer.devices times --trainer.num_nodes to be {started}, the number of processes that "
                 f"{name} has started, but got {trainer.num_devices} times {trainer.num_nodes}."
             )
+    check_strategy(trainer.strategy, trainer.world_size)
 
 
 def chosen_strategy(**trainer: Any) -> str:

@@ -110,10 +110,6 @@ class Work:
         reference = None if self._reference is None else self.part(self._reference)
         return blend(self.part(self.x), self.part(self.spread(masks)), reference)
 
-    def explained_used(self, masks: Tensor) -> Tensor:
-        """Explanations ``e`` of the rows of a pass that are in use, for the masks of the images (B,3,H,W)."""
-        return self.part(self.explained(self.spread(masks)))
-
     def disturbed(self, e: Tensor, noise: float) -> Tensor:
         """Add noise of this standard deviation to ``e`` of the rows in use."""
         return e + noise * gaussian(e, self.used(self._generators)) if noise else e

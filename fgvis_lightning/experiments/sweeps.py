@@ -19,8 +19,7 @@ from fgvis_lightning.engine.precision import say_if_slow
 from fgvis_lightning.engine.strategy import (
     IndependentStrategy,
     RankFailedError,
-    check_processes,
-    check_strategy,
+    check_trainer,
     chosen_strategy,
     quiet,
     trainer_options,
@@ -156,8 +155,7 @@ def _trainer(hardware: dict[str, Any], strategy: Any, name: str, folder: Path) -
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-    check_processes(trainer)
-    check_strategy(trainer.strategy, trainer.world_size)
+    check_trainer(trainer)
     if isinstance(trainer.strategy, IndependentStrategy):
         trainer.strategy.waits = False
     return trainer
