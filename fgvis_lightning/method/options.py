@@ -86,16 +86,16 @@ class Options:
 def choose(
     game: str,
     lam: float | str,
-    level: float | None,
-    iterations: int | None,
-    seeds: int | None,
-    gate: str | None,
-    patience: int,
-    tolerance: float | None,
-    score: str,
-    reference: str,
-    noise: float | None,
-    optimizer: MakeOptimizer | None,
+    level: float | None = None,
+    iterations: int | None = None,
+    seeds: int | None = None,
+    gate: str | None = None,
+    patience: int = PATIENCE,
+    tolerance: float | None = None,
+    score: str = "log_probability",
+    reference: str = "zero",
+    noise: float | None = None,
+    optimizer: MakeOptimizer | None = None,
 ) -> Options:
     """Check options, and replace None with defaults.
 
@@ -163,10 +163,7 @@ def usual(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         game, lam, seeds = settings["game"], settings["lam"], settings["seeds"]
-        alone, others = (
-            choose(game, lam, None, None, runs, None, PATIENCE, None, "log_probability", "zero", None, None).described()
-            for runs in (None, seeds)
-        )
+        alone, others = (choose(game, lam, seeds=runs).described() for runs in (None, seeds))
     except (KeyError, TypeError, InputError):
         return {}
     del others["game"], others["lam"]
