@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 from jsonargparse import DefaultHelpFormatter
 from pytorch_lightning.cli import LightningArgumentParser
 
-from fgvis_lightning.data.photos import shipped
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.outline import options_of, outline_of, required, short_help, unknown_option
 from fgvis_lightning.experiments.renamed import NAMES, with_new_names
@@ -44,15 +43,9 @@ class Parser(LightningArgumentParser):
     ) -> Any:
         given = sys.argv[1:] if args is None else args
         self.needed = required(self) or self.needed
-        whole: list[str] = []
-        for arg in given:
-            if whole and whole[-1] in {"--config", "-c"}:
-                arg = shipped(arg)
-            elif arg.startswith("--config="):
-                arg = "--config=" + shipped(arg.removeprefix("--config="))
-            whole.append("--print_config=comments" if arg == "--print_config" else arg)
+        given = ["--print_config=comments" if arg == "--print_config" else arg for arg in given]
         try:
-            parsed = super().parse_args(with_new_names(whole), *others, **options)
+            parsed = super().parse_args(with_new_names(given), *others, **options)
         except (RecursionError, UnicodeDecodeError) as error:
             raise InputError("Expected a configuration in YAML, but it is nested too deeply or not a text.") from error
         if getattr(getattr(parsed, "fit", parsed), "output", None) == "":

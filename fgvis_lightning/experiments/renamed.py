@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from fgvis_lightning.data.photos import shipped
 from fgvis_lightning.defense.options import DefenseOptions
 from fgvis_lightning.networks.load import ClassifierOptions
 
@@ -44,7 +45,8 @@ def with_new_names(args: Sequence[str]) -> list[str]:
 
 
 def _config(path: str) -> str:
-    """The path, or the content with new names if the file has former names."""
+    """The path of a configuration, perhaps the package's own; or its content with new names if it has former names."""
+    path = shipped(path)
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
