@@ -13,6 +13,7 @@ import yaml
 
 from fgvis_lightning.data.photos import shipped
 from fgvis_lightning.defense.options import DefenseOptions
+from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.load import ClassifierOptions
 
 GROUPS: dict[str, Any] = {"classifier": ClassifierOptions, "defense": DefenseOptions}
@@ -45,13 +46,20 @@ def with_new_names(args: Sequence[str]) -> list[str]:
 
 
 def _config(path: str) -> str:
-    """The path of a configuration, perhaps the package's own; or its content with new names if it has former names."""
+    """The path of a configuration, perhaps the package's own; or its content with new names if it has former names.
+
+    Raises:
+        InputError: if ``data`` or ``model`` is neither a group of options nor the name of a file with them.
+    """
     path = shipped(path)
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return path  # the parser reports the problem
     parts = {place: content.get(place) or {} for place in ("data", "model")} if isinstance(content, dict) else {}
+    for place, part in parts.items():
+        if not isinstance(part, dict | str):
+            raise InputError(f"Expected options below {place} in {path}, such as those in configs/, but got {part}.")
     groups = {place: part for place, part in parts.items() if isinstance(part, dict)}
     old = [(place, name) for place, group in groups.items() for name in group if f"--{place}.{name}" in NAMES]
     if not old or "model" not in groups:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from command_line import CPU, fit
 
+from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.renamed import with_new_names
 
 
@@ -68,6 +69,14 @@ def test_files_with_former_names_work(
 
 def test_what_is_no_configuration_is_left_to_the_parser(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("model: [")
-    (tmp_path / "number.yaml").write_text("model: 5\ndata: {channels: rgb}")
-    for path in (tmp_path / "broken.yaml", tmp_path / "number.yaml", tmp_path / "missing.yaml"):
+    (tmp_path / "file.yaml").write_text("model: other.yaml\ndata: {channels: rgb}")
+    for path in (tmp_path / "broken.yaml", tmp_path / "file.yaml", tmp_path / "missing.yaml"):
         assert with_new_names(["--config", str(path)]) == ["--config", str(path)]
+
+
+@pytest.mark.parametrize("group", ["model: 5", "data: [x]"])
+def test_groups_without_options_are_refused(group: str, tmp_path: Path) -> None:
+    config = tmp_path / "number.yaml"
+    config.write_text(group)
+    with pytest.raises(InputError, match=f"Expected options below {group.partition(':')[0]} in {config}, .* but got"):
+        with_new_names([f"--config={config}"])
