@@ -11,6 +11,8 @@ the remaining part of the image is sufficient for the class, subclass `MaskMetho
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -21,9 +23,31 @@ from fgvis_lightning.baselines.progress import steps
 from fgvis_lightning.engine.sweep_module import SweepModule
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.tasks import task_of
-from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.classifier import Classifier, require_eval_mode
 
 __all__ = ["MaskMethod", "Method", "require", "scores", "steps"]
+
+
+def _with_checks(attribute: Callable[..., Any]) -> Callable[..., Any]:
+    """A method's function with checks of its arguments, which also works where the caller has no gradients."""
+
+    @wraps(attribute)
+    def checked(self: Method, network: nn.Module, images: Tensor, targets: Tensor) -> Any:
+        if isinstance(network, nn.Module):
+            require_eval_mode(network)
+        for name, given, floating in (("images", images, True), ("targets", targets, False)):
+            kind = f"{tuple(given.shape)} of {given.dtype}" if isinstance(given, Tensor) else repr(given)
+            whole = isinstance(given, Tensor) and given.is_floating_point() == floating and given.numel()
+            if not whole or given.dtype == torch.bool or (given.ndim == 1) == floating:
+                shape = "normalized images (B,3,H,W)" if floating else "class indices (B,)"
+                raise InputError(f"Expected {name} to be {shape}, but got {kind}.")
+        if len(targets) != len(images) or targets.min() < 0:
+            raise InputError(f"Expected {len(images)} targets, class indices from 0, but got {targets.tolist()}.")
+        with torch.inference_mode(False), torch.enable_grad():
+            images, targets = (given.clone() if given.is_inference() else given for given in (images, targets))
+            return attribute(self, network, images, targets)
+
+    return checked
 
 
 class Method(ABC):
@@ -35,6 +59,11 @@ class Method(ABC):
     """
 
     black_box = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in vars(cls).keys() & {"__call__", "explanation"}:
+            setattr(cls, name, _with_checks(getattr(cls, name)))
 
     def effort(self) -> dict[str, float]:
         """Parameters that trade passes for precision → the authors' smallest values."""
@@ -58,6 +87,9 @@ class Method(ABC):
         Returns:
             Maps (B,H,W) in float32, on the same device, without a gradient; high = evidence. An image's map does not
             depend on the other images.
+
+        Raises:
+            InputError: if the network is in training mode, or if images or targets have another type or shape.
         """
 
     def module(self, classifier: Classifier, name: str, parameters: dict[str, Any]) -> SweepModule:

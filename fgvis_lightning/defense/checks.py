@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fgvis_lightning.defense.audit import Found, Witness
 from fgvis_lightning.defense.coverage import Layer
@@ -17,26 +17,6 @@ from fgvis_lightning.errors import InputError
 
 class UngatedActivationError(InputError):
     """A nonlinearity that the defense cannot gate."""
-
-
-def require_eval_mode(network: nn.Module) -> None:
-    """Check that no layer is in training mode, or uses statistics of the batch.
-
-    Raises:
-        InputError: if there is such a layer.
-    """
-    stateful = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    for path, module in network.named_modules():
-        if isinstance(module, stateful) and module.training:
-            raise InputError(
-                f"Expected {type(network).__name__} in eval mode, but {path} ({type(module).__name__}) is in "
-                f"training mode. Call network.eval()."
-            )
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-            raise InputError(
-                f"Expected images that do not influence one another, but {path} ({type(module).__name__}) of "
-                f"{type(network).__name__} uses statistics of the batch. Create it with track_running_stats=True."
-            )
 
 
 def require_open(name: str, layers: Sequence[Layer], closed: Tensor) -> None:

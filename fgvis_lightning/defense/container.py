@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from fgvis_lightning.defense.audit import Modules, Witness
 from fgvis_lightning.defense.casts import Casts
-from fgvis_lightning.defense.checks import Layout, judge_calls, judge_graph, require_eval_mode, require_open
+from fgvis_lightning.defense.checks import Layout, judge_calls, judge_graph, require_open
 from fgvis_lightning.defense.coverage import Coverage, Layer
 from fgvis_lightning.defense.gates import LIMITS, GatedReLU, is_checkpointed
 from fgvis_lightning.defense.graph import inspect
@@ -36,7 +36,7 @@ from fgvis_lightning.defense.reference import Reference, bounds, differentiable,
 from fgvis_lightning.defense.selection import Selection
 from fgvis_lightning.errors import one_of
 from fgvis_lightning.method.gates import RULES
-from fgvis_lightning.networks.classifier import constant
+from fgvis_lightning.networks.classifier import check_module, constant, require_eval_mode
 from fgvis_lightning.networks.outputs import select
 
 
@@ -85,6 +85,7 @@ class DefendedCNN(nn.Module):
         one_of(RULES, gate=gate)
         self.gate = gate
         self.fused = fused
+        check_module(network)
         self.selection = Selection(network, exempt, gated)
         self.network = network
         self._name = type(network).__name__
@@ -107,7 +108,8 @@ class DefendedCNN(nn.Module):
 
         Raises:
             UngatedActivationError: if the container cannot gate a nonlinearity.
-            InputError: if the network is not deterministic, or if its logits cannot be found among its outputs.
+            InputError: if x is empty or has integers, if the network is not deterministic, or if its logits cannot be
+                found among its outputs.
         """
         logits = self._record(x)
         if self.coverage.gate_free and self.selection.widen():

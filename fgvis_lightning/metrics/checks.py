@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.networks.classifier import require_eval_mode
 
 
 def shape(tensor: Tensor) -> str:
@@ -33,6 +36,18 @@ def check_maps(name: str, maps: Tensor, *sizes: int) -> Tensor:
             f"Expected {name} without NaN and infinity, but got some in {len(images)} of {len(maps)}: {images[:10]}."
         )
     return maps.detach() if maps.dtype == torch.float64 else maps.detach().float()
+
+
+def check_network(network: Any) -> None:
+    """Check that a network is callable and, if it is a module, in eval mode.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not callable(network):
+        raise InputError(f"Expected a network that takes normalized images, but got {network!r}.")
+    if isinstance(network, nn.Module):
+        require_eval_mode(network)
 
 
 def check_images(x: Tensor) -> None:

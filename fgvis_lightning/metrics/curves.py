@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.tasks import task_of
-from fgvis_lightning.metrics.checks import check_classes, check_images, check_maps, check_targets, shape
+from fgvis_lightning.metrics.checks import check_classes, check_images, check_maps, check_network, check_targets, shape
 from fgvis_lightning.metrics.order import ranked
 from fgvis_lightning.metrics.profiles import AREAS, Profile, find_profile
 
@@ -125,8 +125,9 @@ def probabilities(network: Network, pictures: Iterable[tuple[Tensor, list[int]]]
     """Scores (N,) of pictures in batches (n,3,H,W), with the indices (n) of their images, whose targets are (B,).
 
     Raises:
-        InputError: if the network lacks a class.
+        InputError: if the network lacks a class, or is in training mode.
     """
+    check_network(network)
     parts: list[Tensor] = []
     for batch, owners in pictures:
         logits = network(batch)

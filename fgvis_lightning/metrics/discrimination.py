@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning.method.tasks import task_of
+from fgvis_lightning.metrics.checks import check_network
 from fgvis_lightning.metrics.order import ranked
 
 
@@ -51,6 +52,7 @@ def remaining_scores(
     Returns:
         Shares (T,T): in row A and column B, p_B without the evidence of A, divided by p_B of x.
     """
+    check_network(network)
     task, targets = task_of(network), targets.to(x.device)
     logits = [network(image[None]).float().expand(len(targets), -1) for image in (x, *without)]
     scores = torch.stack([task.log_probability(each, targets) for each in logits])

@@ -25,7 +25,7 @@ def boxes_to_masks(boxes: Sequence[Tensor], height: int, width: int) -> Tensor:
         Booleans (B,H,W).
 
     Raises:
-        InputError: if boxes have another shape.
+        InputError: if boxes have another shape, or their edges another order.
     """
     masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
     down, right = torch.arange(height)[:, None], torch.arange(width)
@@ -33,6 +33,8 @@ def boxes_to_masks(boxes: Sequence[Tensor], height: int, width: int) -> Tensor:
         if several.ndim != 2 or several.shape[1] != 4:
             raise InputError(f"Expected the boxes of an image to be (N,4), but got {shape(several)}.")
         for x0, y0, x1, y1 in several.tolist():
+            if not (x0 < x1 and y0 < y1):
+                raise InputError(f"Expected boxes as left, top, right and bottom, but got {[x0, y0, x1, y1]}.")
             mask |= (y0 <= down) & (down < y1) & (x0 <= right) & (right < x1)
     return masks
 

@@ -49,9 +49,12 @@ def sparsity(evidence: Tensor) -> Tensor:
         evidence: evidence (B,3,H,W) or (B,H,W) in [0,1].
 
     Raises:
-        InputError: if the evidence has another shape, or NaN values.
+        InputError: if the evidence has another shape, or values outside [0,1].
     """
-    return 1 - check_maps("evidence", evidence.flatten(2) if evidence.ndim == 4 else evidence).flatten(1).mean(1)
+    evidence = check_maps("evidence", evidence.flatten(2) if evidence.ndim == 4 else evidence)
+    if evidence.min() < 0 or evidence.max() > 1:
+        raise InputError(f"Expected evidence in [0,1], but got values from {evidence.min():g} to {evidence.max():g}.")
+    return 1 - evidence.flatten(1).mean(1)
 
 
 def connectedness(evidence: Tensor) -> Tensor:

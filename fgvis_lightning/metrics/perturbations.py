@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.metrics.checks import check_classes, check_images, check_maps, check_targets, shape
+from fgvis_lightning.metrics.checks import check_classes, check_images, check_maps, check_network, check_targets, shape
 from fgvis_lightning.metrics.curves import Network
 
 SHARES = 0.01, 0.1, 0.5
@@ -54,6 +54,7 @@ def sensitivity_n(
     Raises:
         InputError: if shapes do not match, maps contain NaN, the network lacks a class, or numbers are out of range.
     """
+    check_network(network)
     _check(x, targets, batch_size)
     saliency = check_maps("saliency", saliency, len(x), *x.shape[-2:]).to(x.device)
     if subsets < 2 or not shares or not all(0 < share < 1 for share in shares):
@@ -112,6 +113,7 @@ def infidelity(
     Raises:
         InputError: if shapes do not match, maps contain NaN, the network lacks a class, or numbers are out of range.
     """
+    check_network(network)
     if saliency.ndim == 3 and x.ndim == 4:
         saliency = saliency[:, None].expand(-1, x.shape[1], -1, -1)
     if saliency.shape != x.shape:

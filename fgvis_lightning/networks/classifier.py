@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.method.tasks import Task, task_of
 from fgvis_lightning.names import slug
+from fgvis_lightning.networks.outputs import tensors_in
 from fgvis_lightning.networks.preprocessing import Preprocessing
 
 
@@ -97,7 +98,8 @@ class Classifier:
         if not self.classes:
             raise InputError(
                 f"Expected the index of a class, but got the name {name!r}: the class names of {self.name} are "
-                f"unknown. Use the index, or set the names with --model.classifier.classes."
+                f"unknown. Use the index, or set the names with --model.classifier.classes (classes "
+                f"in Python)."
             )
         if found:
             raise InputError(f"Expected the name of one class, but {name!r} names {found}. Use the index.")
@@ -132,18 +134,21 @@ class Reordered(nn.Module):
         return self.network(images.index_select(1, self.order))  # type: ignore[arg-type]
 
 
+def channels_last(network: nn.Module) -> nn.Module:
+    """Convert the weights of two-dimensional convolutions to torch's memory format ``channels_last``, in place."""
+    last = torch.channels_last
+    return network._apply(lambda tensor: tensor.contiguous(memory_format=last) if tensor.ndim == 4 else tensor)
+
+
 FROZEN = "frozen_parameters"
 """Attribute of a frozen module: the names of its buffers that were parameters."""
 
 
-def freeze(network: nn.Module) -> nn.Module:
-    """A copy of ``network`` in eval mode that has no parameters, and does not change if the network is trained.
-
-    Every parameter becomes a non-persistent buffer, so a module that contains the copy has no weights to train. A
-    network that asks for its own ``parameters()``, for example to learn its device, gets these buffers.
+def check_module(network: Any) -> None:
+    """Check that a network is a module whose activations can be gated.
 
     Raises:
-        InputError: if the network is not a module, cannot be copied, is scripted, or has quantized layers.
+        InputError: if it is not a module, or has scripted, quantized or uninitialized parts.
     """
     if not isinstance(network, nn.Module):
         hint = "its name" if network is None else "an instance" if isinstance(network, type) else "a module"
@@ -159,8 +164,48 @@ def freeze(network: nn.Module) -> nn.Module:
                 f"Expected a network whose layers have gradients, but {path or 'it'} ({type(module).__name__}) is "
                 f"quantized. Pass the network before quantization."
             )
+        if any(map(nn.parameter.is_lazy, module._parameters.values())):
+            raise InputError(
+                f"Expected a network with weights, but {path or 'it'} ({type(module).__name__}) has none yet. Run the "
+                f"network on a batch of images first."
+            )
+
+
+def require_eval_mode(network: nn.Module) -> None:
+    """Check that no layer is in training mode, or uses statistics of the batch.
+
+    Raises:
+        InputError: if there is such a layer.
+    """
+    stateful = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    for path, module in network.named_modules():
+        if isinstance(module, stateful) and module.training:
+            raise InputError(
+                f"Expected {type(network).__name__} in eval mode, but {path} ({type(module).__name__}) is in "
+                f"training mode. Call network.eval()."
+            )
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise InputError(
+                f"Expected images that do not influence one another, but {path} ({type(module).__name__}) of "
+                f"{type(network).__name__} uses statistics of the batch. Create it with track_running_stats=True."
+            )
+
+
+def freeze(network: nn.Module) -> nn.Module:
+    """A copy of ``network`` in eval mode that has no parameters, and does not change if the network is trained.
+
+    Every parameter becomes a non-persistent buffer, so a module that contains the copy has no weights to train. A
+    network that asks for its own ``parameters()``, for example to learn its device, gets these buffers.
+
+    Raises:
+        InputError: if `check_module` refuses the network, or if it cannot be copied.
+    """
+    check_module(network)
     try:
         own: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in _tensors(network).values()}
+        # Tensors of a graph cannot be copied: weights that a hook computes, such as pruned ones, or stored activations.
+        kept = (tensor for module in network.modules() for tensor in tensors_in(vars(module)))
+        own |= {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
         # A LightningModule in training has a reference to its trainer, which must not be copied.
         own |= {id(part): None for module in network.modules() if (part := vars(module).get("_trainer")) is not None}
         frozen = copy.deepcopy(network, own)

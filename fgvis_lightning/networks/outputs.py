@@ -25,7 +25,7 @@ def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
     Args:
         outputs: a tensor, tuple, list, mapping or object, such as torchvision's ``InceptionOutputs`` or the
             ``ModelOutput`` of HuggingFace.
-        output: a key, an attribute or an index; None for the only tensor, or the output named ``logits``.
+        output: a key, an attribute or an index; None for the output named ``logits``, or the only tensor.
         name: name of the network, for error messages.
 
     Raises:
@@ -43,6 +43,9 @@ def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
         known = dict(getattr(outputs, "__dict__", {}))
     choice = "logits" if output is None else output
     found = known.get(choice)
+    alone = {id(value): value for value in known.values() if isinstance(value, Tensor)}
+    if output is None and found is None and len(alone) == 1:
+        return next(iter(alone.values()))
     if not isinstance(found, Tensor):
         there = [repr(key) for key, value in known.items() if isinstance(value, Tensor)]
         raise InputError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from toy_networks import Tiny
 
-from fgvis_lightning import explain
+from fgvis_lightning import InputError, explain
 from fgvis_lightning.baselines import (
     LRP,
     RISE,
@@ -159,3 +161,31 @@ def test_fgvis_is_what_explain_finds() -> None:
     x = (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     explanation = explain(network, images, targets, iterations=20, normalize=(mean, std), accelerator="cpu")
     torch.testing.assert_close(FGVisMethod(iterations=20)(network, x, targets), explanation.saliency())
+
+
+@pytest.mark.parametrize("method", [Gradient(), OtherClass(Gradient()), RISE(masks=4), WaveletX(iterations=2)])
+def test_callers_without_gradients_get_the_same_maps(method: Method) -> None:
+    network, x, targets = Tiny().eval(), torch.randn(2, 3, 16, 16), torch.tensor([1, 0])
+    expected = method(network, x, targets)
+    with torch.no_grad():
+        assert torch.equal(method(network, x, targets), expected)
+    with torch.inference_mode():
+        assert torch.equal(method(network, x * 1, targets * 1), expected)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_what_no_method_takes(method: Method) -> None:
+    network, x, targets = Tiny().eval(), torch.randn(2, 3, 16, 16), torch.tensor([1, 0])
+    wrong: list[tuple[nn.Module, Any, Any, str]] = [
+        (Tiny().train(), x, targets, r"Expected Tiny in eval mode, but features.1 \(BatchNorm2d\)"),
+        (network, x[0], targets[0], r"Expected targets to be class indices \(B,\), but got \(\)"),
+        (network, x, [1, 0], r"Expected targets to be class indices \(B,\), but got \[1, 0\]"),
+        (network, x, targets.float(), r"Expected targets to be .* of torch.float32"),
+        (network, x, targets - 1, r"Expected 2 targets, class indices from 0, but got \[0, -1\]"),
+        (network, x, targets[:1], r"Expected 2 targets, class indices from 0, but got \[1\]"),
+        (network, (x > 0).byte(), targets, r"Expected images to be normalized images \(B,3,H,W\), but got"),
+        (network, x[:0], targets[:0], r"Expected images to be normalized images \(B,3,H,W\), but got"),
+    ]
+    for model, given, classes, message in wrong:
+        with pytest.raises(InputError, match=message):
+            method(model, given, classes)

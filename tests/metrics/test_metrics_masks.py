@@ -186,6 +186,7 @@ def test_rank_correlation() -> None:
         (lambda: energy_pointing_game(torch.ones(1, 2, 2), torch.ones(1, 2, 3).bool()), r"got \(1,2,3\) of torch.bool"),
         (lambda: rank_correlation(torch.ones(1, 2, 2), torch.ones(1, 2, 3)), r"\(1,2,2\) and \(1,2,3\)"),
         (lambda: boxes_to_masks([torch.ones(4)], 2, 2), r"\(N,4\), but got \(4,\)"),
+        (lambda: boxes_to_masks([torch.tensor([[3, 0, 1, 2]])], 4, 4), r"right and bottom, but got \[3, 0, 1, 2\]"),
     ],
 )
 def test_errors(call: Callable[[], Tensor], message: str) -> None:

@@ -233,3 +233,21 @@ def test_in_a_collection() -> None:
 def test_unknown_profile() -> None:
     with pytest.raises(InputError, match=r"but got 'xpliqe'\. Nearest: xplique"):
         InsertionAUC(NETWORK, "xpliqe")
+
+
+@pytest.mark.parametrize("kind", [DeletionAUC, InsertionAUC, ROAD, Infidelity, SensitivityN])
+def test_a_network_in_training_mode_is_refused(kind: Any) -> None:
+    """It would be judged by the statistics of the pictures, and change its own."""
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    x, saliency, targets = torch.randn(2, 3, 8, 8), torch.rand(2, 8, 8), torch.tensor([0, 1])
+    with pytest.raises(InputError, match=r"Expected Sequential in eval mode, but 0 \(BatchNorm2d\)"):
+        kind(network).update(x, saliency, targets)
+    kind(network.eval()).update(x, saliency, targets)
+    with pytest.raises(InputError, match="Expected a network that takes normalized images, but got None"):
+        kind(None).update(x, saliency, targets)
+
+
+@pytest.mark.parametrize("evidence", [torch.full((2, 8, 8), 1.1), torch.full((2, 3, 8, 8), 200).byte()])
+def test_sparsity_is_that_of_evidence_from_0_to_1(evidence: Tensor) -> None:
+    with pytest.raises(InputError, match=r"Expected evidence in \[0,1\], but got values from"):
+        Sparsity().update(evidence)
