@@ -19,6 +19,7 @@ from fgvis_lightning.data.batches import Sweep, SweepData
 from fgvis_lightning.data.images import content
 from fgvis_lightning.data.inputs import as_images, as_targets
 from fgvis_lightning.data.items import Item
+from fgvis_lightning.engine.precision import undisturbed
 from fgvis_lightning.engine.strategy import quiet, trainer_options
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.errors import InputError
@@ -129,19 +130,19 @@ def explain(
     Raises:
         InputError: if images, targets or options are invalid.
     """
-    mean, std = _normalization(normalize)
+    if normalize is not None:
+        if given := [name for name in ("mean", "std") if name in options]:
+            raise InputError(f"Expected either normalize or mean and std, but got normalize and {given[0]}.")
+        options["mean"], options["std"] = _normalization(normalize)
     if batch_size is not None and batch_size != "auto":
         batch_size = within("batch_size", batch_size, 1, 10**6)
     dimensions = dimensions_of(network.func if isinstance(network, partial) else network)
     if isinstance(images, Tensor) and images.ndim > dimensions and "size" not in options:
         options["size"] = tuple(images.shape[-dimensions:])  # size of the images for the trial pass
-    # The caller may be in inference mode, as in Lightning's validation loop; its tensors have no gradients.
-    with torch.inference_mode(False), torch.enable_grad():
+    with undisturbed():
         with quiet(module="pytorch_lightning"):
             model = FGVis.of(
                 network,
-                mean=mean,
-                std=std,
                 game=game,
                 lam=lam,
                 iterations=iterations,
@@ -160,14 +161,12 @@ def explain(
         return replace(found, images=pictures.cpu(), background=background, metadata=_where(images, model))
 
 
-def _normalization(normalize: Any) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+def _normalization(normalize: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel.
 
     Raises:
         InputError: if there are not two sequences of numbers.
     """
-    if normalize is None:
-        return None, None
     try:
         mean, std = (tuple(map(float, values)) for values in normalize)
     except (TypeError, ValueError) as error:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fgvis_lightning.api import explain_with
 from fgvis_lightning.baselines.base import Method
+from fgvis_lightning.engine.precision import undisturbed
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.networks.classifier import Classifier
@@ -24,7 +24,7 @@ def explain_normalized(
     """Explain normalized images (B,C,H,W) for classes (B,), -1 for the predicted one, with `FGVis` on their device."""
     count, size, device = images.shape[1], tuple(images.shape[-2:]), images.device
     where: Any = {"accelerator": device.type} | ({} if device.type == "cpu" else {"devices": [device.index or 0]})
-    with torch.inference_mode(False), torch.enable_grad():
+    with undisturbed():
         model = kind.of(network, mean=(0.0,) * count, std=(1.0,) * count, size=size, **options)
         return explain_with(model, images.detach().clone().float(), targets, len(images), **where)
 

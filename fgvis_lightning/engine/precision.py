@@ -1,9 +1,11 @@
-"""Warns if a CPU only emulates the requested precision, which takes many times as long as float32."""
+"""The precision of a run: not the caller's, and not one that the CPU only emulates."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +16,15 @@ SLOW = 1.6
 """Slowdown relative to float32 from which to warn; CPUs with native instructions stay below it for small images."""
 
 TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Gradients and no autocast in this context, whatever the caller's is, such as Lightning's validation loop."""
+    with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda", "mps", "xpu")):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def say_if_slow(trainer: pl.Trainer) -> None:

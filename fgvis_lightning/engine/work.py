@@ -66,7 +66,8 @@ class Work:
         self._targets = self.spread(targets)
         self._level, self._bound = level, None
         if level is not None:
-            self._bound = bound(level, self.spread(logits), self._targets, self.task).to(self.x)
+            # Not in the images' data type, which may round it to more than the image's own log-odds.
+            self._bound = bound(level, self.spread(logits), self._targets, self.task)
         self._goal = self._bound
 
     def calibrate(self, logits: Tensor) -> None:
@@ -77,7 +78,7 @@ class Work:
         """
         assert self._level is not None
         logits = logits.repeat(len(self.x) // len(logits), 1)
-        self._goal = bound(self._level, logits, self._targets, self.task).to(self.x)
+        self._goal = bound(self._level, logits, self._targets, self.task)
 
     # --- rows ---
 
