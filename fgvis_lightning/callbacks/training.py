@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fgvis_lightning.api import explain
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.method.options import within
 from fgvis_lightning.names import slug
 from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import pixels
@@ -27,7 +28,7 @@ class ExplainCallback(pl.Callback):
 
     The training does not change, bit for bit: weights, random numbers and modes stay the same. Each time, the callback
     takes ``len(images) · iterations · seeds`` passes of the network with gradients, on rank 0, while other ranks wait
-    at their next synchronization.
+    at their next synchronization. When the training starts, it tries one iteration.
 
     Args:
         images: images (B,C,H,W) in [0,1], PIL images or paths.
@@ -55,11 +56,9 @@ class ExplainCallback(pl.Callback):
         seeds: int = 1,
         **options: Any,
     ) -> None:
-        if every_n_epochs < 1:
-            raise InputError(f"Expected every_n_epochs to be at least 1, but got {every_n_epochs}.")
         self.images = images
         self.targets = targets
-        self.every_n_epochs = every_n_epochs
+        self.every_n_epochs = within("every_n_epochs", every_n_epochs, 1, 10**6)
         self.network = network
         self.options = {"iterations": iterations, "seeds": seeds, **options}
         self.latest: Explanation | None = None
@@ -76,13 +75,28 @@ class ExplainCallback(pl.Callback):
                 f"Expected network to be a module of {type(pl_module).__name__} ({names}), but got {self.network!r}."
             )
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Try one iteration, so that a mistake in the arguments does not end the training after n epochs.
+
+        Raises:
+            InputError: if images, targets or options are invalid.
+        """
+        if trainer.is_global_zero:
+            with isolate_rng():
+                self._explain(pl_module, iterations=1, seeds=1)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:
             return
-        network = pl_module if self.network is None else getattr(pl_module, self.network)
         with isolate_rng():
-            self.latest = explain(network, self.images, self.targets, accelerator=pl_module.device.type, **self.options)
+            self.latest = self._explain(pl_module)
             self._log(trainer, self.latest)
+
+    def _explain(self, pl_module: pl.LightningModule, **options: Any) -> Explanation:
+        network = pl_module if self.network is None else getattr(pl_module, self.network)
+        return explain(
+            network, self.images, self.targets, **{"accelerator": pl_module.device.type, **self.options, **options}
+        )
 
     def _log(self, trainer: pl.Trainer, found: Explanation) -> None:
         writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

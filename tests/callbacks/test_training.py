@@ -99,9 +99,13 @@ def test_it_explains_the_module_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers")
 def test_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="every_n_epochs to be at least 1, but got 0"):
-        ExplainCallback(IMAGES, every_n_epochs=0)
+    for wrong in (0, 2.5, "2"):
+        with pytest.raises(InputError, match=f"Expected every_n_epochs from 1 to 1000000.*, but got {wrong!r}"):
+            ExplainCallback(IMAGES, every_n_epochs=wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"Expected network to be a module of Lit \(net\), but got 'model'"):
         train(tmp_path, ExplainCallback(IMAGES, network="model"))
+    with pytest.raises(InputError, match=r"Expected options of FGVis, but got gaem\."):
+        train(tmp_path, ExplainCallback(IMAGES, every_n_epochs=100, gaem="deletion"))
+    train(tmp_path, ExplainCallback(IMAGES, every_n_epochs=2, accelerator="cpu", **options()))
     with pytest.warns(UserWarning, match="the trainer has no TensorBoardLogger"):
         train(tmp_path, ExplainCallback(IMAGES, **options()), logger=False)
