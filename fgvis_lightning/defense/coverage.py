@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -107,6 +108,15 @@ GATE_FREE = (
     "A path from the image to the logits has no gate, or several layers in a row have none: there the gradient is "
     "the ordinary one, and adversarial evidence can arise."
 )
+
+
+def joined(parts: Sequence[Coverage | None]) -> Coverage | None:
+    """The coverage of the images of all parts; None if one is unknown, or if the layers differ."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or len({part.layers for part in known}) > 1:
+        return None
+    closed = [part.closed for part in known if part.closed is not None]
+    return replace(known[0], closed=torch.cat(closed) if len(closed) == len(known) else None)
 
 
 def _stage(layer: Layer) -> str:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from fgvis_lightning.defense.coverage import Coverage, same_fields
+from fgvis_lightning.defense.coverage import Coverage, joined, same_fields
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import Game
 from fgvis_lightning.method.storage import STORAGE, rounded
@@ -19,7 +20,7 @@ from fgvis_lightning.results.layout import PICTURES, as_file
 from fgvis_lightning.results.lines import WORDS, few_lines
 from fgvis_lightning.results.notebook import evidence_picture, figure_of, html, overlay_picture, png
 from fgvis_lightning.results.numbers import level_of, percent, probability
-from fgvis_lightning.results.tensor_files import save_tensors, write_whole
+from fgvis_lightning.results.tensor_files import SUFFIX, save_tensors, write_whole
 
 ALWAYS = ("mask", "targets", "score_image", "score_explanation")
 """Fields with one row for each item."""
@@ -105,7 +106,7 @@ class Explanation:
         return len(self.mask)
 
     def __getitem__(self, index: int | slice) -> Explanation:
-        return self.select(torch.arange(len(self))[index].reshape(-1))
+        return self.select(torch.from_numpy(np.atleast_1d(np.arange(len(self))[index]).copy()))
 
     def __iter__(self) -> Iterator[Explanation]:
         return (self[place] for place in range(len(self)))
@@ -155,8 +156,13 @@ class Explanation:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Explanation]) -> Explanation:
-        """Join the items of several explanations of the same game, with what all of them know, without metadata."""
-        coverage, closed = parts[0].coverage, [c.closed for p in parts if (c := p.coverage) and c.closed is not None]
+        """Join the items of several explanations, with what all of them know, without metadata.
+
+        Raises:
+            InputError: if they differ in their game or in the size of their masks, or if there are none.
+        """
+        if len(kinds := {(part.game.name, *part.mask.shape[1:]) for part in parts}) != 1:
+            raise InputError(f"Expected explanations of one game and size, but got {sorted(kinds) or 'none'}.")
         known: dict[str, Any] = {}
         for name in (*ALWAYS, *ROWS, "ranking", "images"):
             found = [rows for part in parts if (rows := getattr(part, name)) is not None]
@@ -168,10 +174,10 @@ class Explanation:
         alike = color is not None and all(p.background is not None and torch.equal(p.background, color) for p in parts)
         return cls(
             game=parts[0].game,
-            coverage=coverage and replace(coverage, closed=torch.cat(closed) if len(closed) == len(parts) else None),
+            coverage=joined([part.coverage for part in parts]),
             background=color if alike and known["images"] is not None else None,
-            seeds=parts[0].seeds,
-            bands=parts[0].bands,
+            seeds=parts[0].seeds if len({part.seeds for part in parts}) == 1 else None,
+            bands=parts[0].bands if len({part.bands for part in parts}) == 1 else None,
             **known,
         )
 
@@ -208,13 +214,15 @@ class Explanation:
             owner: see `fgvis_lightning.results.tensor_files.write_whole`.
 
         Raises:
-            InputError: if the folder of the file does not exist, or, for a panel, if there is no image.
+            InputError: if the folder does not exist, if the suffix is another, or, for a panel, if there is no image.
         """
         if not (path := Path(path)).parent.is_dir():
             raise InputError(f"Expected a folder for {path.name}, but {path.parent} is not one. Make it first.")
         if (kind := path.suffix[1:].lower()) in PICTURES:
             write_whole(path, as_file(figure_of(self, index), kind), owner)
             return
+        if path.suffix != SUFFIX:
+            raise InputError(f"Expected a file name with {SUFFIX}, .{', .'.join(PICTURES)}, but got {path.name}.")
         own = {
             "target": str(int(self.targets[index])),
             "score_image": repr(float(self.score_image[index])),
@@ -224,10 +232,8 @@ class Explanation:
         }
         if self.coverage is not None:
             own["coverage"] = self.coverage.to_json(index)
-        if self.seeds is not None:
-            own["seeds"] = str(self.seeds)
-        if self.bands is not None:
-            own["bands"] = " ".join(map(str, self.bands))
+        own |= {} if self.seeds is None else {"seeds": str(self.seeds)}
+        own |= {} if self.bands is None else {"bands": " ".join(map(str, self.bands))}
         for name in ROWS:
             if (rows := getattr(self, name)) is not None:
                 own[name] = str(rows[index].item()).lower()
@@ -284,9 +290,8 @@ class Attribution:
             "target": str(int(self.targets[index])),
             "score_image": repr(float(self.score_image[index])),
             "method": self.method,
+            **({"hides": self.hides} if self.hides else {}),
         }
-        if self.hides:
-            own["hides"] = self.hides
         tensors = {"map": self.map[index].float()}
         if self.explanation is not None:
             # Half the size of float32, with steps of at most 1/8 of a step in an 8-bit image.

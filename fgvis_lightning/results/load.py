@@ -93,4 +93,6 @@ def load_with_texts(path: Path) -> tuple[Explanation | Attribution, dict[str, st
     except FileNotFoundError as error:
         raise InputError(f"Expected an explanation file, but {path} does not exist.") from error
     except UNREADABLE as error:
+        if path.is_dir():
+            raise InputError(f"Expected an explanation file, but {path} is a folder. Use load_explanations.") from error
         raise damaged(path, error) from error

@@ -106,10 +106,9 @@ def _of(
         raise InputError(
             "Expected the explained images, but this explanation has none. Pass them as draw(explanation, images)."
         )
-    if images.shape != explanation.mask.shape:
-        raise InputError(
-            f"Expected the images of the explanation, {tuple(explanation.mask.shape)}, but got {tuple(images.shape)}."
-        )
+    if not isinstance(images, Tensor) or images.shape != explanation.mask.shape:
+        there = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"Expected the images of the explanation, {tuple(explanation.mask.shape)}, but got {there}.")
     if not isinstance(index, int) or not -len(images) <= index < len(images):
         raise InputError(f"Expected an index below {len(images)}, but got {index!r}.")
     if flat and images.ndim != 4:
