@@ -121,7 +121,8 @@ class FGVis(MaskModule):
         Raises:
             InputError: if an option does not exist.
         """
-        known = signature(cls).parameters.keys() - {"network"}
+        kinds = [kind for kind in cls.__mro__ if issubclass(kind, FGVis)]  # a subclass may pass options on as **options
+        known = {name for kind in kinds for name in signature(kind).parameters} - {"network"}
         groups: dict[str, Any] = {"classifier": ClassifierOptions(), "defense": DefenseOptions()}
         for group, default in groups.items():
             names = {field.name for field in fields(default)}
@@ -136,8 +137,7 @@ class FGVis(MaskModule):
 
     def setup(self, stage: str) -> None:
         check_strategy(self.trainer.strategy, self.trainer.world_size)
-        if len(self.classifier.preprocessing.size) == 2:
-            self.network.to(memory_format=torch.channels_last)
+        super().setup(stage)
 
     def configure_optimizers(self) -> Optimizer:
         image = self.sweep.peek()

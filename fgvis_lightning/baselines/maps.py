@@ -51,9 +51,6 @@ class MapModule(SweepModule):
         self.hides = hides
         self.parameters_of_method = parameters
 
-    def setup(self, stage: str) -> None:
-        self.network.to(memory_format=torch.channels_last)
-
     def configure_optimizers(self) -> None:
         """Return None, since there is nothing to train."""
         if self.sweep.size == "auto":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +55,25 @@ def _checked(images: Tensor, preprocessing: Preprocessing) -> Tensor:
             f"Expected images of shape (B,{shape}) or ({shape}), but got {tuple(images.shape)}. The number of channels "
             f"is that of mean and std or, by default, of the network's first convolution."
         )
+    if images.is_complex() or images.is_meta or images.layout != torch.strided:
+        kind = f"{images.dtype}, {images.layout}, on {images.device}"
+        raise InputError(f"Expected images as a dense tensor of real numbers, but got {kind}.")
     if images.dtype == torch.uint8:
         return images / 255
     if dimensions != 2 and images.is_floating_point() and images.isfinite().all():
         return images  # signals and volumes have no black and white
     if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
-        low, high = images.min().item(), images.max().item()
+        values = images.double()  # uint16 has no minimum
+        low, high = values.min().item(), values.max().item()
         remedy = "Pass mean and std as normalize=(mean, std) instead of normalized images."
-        if low >= 0 and high <= 255:
+        if not values.isfinite().all():
+            remedy = "They have NaN or infinity."
+        elif dimensions != 2 or (low >= 0 and high <= 1):
+            remedy = "Convert them with .float()."
+        elif low >= 0 and high <= 255:
             remedy = "Divide them by 255."
+        elif low >= 0 and not images.is_floating_point():
+            remedy = "Divide them by the value of white."
         raise InputError(
             f"Expected images in [0,1] before normalization, but got {images.dtype} from {low:g} to {high:g}. {remedy}"
         )
@@ -104,4 +114,5 @@ def _described(value: Any) -> str:
     if shape is not None:
         return f"{type(value).__name__} of shape {tuple(shape)} and type {getattr(value, 'dtype', '?')}"
     text = repr(value)
-    return text if len(text) <= 60 else f"{type(value).__name__} of {len(text)} characters"
+    size = f" of length {len(value)}" if isinstance(value, Sized) else ""
+    return text if len(text) <= 60 else f"{type(value).__name__}{size}"

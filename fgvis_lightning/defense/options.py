@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from fgvis_lightning.defense.container import DefendedCNN
-from fgvis_lightning.defense.nonlinearities import resolve
+from fgvis_lightning.defense.nonlinearities import listed, resolve
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.folding import faster
 from fgvis_lightning.networks.heads import Head, Inverse
@@ -46,8 +45,7 @@ def defend(classifier: Classifier, options: DefenseOptions, gate: str) -> Defend
         options: options of the defense.
         gate: the gate, which replaces ``options.gate``.
     """
-    frozen, gated = classifier.network, options.gated or ()
-    exempt: Sequence[str | type] = options.exempt or ()
+    frozen, gated, exempt = classifier.network, listed(options.gated or ()), listed(options.exempt or ())
     output: str | int | None = None
     if isinstance(frozen, Selected):  # the container selects the output itself, and paths of modules stay the network's
         output, frozen = frozen.output, frozen.network
@@ -56,6 +54,6 @@ def defend(classifier: Classifier, options: DefenseOptions, gate: str) -> Defend
     if any(isinstance(module, Reduction) for module in frozen.modules()):
         exempt = (*exempt, Reduction)
     if options.fold:
-        listed = (*resolve(exempt, "exempt")[1], *resolve(gated, "gated")[1])
-        frozen = faster(classifier, frozen, listed)
+        classes = (*resolve(exempt, "exempt")[1], *resolve(gated, "gated")[1])
+        frozen = faster(classifier, frozen, classes)
     return DefendedCNN(frozen, gate=gate, exempt=exempt, gated=gated, output=output, fused=options.fused).eval()

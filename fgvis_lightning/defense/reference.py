@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fgvis_lightning.defense.gates import LIMITS, Ceiling, Range, gate
 from fgvis_lightning.defense.nonlinearities import NONNEGATIVE
+from fgvis_lightning.errors import InputError
 
 
 def bounds(h: Tensor, name: str, fused: bool) -> Tensor | Ceiling | Range:
@@ -74,6 +75,12 @@ def share_closed(batch: int, reference: Reference, h: Tensor) -> Tensor:
 
 @contextmanager
 def differentiable(x: Tensor) -> Iterator[Tensor]:
-    """A copy of ``x`` that requires a gradient and may be changed in place."""
+    """A copy of ``x`` that requires a gradient and may be changed in place.
+
+    Raises:
+        InputError: if x is empty, or does not have floating-point numbers.
+    """
+    if not x.is_floating_point() or not x.numel():
+        raise InputError(f"Expected normalized images (B,3,H,W), but got {tuple(x.shape)} of {x.dtype}.")
     with torch.inference_mode(False), torch.enable_grad():
         yield x.detach().clone().requires_grad_().clone()

@@ -16,7 +16,7 @@ from torch import Tensor
 from fgvis_lightning.data.batches import Batch, Sweep
 from fgvis_lightning.engine.batch_size import is_out_of_memory
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.classifier import Classifier, channels_last
 from fgvis_lightning.networks.logits import checked, why_not
 from fgvis_lightning.results.cost import Cost
 from fgvis_lightning.results.explanation import Attribution, Explanation
@@ -47,10 +47,23 @@ class SweepModule(pl.LightningModule, ABC):
         self.cost = Cost()
         self._fingerprint: tuple[str, str] | None = None
 
+    def setup(self, stage: str) -> None:
+        if len(self.classifier.preprocessing.size) == 2:
+            channels_last(self.network)
+
     @property
     def sweep(self) -> Sweep:
-        """The trainer's dataloader of batches."""
-        sweep: Sweep = self.trainer.datamodule.sweep  # type: ignore[attr-defined]
+        """The trainer's dataloader of batches.
+
+        Raises:
+            InputError: if the trainer has another kind of data.
+        """
+        sweep = getattr(self.trainer.datamodule, "sweep", None)  # type: ignore[attr-defined]
+        if not isinstance(sweep, Sweep):
+            raise InputError(
+                f"Expected the trainer to get a data module with a sweep, but {type(self).__name__} got none. Use "
+                f"explain(), or trainer.fit(module, datamodule=fgvis_lightning.data.image_data.ImageData('photos/'))."
+            )
         return sweep
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -83,12 +96,15 @@ class SweepModule(pl.LightningModule, ABC):
         """
         try:
             logits = self.plain(x)
-        except (RuntimeError, TypeError) as error:
+        except InputError:
+            raise
+        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError) as error:
             if is_out_of_memory(error):
                 raise
             raise InputError(why_not(self.network, self.classifier.name, x, error)) from error
         every = slice(None, None, copies)
-        return checked(logits[every] if isinstance(logits, Tensor) else logits, x[every], self.classifier)
+        rows = isinstance(logits, Tensor) and logits.ndim
+        return checked(logits[every] if rows else logits, x[every], self.classifier)
 
     def hand_out(self, places: Sequence[int], found: Explanation | Attribution) -> None:
         """Pass finished items to every `ExplanationCallback`."""

@@ -38,7 +38,7 @@ from fgvis_lightning.metrics import (
     sparsity,
 )
 from fgvis_lightning.metrics.profiles import ZERO
-from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.classifier import Classifier, channels_last
 from fgvis_lightning.networks.folding import faster
 from fgvis_lightning.networks.logits import checked
 from fgvis_lightning.results.explanation import Attribution, Explanation
@@ -63,7 +63,7 @@ def judge(
         InputError: an image or a map cannot be read, or the size of a map is not that of the network's input.
     """
     device = chosen_device(config.device)
-    network = faster(classifier).to(device).to(memory_format=torch.channels_last)
+    network = channels_last(faster(classifier).to(device))
     source = stored(methods)
     needed = {METRICS[name].shares or name for name in metrics}
     for start in range(0, len(ids), ROWS):

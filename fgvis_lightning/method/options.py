@@ -128,6 +128,11 @@ def choose(
         most = "" if keeps else f" and less than 1 for {game}"
         raise InputError(f"Expected level to be more than 0{most}, but got {level}.")
     optimizer = optimizer if optimizer is not None else SOLVERS[game] if auto else sgd
+    if not callable(optimizer):
+        raise InputError(
+            f"Expected optimizer to be a function of the parameters, such as functools.partial(torch.optim.Adam, "
+            f"lr=0.1), but got {optimizer!r}."
+        )
     if isinstance(optimizer([nn.Parameter(torch.zeros(1))]), Solver) != auto:
         solvers = "fgvis_lightning.method.solvers.Pruning or Thresholding"
         raise InputError(

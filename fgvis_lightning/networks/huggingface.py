@@ -13,8 +13,8 @@ from fgvis_lightning.networks.preprocessing import Preprocessing
 PREFIX = "hf:"
 
 
-def load_huggingface(name: str) -> tuple[nn.Module, Preprocessing, str]:
-    """An image classifier, its preprocessing, and its task.
+def load_huggingface(name: str) -> tuple[nn.Module, Preprocessing]:
+    """An image classifier and its preprocessing.
 
     Args:
         name: name of a model on HuggingFace's hub, or a folder written by ``save_pretrained``.
@@ -38,8 +38,13 @@ def load_huggingface(name: str) -> tuple[nn.Module, Preprocessing, str]:
             f"Expected transformers to load an image classifier from {name}, but it could not: "
             f"{says[0] if says else type(error).__name__}"
         ) from error
-    several = getattr(network.config, "problem_type", None) == "multi_label_classification"
-    return network, preprocessing_of(processor), "multilabel" if several else "multiclass"
+    return network, preprocessing_of(processor)
+
+
+def task_of_config(network: nn.Module) -> str:
+    """The task in a network's ``config.problem_type``; ``multiclass`` if there is none."""
+    kind = getattr(getattr(network, "config", None), "problem_type", None)
+    return {"multi_label_classification": "multilabel", "regression": "regression"}.get(str(kind), "multiclass")
 
 
 def preprocessing_of(processor: Any) -> Preprocessing:

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fgvis_lightning.errors import InputError
+from fgvis_lightning.errors import InputError, one_of
 from fgvis_lightning.method.tasks import ATTRIBUTE, Task
 from fgvis_lightning.networks.channels import KINDS, as_they_are, channels_of, dimensions_of, for_channels
 from fgvis_lightning.networks.checkpoint import LIGHTNING, from_hyper_parameters, load_weights
-from fgvis_lightning.networks.classifier import Classifier, Reordered, freeze
+from fgvis_lightning.networks.classifier import Classifier, Reordered, check_module, freeze
 from fgvis_lightning.networks.heads import IMAGES, Head, with_head
-from fgvis_lightning.networks.huggingface import PREFIX, class_names, load_huggingface
+from fgvis_lightning.networks.huggingface import PREFIX, class_names, load_huggingface, task_of_config
 from fgvis_lightning.networks.inputs import unbound, with_inputs
 from fgvis_lightning.networks.outputs import Selected
 from fgvis_lightning.networks.preprocessing import Preprocessing
@@ -47,7 +47,8 @@ class ClassifierOptions:
             or pages of a file or array; default: chosen by the network's first convolution.
         levels: gray values of black and white in files of more than 8 bits, e.g. ``[0, 4095]``.
         order: order of the network's color channels, e.g. ``BGR``; mean and std are always in RGB order.
-        output: key, attribute or index of the logits among the network's outputs; default: the output named ``logits``.
+        output: key, attribute or index of the logits among the network's outputs; default: the only one, or the one
+            named ``logits``.
         inputs: the network's further inputs by name: numbers or lists for one image, or ``.npy`` files.
         reduce: a function, or a class with ``__call__``, that turns the network's outputs into class scores (B,K), such
             as `fgvis_lightning.networks.reduce.SegmentationLogits` for segmentation.
@@ -99,6 +100,8 @@ def from_options(
     """
     if isinstance(network, Classifier):
         return network
+    if outputs is not None:
+        one_of(("logits", "probabilities"), outputs=outputs)
     if not 0 < threshold < 1:
         raise InputError(f"Expected threshold between 0 and 1, but got {threshold}.")
     fresh = isinstance(network, nn.Module) and classifier.checkpoint is None and classifier.weights is None
@@ -107,8 +110,9 @@ def from_options(
     while isinstance(network, nn.Module) and (inside := _wrapped(network)) is not None:
         network = inside
     name = network if isinstance(network, str) else type(network).__name__
-    network, preprocessing, own = _made(network, classifier.checkpoint)
-    meaning = own if task == "multiclass" else task
+    network, preprocessing = _made(network, classifier.checkpoint)
+    check_module(network)
+    meaning = task_of_config(network) if task == "multiclass" else task
     if classifier.checkpoint is not None:
         network = copy.deepcopy(network)
         note = load_weights(network, classifier.checkpoint, classifier.checkpoint_key)
@@ -156,15 +160,15 @@ def load_classifier(
     return from_options(network, ClassifierOptions(**options), task, outputs, threshold)
 
 
-def _made(network: nn.Module | str, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing | None, str]:
-    """The network for a name or module, its preprocessing if it provides one, and its task."""
+def _made(network: nn.Module | str, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing | None]:
+    """The network for a name or module, and its preprocessing if it provides one."""
     if not isinstance(network, str):
-        return network, None, "multiclass"
+        return network, None
     if network.startswith(PREFIX):
         return load_huggingface(network.removeprefix(PREFIX))
     if network.startswith(LIGHTNING):
-        return from_hyper_parameters(network.removeprefix(LIGHTNING), checkpoint), None, "multiclass"
-    return create(network, pretrained=checkpoint is None), None, "multiclass"
+        return from_hyper_parameters(network.removeprefix(LIGHTNING), checkpoint), None
+    return create(network, pretrained=checkpoint is None), None
 
 
 def _noise(network: nn.Module, preprocessing: Preprocessing) -> Tensor:

@@ -61,7 +61,10 @@ def resolve(targets: Tensor, logits: Tensor, classifier: Classifier) -> Tensor:
     return torch.where(targets < 0, by_rank, targets)
 
 
-SIZE = r"mat1 and mat2|kernel size|padded input|output size|size of tensor|shape|too small|expected input.*channels"
+SIZE = (
+    r"mat1 and mat2|kernel size|padded input|output size|size of tensor|shape|too small|expected input.*channels|"
+    r"height|width|image size"
+)
 """Parts of torch's error messages for images of a wrong size."""
 
 
@@ -78,8 +81,8 @@ def why_not(network: nn.Module, name: str, x: Tensor, error: Exception) -> str:
     types = {tensor.dtype for tensor in network.buffers() if tensor.is_floating_point()}
     if types and x.dtype not in types:
         return (
-            f"Expected {name} in {x.dtype}, but its weights are {types.pop()}. Pass network.float(), and for more "
-            f"speed set precision, e.g. bf16-mixed."
+            f"Expected {name} in {x.dtype}, but its weights are {types.pop()}. Pass network.to({x.dtype}), and for "
+            f"more speed set precision, e.g. bf16-mixed."
         )
     dimensions = dimensions_of(network)
     if dimensions != x.ndim - 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -64,14 +65,15 @@ class Preprocessing:
         one_of([mode.value for mode in InterpolationMode], interpolation=self.interpolation)
         if self.levels is not None and not (len(self.levels) == 2 and -1e9 < self.levels[0] < self.levels[1] < 1e9):
             raise InputError(f"Expected levels to be black and a larger white, e.g. [0, 4095], but got {self.levels}.")
-        short = self.resize if isinstance(self.resize, int) else min(self.resize)
         if self.bands is not None and not (len(self.bands) == 3 and all(1 <= band <= len(mean) for band in self.bands)):
             raise InputError(f"Expected bands to be three from 1 to {len(mean)}, but got {self.bands}.")
+        resized = self.resize if isinstance(self.resize, tuple) else (self.resize,)
         if (
             not 1 <= len(self.size) <= 3
+            or not all(isinstance(side, Integral) for side in (*self.size, *resized))
             or min(self.size) < 1
-            or short < min(self.size)
-            or max(*self.size, short) > LARGEST
+            or min(resized) < min(self.size)
+            or max(*self.size, min(resized)) > LARGEST
         ):
             raise InputError(
                 f"Expected size to be a height and a width from 1 to {LARGEST} and resize at least as large, but got "

@@ -130,6 +130,20 @@ def test_several_labels_of_huggingface(folder: Path, tmp_path: Path) -> None:
     assert load_classifier(f"hf:{tmp_path}").task.name == "multilabel"
 
 
+def test_the_task_of_a_huggingface_module() -> None:
+    """Also of one in memory, which would otherwise be explained by a softmax."""
+    small: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
+    kinds: list[dict[str, Any]] = [
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+        {"num_labels": 1, "problem_type": "regression"},
+    ]
+    several, amount = (ResNetForImageClassification(ResNetConfig(**small, **kind)) for kind in kinds)
+    assert load_classifier(several, size=(32, 32)).task.name == "multilabel"
+    with pytest.raises(InputError, match="An amount is not a probability"):
+        load_classifier(amount, size=(32, 32))
+    assert load_classifier(amount, size=(32, 32), task="binary").task.name == "binary"
+
+
 @pytest.mark.parametrize(
     ("processor", "size", "resize"),
     [
