@@ -13,6 +13,7 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from fgvis_lightning.api import explain
 from fgvis_lightning.errors import InputError
@@ -81,7 +82,7 @@ class ExplainCallback(pl.Callback):
         Raises:
             InputError: if images, targets or options are invalid.
         """
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not any(map(is_lazy, pl_module.parameters())):  # lazy weights come with a batch
             with isolate_rng():
                 self._explain(pl_module, iterations=1, seeds=1)
 
