@@ -19,7 +19,7 @@ from importlib.metadata import version
 
 import shtab
 
-from fgvis_lightning.cli.ending import Output, stop
+from fgvis_lightning.cli.ending import Output, sigterm_stops, stop
 from fgvis_lightning.cli.outlines import outline, remembered
 from fgvis_lightning.errors import GO_ON, InputError, nearest, one_of
 from fgvis_lightning.experiments.outline import check_names, options_of, short_help
@@ -41,7 +41,16 @@ COMMANDS = {
 """Module of each command, with ``make_parser`` and ``main``, and a description."""
 
 CONFIG = "--config", "-c"
-STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+STORAGE_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+}
 
 
 def overview() -> str:
@@ -94,7 +103,8 @@ def _main(args: Sequence[str] | None, output: Output) -> None:
         if (text := _answer(command, rest)) is not None:
             print(text)
             return
-        from fgvis_lightning.cli.running import run  # imports torch and Lightning
+        with sigterm_stops():
+            from fgvis_lightning.cli.running import run  # imports torch and Lightning
 
         run(COMMANDS[command][0], rest, args)
     except InputError as error:
@@ -132,6 +142,9 @@ def _answer(command: str, rest: Sequence[str]) -> str | None:
     if command == "--version":
         return f"fgvis-lightning {version('fgvis-lightning')}"
     if command == "completion":
+        if rest and rest[0] in {"-h", "--help"}:
+            shells = ", ".join(shtab.SUPPORTED_SHELLS)
+            return f"usage: {program()} completion SHELL\n\nPrint a completion script for {shells}."
         return completion(rest[0] if rest else "")
     if command not in COMMANDS:
         photo = next((word for word in (command, *rest) if os.path.exists(word)), "")  # noqa: PTH110

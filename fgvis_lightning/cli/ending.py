@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO
+
+from fgvis_lightning.errors import GO_ON
 
 STOPPED = (75, 130)
 """Exit codes of stopped runs."""
@@ -43,6 +47,24 @@ class Output:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+@contextmanager
+def sigterm_stops() -> Iterator[None]:
+    """SIGTERM stops the process as it stops a run, while the libraries that a run needs are imported."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stopped_by_sigterm())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def stopped_by_sigterm() -> NoReturn:
+    """End the process after SIGTERM."""
+    stop(75, f"Stopped by SIGTERM. {GO_ON}")
 
 
 def stop(code: int, message: str) -> NoReturn:

@@ -17,10 +17,12 @@ from fgvis_lightning.callbacks.writer import ExplanationWriter
 from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.engine.precision import say_if_slow
 from fgvis_lightning.engine.strategy import check_trainer, chosen_strategy, trainer_options
+from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import building, check_optimizers, complete_network
 from fgvis_lightning.experiments.outline import required
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.run import Run
+from fgvis_lightning.experiments.sweeps import NAMES
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.names import program
 from fgvis_lightning.results import folder
@@ -76,7 +78,13 @@ class FGVisCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the folder early, and keep torchvision's weights entry, which determines the preprocessing."""
         check_optimizers(self.config.fit)
-        folder.prepare_folder(Path(self.config.fit.output))
+        output = Path(self.config.fit.output)
+        if (output / NAMES).exists():
+            raise InputError(
+                f"Expected --output to be a folder of fit, but {output} holds methods of another command. "
+                f"Choose another one."
+            )
+        folder.prepare_folder(output)
         complete_network(
             self.config.fit.model,
             lambda name: (
@@ -127,7 +135,8 @@ class FGVisCLI(LightningCLI):
         output, data = self.run.output, self.datamodule
         missing, present = self.run.split()
         written = len(present) - data.skipped + len(data.recomputed)
-        already = f", {len(present) - written:,} were already there" if len(present) > written else ""
+        old = len(present) - written
+        already = f", {old:,} {'was' if old == 1 else 'were'} already there" if old else ""
         if written and self.model.coverage.calls:
             print(f"\n{self.model.coverage}")
         print(f"{written:,} of {data.total:,} items explained{already}.")

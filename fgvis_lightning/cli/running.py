@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from fgvis_lightning.cli.ending import stop
+from fgvis_lightning.cli.ending import stop, stopped_by_sigterm
 from fgvis_lightning.cli.fit import FIT, FGVisCLI, run_cli
 from fgvis_lightning.cli.outlines import outline
 from fgvis_lightning.engine.signals import as_exceptions
 from fgvis_lightning.engine.strategy import RankFailedError
-from fgvis_lightning.errors import GO_ON, InputError
+from fgvis_lightning.errors import InputError
 
 # Lightning's advice for training that does not apply here.
 QUIET = (
@@ -57,4 +57,4 @@ def run(module: str, rest: Sequence[str], args: Sequence[str] | None) -> None:
     except RankFailedError as error:
         stop(1, str(error))
     except SIGTERMException:
-        stop(75, f"Stopped by SIGTERM. {GO_ON}")
+        stopped_by_sigterm()

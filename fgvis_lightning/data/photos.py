@@ -157,6 +157,10 @@ def _read_csv(path: Path) -> list[Photo]:
     try:
         header, rows = csv_rows(read_text(path))
         columns = {name.lower(): place for place, name in enumerate(header)}
+        if twice := [name for name in ("path", "target") if [one.lower() for one in header].count(name) > 1]:
+            raise InputError(
+                f"Expected one column {twice[0]!r} in {path}, but there are several. Rename or delete them."
+            )
         if "path" not in columns:
             raise InputError(f"Expected a CSV file with a header and a column 'path', but {path} has {header}.")
         if "target" not in columns and (labels := LABELS & columns.keys()):
@@ -172,6 +176,11 @@ def _read_csv(path: Path) -> list[Photo]:
                 raise InputError(
                     f"Expected an image in each row of {path}, but the column 'path' of row {number} is empty. "
                     f"Fill it in, or delete the row."
+                )
+            if any(cell.strip() for cell in row[len(header) :]):
+                raise InputError(
+                    f"Expected {len(header)} cells in each row of {path}, as in its header, but row {number} has "
+                    f"{len(row)}. Put a name with a separator in quotes; several classes of an image take a row each."
                 )
             if image.startswith(PACKAGE):
                 image = packaged(image.removeprefix(PACKAGE))

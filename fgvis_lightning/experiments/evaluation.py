@@ -41,6 +41,7 @@ from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import as_rgb, brightened, explanation_image, grid, heat
+from fgvis_lightning.results.folder import check_no_items
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tensor_files import save_tensors, write_whole
 
@@ -118,6 +119,7 @@ def main(args: Sequence[str]) -> None:
     if left_out:
         print(f"left out because some methods lack them: {left_out}")
     output = Path(config.output)
+    check_no_items(output)
     output.mkdir(parents=True, exist_ok=True)
     says = {
         **profile.describe(),

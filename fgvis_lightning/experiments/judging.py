@@ -90,8 +90,10 @@ def judge(
                     raise InputError(
                         f"Expected maps of {tuple(x.shape[-2:])}, the network's input size, but that of {id} by {name} "
                         f"has {tuple(found.shape[-2:])}. Give the network that made them, and its size with "
-                        f"--model.classifier.size."
+                        f"--model.classifier.size; enlarge your own maps to this size."
                     )
+                if not found.isfinite().all():
+                    raise InputError(f"Expected maps without NaN and infinity, but that of {id} by {name} has some.")
             saliency = torch.cat(maps).to(device)
             given = network, x, saliency, targets
             deletion, insertion = curves(*given, profile, config.batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -48,8 +49,13 @@ class Parser(LightningArgumentParser):
             parsed = super().parse_args(with_new_names(given), *others, **options)
         except (RecursionError, UnicodeDecodeError) as error:
             raise InputError("Expected a configuration in YAML, but it is nested too deeply or not a text.") from error
-        if getattr(getattr(parsed, "fit", parsed), "output", None) == "":
+        output = getattr(getattr(parsed, "fit", parsed), "output", None)
+        if output == "":
             raise InputError("Expected --output to name a folder, but got an empty name.")
+        if output == "~" or (output and output.startswith("~/")):
+            raise InputError(
+                f"Expected --output to name a folder, but got {output}: only shells replace ~, without quotes."
+            )
         return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -85,6 +91,10 @@ def explained(message: str, known: Sequence[str]) -> str:
         option = match[1].split("=")[0]
         if not option.startswith("--"):
             hint = ' Write a list in quotes: "[a, b]".' if match[1].endswith(",") else ""
+            if os.path.exists(option):  # noqa: PTH110
+                hint = (
+                    " Images follow --data.images: a file, or a folder, glob or list in quotes, such as 'photos/*.jpg'."
+                )
             return f"Expected options that begin with --, but got {match[1]!r}.{hint}"
         return unknown_option(option, known)
     if re.search(r"multilabel.*'?regression'?$", text):

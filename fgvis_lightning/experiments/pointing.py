@@ -43,7 +43,7 @@ from fgvis_lightning.metrics import energy_pointing_game, pointing_game
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.figures import as_rgb, grid, heat
-from fgvis_lightning.results.folder import IMAGE
+from fgvis_lightning.results.folder import IMAGE, check_no_items
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import load_metadata, write_whole
 
@@ -115,6 +115,7 @@ def main(args: Sequence[str]) -> None:
         )
     items = measure(targets, methods, config.tolerance)
     output = Path(config.output)
+    check_no_items(output)
     output.mkdir(parents=True, exist_ok=True)
     table = summary(items, [*methods, UNIFORM, CENTER])
     write_whole(output / "config.yaml", parser.dump(config, skip_none=False).encode())

@@ -64,6 +64,7 @@ from fgvis_lightning.experiments.statistics import with_intervals
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.networks.logits import checked, resolve
 from fgvis_lightning.results.figures import as_rgb, grid, heat
+from fgvis_lightning.results.folder import check_no_items
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import write_whole
 
@@ -117,7 +118,9 @@ def main(args: Sequence[str]) -> None:
     parser = make_parser()
     config = parser.parse_args(list(args))
     if not config.methods or config.steps < 1:
-        raise InputError(f"Expected methods, and steps of at least 1, but got {config.methods} and {config.steps}.")
+        raise InputError(
+            f"Expected --methods, and --steps of at least 1, but got {len(config.methods)} and {config.steps}."
+        )
     counts = config.samples, config.changes
     if not config.tests or min(counts) < 1 or not 0 <= config.noise < math.inf or config.bins < 2:
         raise InputError(
@@ -142,6 +145,7 @@ def main(args: Sequence[str]) -> None:
     trained = Trained(network, x, targets, logits.argmin(1), [item.image_id for item in items])
     print(f"network: {classifier.name}; {len(items)} items", flush=True)
     output = Path(config.output)
+    check_no_items(output)
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / "config.yaml", parser.dump(config, skip_none=False).encode())
     for test in dict.fromkeys(config.tests):

@@ -30,7 +30,7 @@ from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.names import slug
 from fgvis_lightning.networks.load import from_options
-from fgvis_lightning.results.folder import prepare_folder
+from fgvis_lightning.results.folder import check_no_items, prepare_folder
 from fgvis_lightning.results.tensor_files import write_whole
 
 NAMES = "methods.json"
@@ -113,6 +113,7 @@ def sweep(
     objects = build(parser, config, required)
     chosen = methods(objects)
     folders = folders_of(Path(config.output), chosen, "methods")
+    check_no_items(Path(config.output))
     for folder in folders.values():
         prepare_folder(folder)
     classifier = from_options(**vars(objects.model))

@@ -27,6 +27,7 @@ from fgvis_lightning.experiments import comparison, evaluation
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.sweeps import folders_of, sweep_parser
 from fgvis_lightning.report.benchmark_page import write_benchmark
+from fgvis_lightning.results.folder import check_no_items
 from fgvis_lightning.results.tensor_files import write_whole
 
 ONLY = "network"
@@ -62,6 +63,7 @@ def main(args: Sequence[str]) -> None:
     parser = make_parser()
     config = parser.parse_args(list(args))
     output = Path(config.output)
+    check_no_items(output)
     settings: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False))
     networks = config.networks or {ONLY: {}}
     folders = folders_of(output, networks, "networks")

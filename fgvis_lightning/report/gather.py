@@ -28,6 +28,7 @@ Curves = tuple[list[float], list[float]]
 """Score of the class from no pixel to all pixels, for deletion and insertion."""
 
 JUDGED = "evaluation_items.csv"
+BENCHMARK = "index.html"  # the page of ``benchmark``
 REACHED, MISSED, EXPLAINED = "reached", "missed", "explained"  # the level of lam: auto, or no level
 FAILED, DAMAGED = "failed", "damaged"
 
@@ -142,6 +143,11 @@ def gather(folder: Path, images: str | None = None) -> Results:
         section = coverage_section(source, f"gates-{number}", name)
         sections += [section] if section else []
     if not entries and not sections:
+        if (folder / BENCHMARK).is_file():
+            raise InputError(
+                f"Expected a folder with explanations or tables, but {folder} is of benchmark, whose page is "
+                f"{folder / BENCHMARK}. For single items, give the folder of a network's maps: {folder}/NETWORK/maps."
+            )
         raise InputError(
             f"Expected a results folder, but {folder} has no explanations, failures or tables. Make some with: "
             f"{program()} fit --config configs/quickstart.yaml --output {folder}"
@@ -262,6 +268,7 @@ class _Judged:
                 self.values.setdefault(method, {})[id] = known
         # The folders of judged items, for an evaluation without its own items. A stranger's file could name any folder.
         judged = _config(place).get("results")
+        judged = [judged] if isinstance(judged, str) else judged
         for source in map(Path, map(str, judged if isinstance(judged, list) else [])):
             if source.resolve().is_relative_to(self.folder):
                 self.sources += _sources(_places(source))[0]

@@ -124,5 +124,5 @@ def damaged(path: Path, error: Exception) -> InputError:
     """The error for a file that cannot be read."""
     return InputError(
         f"Expected an explanation file, but {path} is damaged or of another kind ({error}). "
-        f"Run the same command again to compute it again."
+        f"To compute it again, run the command that made it."
     )

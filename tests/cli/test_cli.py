@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 import torch
 import torchvision
 import yaml
-from command_line import CPU, TINY, fit
+from command_line import CPU, NETWORK, TINY, fit
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_networks import Hungry, Tiny
@@ -237,7 +238,7 @@ def test_corrupt_and_foreign_explanations_are_computed_again(
     printed = capsys.readouterr().out
     assert f"{corrupt} is damaged or of another kind (its checksum is wrong): it will be computed again" in printed
     assert f"{foreign} belongs to another configuration: it will be computed again" in printed
-    assert "2 of 3 items explained, 1 were already there" in printed
+    assert "2 of 3 items explained, 1 was already there" in printed
     assert {path.name: path.read_bytes() for path in (output / "explanations").iterdir()} == whole
 
 
@@ -488,8 +489,28 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(folder: Path, ou
     assert 1 <= done < 3
     assert len((output / "summary.csv").read_text().splitlines()) == 1 + done
     finished = subprocess.run(slow, env=environment, capture_output=True, text=True, check=True, timeout=300)
-    assert f"{3 - done} of 3 items explained, {done} were already there" in finished.stdout
+    assert f"{3 - done} of 3 items explained, {done} {'was' if done == 1 else 'were'} already there" in finished.stdout
     assert len(load_explanations(output)) == 3
+
+
+def test_no_command_takes_the_place_of_another(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its ``config.yaml`` would be lost, and ``evaluate`` and ``report`` would show one of the two in silence."""
+    fit(output, folder)
+    config = (output / "config.yaml").read_bytes()
+    images = ["--data.images", str(folder), "--methods", "{gradient: {class_path: fgvis_lightning.baselines.Gradient}}"]
+    for command in (
+        ["compare", *images],
+        ["benchmark", *images],
+        ["evaluate", "--results", str(output)],
+        ["sanity", "--images", *images[1:]],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main([command[0], *NETWORK, *command[1:], "--output", str(output)])
+        assert stopped.value.code == 2
+        assert "to be this command's own folder, but" in capsys.readouterr().err, command
+    assert (output / "config.yaml").read_bytes() == config
+    main(["compare", *NETWORK, *CPU, *images, "--output", str(output / "comparison")])
+    assert "holds methods of another command" in fails(capsys, output / "comparison", folder)
 
 
 def test_an_unknown_command_is_told_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -514,6 +535,31 @@ def test_a_full_disk_under_standard_output_is_not_the_results(command: list[str]
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith("fgvis: Expected to write to standard output, but got: No space left on device.")
+
+
+def test_a_file_that_may_not_grow_is_a_full_disk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def write(*_: object) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))  # as after `ulimit -f`
+
+    monkeypatch.setattr("fgvis_lightning.report.command.main", write)
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(tmp_path)])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.startswith("fgvis: Expected to write the results, but got: File too large.")
+
+
+def test_sigterm_during_the_imports_is_a_stop() -> None:
+    """A scheduler may preempt a command in its first seconds, too."""
+    start = (
+        "import os, signal, sys; from fgvis_lightning.cli import main; "
+        "stop = lambda name, *_: os.kill(os.getpid(), signal.SIGTERM) if name == 'torch.nn' else None; "
+        "sys.meta_path.insert(0, type('Stop', (), {'find_spec': stop})); main(['predict', '--data.images', 'x'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", start], check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (75, 1)
+    assert ended.stderr.startswith("fgvis: Stopped by SIGTERM. Finished items are kept.")
 
 
 def test_a_pipe_that_closes() -> None:

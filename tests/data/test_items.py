@@ -186,6 +186,19 @@ def test_csv_with_indices_names_and_blanks(photo: PhotoMaker, tmp_path: Path) ->
         list_items(str(tmp_path / "t.csv"), "auto", CLASSIFIER)
 
 
+def test_csv_with_more_than_can_be_meant(photo: PhotoMaker, tmp_path: Path) -> None:
+    """What a reader would drop in silence: a second column of the same name, and cells beyond the header."""
+    photo("a.png")
+    (tmp_path / "t.csv").write_text("path,target,Target\na.png,1,2\n")
+    with pytest.raises(InputError, match=r"Expected one column 'target' in .*t\.csv, but there are several"):
+        list_items(str(tmp_path / "t.csv"), "auto", CLASSIFIER)
+    (tmp_path / "t.csv").write_text("path,target\na.png,1,2\n")
+    with pytest.raises(InputError, match=r"Expected 2 cells in each row of .*t\.csv, .* row 2 has 3\. Put a name with"):
+        list_items(str(tmp_path / "t.csv"), "auto", CLASSIFIER)
+    (tmp_path / "t.csv").write_text("path,target\na.png,1,, \n")  # as spreadsheets write a cleared column
+    assert ids(list_items(str(tmp_path / "t.csv"), "auto", CLASSIFIER)) == [("a", 1)]
+
+
 def test_csv_with_a_file_of_a_package(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,target\n" + "".join(f"package:skimage/data/coffee.png,{k}\n" for k in (1, 0)))
     items = list_items(str(tmp_path / "t.csv"), "label", CLASSIFIER)

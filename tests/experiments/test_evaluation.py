@@ -298,6 +298,10 @@ def test_mistakes(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"Expected maps of (16, 16), the network's input size, but that of {id} by mine has (8, 16)" in fails(
         capsys, results, "--maps", f"{{mine: {empty}}}"
     )
+    np.save(empty / f"{id}.npy", np.full((16, 16), np.nan))
+    assert f"Expected maps without NaN and infinity, but that of {id} by mine has some." in fails(
+        capsys, results, "--maps", f"{{mine: {empty}}}"
+    )
     assert "Expected --reference to be one of gradient, FGVis, but got 'FGViz'. Nearest: FGVis." in fails(
         capsys, results, "--reference", "FGViz"
     )

@@ -54,6 +54,8 @@ def test_help_fits_a_screen(command: str, capsys: pytest.CaptureFixture[str], mo
     [("fit", "--data.images …"), ("evaluate", "--results …"), ("sanity", "--images … --methods …")],
 )
 def test_help_says_what_a_command_needs(command: str, needed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["completion", "--help"])
+    assert "usage: fgvis completion SHELL" in capsys.readouterr().out
     assert f"usage: fgvis {command} {needed} [options]" in printed(capsys, command, "--help")
 
 
@@ -88,6 +90,7 @@ def test_a_configuration_is_commented_and_runs_as_it_is(
         (["compare", "--data.imags", "x"], "got --data.imags. Nearest: --data.images"),
         (["evaluate", "--result", "x"], "got --result. Nearest: --results"),
         (["fit", "--data.images", "x", "photo.png"], "options that begin with --, but got 'photo.png'"),
+        (["fit", "--data.images", "x", __file__], "glob or list in quotes, such as 'photos/*.jpg'"),  # by the shell
         (
             ["fit", "--data.images", "x", "--model.iterations", "many"],
             "--model.iterations: Expected a whole number, but",
@@ -96,6 +99,7 @@ def test_a_configuration_is_commented_and_runs_as_it_is(
             ["fit", "--data.images", "x", "--model.game", "delete"],
             "--model.game: Expected one of preservation, deletion",
         ),
+        (["fit", "--data.images", "x", "--output", "~/results"], "only shells replace ~"),  # as in a configuration
         (["sanity", "--images", "x"], "Expected --methods, but got nothing"),
         (["fti"], "Expected a command, fit, predict, report, compare"),
         (["explain", "--output", "x", __file__], f"To explain a photo: fgvis fit --data.images {__file__}"),

@@ -363,6 +363,7 @@ def test_damaged_explanations_are_named_and_the_others_shown(
     row = page.data["rows"][1]
     assert (row["state"], row["id"]) == ("damaged", "0001@dog")
     assert "0001@dog.safetensors is damaged" in row["reason"]
+    assert row["reason"].endswith("To compute it again, run the command that made it.")  # not report
     assert "0001@dog.safetensors is damaged" in page.words
 
 
@@ -431,6 +432,10 @@ def test_folders_without_results_say_what_to_run(tmp_path: Path, capsys: pytest.
     (tmp_path / "empty").mkdir()
     assert "fgvis fit --config" in fails(capsys, str(tmp_path / "empty"))
     assert "is not a folder" in fails(capsys, str(tmp_path / "nowhere"))
+    (tmp_path / "empty" / "index.html").touch()  # of benchmark, whose items lie deeper
+    told = fails(capsys, str(tmp_path / "empty"))
+    assert f"whose page is {tmp_path / 'empty' / 'index.html'}" in told
+    assert f"{tmp_path / 'empty' / 'NETWORK' / 'maps'}" in told
     run(tmp_path / "run")
     assert "FILE.html" in fails(capsys, str(tmp_path / "run"), "--output", str(tmp_path / "page.pdf"))
 
@@ -463,12 +468,14 @@ def test_an_evaluation_shows_the_items_that_it_has_judged_and_that_lie_in_it(
 ) -> None:
     run(tmp_path / "run", 2)
     evaluation(tmp_path / "evaluation", "run", {"0000@cat": 0.1})
-    (tmp_path / "evaluation" / "config.yaml").write_text(f"results: ['{tmp_path / 'run'}']\n")
-    with pytest.raises(InputError, match="has no explanations"):  # a stranger's could name any folder
-        gather(tmp_path / "evaluation")
-    assert f"--output {tmp_path / 'run' / 'evaluation'}, then fgvis report" in capsys.readouterr().err
+    config = tmp_path / "evaluation" / "config.yaml"
+    for judged in (f"['{tmp_path / 'run'}']", f"'{tmp_path / 'run'}'"):  # as --results was written
+        config.write_text(f"results: {judged}\n")
+        with pytest.raises(InputError, match="has no explanations"):  # a stranger's could name any folder
+            gather(tmp_path / "evaluation")
+        assert f"--output {tmp_path / 'run' / 'evaluation'}, then fgvis report" in capsys.readouterr().err
     (tmp_path / "run").rename(tmp_path / "evaluation" / "run")
-    (tmp_path / "evaluation" / "config.yaml").write_text(f"results: ['{tmp_path / 'evaluation' / 'run'}']\n")
+    config.write_text(f"results: '{tmp_path / 'evaluation' / 'run'}'\n")
     found = gather(tmp_path / "evaluation")
     assert [(entry.id, entry.values.get("deletion")) for entry in found.entries] == [
         ("0000@cat", 0.1),

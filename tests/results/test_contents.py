@@ -135,7 +135,7 @@ def test_added_and_removed_photos(
     (folder / "photo 2.png").unlink()
     fit(done, folder)
     out = capsys.readouterr().out
-    assert "2 of 3 items explained, 1 were already there" in out, "two photos share a name now, and have longer ones"
+    assert "2 of 3 items explained, 1 was already there" in out, "two photos share a name now, and have longer ones"
     assert f"2 explanations belong to other images in {done}; see summary.csv (listed: no)." in out
     marks = listed(done)
     assert sorted(marks.values()) == ["no", "no", "yes", "yes", "yes"]
