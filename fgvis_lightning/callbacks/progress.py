@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import ProgressBar
 
 from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.engine.sweep_module import SweepModule
+from fgvis_lightning.errors import InputError
 from fgvis_lightning.results.numbers import percent, probability
 
 WIDTH = 118
@@ -26,7 +27,10 @@ class SweepProgress(ProgressBar):
     to time.
 
     Args:
-        seconds: time between two updates; default: 1 in a terminal, otherwise 30.
+        seconds: time between two updates, greater than 0; default: 1 in a terminal, otherwise 30.
+
+    Raises:
+        InputError: if the time is not positive and finite.
 
     Attributes:
         label: beginning of the line.
@@ -36,6 +40,8 @@ class SweepProgress(ProgressBar):
 
     def __init__(self, seconds: float | None = None) -> None:
         super().__init__()
+        if seconds is not None and not 0 < seconds < threading.TIMEOUT_MAX:
+            raise InputError(f"Expected a finite number of seconds above 0 between two updates, but got {seconds}.")
         self.seconds = seconds
         self._enabled = True
         self._stop = threading.Event()

@@ -24,6 +24,7 @@ from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.explainer import FGVis
+from fgvis_lightning.method.options import within
 from fgvis_lightning.results.explanation import Attribution, Explanation
 from fgvis_lightning.results.figures import (
     AS_IT_IS,
@@ -59,11 +60,14 @@ class TensorBoardImages(ExplanationCallback):
             ``--trainer.log_every_n_steps`` steps.
         max_items: number of shown items of the whole sweep, evenly spread over its listing; a picture takes about
             100 kB.
+
+    Raises:
+        InputError: if a number is negative.
     """
 
     def __init__(self, every_n_iterations: int = 50, max_items: int = 64) -> None:
-        self.every_n_iterations = every_n_iterations
-        self.max_items = max_items
+        self.every_n_iterations = within("every_n_iterations", every_n_iterations, 0, 10**9)
+        self.max_items = within("max_items", max_items, 0, 10**9)
         self._own: SummaryWriter | None = None
         self._sums = torch.zeros(4, dtype=torch.float64)  # items, scores of explanations, mean evidence, levels reached
         self._coverage = Coverage()

@@ -14,6 +14,7 @@ import torch
 from fgvis_lightning.callbacks.progress import Meter, SweepProgress, clock
 from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.data.items import Item
+from fgvis_lightning.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -113,3 +114,9 @@ def test_disabled_on_other_ranks() -> None:
     progress.on_train_start(SimpleNamespace(datamodule=None), None)  # type: ignore[arg-type]
     assert progress._thread is None
     progress.close()
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_refuses_a_time_between_updates_that_it_cannot_wait(seconds: float) -> None:
+    with pytest.raises(InputError, match=f"above 0 between two updates, but got {seconds}"):
+        SweepProgress(seconds)

@@ -26,8 +26,9 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams.backend_context import Context
 
 from fgvis_lightning import load_explanations
-from fgvis_lightning.callbacks.tensorboard import _bars
+from fgvis_lightning.callbacks.tensorboard import TensorBoardImages, _bars
 from fgvis_lightning.defense.coverage import Coverage, Layer
+from fgvis_lightning.errors import InputError
 
 CURVES = ["--tensorboard.every_n_iterations", "2", "--trainer.log_every_n_steps", "2", "--data.batch_size", "2"]
 
@@ -63,6 +64,12 @@ def test_each_item_has_curves_a_panel_and_gates(folder: Path, output: Path) -> N
     assert "nonlinearity calls gated" in text
     assert coverage is not None
     assert [row for row in text.splitlines() if f"| {coverage.layers[0].module} |" in row]
+
+
+@pytest.mark.parametrize("option", ["every_n_iterations", "max_items"])
+def test_refuses_negative_numbers(option: str) -> None:
+    with pytest.raises(InputError, match=f"Expected {option} from 0"):
+        TensorBoardImages(**{option: -1})
 
 
 def test_many_layers_have_some_of_their_names() -> None:
