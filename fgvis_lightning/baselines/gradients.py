@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
-from captum.attr import GradientShap, InputXGradient, NoiseTunnel, Saliency
+from captum.attr import InputXGradient, Saliency
 from captum.attr import IntegratedGradients as Path
 from torch import Tensor, nn
 
@@ -59,6 +61,20 @@ class IntegratedGradients(Method):
         return one_by_one(attribute, images, targets, 0, type(self).__name__).sum(1)
 
 
+def noisy_mean(
+    term: Callable[[Tensor, Tensor], Tensor], image: Tensor, target: Tensor, noise: float, samples: int, batch_size: int
+) -> Tensor:
+    """Mean (1,C,H,W) of a term of noisy images (n,C,H,W) and their targets (n,), from torch's seeded CPU generator.
+
+    The noise is drawn image by image, so that it depends neither on the batch size nor on the device.
+    """
+    total = torch.zeros_like(image)
+    for start in range(0, samples, batch_size):
+        draws = [torch.randn(image.shape[1:]) for _ in range(min(batch_size, samples - start))]
+        total += term(image.detach() + noise * torch.stack(draws).to(image), target.expand(len(draws))).sum(0)
+    return total / samples
+
+
 @dataclass(frozen=True)
 class SmoothGrad(Method):
     """``max_c |E[∂ logit(x + ε) / ∂ x_c]|``, a mean over noisy images (Smilkov et al., 2017, section 3).
@@ -71,7 +87,7 @@ class SmoothGrad(Method):
         noise: standard deviation of ε as a share of the image's range; the paper recommends 0.1 to 0.2.
         squared: whether to average squares.
         seed: seed of ε, the same for each image.
-        batch_size: noisy images in one network pass, all of the same image; another number is another draw.
+        batch_size: noisy images in one network pass, all of the same image.
     """
 
     black_box = True
@@ -90,17 +106,13 @@ class SmoothGrad(Method):
         require(self, 0, "noise", "seed")
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        def term(noisy: Tensor, target: Tensor) -> Tensor:
+            slope: Tensor = Saliency(network).attribute(noisy.requires_grad_(), target, abs=False)
+            return slope.square() if self.squared else slope
+
         def attribute(image: Tensor, target: Tensor) -> Tensor:
             low, high = image.detach().aminmax()
-            return NoiseTunnel(Saliency(network)).attribute(
-                image,
-                nt_type="smoothgrad_sq" if self.squared else "smoothgrad",
-                nt_samples=self.samples,
-                nt_samples_batch_size=min(self.samples, self.batch_size),
-                stdevs=max(self.noise * float(high - low), 1e-12),
-                abs=False,
-                target=target,
-            )
+            return noisy_mean(term, image, target, self.noise * float(high - low), self.samples, self.batch_size)
 
         return one_by_one(attribute, images, targets, self.seed, type(self).__name__).abs().amax(1)
 
@@ -117,7 +129,7 @@ class GradientSHAP(Method):
         samples: number of z; the SHAP library uses 200.
         noise: standard deviation of the noise ε, in units of the normalized image; 0.1 is ours, Captum's default is 0.
         seed: seed of the random numbers, the same for each image.
-        batch_size: number of z in one network pass, all of the same image; another number is another draw.
+        batch_size: number of z in one network pass, all of the same image.
     """
 
     black_box = True
@@ -135,15 +147,12 @@ class GradientSHAP(Method):
         require(self, 0, "noise", "seed")
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        def term(noisy: Tensor, target: Tensor) -> Tensor:
+            share = torch.tensor(np.random.uniform(size=(len(noisy), 1, 1, 1))).to(noisy)  # noqa: NPY002, one_by_one's
+            return noisy * Saliency(network).attribute((share * noisy).requires_grad_(), target, abs=False)
+
         def attribute(image: Tensor, target: Tensor) -> Tensor:
-            total = torch.zeros_like(image)
-            for start in range(0, self.samples, self.batch_size):
-                count = min(self.batch_size, self.samples - start)
-                found = GradientShap(network).attribute(
-                    image, torch.zeros_like(image), n_samples=count, stdevs=max(self.noise, 1e-12), target=target
-                )
-                total += found.detach() * count / self.samples
-            return total
+            return noisy_mean(term, image, target, self.noise, self.samples, self.batch_size)
 
         return one_by_one(attribute, images, targets, self.seed, type(self).__name__).sum(1)
 

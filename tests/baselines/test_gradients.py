@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_occlusion import linear, random
@@ -87,6 +89,14 @@ def test_smoothgrad_is_a_mean_over_noisy_images(squared: bool) -> None:
         assert float(one.mean() / expected.mean()) == pytest.approx(1, abs=0.1)
     still = SmoothGrad(samples=2, noise=0)(network, X, TARGETS)
     torch.testing.assert_close(still, Gradient()(network, X, TARGETS), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [SmoothGrad(7), SmoothGrad(7, squared=True), GradientSHAP(7)])
+def test_noise_does_not_depend_on_the_batch_size(method: SmoothGrad | GradientSHAP) -> None:
+    """If the number of values is no multiple of 16, torch draws other numbers for two images at once."""
+    network, x = tiny(), random(2, 3, 15, 17).float()
+    parts = replace(method, batch_size=3)(network, x, TARGETS)
+    torch.testing.assert_close(method(network, x, TARGETS), parts, rtol=1e-4, atol=1e-6)
 
 
 def test_guided_grad_cam_is_the_product() -> None:
