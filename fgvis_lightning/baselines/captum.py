@@ -41,7 +41,7 @@ class FGVisAttribution(Attribution):
 
         Args:
             inputs: the network's inputs (B,C,H,W), or a tuple that contains only these.
-            target: class indices, one for all inputs or (B,); None for the predicted class.
+            target: class indices or names, one for all inputs or (B,); None for the predicted class.
             options: further options of this call.
 
         Returns:
@@ -54,15 +54,7 @@ class FGVisAttribution(Attribution):
             return (self.attribute(inputs[0], target, **options),)
         if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
             raise InputError("Expected inputs to be one tensor (B,C,H,W) of floating-point numbers.")
-        try:
-            classes = torch.as_tensor(-1 if target is None else target).flatten().expand(len(inputs))
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"Expected target to be a class index, or (B,) of them, but got {target!r}.") from error
-        negative = target is not None and bool((classes < 0).any())
-        if negative or classes.is_floating_point() or classes.dtype == torch.bool:
-            raise InputError(f"Expected class indices of at least 0 as target, but got {target!r}.")
-        targets = classes.tolist()
-        found = explain_normalized(self.forward_func, inputs, targets, **{**self.options, **options})
+        found = explain_normalized(self.forward_func, inputs, target, **{**self.options, **options})
         return found.evidence.to(inputs.device)
 
 

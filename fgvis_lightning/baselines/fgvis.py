@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from fgvis_lightning.api import explain_with
 from fgvis_lightning.baselines.base import Method
+from fgvis_lightning.data.inputs import as_targets
 from fgvis_lightning.engine.precision import undisturbed
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.explainer import FGVis
@@ -19,14 +20,21 @@ from fgvis_lightning.results.explanation import Explanation
 
 
 def explain_normalized(
-    network: nn.Module, images: Tensor, targets: Sequence[int], kind: type[FGVis] = FGVis, **options: Any
+    network: nn.Module, images: Tensor, targets: Any, kind: type[FGVis] = FGVis, **options: Any
 ) -> Explanation:
-    """Explain normalized images (B,C,H,W) for classes (B,), -1 for the predicted one, with `FGVis` on their device."""
+    """Explain normalized images (B,C,H,W) for classes, one for all or (B,), with `FGVis` on the images' device.
+
+    Raises:
+        InputError: if a target is not a class, or if their number is not that of the images; see also `as_targets`.
+    """
     count, size, device = images.shape[1], tuple(images.shape[-2:]), images.device
     where: Any = {"accelerator": device.type} | ({} if device.type == "cpu" else {"devices": [device.index or 0]})
     with undisturbed():
         model = kind.of(network, mean=(0.0,) * count, std=(1.0,) * count, size=size, **options)
-        return explain_with(model, images.detach().clone().float(), targets, len(images), **where)
+        classes = as_targets(targets, len(images), model.classifier)
+        if len(classes) != len(images):
+            raise InputError(f"Expected one target for each image, but got {len(classes)} for {len(images)}.")
+        return explain_with(model, images.detach().clone().float(), classes, len(images), **where)
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class FGVisMethod(Method):
                 "Expected another reference than black outside of comparisons, which alone know the network's "
                 "normalization. Use zero, blurred or noise."
             )
-        found = explain_normalized(network, images, targets.tolist(), self.kind, **vars(self))
+        found = explain_normalized(network, images, targets, self.kind, **vars(self))
         return found.saliency().to(images.device)
 
     def module(self, classifier: Classifier, name: str, parameters: dict[str, Any]) -> FGVis:

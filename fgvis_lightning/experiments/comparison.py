@@ -40,7 +40,7 @@ from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_sc
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results.cost import Cost
 from fgvis_lightning.results.explanation import Attribution, Explanation
-from fgvis_lightning.results.figures import as_rgb, brightened, brightening, explanation_image, grid, heat
+from fgvis_lightning.results.figures import as_rgb, brightened, explanation_image, grid, heat, made_visible
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import item_file, write_whole
@@ -174,10 +174,9 @@ def _views(result: Result, methods: Sequence[str], classifier: Classifier) -> Vi
     for name in methods:
         found = result.found.get(name)
         if isinstance(found, Explanation):
-            evidence, how = found.evidence[0], brightening(found.evidence[0])
-            views[_column(name, "mask")] = as_rgb(brightened(evidence), bands), ""
-            shown = explanation_image(result.image, brightened(evidence) if how else evidence, background, bands)
-            views[_column(name, "explanation")] = shown, how
+            views[_column(name, "mask")] = as_rgb(brightened(found.evidence[0]), bands), ""
+            evidence, how = made_visible(found.evidence[0])
+            views[_column(name, "explanation")] = explanation_image(result.image, evidence, background, bands), how
         else:
             views[_column(name)] = None if found is None else heat(found.saliency()[0]), ""
             if found is not None and found.explanation is not None:

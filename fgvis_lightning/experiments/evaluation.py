@@ -40,7 +40,7 @@ from fgvis_lightning.metrics import PROFILES, find_profile
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.explanation import Explanation
-from fgvis_lightning.results.figures import as_rgb, brightened, explanation_image, grid, heat
+from fgvis_lightning.results.figures import as_rgb, brightened, explanation_image, grid, heat, made_visible
 from fgvis_lightning.results.folder import check_no_items
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tensor_files import save_tensors, write_whole
@@ -242,8 +242,10 @@ def _draw_extremes(
             ]
             if isinstance(found, Explanation):
                 background = classifier.preprocessing.background().to(image)
-                evidence = explanation_image(image, found.evidence[0], background, bands)
-                views = [as_rgb(brightened(found.evidence[0]), bands), evidence]
+                evidence, how = made_visible(found.evidence[0])
+                texts[-1] += f"\n{how}" if how else ""
+                shown = explanation_image(image, evidence, background, bands)
+                views = [as_rgb(brightened(found.evidence[0]), bands), shown]
             else:
                 saliency = saliency_of(found)[0]
                 views = [heat(saliency), as_rgb(image * brightened(saliency), bands)]

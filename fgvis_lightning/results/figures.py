@@ -165,6 +165,12 @@ def brightening(evidence: Tensor, below: float = FAINT) -> str:
     return f"brightened {factor(1 / top)}" if evidence.any() and top < below else ""
 
 
+def made_visible(evidence: Tensor) -> tuple[Tensor, str]:
+    """Evidence, brightened if it is faint, and how, in words; the words are empty if it is unchanged."""
+    how = brightening(evidence)
+    return brightened(evidence) if how else evidence, how
+
+
 def overlay_words(evidence: Tensor) -> str:
     """How `overlay` brightens an evidence (C,H,W), in words."""
     how = brightening(evidence, AS_IT_IS)

@@ -15,14 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.results.figures import (
-    brightened,
-    brightening,
-    explanation_image,
-    explanation_panel,
-    overlay,
-    pixels,
-)
+from fgvis_lightning.results.figures import explanation_image, explanation_panel, made_visible, overlay, pixels
 
 if TYPE_CHECKING:
     from fgvis_lightning.results.explanation import Explanation
@@ -84,8 +77,7 @@ def evidence_picture(explanation: Explanation, index: int = 0) -> Image.Image:
         InputError: if the explanation has no images, if they are signals or volumes, or if the index is invalid.
     """
     image, color = _of(explanation, None, index, None, flat=True)
-    evidence = explanation.evidence[index].float().cpu()
-    shown = brightened(evidence) if brightening(evidence) else evidence
+    shown, _ = made_visible(explanation.evidence[index].float().cpu())
     return as_pil(explanation_image(image, shown, color, explanation.bands))
 
 

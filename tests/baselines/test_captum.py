@@ -133,5 +133,12 @@ def test_one_in_a_comparison(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", [[1, 2, 3], "cat", 1.5, [None, 1], -1, True])
 def test_targets_that_are_no_classes(target: Any) -> None:
-    with pytest.raises(InputError, match=r"Expected (target to be a class index|class indices)"):
+    with pytest.raises(InputError, match=r"Expected (2 targets|class indices|the index of a class)"):
         FGVisAttribution(Tiny().eval(), **SHORT).attribute(X[:2], target=target)
+
+
+def test_a_name_is_a_target_and_two_targets_need_two_inputs() -> None:
+    named = FGVisAttribution(Tiny().eval(), **SHORT, classes=list("abcde"))
+    assert torch.equal(named.attribute(X[:2], target="c"), named.attribute(X[:2], target=torch.tensor([2, 2])))
+    with pytest.raises(InputError, match="Expected one target for each image, but got 2 for 1"):
+        named.attribute(X[:1], target=[1, 2])

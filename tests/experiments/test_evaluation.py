@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from command_line import NETWORK
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import save_file
 from toy_networks import Tiny
@@ -18,6 +19,7 @@ from toy_networks import Tiny
 from fgvis_lightning import explain, load_explanation
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
+from fgvis_lightning.experiments import evaluation
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
 from fgvis_lightning.experiments.judging import of_pictures
 from fgvis_lightning.experiments.measured import METRICS
@@ -35,6 +37,7 @@ from fgvis_lightning.metrics import (
 )
 from fgvis_lightning.metrics.profiles import ZERO
 from fgvis_lightning.networks.load import load_classifier
+from fgvis_lightning.results import figures
 from fgvis_lightning.results.explanation import Attribution
 
 PhotoMaker = Callable[..., Path]
@@ -145,6 +148,23 @@ def test_each_number_is_that_of_the_item(results: Path, capsys: pytest.CaptureFi
     printed = capsys.readouterr().out
     assert "| method | deletion ↓ | insertion ↑ |" in printed
     assert "Differences from FGVis" in printed
+
+
+def test_faint_evidence_is_brightened_among_the_extremes(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (results / "FGVis" / "explanations").iterdir():
+        item = load_explanation(path)
+        replace(item, mask=item.mask / 10).save(path)
+    drawn: list[list[tuple[torch.Tensor, str]]] = []
+
+    def grid(rows: list[list[tuple[torch.Tensor, str]]], *more: object) -> Figure:
+        drawn.extend(rows)
+        return figures.grid(rows, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluation, "grid", grid)
+    evaluate(results, "--extremes", "1")
+    (picture, text), color = drawn[0][2], load_classifier(Tiny(), size=(16, 16)).preprocessing.background()
+    assert "brightened ×" in text
+    assert (picture - color).abs().max() > 0.2  # a tenth of the evidence would be gray
 
 
 def test_maps_of_your_own_beside_them(results: Path) -> None:
