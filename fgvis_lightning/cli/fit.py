@@ -85,12 +85,7 @@ class FGVisCLI(LightningCLI):
                 f"Choose another one."
             )
         folder.prepare_folder(output)
-        complete_network(
-            self.config.fit.model,
-            lambda name: (
-                self.parser.parse_args(["fit", "--data.images", "", "--model.network", name]).fit.model.network
-            ),
-        )
+        complete_network(self.config.fit.model)
 
     def instantiate_classes(self) -> None:
         with building(self.config.fit.model.network):

@@ -32,7 +32,8 @@ from fgvis_lightning.experiments.adversarial_tables import Row, count, strongest
 from fgvis_lightning.experiments.attack import OWN, RANDOM, AttackMethod, Start, named
 from fgvis_lightning.experiments.output import save_table
 from fgvis_lightning.experiments.parsing import Parser
-from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
+from fgvis_lightning.experiments.run import Run
+from fgvis_lightning.experiments.sweeps import Methods, sweep, sweep_parser
 from fgvis_lightning.method.options import sgd, within
 from fgvis_lightning.results.tensor_files import write_whole
 
@@ -151,14 +152,14 @@ def main(args: Sequence[str]) -> None:
                 chosen[name] = AttackMethod(start=row.start, restart=number, **options), {}
         return chosen
 
-    runs, sums_up, problems = sweep(parser, config, methods, ["--data.images", ""])
-    if sums_up:
+    def sum_up(runs: dict[str, Run]) -> None:
         table, pairs = count(runs, rows)
         output = Path(config.output)
         save_table(output / "adversarial", table)
         write_whole(output / "adversarial_pairs.csv", pairs.csv().encode())
         print(f"\n{table.markdown()}\n{strongest(table, pairs)}\nEach pair: {output / 'adversarial_pairs.csv'}")
-        raise_problems(problems, runs)
+
+    sweep(parser, config, methods, sum_up)
 
 
 def _rows(config: Namespace) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, get_type_hints
 
@@ -43,19 +43,14 @@ def network_parser(command: str, description: str) -> Parser:
     return parser
 
 
-def build(parser: Parser, config: Namespace, required: list[str]) -> Namespace:
-    """Make the objects of a configuration, including the network.
-
-    Args:
-        parser: of `new_parser`.
-        config: parsed by it.
-        required: arguments that the parser requires.
+def build(parser: Parser, config: Namespace) -> Namespace:
+    """Make the objects of a configuration that this parser has parsed, including the network.
 
     Raises:
         InputError: the network cannot be built.
     """
     check_optimizers(config)
-    complete_network(config.model, lambda name: parser.parse_args([*required, "--model.network", name]).model.network)
+    complete_network(config.model)
     with building(config.model.network):
         objects: Namespace = parser.instantiate(config)
     return objects
@@ -82,19 +77,19 @@ def chosen_device(name: str) -> str:
     return name
 
 
-def complete_network(model: Namespace, parse: Callable[[str], Namespace]) -> None:
+def complete_network(model: Namespace) -> None:
     """Take the preprocessing from torchvision's weights entry, which the network forgets; drop arguments not given.
 
     Args:
         model: has ``network`` and ``classifier.weights``.
-        parse: makes the configuration of a network from its ``class_path`` alone.
     """
     if not isinstance(model.network, Namespace):
         return
     if model.network.class_path.startswith("torchvision.models.") and model.network.class_path != GET_MODEL:
         # The parser fills in the defaults of the network's class, but builders such as resnext50_32x4d choose their own
         # values and refuse others.
-        defaults = parse(model.network.class_path).init_args
+        alone = network_parser("", "").parse_args(["--model.network", model.network.class_path])
+        defaults = alone.model.network.init_args
         for key, value in list(vars(model.network.init_args).items()):
             if defaults.get(key) == value:
                 del model.network.init_args[key]

@@ -34,7 +34,7 @@ from fgvis_lightning.experiments.bias_tables import Ranked, Tables
 from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.run import Run
-from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
+from fgvis_lightning.experiments.sweeps import Methods, sweep, sweep_parser
 from fgvis_lightning.names import slug
 from fgvis_lightning.networks.preprocessing import COLORS
 from fgvis_lightning.results.figures import as_rgb, brightened, each_channel, explanation_image, grid
@@ -86,10 +86,7 @@ def main(args: Sequence[str]) -> None:
         pairs.update(objects.pairs)
         return {METHOD: (objects.explainer, {})}
 
-    runs, sums_up, problems = sweep(parser, config, methods, ["--data.images", ""])
-    if sums_up:
-        _sum_up(Path(config.output), runs[METHOD], pairs, config)
-        raise_problems(problems, runs)
+    sweep(parser, config, methods, lambda runs: _sum_up(Path(config.output), runs[METHOD], pairs, config))
 
 
 def _sum_up(output: Path, run: Run, pairs: dict[str, Pair], config: Namespace) -> None:

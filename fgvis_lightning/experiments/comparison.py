@@ -35,7 +35,7 @@ from fgvis_lightning.experiments.output import save_figure, save_table
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.randomization import reseeded
 from fgvis_lightning.experiments.run import Run
-from fgvis_lightning.experiments.sweeps import Methods, raise_problems, sweep, sweep_parser
+from fgvis_lightning.experiments.sweeps import Methods, sweep, sweep_parser
 from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_scores, summarize
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results.cost import Cost
@@ -111,10 +111,7 @@ def main(args: Sequence[str]) -> None:
                 chosen[shown(name, method) + AGAIN] = other, {**parameters, "init_args": own}
         return chosen
 
-    runs, sums_up, problems = sweep(parser, config, methods, ["--data.images", "", "--methods", "{}"])
-    if sums_up:
-        _sum_up(Path(config.output), runs, config.rows, config.crop)
-        raise_problems(problems, runs)
+    sweep(parser, config, methods, lambda runs: _sum_up(Path(config.output), runs, config.rows, config.crop))
 
 
 def shown(name: str, method: Method) -> str:

@@ -109,7 +109,7 @@ def main(args: Sequence[str]) -> None:
     reference = _chosen_reference(config.reference, list(methods))
     if config.floors:
         methods |= floors(methods, ids)
-    objects = build(parser, config, ["--results", ""])
+    objects = build(parser, config)
     classifier = from_options(**vars(objects.model))
     left_out = {name: len(found) - len(ids) for name, found in methods.items() if len(found) > len(ids)}
     print(f"{classifier.described}\n{len(ids):,} items by {', '.join(methods)}")

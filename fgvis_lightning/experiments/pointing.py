@@ -100,7 +100,7 @@ def main(args: Sequence[str]) -> None:
         )
     methods = find_methods(config.results, config.maps)
     ids = sorted(set.intersection(*(set(found) for found in methods.values())))
-    objects = build(parser, config, ["--results", "", "--truth", ""])
+    objects = build(parser, config)
     classifier = from_options(**vars(objects.model))
     source = stored(methods)
     targets, left_out = find_targets({id: source[id] for id in ids}, config.truth, classifier)

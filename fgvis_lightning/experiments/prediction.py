@@ -39,7 +39,7 @@ def main(args: Sequence[str]) -> None:
     config = parser.parse_args(list(args))
     if config.top < 1:
         raise InputError(f"Expected --top to be at least 1, but got {config.top}.")
-    objects = build(parser, config, ["--data.images", ""])
+    objects = build(parser, config)
     classifier = from_options(**vars(objects.model))
     items = list_items(config.data.images, "top1", classifier)
     network = classifier.network.to(device := chosen_device(config.device))

@@ -127,7 +127,7 @@ def main(args: Sequence[str]) -> None:
             f"Expected some of the tests {', '.join(FILES)}, samples and changes of at least 1, noise of at least 0, "
             f"and bins of at least 2, but got {config.tests}, {counts}, {config.noise} and {config.bins}."
         )
-    objects = build(parser, config, ["--images", "", "--methods", "{}"])
+    objects = build(parser, config)
     classifier = from_options(**vars(objects.model))
     items = list_items(config.images, config.targets, classifier)
     control: nn.Module | None = None

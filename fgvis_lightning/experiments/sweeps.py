@@ -93,24 +93,25 @@ Methods = Mapping[str, tuple[Method, dict[str, Any]]]
 
 
 def sweep(
-    parser: Parser, config: Namespace, methods: Callable[[Namespace], Methods], required: list[str]
-) -> tuple[dict[str, Run], bool, dict[str, str]]:
-    """Run several methods over the same items, each into its own folder in ``config.output``.
+    parser: Parser,
+    config: Namespace,
+    methods: Callable[[Namespace], Methods],
+    sum_up: Callable[[dict[str, Run]], None],
+) -> None:
+    """Run several methods over the same items, each into its own folder in ``config.output``, and sum up.
 
     Args:
         parser: of `sweep_parser`.
         config: parsed by it.
         methods: makes the methods from the instantiated configuration.
-        required: arguments that the parser requires.
-
-    Returns:
-        The runs by method, whether this process sums up, and the problems of methods by name.
+        sum_up: writes tables and figures of the runs, by method, in the first process.
 
     Raises:
-        InputError: if the user made a mistake.
+        InputError: if the user made a mistake, images could not be read, or methods could not explain the network; the
+            others are summed up before.
         RankFailedError: if a process ended before its shard was done.
     """
-    objects = build(parser, config, required)
+    objects = build(parser, config)
     chosen = methods(objects)
     folders = folders_of(Path(config.output), chosen, "methods")
     check_no_items(Path(config.output))
@@ -134,7 +135,10 @@ def sweep(
         names = json.dumps({folder.name: name for name, folder in folders.items()}, ensure_ascii=False, indent=2)
         write_whole(Path(config.output) / NAMES, f"{names}\n".encode(), "rank0")
         print(classifier.described, flush=True)
-    return runs, first.is_global_zero, _run_all(runs)
+    problems = _run_all(runs)
+    if first.is_global_zero:
+        sum_up(runs)
+        _raise_problems(problems, runs)
 
 
 def _trainer(hardware: dict[str, Any], strategy: Any, name: str, folder: Path) -> pl.Trainer:
@@ -201,7 +205,7 @@ def _run_all(runs: dict[str, Run]) -> dict[str, str]:
     return problems
 
 
-def raise_problems(problems: dict[str, str], runs: dict[str, Run]) -> None:
+def _raise_problems(problems: dict[str, str], runs: dict[str, Run]) -> None:
     """Report all problems, each one once.
 
     Raises:
