@@ -187,9 +187,9 @@ def floors(methods: Mapping[str, dict[str, Path]], ids: Sequence[str]) -> dict[s
 
 def _save_curves(path: Path, judgements: Sequence[Judgement], profile: str) -> None:
     """Each item's deletion and insertion curve as one tensor ``curves`` (N,2,S); ``items`` names the N rows."""
-    both = torch.stack([torch.stack([one.deletion, one.insertion]) for one in judgements])
+    both = torch.tensor([(one.deletion, one.insertion) for one in judgements])
     items = json.dumps([(one.id, one.method) for one in judgements])
-    save_tensors(path, {"curves": both.float()}, {"items": items, "profile": profile})
+    save_tensors(path, {"curves": both}, {"items": items, "profile": profile})
 
 
 def _draw_curves(path: Path, judgements: Sequence[Judgement], methods: Sequence[str]) -> None:
@@ -202,7 +202,7 @@ def _draw_curves(path: Path, judgements: Sequence[Judgement], methods: Sequence[
         ranked = sorted(methods, key=lambda name: auc[name], reverse=kind == "insertion")
         named = [name for number, name in enumerate(ranked) if number < NAMED or name.startswith("FGVis")]
         for name in [name for name in ranked if name not in named] + named[::-1]:
-            curve = torch.stack([getattr(one, kind) for one in own[name]]).mean(0)
+            curve = torch.tensor([getattr(one, kind) for one in own[name]]).mean(0)
             share = torch.linspace(0, 100, len(curve))
             color, width = (colors[name], 1.2) if name in named else ("0.8", 0.8)
             label = f"{name}: {auc[name]:.3f}" if name in named else "_"

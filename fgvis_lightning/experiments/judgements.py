@@ -9,9 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from fgvis_lightning.results.tensor_files import write_whole
 
 
@@ -25,8 +22,8 @@ class Judgement:
         target: index of the class.
         method: name of the method.
         values: by metric; metrics of masks are missing for a map without a mask.
-        deletion: the curve (S,).
-        insertion: the curve (S,).
+        deletion: the curve, S scores.
+        insertion: the curve, S scores.
     """
 
     id: str
@@ -34,8 +31,8 @@ class Judgement:
     target: int
     method: str
     values: dict[str, float]
-    deletion: Tensor
-    insertion: Tensor
+    deletion: list[float]
+    insertion: list[float]
 
 
 class Judgements:
@@ -65,17 +62,12 @@ class Judgements:
     def get(self, method: str, id: str, map: Path) -> Judgement | None:
         """The judgement of an item by a method, if it is known."""
         found = self._known.get(self._of(method, id, map))
-        if found is None:
-            return None
-        entries = {name: value for name, value in found.items() if name != "of"}
-        curves = {name: torch.tensor(entries[name]) for name in ("deletion", "insertion")}
-        return Judgement(**{**entries, **curves})
+        return found and Judgement(**{name: value for name, value in found.items() if name != "of"})
 
     def add(self, one: Judgement, map: Path) -> None:
         """Keep a judgement, and append it to the file."""
         of = self._of(one.method, one.id, map)
-        curves = {"deletion": one.deletion.tolist(), "insertion": one.insertion.tolist()}
-        self._known[of] = {"of": of, **{**asdict(one), **curves}}
+        self._known[of] = {"of": of, **asdict(one)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(self._known[of]) + "\n")

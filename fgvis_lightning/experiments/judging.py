@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning.data.explained import check_same_input, explained_image
-from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import chosen_device
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
 from fgvis_lightning.experiments.measured import FLOOR, METRICS
-from fgvis_lightning.experiments.own_maps import read, saliency_of, stored
+from fgvis_lightning.experiments.own_maps import fitting_map, read, saliency_of, stored
 from fgvis_lightning.method.games import blurred
 from fgvis_lightning.method.tasks import task_of
 from fgvis_lightning.metrics import (
@@ -84,16 +83,7 @@ def judge(
             clean = checked(network(x), x, classifier).float()
         for name, paths in todo.items():
             items = [read(paths[id]) for id in chosen]
-            maps = list(map(saliency_of, items))
-            for id, found in zip(chosen, maps, strict=True):
-                if found.shape != x[:1, 0].shape:
-                    raise InputError(
-                        f"Expected maps of {tuple(x.shape[-2:])}, the network's input size, but that of {id} by {name} "
-                        f"has {tuple(found.shape[-2:])}. Give the network that made them, and its size with "
-                        f"--model.classifier.size; enlarge your own maps to this size."
-                    )
-                if not found.isfinite().all():
-                    raise InputError(f"Expected maps without NaN and infinity, but that of {id} by {name} has some.")
+            maps = [fitting_map(item, x.shape[-2:], id, name) for item, id in zip(items, chosen, strict=True)]
             saliency = torch.cat(maps).to(device)
             given = network, x, saliency, targets
             deletion, insertion = curves(*given, profile, config.batch_size)
@@ -111,7 +101,7 @@ def judge(
                 values |= {"size": 1 - empty, "sparsity": empty, "connectedness": connectedness(evidence)}
             for row, (id, item) in enumerate(zip(chosen, known, strict=True)):
                 numbers = {metric: float(values[metric][row]) for metric in metrics if metric in values}
-                curves_of = deletion[row].cpu(), insertion[row].cpu()
+                curves_of = deletion[row].tolist(), insertion[row].tolist()
                 one = Judgement(id, item.metadata["image"], int(item.targets), name, numbers, *curves_of)
                 known_already.add(one, paths[id])
                 yield one

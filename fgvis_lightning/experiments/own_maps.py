@@ -80,6 +80,24 @@ def saliency_of(item: Tensor | Explanation | Attribution) -> Tensor:
     return item if isinstance(item, Tensor) else item.saliency()
 
 
+def fitting_map(item: Tensor | Explanation | Attribution, size: torch.Size, id: str, method: str) -> Tensor:
+    """The map (1,H,W) of an item by a method, for a network with this input size (H,W).
+
+    Raises:
+        InputError: if the map has another size, or NaN or infinite values.
+    """
+    saliency = saliency_of(item)
+    if saliency.shape[1:] != size:
+        raise InputError(
+            f"Expected maps of {tuple(size)}, the network's input size, but that of {id} by {method} has "
+            f"{tuple(saliency.shape[1:])}. Give the network that made them, and its size with --model.classifier.size; "
+            f"enlarge your own maps to this size."
+        )
+    if not saliency.isfinite().all():
+        raise InputError(f"Expected maps without NaN and infinity, but that of {id} by {method} has some.")
+    return saliency
+
+
 def stored(methods: Mapping[str, Mapping[str, Path]]) -> Mapping[str, Path]:
     """The files of the first method whose files name their images."""
     return next(paths for paths in methods.values() if any(path.suffix == SUFFIX for path in paths.values()))

@@ -36,7 +36,7 @@ from fgvis_lightning.data.objects import Marked, by_image, read_masks, read_obje
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import build, new_parser
 from fgvis_lightning.experiments.output import save_figure, save_table
-from fgvis_lightning.experiments.own_maps import find_methods, read, saliency_of, stored
+from fgvis_lightning.experiments.own_maps import find_methods, fitting_map, read, saliency_of, stored
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.statistics import bootstrap, wilson, with_intervals
 from fgvis_lightning.metrics import energy_pointing_game, pointing_game
@@ -205,13 +205,7 @@ def measure(targets: Sequence[Target], methods: Mapping[str, Mapping[str, Path]]
         share = float(mask.float().mean())
         own = (target.id, target.metadata["image"], target.target)
         for name, paths in methods.items():
-            saliency = saliency_of(read(paths[target.id]))
-            if saliency.shape != mask.shape:
-                raise InputError(
-                    f"Expected maps of {tuple(mask.shape[1:])}, the network's input size, but that of {target.id} by "
-                    f"{name} has {tuple(saliency.shape[1:])}. Give the network that made them, and its size with "
-                    f"--model.classifier.size."
-                )
+            saliency = fitting_map(read(paths[target.id]), mask.shape[1:], target.id, name)
             found = float(pointing_game(saliency, mask, tolerance)), float(energy_pointing_game(saliency, mask))
             table.add((*own, name, target.objects, share, *found))
         near = within_reach(target.mask, tolerance)

@@ -239,7 +239,7 @@ def test_the_task_changes_the_numbers(results: Path) -> None:
 def test_a_map_is_judged_again_on_another_photo(tmp_path: Path) -> None:
     for name in ("map", "item"):
         (tmp_path / name).write_text("a")
-    curve = torch.ones(3)
+    curve = [1.0, 1.0]
     one = Judgement("a", "a.png", 1, "mine", {"size": 0.5}, curve, curve)
     items = {"a": tmp_path / "item"}
     Judgements(tmp_path / "known", {}, items).add(one, tmp_path / "map")

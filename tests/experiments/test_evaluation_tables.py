@@ -28,7 +28,7 @@ def judgements(images: int) -> list[Judgement]:
             values = {"deletion": value, "insertion": value}
             if method in ("ours", "worse"):
                 values["size"] = value / 10
-            found.append(Judgement(str(number), f"{number}.png", 0, method, values, torch.ones(2), torch.ones(2)))
+            found.append(Judgement(str(number), f"{number}.png", 0, method, values, [1.0], [1.0]))
     return found
 
 
