@@ -14,6 +14,7 @@ from fgvis_lightning.experiments.evaluation_tables import LEVEL
 from fgvis_lightning.experiments.measured import AGAIN, FLOOR, METRICS
 from fgvis_lightning.names import slug
 from fgvis_lightning.report.page import fill, template
+from fgvis_lightning.results.numbers import as_number
 from fgvis_lightning.results.tensor_files import write_whole
 
 FIGURES = {
@@ -143,10 +144,7 @@ def _losses(
 
 def _float(row: Mapping[str, str] | None, column: str) -> float:
     """The number in a column; NaN if there is none."""
-    try:
-        return float((row or {}).get(column, ""))
-    except ValueError:
-        return math.nan
+    return as_number((row or {}).get(column))
 
 
 def _spent(number: float) -> str:

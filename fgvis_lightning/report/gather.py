@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from fgvis_lightning.report.sections import Section, coverage_section, find_sect
 from fgvis_lightning.results import folder as results
 from fgvis_lightning.results.explanation import Attribution
 from fgvis_lightning.results.load import check_links, load_with_texts
+from fgvis_lightning.results.numbers import as_number
 from fgvis_lightning.results.tensor_files import SUFFIX, UNREADABLE
 
 Curves = tuple[list[float], list[float]]
@@ -263,8 +265,8 @@ class _Judged:
         with suppress(OSError, ValueError, csv.Error, KeyError), table.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 id, method = row["id"], row["method"]
-                numbers = {name: _number(text) for name, text in row.items()}
-                known = {name: value for name, value in numbers.items() if value is not None and name != "target"}
+                numbers = {name: as_number(text) for name, text in row.items() if name != "target"}
+                known = {name: value for name, value in numbers.items() if not math.isnan(value)}
                 self.values.setdefault(method, {})[id] = known
         # The folders of judged items, for an evaluation without its own items. A stranger's file could name any folder.
         judged = _config(place).get("results")
@@ -284,10 +286,3 @@ class _Judged:
         if alone and method not in self.values and len(self.values) == 1:
             method = next(iter(self.values))
         return self.values.get(method, {}).get(id, {}), self.curves.get((method, id))
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or "")
-    except ValueError:
-        return None

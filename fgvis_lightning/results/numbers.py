@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from fgvis_lightning.method.games import GAMES
 
 USUAL = "0.1 to 0.6 is usual"
 """What the agreement of single runs mostly is, in every game; measured in docs/method.md, "How stable"."""
+
+
+def as_number(text: str | None) -> float:
+    """The number that a text is; NaN if it is none."""
+    try:
+        return float(text or "")
+    except ValueError:
+        return math.nan
 
 
 def score_after(game: str | None) -> str:
