@@ -106,8 +106,9 @@ def main(args: Sequence[str]) -> None:
         for name, method in objects.methods.items():
             parameters = config.methods[name].as_dict()
             chosen[shown(name, method)] = method, parameters
-            if config.seeds and (other := reseeded(method)) is not None:
-                own = {**(parameters.get("init_args") or {}), "seed": getattr(other, "seed")}  # noqa: B009
+            other = reseeded(method) if config.seeds else None
+            if other is not None and (seed := getattr(other, "seed", None)) is not None:
+                own = {**(parameters.get("init_args") or {}), "seed": seed}
                 chosen[shown(name, method) + AGAIN] = other, {**parameters, "init_args": own}
         return chosen
 

@@ -81,15 +81,16 @@ def _reset(module: Any) -> None:
 
 
 def reseeded(method: Method) -> Method | None:
-    """The same method with another seed, larger by `APART`; None for a method without a field ``seed``."""
+    """The same method, and methods in it, with another seed, larger by `APART`; None if none has a field ``seed``."""
     own: Any = method
-    seeded = is_dataclass(method) and any(field.name == "seed" for field in fields(method))
-    if not seeded or not isinstance(own.seed, int):
-        return None
-    changes: dict[str, Any] = {"seed": own.seed + APART}
-    if isinstance(method, Smoothed):
-        changes["method"] = reseeded(method.method) or method.method
-    return replace(own, **changes)
+    changes: dict[str, Any] = {}
+    for field in fields(own) if is_dataclass(method) else ():
+        value = getattr(method, field.name)
+        if field.name == "seed" and isinstance(value, int):
+            changes["seed"] = value + APART
+        elif isinstance(value, Method) and (other := reseeded(value)) is not None:
+            changes[field.name] = other
+    return replace(own, **changes) if changes else None
 
 
 @dataclass(frozen=True)

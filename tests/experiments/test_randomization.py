@@ -13,7 +13,7 @@ from methods import Center, Drawn
 from torch import nn
 from toy_networks import Tiny
 
-from fgvis_lightning.baselines import RISE, FGVisMethod, Gradient
+from fgvis_lightning.baselines import RISE, FGVisMethod, Gradient, OtherClass
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.randomization import (
     APART,
@@ -115,6 +115,8 @@ def test_another_seed() -> None:
     assert reseeded(Center()) is None
     assert reseeded(RISE(masks=7, seed=3)) == RISE(masks=7, seed=3 + APART)
     assert reseeded(Smoothed(Gradient(), 4)) == Smoothed(Gradient(), 4, seed=APART)
+    assert reseeded(OtherClass(Gradient())) is None
+    assert reseeded(OtherClass(RISE())) == OtherClass(RISE(seed=APART))
     assert reseeded(Smoothed(RISE(), 4, seed=1)) == Smoothed(RISE(seed=APART), 4, seed=1 + APART)
 
 
