@@ -62,7 +62,7 @@ class Judgements:
     def get(self, method: str, id: str, map: Path) -> Judgement | None:
         """The judgement of an item by a method, if it is known."""
         found = self._known.get(self._of(method, id, map))
-        return found and Judgement(**{name: value for name, value in found.items() if name != "of"})
+        return None if found is None else Judgement(**{name: found[name] for name in found if name != "of"})
 
     def add(self, one: Judgement, map: Path) -> None:
         """Keep a judgement, and append it to the file."""

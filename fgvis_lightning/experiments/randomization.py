@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -83,13 +83,10 @@ def _reset(module: Any) -> None:
 def reseeded(method: Method) -> Method | None:
     """The same method, and methods in it, with another seed, larger by `APART`; None if none has a field ``seed``."""
     own: Any = method
-    changes: dict[str, Any] = {}
-    for field in fields(own) if is_dataclass(method) else ():
-        value = getattr(method, field.name)
-        if field.name == "seed" and isinstance(value, int):
-            changes["seed"] = value + APART
-        elif isinstance(value, Method) and (other := reseeded(value)) is not None:
-            changes[field.name] = other
+    values: dict[str, Any] = vars(method) if is_dataclass(method) else {}
+    changes: dict[str, Any] = {"seed": own.seed + APART} if isinstance(values.get("seed"), int) else {}
+    inside = {name: reseeded(value) for name, value in values.items() if isinstance(value, Method)}
+    changes |= {name: other for name, other in inside.items() if other is not None}
     return replace(own, **changes) if changes else None
 
 
