@@ -151,10 +151,10 @@ def output_entropy(logits: Tensor, task: Task) -> Tensor:
         task: the network's.
     """
     logits = logits.detach().cpu().double()
-    if task.name == "multiclass":
-        return torch.special.entr(logits.softmax(1)).sum(1)
-    present = logits.sigmoid()
-    return (torch.special.entr(present) + torch.special.entr(1 - present)).sum(1)
+    if task.name == "multilabel":
+        present = logits.sigmoid()
+        return (torch.special.entr(present) + torch.special.entr(1 - present)).sum(1)
+    return torch.special.entr(logits.softmax(1)).sum(1)
 
 
 def another_photo(names: Sequence[str]) -> list[int]:

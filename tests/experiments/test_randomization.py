@@ -174,8 +174,9 @@ def test_entropy_of_outputs() -> None:
     assert output_entropy(logits, TASKS["multiclass"]).tolist() == pytest.approx([math.log(4), 0], abs=1e-12)
     labels = output_entropy(logits, TASKS["multilabel"])
     assert labels.tolist() == pytest.approx([4 * math.log(2), 3 * math.log(2)])
-    one = output_entropy(torch.zeros(1, 1), TASKS["binary"])  # one output counts as two classes
-    assert one.item() == pytest.approx(output_entropy(torch.zeros(1, 2), TASKS["multiclass"]).item())
+    both = output_entropy(torch.tensor([[3.0, 3.0], [-1.5, 1.5]]), TASKS["binary"])  # two classes, of which one applies
+    p = 1 / (1 + math.exp(-3))
+    assert both.tolist() == pytest.approx([math.log(2), -p * math.log(p) - (1 - p) * math.log(1 - p)])
 
 
 def test_each_item_is_paired_with_one_of_another_photo() -> None:
