@@ -141,10 +141,12 @@ class MaskMethod(Method):
         return MapModule(method.explanation, classifier, name, parameters, fold=self.black_box, hides=self.hides)
 
 
-def scores(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """Probabilities (B,) of the target classes, in float32 and without a gradient."""
+def scores(network: nn.Module, images: Tensor, targets: Tensor, advance: Callable[[], None] = lambda: None) -> Tensor:
+    """Probabilities (B,) of the target classes, in float32 and without a gradient; ``advance`` is called afterwards."""
     with torch.no_grad():
-        return task_of(network).probability(network(images).float(), targets)
+        found = task_of(network).probability(network(images).float(), targets)
+    advance()
+    return found
 
 
 def require(method: Method, least: float, *names: str) -> None:

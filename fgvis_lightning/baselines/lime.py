@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -83,12 +84,8 @@ class LIME(Method):
             raise InputError(f"Expected max_dist, width, alpha above 0 and ratio from 0 to 1, but got {self}.")
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        def score(x: Tensor, target: Tensor) -> Tensor:
-            result = scores(network, x, target)
-            advance()
-            return result
-
         with steps(len(images) * ceil(self.samples / self.batch_size), type(self).__name__) as advance:
+            score = partial(scores, network, advance=advance)
             return torch.cat([self.one(score, images[i, None].detach(), targets[i, None]) for i in range(len(images))])
 
     def one(self, score: Any, image: Tensor, target: Tensor) -> Tensor:

@@ -92,8 +92,7 @@ class MeaningfulPerturbation(MaskMethod):
             suppressed = []
             for circle in circles:
                 kept = self.upsampled(circle, images).to(images.dtype)
-                suppressed.append(scores(network, blend(images, kept, reference), targets))
-                advance()
+                suppressed.append(scores(network, blend(images, kept, reference), targets, advance))
             score = torch.stack(suppressed)  # (radii,B), from the whole image to the blurred one
             first = (score <= score[-1] + 0.01 * (score[0] - score[-1])).int().argmax(0)
             mask = circles[first].clone().requires_grad_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 import torch
@@ -53,14 +54,9 @@ class Occlusion(Method):
         window, stride = (max(1, round(size * min(sides) / 224)) for size in (self.window, self.stride))
         positions = (ceil((sides[0] - window) / stride) + 1) * (ceil((sides[1] - window) / stride) + 1)
 
-        def score(x: Tensor, target: Tensor) -> Tensor:
-            result = scores(network, x, target)
-            advance()
-            return result
-
         with steps(len(images) * (1 + ceil(positions / self.batch_size)), type(self).__name__) as advance:
             maps = [
-                SlidingWindow(score).attribute(
+                SlidingWindow(partial(scores, network, advance=advance)).attribute(
                     images[i : i + 1].detach(),
                     sliding_window_shapes=(images.shape[1], window, window),
                     strides=(images.shape[1], stride, stride),

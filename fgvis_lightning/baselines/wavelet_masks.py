@@ -113,8 +113,7 @@ class CartoonX(MaskMethod):
         advance: Callable[[], None],
     ) -> Bands:
         """The mask (1,1,1 or 3,h,w) of each band."""
-        goal = self.goal(scores(network, image, target))
-        advance()
+        goal = self.goal(scores(network, image, target, advance))
         mask = [torch.ones_like(band[:, :1]).requires_grad_() for band in bands]
         optimizer = torch.optim.Adam(mask, self.lr)
         generator = torch.Generator(image.device).manual_seed(self.seed)

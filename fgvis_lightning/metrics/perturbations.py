@@ -105,8 +105,9 @@ def infidelity(
         targets: class indices (B,).
         deviation: standard deviation of the noise, in normalized space.
         samples: number of noise samples; each takes a network pass, and each batch takes one more.
-        scaled: whether to multiply each map by its best factor, for maps without a meaningful scale. The factor may be
-            negative, so a map and its negative have the same infidelity.
+        scaled: whether to multiply each map by its best factor, for maps without a meaningful scale. As in the authors'
+            code (github.com/chihkuanyeh/saliency_evaluation, ``infid_sen_utils.py``), the factor may be negative, so a
+            map and its negative have the same infidelity.
         seed: seed of the noise, which is the same for every image.
         batch_size: pictures in one network pass.
 
