@@ -112,6 +112,7 @@ _KINDS = (
             "sanity": "Mean rank correlations with 95 % intervals",
             "smooth": "The same for maps averaged over noisy images",
             "complexity": "Complexity of the maps, and its rise when all layers are random",
+            "sensitivity": "Largest relative change of a map under small changes of the image",
         },
     ),
 )

@@ -401,6 +401,7 @@ def test_evidence_of_a_single_pixel_is_seen_in_the_list(tmp_path: Path) -> None:
         ("adversarial", "adversarial", "Does the defense hold?"),
         ("sanity", "sanity", "Do maps depend on the network?"),
         ("sanity", "complexity", "Do maps depend on the network?"),
+        ("sanity", "sensitivity", "Do maps depend on the network?"),
         ("pointing", "pointing", "Is the evidence in the object?"),
         ("bias", "color_ranking", "Bias: color"),
     ],
