@@ -148,7 +148,8 @@ class GradientSHAP(Method):
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         def term(noisy: Tensor, target: Tensor) -> Tensor:
-            share = torch.tensor(np.random.uniform(size=(len(noisy), 1, 1, 1))).to(noisy)  # noqa: NPY002, one_by_one's
+            size = len(noisy), *[1] * (noisy.ndim - 1)
+            share = torch.from_numpy(np.random.uniform(size=size)).to(noisy)  # noqa: NPY002, seeded by one_by_one
             return noisy * Saliency(network).attribute((share * noisy).requires_grad_(), target, abs=False)
 
         def attribute(image: Tensor, target: Tensor) -> Tensor:
