@@ -33,7 +33,7 @@ from fgvis_lightning.experiments.judgements import Judgement, Judgements
 from fgvis_lightning.experiments.judging import judge
 from fgvis_lightning.experiments.measured import AGAIN, FLOOR, STANDARD, chosen_metrics, list_metrics
 from fgvis_lightning.experiments.output import save_figure, save_table
-from fgvis_lightning.experiments.own_maps import find_methods, read, saliency_of, stored
+from fgvis_lightning.experiments.own_maps import common_items, find_methods, read, saliency_of, stored
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.randomization import another_photo
 from fgvis_lightning.metrics import PROFILES, find_profile
@@ -102,10 +102,7 @@ def main(args: Sequence[str]) -> None:
         )
     metrics = chosen_metrics(config.metrics)
     methods = find_methods(config.results, config.maps)
-    ids = sorted(set.intersection(*(set(found) for found in methods.values())))
-    if not ids:
-        counts = ", ".join(f"{name} {len(found)}" for name, found in methods.items())
-        raise InputError(f"Expected items that all methods have, but got methods without a common item: {counts}.")
+    ids = common_items(methods)
     reference = _chosen_reference(config.reference, list(methods))
     if config.floors:
         methods |= floors(methods, ids)

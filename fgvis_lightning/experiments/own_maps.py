@@ -57,6 +57,19 @@ def find_methods(results: Sequence[str] | str, maps: dict[str, str]) -> dict[str
     return found
 
 
+def common_items(methods: Mapping[str, Mapping[str, Path]]) -> list[str]:
+    """The ids of the items that all methods of `find_methods` have.
+
+    Raises:
+        InputError: if there are none.
+    """
+    ids = sorted(set.intersection(*map(set, methods.values())))
+    if not ids:
+        counts = ", ".join(f"{name} {len(found)}" for name, found in methods.items())
+        raise InputError(f"Expected items that all methods have, but got methods without a common item: {counts}.")
+    return ids
+
+
 def read(path: Path) -> Tensor | Explanation | Attribution:
     """A stored item, or the user's own map (1,H,W)."""
     if path.suffix == SUFFIX and path.parent.name == EXPLANATIONS:

@@ -36,7 +36,7 @@ from fgvis_lightning.data.objects import Marked, by_image, read_masks, read_obje
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import build, new_parser
 from fgvis_lightning.experiments.output import save_figure, save_table
-from fgvis_lightning.experiments.own_maps import find_methods, fitting_map, read, saliency_of, stored
+from fgvis_lightning.experiments.own_maps import common_items, find_methods, fitting_map, read, saliency_of, stored
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.statistics import bootstrap, wilson, with_intervals
 from fgvis_lightning.metrics import energy_pointing_game, pointing_game
@@ -99,7 +99,7 @@ def main(args: Sequence[str]) -> None:
             f"{config.tolerance} and {config.sheet}."
         )
     methods = find_methods(config.results, config.maps)
-    ids = sorted(set.intersection(*(set(found) for found in methods.values())))
+    ids = common_items(methods)
     objects = build(parser, config)
     classifier = from_options(**vars(objects.model))
     source = stored(methods)

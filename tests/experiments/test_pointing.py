@@ -191,6 +191,11 @@ def test_mistakes(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     good = boxes(tmp_path, "in/0.png,cat,8,4,20,16")
     assert "Expected folders in --results, and --tolerance" in fails(capsys, results, good, "--tolerance", "-1")
     assert "found no explanations in" in fails(capsys, tmp_path / "in", good)
+    (tmp_path / "mine").mkdir()
+    np.save(tmp_path / "mine" / "other.npy", np.zeros((16, 16)))
+    assert "Expected items that all methods have" in fails(
+        capsys, results, good, "--maps", f"{{mine: {tmp_path / 'mine'}}}"
+    )
     assert "cannot be read" in fails(capsys, results, str(tmp_path / "gone.csv"))
     assert "'doge'" in fails(capsys, results, boxes(tmp_path, "in/0.png,doge,8,4,20,16"))
     assert "x0 < x1" in fails(capsys, results, boxes(tmp_path, "in/0.png,cat,8,4,8,16"))
