@@ -24,7 +24,6 @@ from fgvis_lightning.data.items import list_items
 from fgvis_lightning.experiments.adversarial import OPTIMIZERS, SignSGD
 from fgvis_lightning.experiments.adversarial_tables import strongest
 from fgvis_lightning.experiments.attack import RANDOM, AttackMethod
-from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.results.tables import Table
 
@@ -356,13 +355,6 @@ def test_the_strongest_attack_is_named() -> None:
     assert strongest(table, pairs).endswith(
         "All attacks together: 2 of 8.\nNot counted: 1 of 9 pairs, whose class is on top on an empty image already."
     )
-
-
-def test_interval_of_a_rate() -> None:
-    """Newcombe, Statistics in Medicine 1998, table I: 81 of 263, and 0 of 20."""
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-    assert wilson(20, 20)[1] == pytest.approx(1.0)
 
 
 def test_absent_classes_are_the_less_probable_half(photo: PhotoMaker) -> None:

@@ -40,8 +40,11 @@ def test_few_and_no_values() -> None:
 
 
 def test_interval_of_a_rate() -> None:
-    """R's prop.test(8, 10, correct = FALSE)."""
+    """R's prop.test(8, 10, correct = FALSE); Newcombe, Statistics in Medicine 1998, table I: 81 of 263, and 0 of 20."""
     assert wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-5)
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert wilson(20, 20)[1] == pytest.approx(1.0)
     assert wilson(0, 30)[0] == 0
     assert wilson(0, 30)[1] == pytest.approx(3.8415 / 33.8415, abs=1e-4)
     assert all(math.isnan(end) for end in wilson(0, 0))
