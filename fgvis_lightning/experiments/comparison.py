@@ -104,12 +104,14 @@ def main(args: Sequence[str]) -> None:
     def methods(objects: Namespace) -> Methods:
         chosen: dict[str, tuple[Method, dict[str, Any]]] = {}
         for name, method in objects.methods.items():
-            parameters = config.methods[name].as_dict()
-            chosen[shown(name, method)] = method, parameters
+            parameters, label = config.methods[name].as_dict(), shown(name, method)
+            if label in chosen:
+                raise InputError(f"Expected methods with different names, but got {label} twice. Rename one of them.")
+            chosen[label] = method, parameters
             other = reseeded(method) if config.seeds else None
             if other is not None and (seed := getattr(other, "seed", None)) is not None:
                 own = {**(parameters.get("init_args") or {}), "seed": seed}
-                chosen[shown(name, method) + AGAIN] = other, {**parameters, "init_args": own}
+                chosen[label + AGAIN] = other, {**parameters, "init_args": own}
         return chosen
 
     sweep(parser, config, methods, lambda runs: _sum_up(Path(config.output), runs, config.rows, config.crop))

@@ -213,6 +213,10 @@ def test_unreadable_images_are_named_once(folder: Path, output: Path, capsys: py
     [
         ({}, "Expected methods to compare, but got none"),
         ({"a b": METHODS["gradient"], "a_b": METHODS["gradient"]}, "Expected names of methods that differ"),
+        (
+            {name: {"class_path": f"{BASELINES}.CheapRISE"} for name in ("RISE", "RISE (cheap)")},
+            "Expected methods with different names, but got RISE (cheap) twice",
+        ),
     ],
 )
 def test_methods_that_make_no_sense(
