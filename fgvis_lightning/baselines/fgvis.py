@@ -25,8 +25,11 @@ def explain_normalized(
     """Explain normalized images (B,C,H,W) for classes, one for all or (B,), with `FGVis` on the images' device.
 
     Raises:
-        InputError: if a target is not a class, or if their number is not that of the images; see also `as_targets`.
+        InputError: if a target is not a class, if their number is not that of the images, or if there is a mean or
+            standard deviation among the options; see also `as_targets`.
     """
+    if given := sorted({"mean", "std", "size"} & options.keys()):
+        raise InputError(f"Expected images that go into the network as they are, but got {' and '.join(given)}.")
     count, size, device = images.shape[1], tuple(images.shape[-2:]), images.device
     where: Any = {"accelerator": device.type} | ({} if device.type == "cpu" else {"devices": [device.index or 0]})
     with undisturbed():

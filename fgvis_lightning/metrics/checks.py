@@ -16,6 +16,16 @@ def shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape)).replace(" ", "")
 
 
+def check_tensor(name: str, value: Any) -> None:
+    """Check that a value is a tensor.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not isinstance(value, Tensor):
+        raise InputError(f"Expected {name} to be a tensor, but got {type(value).__name__}.")
+
+
 def check_maps(name: str, maps: Tensor, *sizes: int) -> Tensor:
     """Check that maps can be ranked, and return them in float32 or float64.
 
@@ -25,8 +35,9 @@ def check_maps(name: str, maps: Tensor, *sizes: int) -> Tensor:
         sizes: B, H and W, if known.
 
     Raises:
-        InputError: if the maps have another shape, or values that are not finite.
+        InputError: if the maps are no tensor, or have another shape, or values that are not finite.
     """
+    check_tensor(name, maps)
     if maps.ndim != 3 or not maps.numel() or (sizes and maps.shape != sizes):
         wanted = f"({','.join(map(str, sizes))})" if sizes else "(B,H,W)"
         raise InputError(f"Expected {name} to be {wanted}, but got {shape(maps)}.")
@@ -54,8 +65,9 @@ def check_images(x: Tensor) -> None:
     """Check normalized images (B,3,H,W).
 
     Raises:
-        InputError: if they have another shape, or integer values.
+        InputError: if they are no tensor, or have another shape, or integer values.
     """
+    check_tensor("x", x)
     if x.ndim != 4 or not x.numel() or not x.is_floating_point():
         raise InputError(f"Expected x to be normalized images (B,3,H,W), but got {shape(x)} of {x.dtype}.")
 
@@ -95,5 +107,6 @@ def check_targets(targets: Tensor, count: int) -> None:
     Raises:
         InputError: if ``targets`` is not an integer tensor of shape (count,).
     """
+    check_tensor("targets", targets)
     if targets.shape != (count,) or targets.is_floating_point() or targets.dtype == torch.bool:
         raise InputError(f"Expected targets to be ({count},) integers, but got {shape(targets)} of {targets.dtype}.")

@@ -89,6 +89,8 @@ def test_what_cannot_be() -> None:
         FGVisAttribution(len)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="Expected inputs to be one tensor"):
         FGVisAttribution(Tiny().eval()).attribute(X[0], target=1)
+    with pytest.raises(InputError, match="go into the network as they are, but got mean and std"):
+        FGVisAttribution(Tiny().eval(), mean=(0.0,) * 3, std=(1.0,) * 3).attribute(X, target=1)
     with pytest.raises(InputError, match=r"class_path of one of Captum's classes.*but got 'os\.system'"):
         Captum("os.system")
     with pytest.raises(InputError, match=r"Expected captum\.attr\.Saliency to attribute with .*, but it raised"):

@@ -247,6 +247,14 @@ def test_a_network_in_training_mode_is_refused(kind: Any) -> None:
         kind(None).update(x, saliency, targets)
 
 
+@pytest.mark.parametrize(("place", "name"), [(0, "x"), (1, "saliency"), (2, "targets")])
+def test_what_is_not_a_tensor_is_named(place: int, name: str) -> None:
+    given: list[Any] = [*batch(2, 24, 24)]
+    given[place] = given[place].tolist()
+    with pytest.raises(InputError, match=f"Expected {name} to be a tensor, but got list"):
+        DeletionAUC(NETWORK).update(*given)
+
+
 @pytest.mark.parametrize("evidence", [torch.full((2, 8, 8), 1.1), torch.full((2, 3, 8, 8), 200).byte()])
 def test_sparsity_is_that_of_evidence_from_0_to_1(evidence: Tensor) -> None:
     with pytest.raises(InputError, match=r"Expected evidence in \[0,1\], but got values from"):
