@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -232,17 +233,27 @@ def _frozen_parameters(network: nn.Module, recurse: bool = True) -> Iterator[Ten
         yield from (tensor for tensor in own if tensor is not None)
 
 
+_HELD: dict[int, int] = {}  # id of a weight that is constant → number of contexts, in all threads
+_HOLD = threading.Lock()
+
+
 @contextmanager
 def constant(weights: Iterable[Tensor]) -> Iterator[None]:
-    """Inside this context, these weights require no gradient."""
-    trained = [weight for weight in weights if weight.requires_grad]
-    try:
-        for weight in trained:
+    """Inside this context, these weights require no gradient, also if other threads leave theirs."""
+    with _HOLD:
+        held = [weight for weight in weights if weight.requires_grad or id(weight) in _HELD]
+        for weight in held:
+            _HELD[id(weight)] = _HELD.get(id(weight), 0) + 1
             weight.requires_grad_(False)
+    try:
         yield
     finally:
-        for weight in trained:
-            weight.requires_grad_(True)
+        with _HOLD:
+            for weight in held:
+                _HELD[id(weight)] -= 1
+                if not _HELD[id(weight)]:
+                    del _HELD[id(weight)]
+                    weight.requires_grad_(True)
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

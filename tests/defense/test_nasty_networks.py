@@ -310,9 +310,11 @@ def test_scripted_code_is_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(nn.Sequential(nn.ReLU(), nn.Sigmoid()))
+    with pytest.raises(InputError, match="Expected a Python module, but activation is scripted or traced"):
+        DefendedCNN(spelled(scripted))
     for _ in range(3):  # from the third call on it runs as one node of autograd's graph
         with pytest.raises(InputError, match="Expected every nonlinearity of Spelled to be gated"):
-            DefendedCNN(spelled(scripted)).record(images()[0])
+            DefendedCNN(spelled(lambda x: scripted(x))).record(images()[0])
 
 
 @pytest.mark.parametrize("whole", [True, False])
