@@ -291,9 +291,7 @@ def test_folder_in_the_order_of_ids(output: Path) -> None:
 def test_damaged_file_is_named(output: Path, content: bytes | None) -> None:
     path = save(output, "a@bus")
     path.write_bytes(path.read_bytes()[:-7] if content is None else content)
-    with pytest.raises(
-        InputError, match=r"a@bus\.safetensors is damaged or of another kind .* To compute it again"
-    ):
+    with pytest.raises(InputError, match=r"a@bus\.safetensors is damaged or of another kind .* To compute it again"):
         load_explanation(path)
 
 
