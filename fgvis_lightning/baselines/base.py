@@ -35,12 +35,10 @@ def _with_checks(attribute: Callable[..., Any]) -> Callable[..., Any]:
     def checked(self: Method, network: nn.Module, images: Tensor, targets: Tensor) -> Any:
         if isinstance(network, nn.Module):
             require_eval_mode(network)
-        for name, given, floating in (("images", images, True), ("targets", targets, False)):
-            kind = f"{tuple(given.shape)} of {given.dtype}" if isinstance(given, Tensor) else repr(given)
-            whole = isinstance(given, Tensor) and given.is_floating_point() == floating and given.numel()
-            if not whole or given.dtype == torch.bool or (given.ndim == 1) == floating:
-                shape = "normalized images (B,3,H,W)" if floating else "class indices (B,)"
-                raise InputError(f"Expected {name} to be {shape}, but got {kind}.")
+        if not _is_filled(images) or not images.is_floating_point() or images.ndim == 1:
+            raise InputError(f"Expected images to be normalized images (B,3,H,W), but got {_kind(images)}.")
+        if not _is_filled(targets) or targets.is_floating_point() or targets.dtype == torch.bool or targets.ndim != 1:
+            raise InputError(f"Expected targets to be class indices (B,), but got {_kind(targets)}.")
         if len(targets) != len(images) or targets.min() < 0:
             raise InputError(f"Expected {len(images)} targets, class indices from 0, but got {targets.tolist()}.")
         with torch.inference_mode(False), torch.enable_grad():
@@ -48,6 +46,14 @@ def _with_checks(attribute: Callable[..., Any]) -> Callable[..., Any]:
             return attribute(self, network, images, targets)
 
     return checked
+
+
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() > 0
+
+
+def _kind(value: Any) -> str:
+    return f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else repr(value)
 
 
 class Method(ABC):

@@ -156,8 +156,9 @@ def _read_csv(path: Path) -> list[Photo]:
     photos = []
     try:
         header, rows = csv_rows(read_text(path))
-        columns = {name.lower(): place for place, name in enumerate(header)}
-        if twice := [name for name in ("path", "target") if [one.lower() for one in header].count(name) > 1]:
+        names = [name.lower() for name in header]
+        columns = {name: place for place, name in enumerate(names)}
+        if twice := [name for name in ("path", "target") if names.count(name) > 1]:
             raise InputError(
                 f"Expected one column {twice[0]!r} in {path}, but there are several. Rename or delete them."
             )

@@ -163,7 +163,7 @@ JOINING = frozenset({RESIDUAL, ATTENTION})
 """Names of calls that are left alone unless two of their tensors depend on the image."""
 
 
-def listed(entries: Iterable[str | type]) -> tuple[str | type, ...]:
+def as_entries(entries: Iterable[str | type]) -> tuple[str | type, ...]:
     """A user's list of functions and classes, or a single one of them, as a tuple."""
     return (entries,) if isinstance(entries, str | type) else tuple(entries)
 

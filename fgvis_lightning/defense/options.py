@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fgvis_lightning.defense.container import DefendedCNN
-from fgvis_lightning.defense.nonlinearities import listed, resolve
+from fgvis_lightning.defense.nonlinearities import as_entries, resolve
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.folding import faster
 from fgvis_lightning.networks.heads import Head, Inverse
@@ -45,7 +45,7 @@ def defend(classifier: Classifier, options: DefenseOptions, gate: str) -> Defend
         options: options of the defense.
         gate: the gate, which replaces ``options.gate``.
     """
-    frozen, gated, exempt = classifier.network, listed(options.gated or ()), listed(options.exempt or ())
+    frozen, gated, exempt = classifier.network, as_entries(options.gated or ()), as_entries(options.exempt or ())
     output: str | int | None = None
     if isinstance(frozen, Selected):  # the container selects the output itself, and paths of modules stay the network's
         output, frozen = frozen.output, frozen.network

@@ -16,7 +16,7 @@ from fgvis_lightning.defense.nonlinearities import (
     NORMALIZATIONS,
     STREAM,
     Functions,
-    listed,
+    as_entries,
     resolve,
     table,
 )
@@ -43,7 +43,7 @@ class Selection:
     """
 
     def __init__(self, network: nn.Module, exempt: Collection[str | type], gated: Collection[str | type]) -> None:
-        exempt, gated = listed(exempt), listed(gated)
+        exempt, gated = as_entries(exempt), as_entries(gated)
         self.exempt, exempt_classes = resolve(exempt, "exempt")
         names, gated_classes = resolve(gated, "gated")
         if both := sorted(self.exempt & names) or [c.__name__ for c in gated_classes if c in exempt_classes]:
