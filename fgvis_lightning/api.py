@@ -27,7 +27,8 @@ from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.method.options import within
 from fgvis_lightning.names import printable
 from fgvis_lightning.networks.channels import dimensions_of
-from fgvis_lightning.results.explanation import Attribution, Explanation
+from fgvis_lightning.results.attribution import Attribution
+from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.folder import IMAGE
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from fgvis_lightning.data.images import content
 from fgvis_lightning.method.games import GAMES
-from fgvis_lightning.results.explanation import Attribution, Explanation
+from fgvis_lightning.results.attribution import Attribution
+from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.tensor_files import save_tensors
 
 EVIL = "<img src=x onerror=alert(1)>"

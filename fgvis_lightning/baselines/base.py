@@ -116,7 +116,7 @@ class Method(ABC):
 class MaskMethod(Method):
     """A method that leaves a part of the image as an image.
 
-    In a comparison, this image is stored with the map, see `fgvis_lightning.results.explanation.Attribution`.
+    In a comparison, this image is stored with the map, see `fgvis_lightning.results.attribution.Attribution`.
 
     Attributes:
         hides: what replaces the rest: ``blurred`` for the blurred image, where the map is the mask in [0,1]; ``black``;

@@ -15,7 +15,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.folding import faster
 from fgvis_lightning.networks.logits import resolve
-from fgvis_lightning.results.explanation import Attribution
+from fgvis_lightning.results.attribution import Attribution
 
 LARGEST = 8
 """Batch size for ``auto``; most methods form their own batches for each image."""

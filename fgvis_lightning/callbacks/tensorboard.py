@@ -25,7 +25,8 @@ from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.method.options import within
-from fgvis_lightning.results.explanation import Attribution, Explanation
+from fgvis_lightning.results.attribution import Attribution
+from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import (
     AS_IT_IS,
     as_rgb,

@@ -22,8 +22,9 @@ from fgvis_lightning.engine.sweep_module import ExplanationCallback, SweepModule
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable
 from fgvis_lightning.results import folder
+from fgvis_lightning.results.attribution import Attribution
 from fgvis_lightning.results.claim import Claim
-from fgvis_lightning.results.explanation import Attribution, Explanation
+from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import explanation_panel
 from fgvis_lightning.results.folder import Levels, write_summary
 from fgvis_lightning.results.layout import as_file

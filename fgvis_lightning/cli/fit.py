@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,17 @@ from fgvis_lightning.callbacks.writer import ExplanationWriter
 from fgvis_lightning.data.image_data import ImageData
 from fgvis_lightning.engine.precision import say_if_slow
 from fgvis_lightning.engine.strategy import check_trainer, chosen_strategy, trainer_options
-from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import building, check_optimizers, complete_network
-from fgvis_lightning.experiments.outline import required
+from fgvis_lightning.experiments.outline import check_lists, outline_of, required
+from fgvis_lightning.experiments.output import check_owner, write_config
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.run import Run
-from fgvis_lightning.experiments.sweeps import NAMES
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.names import program
 from fgvis_lightning.results import folder
 from fgvis_lightning.results.lines import item_lines
-from fgvis_lightning.results.tensor_files import write_whole
+
+PROG = "fgvis fit"
 
 FIT = (
     "Explain decisions of a CNN: find the pixels and color channels that are enough for its class (game preservation), "
@@ -43,8 +44,7 @@ class SaveConfig(SaveConfigCallback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            text = self.parser.dump(self.config, skip_none=False)
-            write_whole(Path(self.config.output) / "config.yaml", text.encode(), "rank0")
+            write_config(Path(self.config.output), PROG, self.parser.dump(self.config, skip_none=False))
 
 
 class FGVisCLI(LightningCLI):
@@ -73,17 +73,14 @@ class FGVisCLI(LightningCLI):
         fit = self._subcommand_parsers["fit"]
         assert isinstance(fit, Parser)
         fit.needed = required(fit)
+        check_lists(sys.argv[1:] if args is None else args, outline_of(fit))
         super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:
         """Check the folder early, and keep torchvision's weights entry, which determines the preprocessing."""
         check_optimizers(self.config.fit)
         output = Path(self.config.fit.output)
-        if (output / NAMES).exists():
-            raise InputError(
-                f"Expected --output to be a folder of fit, but {output} holds methods of another command. "
-                f"Choose another one."
-            )
+        check_owner(output, PROG)
         folder.prepare_folder(output)
         complete_network(self.config.fit.model)
 
@@ -174,7 +171,7 @@ class _ParserAlone(FGVisCLI):
 
 def make_parser() -> Parser:
     """The options of ``fit``."""
-    return run_cli(_ParserAlone, run=False, parser_kwargs={"description": FIT, "prog": "fgvis fit"}).parser
+    return run_cli(_ParserAlone, run=False, parser_kwargs={"description": FIT, "prog": PROG}).parser
 
 
 def run_cli(cli: type[FGVisCLI], **options: Any) -> Any:

@@ -150,7 +150,7 @@ def read_objects(source: str, classifier: Classifier) -> list[Marked]:
     path = Path(source)
     try:
         read = _coco if path.suffix.lower() == ".json" else _table
-        found = list(read(path, read_text(path), Targets(classifier, [])))
+        found = list(read(path, Targets(classifier, [])))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"Expected boxes or masks, but {source} cannot be read: {error}") from error
     if not found:
@@ -158,8 +158,8 @@ def read_objects(source: str, classifier: Classifier) -> list[Marked]:
     return found
 
 
-def _table(path: Path, text: str, targets: Targets) -> Iterator[Marked]:
-    header, rows = csv_rows(text)
+def _table(path: Path, targets: Targets) -> Iterator[Marked]:
+    header, rows = csv_rows(path, COLUMNS)
     header = [name.lower() for name in header]
     if missing := [name for name in COLUMNS if name not in header]:
         raise InputError(
@@ -190,7 +190,8 @@ def _table(path: Path, text: str, targets: Targets) -> Iterator[Marked]:
         yield Marked(image, target, Polygons((box,), where))
 
 
-def _coco(path: Path, text: str, targets: Targets) -> Iterator[Marked]:
+def _coco(path: Path, targets: Targets) -> Iterator[Marked]:
+    text = read_text(path)
     try:
         whole = json.loads(text)
         images = {image["id"]: image for image in whole["images"]}

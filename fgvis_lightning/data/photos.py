@@ -19,7 +19,7 @@ from PIL import Image
 from fgvis_lightning.data.arrays import ARRAYS
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import slug
-from fgvis_lightning.texts import csv_rows, read_text
+from fgvis_lightning.texts import csv_rows
 
 
 class Photo(NamedTuple):
@@ -155,13 +155,8 @@ def _read_csv(path: Path) -> list[Photo]:
     folder, start = path.parent, "" if path.parent == Path() else os.path.join(path.parent, "")
     photos = []
     try:
-        header, rows = csv_rows(read_text(path))
-        names = [name.lower() for name in header]
-        columns = {name: place for place, name in enumerate(names)}
-        if twice := [name for name in ("path", "target") if names.count(name) > 1]:
-            raise InputError(
-                f"Expected one column {twice[0]!r} in {path}, but there are several. Rename or delete them."
-            )
+        header, rows = csv_rows(path, ("path", "target"))
+        columns = {name.lower(): place for place, name in enumerate(header)}
         if "path" not in columns:
             raise InputError(f"Expected a CSV file with a header and a column 'path', but {path} has {header}.")
         if "target" not in columns and (labels := LABELS & columns.keys()):
@@ -177,11 +172,6 @@ def _read_csv(path: Path) -> list[Photo]:
                 raise InputError(
                     f"Expected an image in each row of {path}, but the column 'path' of row {number} is empty. "
                     f"Fill it in, or delete the row."
-                )
-            if any(cell.strip() for cell in row[len(header) :]):
-                raise InputError(
-                    f"Expected {len(header)} cells in each row of {path}, as in its header, but row {number} has "
-                    f"{len(row)}. Put a name with a separator in quotes; several classes of an image take a row each."
                 )
             if image.startswith(PACKAGE):
                 image = packaged(image.removeprefix(PACKAGE))

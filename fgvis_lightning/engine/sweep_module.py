@@ -18,8 +18,9 @@ from fgvis_lightning.engine.batch_size import is_out_of_memory
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier, channels_last
 from fgvis_lightning.networks.logits import checked, why_not
+from fgvis_lightning.results.attribution import Attribution
 from fgvis_lightning.results.cost import Cost
-from fgvis_lightning.results.explanation import Attribution, Explanation
+from fgvis_lightning.results.explanation import Explanation
 
 
 class SweepModule(pl.LightningModule, ABC):

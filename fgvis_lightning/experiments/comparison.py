@@ -38,8 +38,9 @@ from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.experiments.sweeps import Methods, sweep, sweep_parser
 from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_scores, summarize
 from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.results.attribution import Attribution
 from fgvis_lightning.results.cost import Cost
-from fgvis_lightning.results.explanation import Attribution, Explanation
+from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import as_rgb, brightened, explanation_image, grid, heat, made_visible
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tables import Table

@@ -32,7 +32,7 @@ from fgvis_lightning.experiments.evaluation_tables import item_table, summary
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
 from fgvis_lightning.experiments.judging import judge
 from fgvis_lightning.experiments.measured import AGAIN, FLOOR, STANDARD, chosen_metrics, list_metrics
-from fgvis_lightning.experiments.output import save_figure, save_table
+from fgvis_lightning.experiments.output import check_owner, save_figure, save_table, write_config
 from fgvis_lightning.experiments.own_maps import common_items, find_methods, read, saliency_of, stored
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.randomization import another_photo
@@ -41,7 +41,6 @@ from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import as_rgb, brightened, explanation_image, grid, heat, made_visible
-from fgvis_lightning.results.folder import check_no_items
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tensor_files import save_tensors, write_whole
 
@@ -116,8 +115,8 @@ def main(args: Sequence[str]) -> None:
     if left_out:
         print(f"left out because some methods lack them: {left_out}")
     output = Path(config.output)
-    check_no_items(output)
-    output.mkdir(parents=True, exist_ok=True)
+    check_owner(output, parser.prog)
+    write_config(output, parser.prog, parser.dump(config, skip_none=False))
     says = {
         **profile.describe(),
         "network": classifier.name,
@@ -133,7 +132,6 @@ def main(args: Sequence[str]) -> None:
     place = {name: number for number, name in enumerate(methods)}
     judgements.sort(key=lambda one: (one.id, place[one.method]))
     known.keep((name, id, paths[id]) for name, paths in methods.items() for id in ids)
-    write_whole(output / "config.yaml", parser.dump(config, skip_none=False).encode())
     told = {**says, "reference": reference}
     write_whole(output / "evaluation.json", (json.dumps(told, indent=2) + "\n").encode())
     write_whole(output / "evaluation_items.csv", item_table(judgements, metrics, config.profile).csv().encode())

@@ -40,7 +40,8 @@ from fgvis_lightning.metrics.profiles import ZERO
 from fgvis_lightning.networks.classifier import Classifier, channels_last
 from fgvis_lightning.networks.folding import faster
 from fgvis_lightning.networks.logits import checked
-from fgvis_lightning.results.explanation import Attribution, Explanation
+from fgvis_lightning.results.attribution import Attribution
+from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.load import load_item
 
 ROWS = 8

@@ -48,6 +48,7 @@ class Option(NamedTuple):
         default: as text; empty if there is none.
         choices: its values, if they can be listed.
         group: whether it takes a file with all options of a group.
+        listed: whether it takes a list of texts.
     """
 
     names: list[str]
@@ -56,6 +57,7 @@ class Option(NamedTuple):
     default: str
     choices: list[str] | None
     group: bool
+    listed: bool
 
 
 class Outline(NamedTuple):
@@ -95,9 +97,14 @@ def outline_of(parser: argparse.ArgumentParser) -> Outline:
 
 def _option(action: argparse.Action) -> Option:
     default = "" if action.default in (None, "", argparse.SUPPRESS) else str(action.default)
-    group = type(action).__name__ == "_ActionConfigLoad"
     return Option(
-        list(action.option_strings), action.dest, _clause(action.help or ""), default, _choices(action), group
+        list(action.option_strings),
+        action.dest,
+        _clause(action.help or ""),
+        default,
+        _choices(action),
+        type(action).__name__ == "_ActionConfigLoad",
+        re.search(r"list\[str\b", str(getattr(action, "_typehint", ""))) is not None,
     )
 
 
@@ -161,7 +168,7 @@ def _is_own(option: Option) -> bool:
 
 
 def check_names(args: Sequence[str], outline: Outline) -> None:
-    """Refuse an option that the command does not have; the parser checks the values.
+    """Refuse an option that the command does not have, or a list that is given twice; the parser checks the values.
 
     Raises:
         InputError: with the same line as from the parser.
@@ -169,12 +176,26 @@ def check_names(args: Sequence[str], outline: Outline) -> None:
     known = {name for option in outline.options for name in option.names} | {*outline.former, f"--{FOREIGN}"}
     # Options of an object's class, such as --model.network.init_args.depth; all options of a group are known.
     takes_more = tuple(f"{name}." for name in known - {name for o in outline.options if o.group for name in o.names})
+    check_lists(args, outline)
     for arg in args:
         name = arg.split("=")[0].removesuffix("+")
         if name == "--":
             return
         if name.startswith("--") and " " not in arg and name not in known and not name.startswith(takes_more):
             raise InputError(unknown_option(name, options_of(outline)))
+
+
+def check_lists(args: Sequence[str], outline: Outline) -> None:
+    """Refuse a list that is given twice, of which the parser would take the second one in silence.
+
+    Raises:
+        InputError: with the way to write lists.
+    """
+    given = [arg.split("=")[0] for arg in args]
+    for option in outline.options:
+        name = f"--{option.dest}"
+        if option.listed and given.count(name) > 1:
+            raise InputError(f'Expected {name} once, but got it several times. For a list, write {name} "[a, b]".')
 
 
 def unknown_option(name: str, known: Sequence[str]) -> str:

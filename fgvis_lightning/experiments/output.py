@@ -1,16 +1,50 @@
-"""Tables and figures as files."""
+"""Files that commands write into their folders: the configuration, tables, figures."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from fgvis_lightning.errors import InputError
+from fgvis_lightning.names import printable
 from fgvis_lightning.results.layout import FONT
 from fgvis_lightning.results.tables import Table
-from fgvis_lightning.results.tensor_files import write_whole
+from fgvis_lightning.results.tensor_files import EXPLANATIONS, write_whole
+
+CONFIG = "config.yaml"
+
+
+def check_owner(output: Path, command: str) -> None:
+    """Refuse the folder of another command, whose ``config.yaml`` and tables this one would replace.
+
+    Args:
+        output: the folder; it need not exist.
+        command: e.g. ``fgvis compare``, the first line of the ``config.yaml`` that `write_config` writes.
+
+    Raises:
+        InputError: if the folder's ``config.yaml``, or its explanations, are of another command.
+    """
+    line = ""
+    with suppress(OSError, ValueError), (output / CONFIG).open(encoding="utf-8", errors="replace") as file:
+        line = file.readline().strip()
+    owner = line.removeprefix("# ") if line.startswith("# fgvis ") else None
+    if owner is None and (output / EXPLANATIONS).is_dir():
+        owner = "fgvis fit"
+    if owner not in (None, command):
+        raise InputError(
+            f"Expected --output to be a folder of {command}, but {printable(str(output))} holds results of {owner}. "
+            f"Choose another one, also inside it."
+        )
+
+
+def write_config(output: Path, command: str, text: str) -> None:
+    """Write a command's configuration, which also marks the folder as its own; only in the first process."""
+    output.mkdir(parents=True, exist_ok=True)
+    write_whole(output / CONFIG, f"# {command}\n{text}".encode(), "rank0")
 
 
 def save_table(path: Path, table: Table, markdown: str | None = None) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.sweeps import NAMES
-from fgvis_lightning.results.explanation import Attribution, Explanation
+from fgvis_lightning.results.attribution import Attribution
+from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.folder import files
 from fgvis_lightning.results.load import check_links, load_item
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, UNREADABLE

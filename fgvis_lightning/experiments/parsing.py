@@ -13,7 +13,14 @@ from jsonargparse import DefaultHelpFormatter
 from pytorch_lightning.cli import LightningArgumentParser
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.experiments.outline import options_of, outline_of, required, short_help, unknown_option
+from fgvis_lightning.experiments.outline import (
+    check_lists,
+    options_of,
+    outline_of,
+    required,
+    short_help,
+    unknown_option,
+)
 from fgvis_lightning.experiments.renamed import NAMES, with_new_names
 from fgvis_lightning.networks.heads import NO_REGRESSION
 
@@ -44,6 +51,7 @@ class Parser(LightningArgumentParser):
     ) -> Any:
         given = sys.argv[1:] if args is None else args
         self.needed = required(self) or self.needed
+        check_lists(given, outline_of(self))
         given = ["--print_config=comments" if arg == "--print_config" else arg for arg in given]
         try:
             parsed = super().parse_args(with_new_names(given), *others, **options)

@@ -35,7 +35,7 @@ from fgvis_lightning.data.images import carried, content, upright_size
 from fgvis_lightning.data.objects import Marked, by_image, read_masks, read_objects
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import build, new_parser
-from fgvis_lightning.experiments.output import save_figure, save_table
+from fgvis_lightning.experiments.output import check_owner, save_figure, save_table, write_config
 from fgvis_lightning.experiments.own_maps import common_items, find_methods, fitting_map, read, saliency_of, stored
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.statistics import bootstrap, wilson, with_intervals
@@ -43,7 +43,7 @@ from fgvis_lightning.metrics import energy_pointing_game, pointing_game
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.figures import as_rgb, grid, heat
-from fgvis_lightning.results.folder import IMAGE, check_no_items
+from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.tables import Table
 from fgvis_lightning.results.tensor_files import load_metadata, write_whole
 
@@ -115,10 +115,9 @@ def main(args: Sequence[str]) -> None:
         )
     items = measure(targets, methods, config.tolerance)
     output = Path(config.output)
-    check_no_items(output)
-    output.mkdir(parents=True, exist_ok=True)
+    check_owner(output, parser.prog)
+    write_config(output, parser.prog, parser.dump(config, skip_none=False))
     table = summary(items, [*methods, UNIFORM, CENTER])
-    write_whole(output / "config.yaml", parser.dump(config, skip_none=False).encode())
     write_whole(output / "pointing_items.csv", items.csv().encode())
     markdown = with_intervals(table)
     save_table(output / "pointing", table, markdown)

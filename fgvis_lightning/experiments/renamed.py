@@ -26,6 +26,8 @@ SHORT = {
 FORMER = {
     f"--model.{field.name}": f"--model.{group}.{field.name}" for group, kind in GROUPS.items() for field in fields(kind)
 }
+PLACES = ("data", "model", "trainer", "writer", "tensorboard", "progress")
+"""Groups of options; of some, the parser ignores a value that is no group."""
 NAMES = FORMER | SHORT
 """All options that `with_new_names` replaces, with their names."""
 
@@ -49,14 +51,14 @@ def _config(path: str) -> str:
     """The path of a configuration, perhaps the package's own; or its content with new names if it has former names.
 
     Raises:
-        InputError: if ``data`` or ``model`` is neither a group of options nor the name of a file with them.
+        InputError: if one of `PLACES` is neither a group of options nor the name of a file with them.
     """
     path = shipped(path)
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return path  # the parser reports the problem
-    parts = {place: content.get(place) or {} for place in ("data", "model")} if isinstance(content, dict) else {}
+    parts = {place: content.get(place) or {} for place in PLACES} if isinstance(content, dict) else {}
     for place, part in parts.items():
         if not isinstance(part, dict | str):
             raise InputError(f"Expected options below {place} in {path}, such as those in configs/, but got {part}.")

@@ -26,11 +26,12 @@ from fgvis_lightning.engine.strategy import (
 )
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import build, new_parser
+from fgvis_lightning.experiments.output import check_owner, write_config
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.run import Run
 from fgvis_lightning.names import slug
 from fgvis_lightning.networks.load import from_options
-from fgvis_lightning.results.folder import check_no_items, prepare_folder
+from fgvis_lightning.results.folder import prepare_folder
 from fgvis_lightning.results.tensor_files import write_whole
 
 NAMES = "methods.json"
@@ -113,8 +114,9 @@ def sweep(
     """
     objects = build(parser, config)
     chosen = methods(objects)
-    folders = folders_of(Path(config.output), chosen, "methods")
-    check_no_items(Path(config.output))
+    output = Path(config.output)
+    check_owner(output, parser.prog)
+    folders = folders_of(output, chosen, "methods")
     for folder in folders.values():
         prepare_folder(folder)
     classifier = from_options(**vars(objects.model))
@@ -131,9 +133,9 @@ def sweep(
     first = next(iter(runs.values())).trainer
     say_if_slow(first)
     if first.is_global_zero:
-        write_whole(Path(config.output) / "config.yaml", parser.dump(config, skip_none=False).encode(), "rank0")
+        write_config(output, parser.prog, parser.dump(config, skip_none=False))
         names = json.dumps({folder.name: name for name, folder in folders.items()}, ensure_ascii=False, indent=2)
-        write_whole(Path(config.output) / NAMES, f"{names}\n".encode(), "rank0")
+        write_whole(output / NAMES, f"{names}\n".encode(), "rank0")
         print(classifier.described, flush=True)
     problems = _run_all(runs)
     if first.is_global_zero:

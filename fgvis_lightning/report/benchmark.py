@@ -24,10 +24,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments import comparison, evaluation
+from fgvis_lightning.experiments.output import check_owner, write_config
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.sweeps import folders_of, sweep_parser
 from fgvis_lightning.report.benchmark_page import write_benchmark
-from fgvis_lightning.results.folder import check_no_items
 from fgvis_lightning.results.tensor_files import write_whole
 
 ONLY = "network"
@@ -63,7 +63,7 @@ def main(args: Sequence[str]) -> None:
     parser = make_parser()
     config = parser.parse_args(list(args))
     output = Path(config.output)
-    check_no_items(output)
+    check_owner(output, parser.prog)
     settings: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False))
     networks = config.networks or {ONLY: {}}
     folders = folders_of(output, networks, "networks")
@@ -74,8 +74,7 @@ def main(args: Sequence[str]) -> None:
             made.parse_object(options)
     first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
-        output.mkdir(parents=True, exist_ok=True)
-        write_whole(output / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+        write_config(output, parser.prog, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     left_out = []
     for name, (compare, evaluate) in plans.items():
         if _run("compare", compare):

@@ -21,7 +21,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import printable, program, slug
 from fgvis_lightning.report.sections import Section, coverage_section, find_sections
 from fgvis_lightning.results import folder as results
-from fgvis_lightning.results.explanation import Attribution
+from fgvis_lightning.results.attribution import Attribution
 from fgvis_lightning.results.load import check_links, load_with_texts
 from fgvis_lightning.results.numbers import as_number
 from fgvis_lightning.results.tensor_files import SUFFIX, UNREADABLE

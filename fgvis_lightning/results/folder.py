@@ -59,19 +59,6 @@ def prepare_folder(output: Path) -> None:
         ) from error
 
 
-def check_no_items(output: Path) -> None:
-    """Refuse the folder of a ``fit``, whose ``config.yaml`` and tables another command would replace.
-
-    Raises:
-        InputError: if there are explanations in the folder itself.
-    """
-    if (output / SWEEP).exists() and any(True for _ in files(output)):
-        raise InputError(
-            f"Expected --output to be this command's own folder, but {printable(str(output))} holds explanations of "
-            f"fit. Choose another one, also inside it."
-        )
-
-
 def finished(output: Path) -> set[str]:
     """The ids of the items that have a file, without opening the files."""
     return {name.removesuffix(SUFFIX) for name in _names(output / EXPLANATIONS, SUFFIX)}

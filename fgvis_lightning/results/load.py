@@ -17,7 +17,8 @@ from fgvis_lightning.defense.coverage import Coverage
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.games import GAMES
 from fgvis_lightning.names import printable
-from fgvis_lightning.results.explanation import ROWS, TYPED, Attribution, Explanation
+from fgvis_lightning.results.attribution import Attribution
+from fgvis_lightning.results.explanation import ROWS, TYPED, Explanation
 from fgvis_lightning.results.tensor_files import CHECKSUM, SUFFIX, UNREADABLE, checksum, damaged
 
 TENSORS = ("mask", "ranking", "map", "explanation")

@@ -507,10 +507,15 @@ def test_no_command_takes_the_place_of_another(folder: Path, output: Path, capsy
         with pytest.raises(SystemExit) as stopped:
             main([command[0], *NETWORK, *command[1:], "--output", str(output)])
         assert stopped.value.code == 2
-        assert "to be this command's own folder, but" in capsys.readouterr().err, command
+        assert (
+            f"to be a folder of fgvis {command[0]}, but {output} holds results of fgvis fit" in capsys.readouterr().err
+        ), command
     assert (output / "config.yaml").read_bytes() == config
     main(["compare", *NETWORK, *CPU, *images, "--output", str(output / "comparison")])
-    assert "holds methods of another command" in fails(capsys, output / "comparison", folder)
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--results", str(output / "comparison"), "--output", str(output / "comparison")])
+    assert "to be a folder of fgvis evaluate, but" in capsys.readouterr().err
+    assert "holds results of fgvis compare. Choose another one" in fails(capsys, output / "comparison", folder)
 
 
 def test_an_unknown_command_is_told_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -358,6 +358,14 @@ COMMANDS: list[tuple[list[str], str]] = [
         ["fit", *FIT, "--data.images", "in", "--model.game", "deletion", "--model.level", "2"],
         "Expected level to be more than 0 and less than 1 for deletion, but got 2.0.",
     ),
+    (
+        ["fit", "--data.images", "in", "--data.images", "x.jpg"],
+        "Expected --data.images once, but got it several times.",
+    ),
+    (
+        ["evaluate", "--results=a", "--results=b"],
+        "Expected --results once, but got it several times. For a list, write",
+    ),
     (["fit", "--data.images"], "argument --data.images/--data.images+: expected one argument"),
     (
         [""],

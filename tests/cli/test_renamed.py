@@ -74,7 +74,7 @@ def test_what_is_no_configuration_is_left_to_the_parser(tmp_path: Path) -> None:
         assert with_new_names(["--config", str(path)]) == ["--config", str(path)]
 
 
-@pytest.mark.parametrize("group", ["model: 5", "data: [x]"])
+@pytest.mark.parametrize("group", ["model: 5", "data: [x]", "trainer: 5", "writer: 3"])
 def test_groups_without_options_are_refused(group: str, tmp_path: Path) -> None:
     config = tmp_path / "number.yaml"
     config.write_text(group)

@@ -184,6 +184,7 @@ def test_boxes_of_a_table(tmp_path: Path, classifier: Classifier) -> None:
         (["a.jpg,dog,0,0,nan,1"], "Expected x0 < x1"),
         (["a.jpg,dog,0,0,one,1"], "Expected numbers x0, y0, x1 and y1 in row 2"),
         (["a.jpg,dog,0,0"], "Expected numbers x0, y0, x1 and y1 in row 2"),
+        (["a.jpg,dog,0,0,1,1,2"], r"Expected 6 cells in each row of .*boxes\.csv, as in its header, but row 2 has 7"),
         (["a.jpg,doge,0,0,1,1"], "name of one of 5 classes, but got 'doge'.*dog.* It is the target in row 2"),
         (["a.jpg,17,0,0,1,1"], "class index from 0 to 4, but got 17.*row 2"),
         ([",dog,0,0,1,1"], "Expected an image and its target in row 2"),
@@ -199,6 +200,8 @@ def test_tables_with_mistakes(rows: list[str], message: str, tmp_path: Path, cla
 def test_other_files(tmp_path: Path, classifier: Classifier) -> None:
     with pytest.raises(InputError, match=r"a COCO file FILE\.json or a folder of masks, but .* lacks x1, y1"):
         read_objects(table(tmp_path, header="image,target,x0,y0"), classifier)
+    with pytest.raises(InputError, match=r"Expected one column 'target' in .*boxes\.csv, but there are several"):
+        read_objects(table(tmp_path, header="image,target,Target,x0,y0,x1,y1"), classifier)
     with pytest.raises(InputError, match=r"Expected boxes or masks, but .*gone\.csv cannot be read"):
         read_objects(str(tmp_path / "gone.csv"), classifier)
     long = table(tmp_path, f"{'a' * 200_000},dog,0,0,1,1")

@@ -24,7 +24,7 @@ from fgvis_lightning.data.images import load_image
 from fgvis_lightning.experiments import comparison
 from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.networks.preprocessing import IMAGENET_MEAN
-from fgvis_lightning.results.explanation import Attribution
+from fgvis_lightning.results.attribution import Attribution
 from fgvis_lightning.results.figures import grid
 from fgvis_lightning.results.load import load_item
 

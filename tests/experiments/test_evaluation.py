@@ -38,7 +38,7 @@ from fgvis_lightning.metrics import (
 from fgvis_lightning.metrics.profiles import ZERO
 from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.results import figures
-from fgvis_lightning.results.explanation import Attribution
+from fgvis_lightning.results.attribution import Attribution
 
 PhotoMaker = Callable[..., Path]
 

@@ -19,7 +19,7 @@ from fgvis_lightning.defense.coverage import Coverage, Layer
 from fgvis_lightning.method.games import GAMES
 from fgvis_lightning.method.storage import rounded
 from fgvis_lightning.names import slug
-from fgvis_lightning.results.explanation import Attribution
+from fgvis_lightning.results.attribution import Attribution
 from fgvis_lightning.results.load import load_item, load_with_texts
 from fgvis_lightning.results.tensor_files import CHECKSUM, load_metadata, save_tensors, write_whole
 
