@@ -69,7 +69,7 @@ class FGVis(MaskModule):
         score: ``probability`` or ``log_probability`` of the target class; matters only for a fixed λ.
         reference: what the mask shows where it is 0: ``zero``, ``blurred``, ``noise`` or ``black``.
         noise: standard deviation of the Gaussian noise added to e in each iteration, in normalized space; default: 0.3
-            in the deletion game with a fixed λ, where it makes maps the most faithful, otherwise 0.
+            in the deletion game with a fixed λ, where it made maps of photos more faithful, otherwise 0.
         seed: seed of the noise, and of the perturbations of the first run; the other runs use the following seeds.
         optimizer: optimizer of the masks. For ``lam: auto``, a solver (default: `Pruning` for games that keep the
             class, `Thresholding` for games that lose it); for a fixed λ, any torch optimizer (default: `sgd`).

@@ -57,11 +57,11 @@ class DefendedCNN(nn.Module):
             depends on the direction of a step, so compute gradients of the *minimized* value: of ``-logits`` to raise a
             class.
         exempt: operations without a gate: functions by name, e.g. ``"sigmoid"``; classes of modules, e.g.
-            ``"my_project.layers.LayerNorm"``, including everything inside; and classes of custom autograd functions.
-            Gradients through them are not defended.
+            ``"my_project.layers.LayerNorm"``, including everything inside; classes of custom autograd functions;
+            or ``"residual"``, ``"normalization"``, ``"attention"``. Gradients through them are not defended.
         gated: operations to gate in addition to the activations of `fgvis_lightning.defense.nonlinearities`: functions
             by name, e.g. ``"maximum"``; classes of modules, e.g. ``"my_project.layers.Swish"``, whose output is gated,
-            but nothing inside.
+            but nothing inside; or these kinds of gates in residual streams, to have them in any network.
         output: key, attribute or index of the logits among several outputs. None for the only output, or the one named
             ``logits``.
         fused: whether to fuse gates with their activations where possible: the same gradients, bit for bit, in less
@@ -69,6 +69,9 @@ class DefendedCNN(nn.Module):
 
     Reference pass and gated pass must have the same batch size, data type, device and autocast, since a difference in
     the last bit closes gates; otherwise an error is raised. Another memory format is converted.
+
+    Raises:
+        InputError: if `check_module` refuses the network, or if ``gate``, ``exempt`` or ``gated`` is invalid.
     """
 
     def __init__(
@@ -104,12 +107,12 @@ class DefendedCNN(nn.Module):
 
         The first pass for each shape and data type of input also checks the network, with one additional forward pass.
         If a layer would have no gate next to it, the residual stream, normalizations and attention are gated from then
-        on.
+        on, which takes two more forward passes once.
 
         Raises:
             UngatedActivationError: if the container cannot gate a nonlinearity.
-            InputError: if x is empty or has integers, if the network is not deterministic, or if its logits cannot be
-                found among its outputs.
+            InputError: if x is empty or has integers, if the network is in training mode or not deterministic, if its
+                logits do not depend on x, or if they cannot be found among its outputs.
         """
         logits = self._record(x)
         if self.coverage.gate_free and self.selection.widen():

@@ -22,9 +22,10 @@ class DefenseOptions:
         gate: ``strict``, the paper's gate, or ``restoring``, see `fgvis_lightning.method.gates`; default: restoring
             for ``lam: auto`` in games that keep the class, otherwise strict.
         exempt: nonlinearities without a gate, as names of functions or classes of modules: ``sigmoid``,
-            ``my_project.layers.LayerNorm``. Gradients through them are not defended.
+            ``my_project.layers.LayerNorm``; or a kind of gate in a residual stream: ``residual``, ``normalization`` or
+            ``attention``. Gradients through them are not defended.
         gated: additional nonlinearities to gate, as names of functions or classes of modules: ``abs``,
-            ``my_project.layers.Swish``.
+            ``my_project.layers.Swish``; or one of the three kinds, to gate it in any network.
         fold: whether to fold batch normalization into the preceding convolutions, see
             `fgvis_lightning.networks.folding`.
         fused: whether to fuse gates with their activations, which changes no bit.

@@ -28,8 +28,8 @@ class Selection:
 
     Args:
         network: the network.
-        exempt: functions by name, and classes of modules or of autograd functions.
-        gated: functions by name, and classes of modules.
+        exempt: functions by name, `KINDS`, and classes of modules or of autograd functions.
+        gated: functions by name, `KINDS`, and classes of modules.
 
     Attributes:
         exempt: names of exempt functions and classes.

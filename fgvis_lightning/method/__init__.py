@@ -2,7 +2,7 @@
 
     games        the four objectives, references, scores (section 3.1)
     gates        rules for the gradient of a neuron: the paper's and a restoring one (section 3.2)
-    tasks        the meaning of the network's outputs: softmax, sigmoid, multilabel, regression
+    tasks        the meaning of the network's outputs: softmax, or one or several sigmoids
     level        the score that an explanation must reach, for ``lam: auto``
     options      options of an explanation, with their defaults
     runs         the state of a solver, and comparisons between the runs of an image

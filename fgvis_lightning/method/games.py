@@ -72,6 +72,9 @@ def blend(x: Tensor, mask: Tensor, reference: Tensor | None) -> Tensor:
         x: normalized images (B,3,H,W).
         mask: (B,3,H,W) in [0,1]; 1 gives x and 0 gives r, bit for bit.
         reference: r, (B,3,H,W), normalized; None for zero.
+
+    Returns:
+        e, (B,3,H,W).
     """
     # lerp starts from the nearer end, so it is exact at both ends.
     return mask * x if reference is None else torch.lerp(reference, x, mask)
@@ -85,7 +88,7 @@ def of_rows(values: Tensor, like: Tensor) -> Tensor:
 def divide_by_largest(gradient: Tensor) -> None:
     """Divide the gradient of each mask (B,…) by its largest absolute value in place, unless that is 0.
 
-    NaN, as from the root of 0, becomes 0.
+    NaN, as from the root of 0, becomes 0, and infinity the largest finite number.
     """
     gradient.nan_to_num_(nan=0.0)
     largest = of_rows(gradient.abs().flatten(1).amax(1), gradient)
@@ -110,7 +113,8 @@ def zero(x: Tensor, black: Tensor, generator: torch.Generator) -> None:
 def blurred(x: Tensor, black: Tensor, generator: torch.Generator) -> Tensor:
     """The image after a Gaussian blur of σ = 10 pixels at size 224 (Fong and Vedaldi, ICCV 2017, section 4.1).
 
-    Signals and volumes are blurred along each dimension by the same share of its length.
+    σ is scaled to the shorter side of other images, and the kernel reaches 3 σ. Signals and volumes are blurred along
+    each dimension by the same share of its length.
     """
     if x.ndim != 4:
         for dim in range(2, x.ndim):
@@ -144,7 +148,7 @@ REFERENCES: dict[str, Reference] = {f.__name__: f for f in (zero, blurred, noise
 
 
 def probability(logits: Tensor, targets: Tensor) -> Tensor:
-    """Softmax probability of the target class."""
+    """Softmax probability of the target class, 0 to 1."""
     return log_probability(logits, targets).exp()
 
 

@@ -1,6 +1,6 @@
 """The method in one loop (Wagner et al., CVPR 2019, sections 3.1 and 3.2).
 
-`FGVis` runs the same steps under Lightning; here they are in sequence.
+`FGVis` runs the same steps under Lightning; here they are in sequence, without noise.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from fgvis_lightning.method.games import Game, blend, divide_by_largest, log_probability
 from fgvis_lightning.method.level import bound, lead
+from fgvis_lightning.method.options import NEAR_ONE
 from fgvis_lightning.method.solver import Solver
 
 
@@ -40,14 +41,15 @@ def solve(
         game: one of `fgvis_lightning.method.games.GAMES`.
         optimizer: makes the optimizer of the masks: a solver, or any torch optimizer for a fixed λ.
         iterations: number of iterations.
-        lam: the fixed λ; unused by solvers.
+        lam: the fixed λ; 0 for a solver, which would take its gradient for the score's.
         level: for a solver, the score to reach as a share of the image's own.
         seeds: number of runs for each image.
         seed: seed of the first run.
         score: function of logits (B,K) and targets (B,) that returns the score of the target class (B,).
 
     Returns:
-        The masks (B,C,H,W): the best ones found by a solver, otherwise those of the last iteration.
+        The masks (B,C,H,W): the best ones found by a solver, otherwise those of the last iteration, averaged over the
+        runs.
     """
     x, targets = x.repeat_interleave(seeds, 0), targets.repeat_interleave(seeds, 0)
     clean = network.record(x)  # h(x) for the gates
@@ -55,6 +57,8 @@ def solve(
     mask = nn.Parameter(torch.full_like(x, game.start))
     own = {"runs": seeds, "keeps": game.keeps, "iterations": iterations, "seed": seed}
     steps = optimizer([{"params": [mask], **own}])
+    if not isinstance(steps, Solver) and game.start == 1:
+        mask.detach().fill_(NEAR_ONE)
     every = slice(None)
     for _ in range(iterations):
         if isinstance(steps, Solver) and seeds > 1 and steps.finishing and every == slice(None):

@@ -22,10 +22,11 @@ class Run:
     """A solver's state for one mask (C,H,W), or the common state of all masks of an image.
 
     Attributes:
-        best: the smallest evidence that has reached the level; before that, the closest to it.
+        best: the smallest evidence that has reached the level; before that, the closest to it. Common evidence made
+            from the mean replaces that of single runs, even if it is larger.
         lead: lead of ``best``, see `fgvis_lightning.method.level.lead`.
         worth: moving average of gated gradients, at least 0.
-        ranking: how long, or how strongly, an entry was evidence, at least 0.
+        ranking: how long and strongly an entry was evidence (`Pruning`), or its worth (`Thresholding`); at least 0.
         amount: depends on the solver: the share to drop, the share that is evidence, or the size of a step.
         memory: decay factor of the moving average.
         shake: standard deviation of the perturbations; 0 for a single run.
@@ -39,6 +40,7 @@ class Run:
         trials: factors of the mean that the masks are trying.
         low: the largest factor that was too small.
         high: the smallest factor that was large enough.
+        size: mean of ``best``, 0 to 1.
     """
 
     best: Tensor
@@ -101,8 +103,16 @@ def best_of(runs: Sequence[Run]) -> Run:
     return min(runs, key=lambda run: (run.reached < 0, run.size if run.reached >= 0 else -run.lead))
 
 
+def first_reached(runs: Sequence[Run]) -> int:
+    """The iteration in which one of the runs first reached the level, from 0; -1 if none did."""
+    return min((run.reached for run in runs if run.reached >= 0), default=-1)
+
+
 def top(worth: Tensor, share: float) -> Tensor:
-    """The entries of most worth as evidence (C,H,W) of 0 and 1; entries of no worth count only for a share of 1."""
+    """The entries of most worth as evidence (C,H,W) of 0 and 1.
+
+    Entries of no worth count only for a share of 1. If entries tie for the last places, all of them are left out.
+    """
     count = int(share * worth.numel())
     if count >= worth.numel():
         return torch.ones_like(worth)

@@ -5,7 +5,8 @@ distance of the current masks from the level (`Solver.tell`) and their gated gra
 next ones to try (``step``). Gated gradients alone determine which entries it drops or adds::
 
     worth     moving average of the helpful part of the gated gradients of the masks tried, each normalized
-    best      the smallest evidence that has reached the level so far; the result is always this one
+    best      the smallest evidence that has reached the level so far, or, once the runs are joined, of what was made
+              from their mean; the result is always this one
 
 Several masks of one image are *runs* with small perturbations. At first, each run searches for its own best evidence.
 Then the runs are joined: from the mean of their results, all masks together find evidence that reaches the level within
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fgvis_lightning.method.runs import MARGIN, Run, agreement, best_of
+from fgvis_lightning.method.runs import MARGIN, Run, agreement, best_of, first_reached
 from fgvis_lightning.method.storage import STORAGE
 
 
@@ -142,7 +143,7 @@ class Solver(Optimizer, ABC):
             image.agreement = agreement([run.best for run in image.runs])
             best = best_of(image.runs)
             image.common = self.join(image.runs, group)
-            image.common.lead, image.common.reached = best.lead, best.reached
+            image.common.lead, image.common.reached = best.lead, first_reached(image.runs)
             image.common.margin = max(run.margin for run in image.runs)
         else:
             image.common.learn(gradients, keeps)
@@ -176,9 +177,10 @@ class Solver(Optimizer, ABC):
 
     def summary(self, images: Sequence[int]) -> dict[str, Tensor]:
         """Further fields of the `Explanation` of these images, on the CPU."""
-        runs = [self.found(image) for image in images]
+        searches = [self.images[image] for image in images]
+        reached = [first_reached(one.runs if one.common is None else [one.common]) for one in searches]
         known = {
-            "reached": torch.tensor([-1 if run is None else run.reached for run in runs]),
+            "reached": torch.tensor(reached),
             "ranking": torch.stack([self.ranking(image).mean(0).float().cpu() for image in images]),
         }
         if self.param_groups[0]["runs"] > 1:
@@ -193,9 +195,9 @@ class Solver(Optimizer, ABC):
         return search.agreement
 
     def ranking(self, image: int) -> Tensor:
-        """Importance of each entry (C,H,W), 0 to 1: the square of the time it was kept, and a tenth of that if dropped.
+        """Importance of each entry (C,H,W), 0 to 1: the square of `Run.ranking`, and a tenth of that if not evidence.
 
-        Only the order matters; with this shape, most of the sum lies in the evidence.
+        So most of the sum lies in the evidence.
         """
         run = self.found(image)
         assert run is not None
@@ -238,7 +240,10 @@ class Solver(Optimizer, ABC):
 
     @abstractmethod
     def join(self, runs: Sequence[Run], group: dict[str, Any]) -> Run:
-        """Join the runs by averaging their results in `Run.mean`; the best of them so far remains the best."""
+        """Join the runs by averaging their results in `Run.mean`.
+
+        The best of them remains the best until evidence made from the mean reaches the level, even if that is larger.
+        """
 
     @abstractmethod
     def search(self, common: Run, count: int) -> list[Tensor]:

@@ -109,7 +109,7 @@ class Classifier:
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 of names, data types and bytes of all weights, as hexadecimal digits."""
+        """SHA-256 of names, data types, shapes and bytes of all weights and buffers, as hexadecimal digits."""
         digest = hashlib.sha256()
         for name, tensor in _tensors(self.network).items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,4 +1,4 @@
-"""Folding of batch normalization into the preceding convolution, as in inference engines.
+"""Folding of batch normalization into the preceding two-dimensional convolution, as in inference engines.
 
 In eval mode, batch normalization multiplies each channel by a constant and adds another. The convolution can do the
 same: ``w' = w s``, ``b' = (b - mean) s + beta`` with ``s = gamma / sqrt(var + eps)`` (computed in float64). The

@@ -95,8 +95,8 @@ def from_options(
         threshold: probability above which a label is ``predicted`` in a multilabel task.
 
     Raises:
-        InputError: if the name is unknown, if the weights cannot be found, read or loaded, or if the normalization is
-            invalid.
+        InputError: if the name is unknown, if the weights cannot be found, read or loaded, if the network cannot be
+            copied or gated, or if an option is invalid or does not fit the network.
     """
     if isinstance(network, Classifier):
         return network

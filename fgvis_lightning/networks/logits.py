@@ -16,7 +16,8 @@ def checked(logits: Tensor, x: Tensor, classifier: Classifier) -> Tensor:
     """Return the logits of images ``x`` (B,3,H,W) after checking them.
 
     Raises:
-        InputError: if the logits are not finite, not (B,K) with K > 1, or probabilities.
+        InputError: if the logits are not finite, not (B,K), with K > 1 unless they are those of labels, or
+            probabilities of classes, which sum to 1.
     """
     name = classifier.name
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):

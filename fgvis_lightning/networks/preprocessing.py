@@ -50,7 +50,7 @@ class Preprocessing:
         """Check all values.
 
         Raises:
-            InputError: if the normalization, interpolation or size is invalid.
+            InputError: if a value is invalid, or if two values contradict each other.
         """
         mean, std = self.mean, self.std
         if not mean or len(mean) != len(std) or min(std) <= 0:

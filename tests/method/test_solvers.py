@@ -15,10 +15,11 @@ from fgvis_lightning import DefendedCNN, explain
 from fgvis_lightning.method.games import GAMES, Game, log_odds
 from fgvis_lightning.method.level import bound, lead
 from fgvis_lightning.method.loop import solve
+from fgvis_lightning.method.options import sgd
 from fgvis_lightning.method.runs import agreement, top
 from fgvis_lightning.method.solver import Solver
 from fgvis_lightning.method.solvers import SOLVERS, Pruning, Thresholding
-from fgvis_lightning.method.storage import give_back
+from fgvis_lightning.method.storage import give_back, rounded
 
 SHAPE = (3, 28, 28)
 PLANTED = (..., slice(8, 14), slice(8, 14))  # the pixels that alone decide
@@ -99,6 +100,25 @@ def test_entries_are_chosen_by_gradients_alone(game: Game) -> None:
     assert torch.equal(found[0].best, found[1].best)  # type: ignore[union-attr]
 
 
+def test_reached_is_the_first_time_in_any_run() -> None:
+    """Not in the run with the smallest evidence, which changes until the runs are joined."""
+    masks = masks_of(GAMES["deletion"], 2)
+    solver = Thresholding([{"params": [masks], "runs": 2, "keeps": False, "iterations": 100}])
+    draw = torch.Generator().manual_seed(0)
+    smallest = set()
+    for iteration in range(25):
+        masks.grad = torch.rand(masks.shape, generator=draw)
+        leads = torch.tensor([float(iteration == 1), float(iteration > 2)]) - 0.5
+        solver.tell(leads[1:] if solver.finishing else leads)
+        solver.step()
+        found = solver.found(0)
+        assert found is not None
+        smallest.add(found.reached)
+        assert solver.summary([0])["reached"].tolist() == [1 if iteration else -1]
+    assert smallest >= {1, 3}
+    assert solver.finishing
+
+
 def test_without_gradients_nothing_happens() -> None:
     """As when a gradient scaler leaves a step out."""
     masks = masks_of(GAMES["preservation"], 1)
@@ -137,6 +157,20 @@ def test_fgvis_is_the_methods_loop(game: Any, seeds: int) -> None:
     assert found.feasible is not None
     assert torch.equal(found.mask[found.feasible], masks[found.feasible].float())
     assert found.feasible.any()
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("game", GAMES)
+def test_fgvis_is_the_methods_loop_for_a_fixed_lam(game: Any, seeds: int) -> None:
+    """Also where the masks start: not at 1, where all gates are open."""
+    network = Tiny().double().eval()
+    images = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0)).double()
+    options: dict[str, Any] = {"iterations": 5, "seeds": seeds, "lam": 1e-3}
+    given = {"precision": "64-true", "normalize": ((0.5,) * 3, (0.25,) * 3), "fold": False, "noise": 0.0}
+    found = explain(network, images, [0, 1, 2], game=game, **given, **options)
+    x = ((images - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
+    masks = solve(DefendedCNN(network), x, torch.tensor([0, 1, 2]), GAMES[game], sgd, **options)
+    assert torch.equal(found.mask, rounded(masks, GAMES[game]).float())
 
 
 @pytest.mark.parametrize("game", ["preservation", "deletion"])
