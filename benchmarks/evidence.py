@@ -4,9 +4,9 @@
     python benchmarks/evidence.py PHOTO … --seeds 6 --marks 50 --disturb seed batch image precision threads
 
 Every explanation is checked as a reader of its file would: the stored mask, the plain network, one image at a time.
-An iteration is one pass, forward and backward, for each of the seeds. With ``--disturb``, the correlation of masks
-with those of the same settings under another seed, another batch size, an image moved by 1e-5, bf16-mixed or another
-number of threads: as they are, and after a blur of 15 pixels.
+An iteration is one pass, forward and backward, for each of the seeds until their runs are joined, then one. With
+``--disturb``, the correlation of masks with those of the same settings under another seed, another batch size, an image
+moved by 1e-5, bf16-mixed or another number of threads: as they are, and after a blur of 15 pixels.
 """
 
 from __future__ import annotations

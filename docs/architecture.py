@@ -26,9 +26,9 @@ GROUPS: dict[str, tuple[int, int, int, str]] = {
     "callbacks": (0, 1, 8, "outputs of a sweep"),
     "api": (1, 1, 7, "explain()"),
     "baselines": (1, 1, 8, "other methods"),
-    "bias": (3, 1, 8, "tests for color bias"),
-    "experiments": (0, 4, 9, "all commands except fit"),
-    "report": (0, 2, 10, "a results folder as a page"),
+    "bias": (3, 1, 8, "tests for bias"),
+    "experiments": (0, 4, 9, "all commands except fit, report and benchmark"),
+    "report": (0, 2, 10, "the commands report and benchmark: results as a page"),
     "cli": (2, 2, 10, "the command line"),
 }
 SHARED = ("errors", "names", "texts")

@@ -42,7 +42,9 @@ def explain_normalized(
 
 @dataclass(frozen=True)
 class FGVisMethod(Method):
-    """The evidence of `FGVis`, averaged over the color channels; comparisons store complete masks.
+    """The map of `FGVis`, see `Explanation.saliency`; comparisons store complete masks.
+
+    For ``lam: auto`` it is the solver's ranking, for a fixed λ the evidence, both averaged over the channels.
 
     Args:
         game: the game; all arguments are those of `FGVis`.

@@ -34,8 +34,9 @@ class IGOSPlusPlus(MaskMethod):
     The values are those of the authors' code (github.com/khorrams/IGOS_pp, ``methods.py``), which also adds Gaussian
     noise of standard deviation 0.2 to all images of a path. There, the line search uses the full score terms, and only
     the gradient halves them; here, both halve them. There, BTV and the result upsample the product m_x m_y; here, they
-    multiply the upsampled masks, as the scores do. For a mask of 224×224, the authors use λ₁ = 10. Sizes are in pixels
-    at size 224, and scaled to the shorter side of other images.
+    multiply the upsampled masks, as the scores do. There, BTV averages ∇x over the channels for vertical differences,
+    but the exponentials for horizontal ones; here, it averages ∇x for both. For a mask of 224×224, the authors use
+    λ₁ = 10. Sizes are in pixels at size 224, and scaled to the shorter side of other images.
 
     The noise is the same for every image and every call.
 

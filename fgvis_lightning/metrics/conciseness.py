@@ -36,7 +36,7 @@ def conciseness_preciseness(
     The authors' CP-Entropy and CP-ℓ1 use the coefficients that a method masks, wavelets or shearlets. Here, as in their
     CP-ℓ1 Pixel, pixels are used for all kinds of masks. As in the authors' code (github.com/skmda37/ShearletX,
     ``code/scatterplot.py``, which adds 1e-7 in the logarithm), the entropy is that of the squared entries as shares of
-    their sum.
+    their sum. That code takes the probability of the explanation's own top class; here, p is the target's.
 
     Args:
         score_explanation: p(e) (B,).

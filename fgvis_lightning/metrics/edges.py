@@ -21,11 +21,12 @@ def new_edges(images: Tensor, explanations: Tensor, threshold: float = 0.05) -> 
 
     The score is 0 if the explanation has no new edges. Edges are counted in pixels. An edge of the explanation is on an
     edge of the image if the image has an edge among the 3 × 3 pixels around it, as in the authors' code
-    (github.com/skmda37/ShearletX, ``code/scatterplot.py``). The paper does not define edges. Here, an edge is a pixel
-    of the gray picture (weights of ITU-R BT.601) whose gradient is longer than the threshold. The gradient is Sobel's
-    divided by 4, so that it equals the height of a step, and the border is repeated. Values cannot be compared with
-    those of the authors' code, which uses the mean of the channels, a threshold that corresponds to 0.2 here, and
-    explanations divided by their largest value.
+    (github.com/skmda37/ShearletX, ``code/scatterplot.py``). Here, an edge is a pixel of the gray picture (weights of
+    ITU-R BT.601) whose gradient is longer than the threshold. The gradient is Sobel's divided by 4, so that it equals
+    the height of a step, and the border is repeated. Values cannot be compared with those of the authors' code, which
+    uses the mean of the channels, an edge detector based on shearlets (or, by default, Sobel's with a threshold that
+    corresponds to 0.2 here), and, for masks of pixels, wavelets and shearlets, explanations divided by their largest
+    value.
 
     Args:
         images: images (B,C,H,W) in [0,1], not normalized; unless there are three channels, gray is their mean.

@@ -49,7 +49,8 @@ def pointing_game(saliency: Tensor, masks: Tensor, tolerance: int = 15, ties: st
     Args:
         saliency: maps (B,H,W), high = evidence.
         masks: booleans (B,H,W), true on the object.
-        tolerance: tolerance in pixels of the map. TorchRay first resizes maps to the size of the original image.
+        tolerance: tolerance in pixels of the map; for 0 and 1, the maximum itself must be on the object. TorchRay first
+            resizes maps to the size of the original image.
         ties: choice among several maxima, see `fgvis_lightning.metrics.order.ranked`.
         seed: seed of a random choice.
 

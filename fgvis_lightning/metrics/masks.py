@@ -1,6 +1,6 @@
 """Metrics of masks and of their explanations' scores: one number for each image.
 
-Scores are softmax probabilities of the target class for the explanation ``e`` and the image ``x``.
+Scores are probabilities of the target class for the explanation ``e`` and the image ``x``.
 """
 
 from __future__ import annotations

@@ -96,7 +96,8 @@ def infidelity(
     """Mean squared difference between a map's prediction for a change and its true effect (B,) ≥ 0 (Yeh et al. 2019).
 
     The change I is Gaussian noise, which is subtracted from the image; the map predicts that the target's logit drops
-    by ``I · map``. Computed by `captum.metrics.infidelity`, one image at a time.
+    by ``I · map``. Computed by `captum.metrics.infidelity`, one image at a time. The paper's experiments subtract more:
+    all of the image up to such noise, or squares of it.
 
     Args:
         network: takes normalized images, returns logits (B,K).

@@ -97,7 +97,7 @@ class Profile:
             "insertion substrate": self.insertion.name,
             "kernel": ", ".join(kernels) or "none",
             "score": "softmax probability" + (" divided by that of the clean image" if self.relative else ""),
-            "class": "the target; the authors take the top class of the clean image",
+            "class": "the target; RISE, Group-CAM and Schulz et al. take the top class of the clean image",
             "ties": TIES[self.ties] + (f", seed {self.seed}" if self.ties == "random" else ""),
             "normalization": AREAS[self.area][1],
             "source": self.source,
@@ -229,7 +229,8 @@ PROFILES = {
             "after Schulz et al., Restricting the Flow, ICLR 2020; github.com/BioroboticsLab/IBA-paper-code, "
             "evaluate/degradation.py: tiles of 8 by 8, the image's mean color, 100 scores. Insertion minus deletion is "
             "the area between their curves, least and most relevant first. They normalize by the mean scores over the "
-            "data set instead of each image's own",
+            "data set instead of each image's own, and their first step is a single tile, so that the last score comes "
+            "before all tiles are changed",
             deletion=OWN_MEAN,
             insertion=OWN_MEAN,
             steps=99,

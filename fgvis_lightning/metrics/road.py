@@ -31,7 +31,7 @@ def impute(images: Tensor, removed: Tensor, tolerance: float = 1e-5) -> Tensor:
     Args:
         images: images (B,C,H,W); values of removed pixels are ignored.
         removed: booleans (B,H,W); at least one pixel of each image must remain.
-        tolerance: tolerance of the equations, as a share of the image's largest value.
+        tolerance: tolerance of the equations, as a share of the largest absolute value that remains in a channel.
 
     Returns:
         Images (B,C,H,W).
