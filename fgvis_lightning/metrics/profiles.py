@@ -97,7 +97,7 @@ class Profile:
             "insertion substrate": self.insertion.name,
             "kernel": ", ".join(kernels) or "none",
             "score": "softmax probability" + (" divided by that of the clean image" if self.relative else ""),
-            "class": "the target; RISE, Group-CAM and Schulz et al. take the top class of the clean image",
+            "class": "the target; the authors take the top class of the clean image",
             "ties": TIES[self.ties] + (f", seed {self.seed}" if self.ties == "random" else ""),
             "normalization": AREAS[self.area][1],
             "source": self.source,

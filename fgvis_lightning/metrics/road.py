@@ -152,7 +152,7 @@ def road(morf: Tensor, lerf: Tensor) -> Tensor:
     """Combine both curves into one number (B,) from -1/2 to 1/2: the mean over the shares of (LeRF - MoRF)/2.
 
     It is high if the map separates relevant from irrelevant pixels, and 0 for an uninformative order. pytorch-grad-cam
-    (github.com/jacobgil/pytorch-grad-cam) calls it ROADCombined; Rong et al. report both curves.
+    (github.com/jacobgil/pytorch-grad-cam) calls it ROADCombined; Rong et al. report both curves, of the accuracy.
 
     Args:
         morf: MoRF curves (B,P) of `road_curves`.
