@@ -166,7 +166,12 @@ def test_fgvis_is_the_methods_loop_for_a_fixed_lam(game: Any, seeds: int) -> Non
     network = Tiny().double().eval()
     images = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0)).double()
     options: dict[str, Any] = {"iterations": 5, "seeds": seeds, "lam": 1e-3}
-    given = {"precision": "64-true", "normalize": ((0.5,) * 3, (0.25,) * 3), "fold": False, "noise": 0.0}
+    given: dict[str, Any] = {
+        "precision": "64-true",
+        "normalize": ((0.5,) * 3, (0.25,) * 3),
+        "fold": False,
+        "noise": 0.0,
+    }
     found = explain(network, images, [0, 1, 2], game=game, **given, **options)
     x = ((images - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
     masks = solve(DefendedCNN(network), x, torch.tensor([0, 1, 2]), GAMES[game], sgd, **options)
