@@ -20,7 +20,7 @@ class Attribution:
     Attributes:
         map: maps (B,H,W), high = evidence; sign and scale depend on the method.
         targets: target classes (B,).
-        score_image: softmax probability of the target class on the image (B,).
+        score_image: probability of the target class on the image (B,).
         method: name of the method.
         ids: ids of the B items; empty for images in memory.
         metadata: further entries of the file; empty for images in memory.

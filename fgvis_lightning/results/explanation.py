@@ -46,7 +46,7 @@ class Explanation:
     Attributes:
         mask: masks (B,3,H,W) in [0,1].
         targets: target classes (B,).
-        score_image: CNN_c(x) (B,), softmax probability of the target class on the image.
+        score_image: CNN_c(x) (B,), probability of the target class on the image.
         score_explanation: CNN_c(e) (B,), the same on ``e = r + m (x - r)``.
         game: the game of the masks.
         feasible: for ``lam: auto``, whether the level was reached (B,); None otherwise.
