@@ -30,8 +30,8 @@ from fgvis_lightning.defense.coverage import GATE_FREE
 from fgvis_lightning.defense.options import DefenseOptions, defend
 from fgvis_lightning.engine.batch_size import FreeMemory, largest_batch_size
 from fgvis_lightning.engine.mask_module import MaskModule
+from fgvis_lightning.engine.rows import Rows
 from fgvis_lightning.engine.strategy import check_strategy
-from fgvis_lightning.engine.work import Work
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.method.convergence import Plateau
 from fgvis_lightning.method.games import divide_by_largest
@@ -154,17 +154,17 @@ class FGVis(MaskModule):
             self._begin(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        work, options = self.work, self.options
-        if options.auto and work.all_used and options.seeds > 1 and self.solver.finishing:
+        rows, options = self.rows, self.options
+        if options.auto and rows.all_used and options.seeds > 1 and self.solver.finishing:
             self._narrow()
-        clean = work.explained(self.mask)
+        clean = rows.explained(self.mask)
         with nullcontext() if self.defended else self.network.undefended():
-            self._logits, score = self.scored(work.disturbed(clean, options.noise))
+            self._logits, score = self.scored(rows.disturbed(clean, options.noise))
         self.log_latest()
         if options.auto:
             # The gradient may be noisy, but masks are evaluated without noise.
-            self._lead = work.lead(self.game, self.plain_rows(clean) if options.noise else self._logits)
-        loss = self.game.loss(score, work.used(self.mask), options.lam)
+            self._lead = rows.lead(self.game, self.plain_rows(clean) if options.noise else self._logits)
+        loss = self.game.loss(score, rows.used(self.mask), options.lam)
         self._loss = loss.detach()
         return loss.sum()
 
@@ -189,26 +189,26 @@ class FGVis(MaskModule):
 
     def _make_mask(self, x: Tensor) -> None:
         """Make a mask row for each run of the images (B,3,H,W), in their memory format, which mask * x keeps."""
-        self.work = self._work(x)
-        self.mask = nn.Parameter(torch.full_like(self.work.x, self.options.start))
+        self.rows = self._rows(x)
+        self.mask = nn.Parameter(torch.full_like(self.rows.x, self.options.start))
 
     def _make_optimizer(self) -> Optimizer:
         own = {"runs": self.options.seeds, "keeps": self.game.keeps, "iterations": self.iterations, "seed": self.seed}
         return self.options.optimizer([{"params": [self.mask], **own}])
 
-    def _work(self, x: Tensor) -> Work:
+    def _rows(self, x: Tensor) -> Rows:
         black = self.normalize(torch.zeros_like(x[0]))
         own = self.options.seeds, self.options.reference
-        return Work(x, *own, black, self.seed, self.classifier.task, self.sweep.together)
+        return Rows(x, *own, black, self.seed, self.classifier.task, self.sweep.together)
 
     def _begin(self, batch: Batch) -> None:
         """Prepare masks, targets, references and reference activations of a new batch."""
         self._logits = None  # the old rows are not valid any more, and a signal may ask for them
-        options, work = self.options, self._work(self.normalize(batch.images))
-        self.work = work
-        logits = self.first_pass(work.part(work.x), options.seeds)
-        targets = resolve(batch.targets.to(work.x.device), logits, self.classifier)
-        work.aim(targets, logits, options.level if options.auto else None)
+        options, rows = self.options, self._rows(self.normalize(batch.images))
+        self.rows = rows
+        logits = self.first_pass(rows.part(rows.x), options.seeds)
+        targets = resolve(batch.targets.to(rows.x.device), logits, self.classifier)
+        rows.aim(targets, logits, options.level if options.auto else None)
         self._plateau = Plateau(len(batch.images), options.patience, options.tolerance, relative=options.auto)
         with torch.no_grad():
             self.mask.fill_(options.start)
@@ -217,14 +217,14 @@ class FGVis(MaskModule):
         optimizer.state.update(self._make_optimizer().state)  # initial state, if any
         recorded = self._record()
         if self.rough:
-            work.calibrate(recorded)
+            rows.calibrate(recorded)
 
     def _record(self) -> Tensor:
         """Record a batch's reference activations, and return the logits of the rows of a pass."""
         with self.trainer.precision_plugin.forward_context():
-            logits = self.network.record(self.work.part(self.work.x))
+            logits = self.network.record(self.rows.part(self.rows.x))
             if self.defended:
-                self.network.verify(self.work.part(self.work.explained(torch.ones_like(self.mask))))
+                self.network.verify(self.rows.part(self.rows.explained(torch.ones_like(self.mask))))
         self.coverage = self.network.coverage
         if self.defended and self.coverage.gate_free and not self._warned:
             self._warned = True
@@ -234,9 +234,9 @@ class FGVis(MaskModule):
     def _narrow(self) -> None:
         """Continue with only the first run of each image, now that the solver has joined the runs."""
         self._logits = None
-        self.work.all_used = False
+        self.rows.all_used = False
         with self.trainer.precision_plugin.forward_context():
-            self.network.record(self.work.used(self.work.x))
+            self.network.record(self.rows.used(self.rows.x))
 
     def _divide(self, rows: int) -> int:
         """Let at most so many rows pass through the network together, and return the number of items in a batch."""
@@ -257,16 +257,16 @@ class FGVis(MaskModule):
     def _rehearse(self, images: Tensor) -> None:
         """Perform every step that takes memory once, for a batch of images (B,3,H,W)."""
         self._make_mask(self.normalize(images))
-        self.first_pass(self.work.part(self.work.x))
+        self.first_pass(self.rows.part(self.rows.x))
         self._record()
         with (
             nullcontext() if self.defended else self.network.undefended(),
             self.trainer.precision_plugin.forward_context(),
         ):
-            self.network(self.work.part(self.work.explained(self.mask))).logsumexp(1).sum().backward()
+            self.network(self.rows.part(self.rows.explained(self.mask))).logsumexp(1).sum().backward()
         if self.options.auto:  # a solver's state for each row
-            del [torch.zeros_like(self.work.x) for _ in range(4)][:]
-        self.coverage_at(self.work.first(self.mask.detach()))
+            del [torch.zeros_like(self.rows.x) for _ in range(4)][:]
+        self.coverage_at(self.rows.first(self.mask.detach()))
         self.mask.grad = None
 
     # --- results ---

@@ -22,7 +22,7 @@ from fgvis_lightning.experiments.arguments import building, check_optimizers, co
 from fgvis_lightning.experiments.outline import check_lists, outline_of, required
 from fgvis_lightning.experiments.output import check_owner, write_config
 from fgvis_lightning.experiments.parsing import Parser
-from fgvis_lightning.experiments.run import Run
+from fgvis_lightning.experiments.run import SweepRun
 from fgvis_lightning.explainer import FGVis
 from fgvis_lightning.names import program
 from fgvis_lightning.results import folder
@@ -111,7 +111,7 @@ class FGVisCLI(LightningCLI):
         # Short runs should have curves, too.
         trainer: Any = self.trainer  # the class does not declare the attribute
         trainer.log_every_n_steps = min(trainer.log_every_n_steps, self.model.iterations)
-        self.run = Run(trainer, self.model, self.datamodule)
+        self.run = SweepRun(trainer, self.model, self.datamodule)
         self.run.prepare()
         say_if_slow(trainer)
         if trainer.is_global_zero:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from fgvis_lightning.data.batches import Batch
 from fgvis_lightning.defense.container import DefendedCNN
 from fgvis_lightning.defense.coverage import DIGITS, Coverage
+from fgvis_lightning.engine.rows import Rows
 from fgvis_lightning.engine.sweep_module import SweepModule
-from fgvis_lightning.engine.work import Work
 from fgvis_lightning.method.convergence import EVERY
 from fgvis_lightning.method.games import Game
 from fgvis_lightning.method.options import Options
@@ -35,7 +35,7 @@ class MaskModule(SweepModule):
     Attributes:
         mask: the only parameter (B·seeds,3,H,W).
         network: the classifier with its gates.
-        work: the current batch.
+        rows: the current batch.
         options: options of the method.
         game: the game.
         defended: whether the gradient is gated.
@@ -44,7 +44,7 @@ class MaskModule(SweepModule):
 
     mask: nn.Parameter
     network: DefendedCNN
-    work: Work
+    rows: Rows
     options: Options
     game: Game
     defended: bool
@@ -86,22 +86,22 @@ class MaskModule(SweepModule):
 
     def plain_rows(self, e: Tensor) -> Tensor:
         """The plain network's logits (B,K) of explanations ``e`` of the rows in use."""
-        return torch.cat([self.plain(part) for part in e.split(self.work.together)])
+        return torch.cat([self.plain(part) for part in e.split(self.rows.together)])
 
     def scored(self, e: Tensor) -> tuple[Tensor, Tensor]:
         """Detached logits (B,K) of explanations ``e`` of the rows in use, and their scores (B,) with a gradient."""
-        score, targets = self.classifier.task.score(self.options.score), self.work.used_targets
-        if len(e) <= self.work.together:
+        score, targets = self.classifier.task.score(self.options.score), self.rows.used_targets
+        if len(e) <= self.rows.together:
             logits = self.network(e)
             return logits.detach(), score(logits, targets)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
-        return in_parts(self.network, score, e, targets, self.game, self.work.together, scale)
+        return in_parts(self.network, score, e, targets, self.game, self.rows.together, scale)
 
     def judge(self, masks: Tensor) -> tuple[Tensor, Tensor]:
         """The plain network's logits (B,K), and the leads (B,), of masks (B,3,H,W)."""
         logits = self.logits_of(masks)
-        return logits, self.work.lead_of_images(self.game, logits)
+        return logits, self.rows.lead_of_images(self.game, logits)
 
     @torch.no_grad()
     def explanation(self, places: Sequence[int]) -> Explanation:
@@ -122,13 +122,13 @@ class MaskModule(SweepModule):
             shares = closed[at].cpu().double().round(decimals=DIGITS).float()
             self.coverage = replace(self.coverage, closed=shares if shares.shape[1] else None)
         assert self.batch is not None
-        targets = self.work.targets[at].cpu()
+        targets = self.rows.targets[at].cpu()
         return Explanation(
             mask=mask[at].float().contiguous().cpu(),
             targets=targets,
             names=tuple(map(self.classifier.class_name, targets.tolist())),
-            score_image=self.work.score_image[at].float().cpu(),
-            score_explanation=self.classifier.task.probability(logits, self.work.targets)[at].float().cpu(),
+            score_image=self.rows.score_image[at].float().cpu(),
+            score_explanation=self.classifier.task.probability(logits, self.rows.targets)[at].float().cpu(),
             game=self.game,
             seeds=self.options.seeds,
             bands=self.classifier.preprocessing.bands,
@@ -139,14 +139,14 @@ class MaskModule(SweepModule):
 
     def coverage_at(self, mask: Tensor) -> Coverage:
         """Coverage with the share of closed gates at the masks (B,3,H,W)."""
-        e = self.work.part(self.work.explained(self.work.spread(mask)))
+        e = self.rows.part(self.rows.explained(self.rows.spread(mask)))
         if not self.defended:
             with self.network.undefended(), torch.no_grad():
                 self.network(e)
             return self.network.coverage
         with self.trainer.precision_plugin.forward_context():
             closed = self.network.closed(e)
-        return replace(self.network.coverage, closed=self.work.first(closed) if self.work.all_used else closed)
+        return replace(self.network.coverage, closed=self.rows.first(closed) if self.rows.all_used else closed)
 
     def confirm(self, batch: Batch) -> None:
         """Under mixed precision, confirm the best evidence in the network's own precision from time to time."""
@@ -157,12 +157,12 @@ class MaskModule(SweepModule):
 
     def logits_of(self, masks: Tensor) -> Tensor:
         """The plain network's logits (B,K) for masks (B,3,H,W), in a batch of all rows, which determines rounding."""
-        return self.work.first(self.plain(self.work.explained_all(masks)))
+        return self.rows.first(self.plain(self.rows.explained_all(masks)))
 
     @property
     def targets(self) -> Tensor:
         """Target classes of the places (B,)."""
-        return self.work.targets
+        return self.rows.targets
 
     @property
     def masks(self) -> Tensor:
@@ -174,8 +174,8 @@ class MaskModule(SweepModule):
         if self._logits is None:
             return None
         with torch.no_grad():
-            mask = self.work.used(self.mask)
-            score = self.classifier.task.probability(self._logits, self.work.used_targets)
+            mask = self.rows.used(self.mask)
+            score = self.classifier.task.probability(self._logits, self.rows.used_targets)
             each = score, 1 - self.game.size(mask)
             score, sparsity = (values.unflatten(0, (len(self.targets), -1)).mean(1) for values in each)
             return score, sparsity

@@ -32,7 +32,7 @@ from fgvis_lightning.experiments.adversarial_tables import Row, count, strongest
 from fgvis_lightning.experiments.attack import OWN, RANDOM, AttackMethod, Start, named
 from fgvis_lightning.experiments.output import save_table
 from fgvis_lightning.experiments.parsing import Parser
-from fgvis_lightning.experiments.run import Run
+from fgvis_lightning.experiments.run import SweepRun
 from fgvis_lightning.experiments.sweeps import Methods, sweep, sweep_parser
 from fgvis_lightning.method.options import sgd, within
 from fgvis_lightning.results.tensor_files import write_whole
@@ -152,7 +152,7 @@ def main(args: Sequence[str]) -> None:
                 chosen[name] = AttackMethod(start=row.start, restart=number, **options), {}
         return chosen
 
-    def sum_up(runs: dict[str, Run]) -> None:
+    def sum_up(runs: dict[str, SweepRun]) -> None:
         table, pairs = count(runs, rows)
         output = Path(config.output)
         save_table(output / "adversarial", table)

@@ -13,7 +13,7 @@ from fgvis_lightning.data.explained import load_explanation
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.data.items import Item
 from fgvis_lightning.experiments.attack import OWN, Start, named
-from fgvis_lightning.experiments.run import Run
+from fgvis_lightning.experiments.run import SweepRun
 from fgvis_lightning.experiments.statistics import wilson
 from fgvis_lightning.method.games import blend
 from fgvis_lightning.results.tables import Table
@@ -91,7 +91,7 @@ class About(NamedTuple):
     counted: bool
 
 
-def count(runs: dict[str, Run], rows: Sequence[Row]) -> tuple[Table, Table]:
+def count(runs: dict[str, SweepRun], rows: Sequence[Row]) -> tuple[Table, Table]:
     """Count how often the false class is the most probable one on its evidence, judged by the plain network.
 
     Args:
@@ -135,7 +135,7 @@ def count(runs: dict[str, Run], rows: Sequence[Row]) -> tuple[Table, Table]:
 
 
 @torch.no_grad()
-def _outcome(run: Run, item: Item, id: str, empty: Tensor) -> tuple[Outcome, About]:
+def _outcome(run: SweepRun, item: Item, id: str, empty: Tensor) -> tuple[Outcome, About]:
     """Outcome of a pair, and what is known without an attack; ``empty``: the logits (1,K) of an empty image."""
     model = run.model
     found = load_explanation(item_file(run.output, id))

@@ -59,7 +59,7 @@ class Attack(FGVis):
         loss = super().training_step(batch, batch_idx)
         if self.watches:
             assert self._logits is not None
-            task, logits, targets = self.classifier.task, self._logits.float(), self.work.used_targets
+            task, logits, targets = self.classifier.task, self._logits.float(), self.rows.used_targets
             scores, tops = (
                 rows.unflatten(0, (len(self.targets), -1))
                 for rows in (task.probability(logits, targets), task.present(logits, targets))
@@ -95,7 +95,7 @@ class Attack(FGVis):
         self._topped = torch.zeros(len(self.targets), dtype=torch.bool, device=self.device)
         with torch.no_grad():
             if self.start == RANDOM:
-                self.mask.copy_(self.work.spread(self._drawn(batch)))
+                self.mask.copy_(self.rows.spread(self._drawn(batch)))
             elif not isinstance(self.start, str):
                 self.mask.fill_(self.start)
 
@@ -105,7 +105,7 @@ class Attack(FGVis):
         for image, target in zip(batch.images, self.targets.tolist(), strict=True):
             text = image.cpu().numpy().tobytes() + f" {target} {self.seed} {self.restart}".encode()
             seed = int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
-            draws.append(torch.rand(self.work.x.shape[1:], generator=torch.Generator().manual_seed(seed)))
+            draws.append(torch.rand(self.rows.x.shape[1:], generator=torch.Generator().manual_seed(seed)))
         return torch.stack(draws)
 
 

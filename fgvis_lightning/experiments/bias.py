@@ -33,7 +33,7 @@ from fgvis_lightning.experiments.bias_measures import Findings, Measured, measur
 from fgvis_lightning.experiments.bias_tables import Ranked, Tables
 from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.experiments.parsing import Parser
-from fgvis_lightning.experiments.run import Run
+from fgvis_lightning.experiments.run import SweepRun
 from fgvis_lightning.experiments.sweeps import Methods, sweep, sweep_parser
 from fgvis_lightning.names import slug
 from fgvis_lightning.networks.preprocessing import COLORS
@@ -89,7 +89,7 @@ def main(args: Sequence[str]) -> None:
     sweep(parser, config, methods, lambda runs: _sum_up(Path(config.output), runs[METHOD], pairs, config))
 
 
-def _sum_up(output: Path, run: Run, pairs: dict[str, Pair], config: Namespace) -> None:
+def _sum_up(output: Path, run: SweepRun, pairs: dict[str, Pair], config: Namespace) -> None:
     """Save and print the tables and figures."""
     classifier = run.model.classifier
     names = classifier.preprocessing.names
@@ -105,7 +105,7 @@ def _sum_up(output: Path, run: Run, pairs: dict[str, Pair], config: Namespace) -
         print(f"Look at {stem}_evidence.png, {stem}_agreement.png and {stem}_sheet.png")
 
 
-def _draw(stem: Path, found: Findings, tables: Tables, run: Run, rows: int) -> None:
+def _draw(stem: Path, found: Findings, tables: Tables, run: SweepRun, rows: int) -> None:
     """Save the three figures in files whose names begin with ``stem``; the sheet has ``rows`` images of each class."""
     ranked = [row for row in tables.ranked if row.images]
     if not ranked:
@@ -170,7 +170,7 @@ def _scatter(found: Findings, ranked: list[Ranked], agreement: str) -> Figure:
     return figure
 
 
-def _sheet(found: Findings, ranked: list[Ranked], run: Run, rows: int) -> Figure:
+def _sheet(found: Findings, ranked: list[Ranked], run: SweepRun, rows: int) -> Figure:
     """Images, explanations, masks and changed images of the classes that depend most and least."""
     preprocessing = run.model.classifier.preprocessing
     changes = found.pair.interventions(run.model.classifier)[:2]

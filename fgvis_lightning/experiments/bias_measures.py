@@ -14,7 +14,7 @@ from fgvis_lightning.bias import Pair
 from fgvis_lightning.data.explained import load_explanation
 from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.experiments.run import Run
+from fgvis_lightning.experiments.run import SweepRun
 from fgvis_lightning.experiments.statistics import bootstraps, interval, resampled, wilson
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results.tensor_files import item_file
@@ -120,7 +120,7 @@ class Findings:
 
 
 @torch.no_grad()
-def measure(run: Run, pairs: Mapping[str, Pair]) -> dict[str, Findings]:
+def measure(run: SweepRun, pairs: Mapping[str, Pair]) -> dict[str, Findings]:
     """Measure all explanations, and the effect of the interventions on their images, for each pair."""
     classifier, model = run.model.classifier, run.model
     pairs = {name: pair.suited(classifier) for name, pair in pairs.items()}

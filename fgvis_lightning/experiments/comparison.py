@@ -34,7 +34,7 @@ from fgvis_lightning.experiments.measured import AGAIN
 from fgvis_lightning.experiments.output import save_figure, save_table
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.randomization import reseeded
-from fgvis_lightning.experiments.run import Run
+from fgvis_lightning.experiments.run import SweepRun
 from fgvis_lightning.experiments.sweeps import Methods, sweep, sweep_parser
 from fgvis_lightning.metrics.discrimination import delete_evidence, remaining_scores, summarize
 from fgvis_lightning.networks.classifier import Classifier
@@ -123,7 +123,7 @@ def shown(name: str, method: Method) -> str:
     return f"{name} (cheap)" if method.cheap and "cheap" not in name.lower() else name
 
 
-def _sum_up(output: Path, runs: dict[str, Run], rows: int, crop: int) -> None:
+def _sum_up(output: Path, runs: dict[str, SweepRun], rows: int, crop: int) -> None:
     """Write all tables and figures into the comparison's folder; second runs are only in the table of costs."""
     costs = _costs(runs)
     save_table(output / "costs", costs)
@@ -142,7 +142,7 @@ def _sum_up(output: Path, runs: dict[str, Run], rows: int, crop: int) -> None:
     print(f"Look at {output / 'comparison.png'}; for print use {output / 'comparison.pdf'}")
 
 
-def _results(runs: dict[str, Run]) -> Iterator[Result]:
+def _results(runs: dict[str, SweepRun]) -> Iterator[Result]:
     """The items with a result of at least one method, in the order of their listing."""
     files: dict[Item, dict[str, Path]] = {}
     for name, run in runs.items():
@@ -155,7 +155,7 @@ def _results(runs: dict[str, Run]) -> Iterator[Result]:
         yield Result(item, int(next(iter(found.values())).targets), image, found)
 
 
-def _costs(runs: dict[str, Run]) -> Table:
+def _costs(runs: dict[str, SweepRun]) -> Table:
     table = Table(("method", "images", "seconds per image", "forward passes per image", "backward passes per image"))
     for name, run in runs.items():
         cost = Cost.read(run.output)
@@ -226,7 +226,7 @@ def _crops(results: Sequence[Result], methods: Sequence[str], classifier: Classi
 # --- whose evidence? ---
 
 
-def _discriminate(output: Path, runs: dict[str, Run], rows: int) -> bool:
+def _discriminate(output: Path, runs: dict[str, SweepRun], rows: int) -> bool:
     """Save tables and a figure for images with several classes; return whether there are any."""
     run = next(iter(runs.values()))
     model = run.model.to(run.trainer.strategy.root_device)

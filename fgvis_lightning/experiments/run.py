@@ -23,7 +23,7 @@ SEVERAL = 5
 """Minimum number of items for advice on which to look at first."""
 
 
-class Run:
+class SweepRun:
     """A sweep by one module into one folder.
 
     Args:

@@ -28,7 +28,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import build, new_parser
 from fgvis_lightning.experiments.output import check_owner, write_config
 from fgvis_lightning.experiments.parsing import Parser
-from fgvis_lightning.experiments.run import Run
+from fgvis_lightning.experiments.run import SweepRun
 from fgvis_lightning.names import slug
 from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.folder import prepare_folder
@@ -97,7 +97,7 @@ def sweep(
     parser: Parser,
     config: Namespace,
     methods: Callable[[Namespace], Methods],
-    sum_up: Callable[[dict[str, Run]], None],
+    sum_up: Callable[[dict[str, SweepRun]], None],
 ) -> None:
     """Run several methods over the same items, each into its own folder in ``config.output``, and sum up.
 
@@ -122,12 +122,12 @@ def sweep(
     classifier = from_options(**vars(objects.model))
     hardware = asdict(objects.trainer)
     strategy = chosen_strategy(**{name: hardware[name] for name in ("accelerator", "devices", "num_nodes")})
-    runs: dict[str, Run] = {}
+    runs: dict[str, SweepRun] = {}
     for name, (method, parameters) in chosen.items():
         data = ImageData(**vars(config.data), done=folders[name])
         data.items = next(iter(runs.values())).data.items if runs else None
         trainer = _trainer(hardware, strategy, name, folders[name])
-        runs[name] = Run(trainer, method.module(classifier, name, parameters), data)
+        runs[name] = SweepRun(trainer, method.module(classifier, name, parameters), data)
         # Before the first run begins, so that mistakes are not reported hours later.
         runs[name].prepare()
     first = next(iter(runs.values())).trainer
@@ -168,7 +168,7 @@ def _trainer(hardware: dict[str, Any], strategy: Any, name: str, folder: Path) -
     return trainer
 
 
-def _end(runs: Iterable[Run], error: BaseException | None = None) -> None:
+def _end(runs: Iterable[SweepRun], error: BaseException | None = None) -> None:
     """Wait for the started processes.
 
     Raises:
@@ -181,7 +181,7 @@ def _end(runs: Iterable[Run], error: BaseException | None = None) -> None:
             strategy.join()
 
 
-def _run_all(runs: dict[str, Run]) -> dict[str, str]:
+def _run_all(runs: dict[str, SweepRun]) -> dict[str, str]:
     """Run one method after the other; return why some of them could not explain the network."""
     problems: dict[str, str] = {}
     try:
@@ -207,7 +207,7 @@ def _run_all(runs: dict[str, Run]) -> dict[str, str]:
     return problems
 
 
-def _raise_problems(problems: dict[str, str], runs: dict[str, Run]) -> None:
+def _raise_problems(problems: dict[str, str], runs: dict[str, SweepRun]) -> None:
     """Report all problems, each one once.
 
     Raises:

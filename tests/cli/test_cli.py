@@ -23,7 +23,7 @@ from toy_networks import Hungry, Tiny
 
 from fgvis_lightning import load_explanation, load_explanations
 from fgvis_lightning.cli import main
-from fgvis_lightning.experiments.run import Run
+from fgvis_lightning.experiments.run import SweepRun
 from fgvis_lightning.results.folder import Levels
 from fgvis_lightning.results.numbers import percent
 
@@ -186,7 +186,7 @@ def test_levels_that_were_missed_are_told(folder: Path, output: Path, capsys: py
 def test_what_to_look_at_first_of_several_items(least: tuple[str, float] | None, words: str) -> None:
     for count, lines in ((4, []), (5, [words])):
         writer = SimpleNamespace(levels=Levels(count, [], ("a", 0.3641), least))
-        assert Run.what_to_look_at(SimpleNamespace(writer=writer)) == lines  # type: ignore[arg-type]
+        assert SweepRun.what_to_look_at(SimpleNamespace(writer=writer)) == lines  # type: ignore[arg-type]
 
 
 def test_a_fixed_weight_has_no_level(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:

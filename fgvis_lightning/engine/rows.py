@@ -11,10 +11,10 @@ from fgvis_lightning.method.games import Game, Reference, blend, gaussian
 from fgvis_lightning.method.level import bound, lead
 from fgvis_lightning.method.tasks import Task
 
-Rows = TypeVar("Rows", Tensor, list[torch.Generator])
+Values = TypeVar("Values", Tensor, list[torch.Generator])
 
 
-class Work:
+class Rows:
     """Images, targets, references and levels of a batch, which its iterations need in addition to the mask.
 
     Args:
@@ -90,7 +90,7 @@ class Work:
         """The first row of each image (B,…)."""
         return rows[:: self.runs]
 
-    def used(self, rows: Rows) -> Rows:
+    def used(self, rows: Values) -> Values:
         """Select the rows in use of values of all rows (B·runs,…)."""
         # No slicing if all rows are used: even a full slice would change the memory format.
         return rows if self.all_used else _like_images(rows[:: self.runs])
@@ -131,7 +131,7 @@ class Work:
         return self.used(self._targets)
 
 
-def _like_images(rows: Rows) -> Rows:
+def _like_images(rows: Values) -> Values:
     """Convert images to the common memory format, since another format rounds differently."""
     if isinstance(rows, Tensor) and rows.ndim == 4:
         return rows.contiguous(memory_format=torch.channels_last)
