@@ -14,8 +14,9 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib.metadata import version
+from pathlib import Path
 
 import shtab
 
@@ -91,8 +92,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _main(args: Sequence[str] | None, output: Output) -> None:
-    if "" not in sys.path:
-        sys.path.append("")  # so that modules of the current folder are found, after installed ones
+    with suppress(OSError):  # the current folder has been deleted
+        if (here := str(Path.cwd())) not in sys.path:
+            # So that its modules are found, after installed ones. Not as "", since the parser reads each configuration
+            # from the configuration's own folder.
+            sys.path.append(here)
     command, *rest = list(sys.argv[1:] if args is None else args) or ["--help"]
     rest = configurations_first(rest)
     if args is None:
@@ -163,7 +167,7 @@ def completion(shell: str) -> str:
     """A script with which a shell completes commands, options and choices: ``fgvis completion bash``.
 
     Args:
-        shell: ``bash``, ``zsh`` or ``tcsh``.
+        shell: one of shtab's, such as ``bash``, ``zsh`` or ``fish``.
 
     Raises:
         InputError: if the shell is unknown.

@@ -110,12 +110,20 @@ def explained(message: str, known: Sequence[str]) -> str:
     text = re.sub(r"^Parser key \"([\w.]+)\":", r"--\1:", text)
     text = re.sub(r"a typing\.Literal\[([^]]*)\]", lambda found: f"one of {found[1]}".replace("'", ""), text)
     text = re.sub(r"an? <class '(\w+)'>", lambda found: KINDS.get(found[1], found[1]), text)
+    text = re.sub(
+        r"Problem with given class_path '([^']+)':",
+        r"Expected a class_path that can be imported, and arguments of its class, but got \1:",
+        text,
+    )
+    text = re.sub(r"Option '([^']+)' is not accepted", r"Expected arguments that the class has, but got \1", text)
     if foreign := re.match(r"(--[\w.]+: ).*- Expected a path but (\S+) either not accessible or invalid", text):
         return f"{foreign[1]}Expected a class_path that the option accepts, but got {foreign[2]}"
     if several := re.search(
         r"Does not validate against any of the Union .* Errors: (.*) Given value type: .*: ?(.*)$", text
     ):
         kinds = [kind.strip() for kind in several[1].split("- Expected") if kind.strip() not in ("", "NoneType")]
+        if own := [kind for kind in kinds if ", but got " in kind]:  # of the given class, not of a kind of value
+            return f"{text[: several.start()]}Expected {own[0]}"
         kinds = [re.sub(r"^one of (\w+)$", r"\1", kind) for kind in kinds]
         return f"{text[: several.start()]}Expected {' or '.join(kinds)}, but got {several[2] or EMPTY}"
     return re.sub(r"\. Got value:(.*)", lambda found: f", but got {found[1].strip() or EMPTY}", text)

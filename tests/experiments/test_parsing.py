@@ -114,6 +114,46 @@ def test_a_mistake_is_told_in_one_line(args: list[str], told: str, capsys: pytes
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("{class_path: toy_networks.Tiny, init_args: {clases: 5}}", "arguments that the class has, but got clases"),
+        ("{class_path: toy_networks.Nope, init_args: {classes: 5}}", "toy_networks.Nope: module 'toy_networks' has no"),
+    ],
+)
+def test_a_class_that_cannot_be_made_is_named(
+    given: str, told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """And not the end of its arguments."""
+    config = tmp_path / "config.yaml"
+    config.write_text(f"model: {{network: {given}}}")
+    error = complaint(capsys, "predict", "--config", str(config), "--data.images", "x")
+    assert error.startswith("fgvis: --model.network: Expected ")
+    assert told in error
+    assert "}" not in error
+    method = given.replace("toy_networks.Tiny", "methods.Center").replace("toy_networks.Nope", "methods.Nope")
+    config.write_text(f"methods: {{mine: {method}}}")
+    error = complaint(capsys, "compare", "--config", str(config), "--data.images", "x")
+    assert error.startswith("fgvis: --methods: Expected ")
+    assert told.replace("toy_networks", "methods") in error
+
+
+def test_own_classes_are_found_from_a_configuration_elsewhere(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parser reads a configuration, such as that of a results folder, from its own folder."""
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_project.py").write_text("from torch import nn\n\n\nclass Net(nn.Linear):\n    pass\n")
+    config = tmp_path / "results" / "config.yaml"
+    config.parent.mkdir()
+    arguments = {"in_features": 3, "out_features": 2}
+    network = {"class_path": "own_project.Net", "init_args": arguments}
+    config.write_text(yaml.safe_dump({"model": {"network": network}}))
+    text = printed(capsys, "predict", "--config", "results/config.yaml", "--data.images", "x", "--print_config")
+    assert yaml.safe_load(text)["model"]["network"]["init_args"].items() >= arguments.items()
+
+
 def test_another_complaint_stays_as_it_is() -> None:
     assert explained("something\n  else", []) == "something else"
 
