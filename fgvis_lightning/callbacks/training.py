@@ -10,7 +10,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -100,7 +99,8 @@ class ExplainCallback(pl.Callback):
         )
 
     def _log(self, trainer: pl.Trainer, found: Explanation) -> None:
-        writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        loggers: list[Any] = trainer.loggers
+        writers = [logger.experiment for logger in loggers if _is_tensorboard(logger)]
         if not writers:
             warnings.warn(
                 "ExplainCallback logs to TensorBoard, but the trainer has no TensorBoardLogger.", stacklevel=2
@@ -110,3 +110,8 @@ class ExplainCallback(pl.Callback):
             picture = pixels(figure_of(found, index))
             for writer in writers:
                 writer.add_image(f"explanations/{index}_{slug(name)}", picture, trainer.global_step, dataformats="HWC")
+
+
+def _is_tensorboard(logger: Any) -> bool:
+    """Whether a logger is Lightning's for TensorBoard, of ``pytorch_lightning`` or of ``lightning``."""
+    return any(base.__name__ == "TensorBoardLogger" for base in type(logger).__mro__)

@@ -204,11 +204,11 @@ def _grid(
 
 
 def _crops(results: Sequence[Result], methods: Sequence[str], classifier: Classifier, side: int) -> Figure:
-    """A square of each picture, where the last method has most evidence; the image with a frame around it."""
+    """A square of each picture, where `_framed` has most evidence; the image with a frame around it."""
     rows: list[Views] = []
     for result in results:
         views = _views(result, methods, classifier)
-        saliency = list(result.found.values())[-1].saliency().clamp(min=0)
+        saliency = _framed(result).saliency().clamp(min=0)
         size = min(side, *saliency.shape[-2:])
         inside = F.avg_pool2d(saliency[None], size, stride=1)[0, 0]
         top, left = divmod(int(inside.argmax()), inside.shape[1])
@@ -221,6 +221,12 @@ def _crops(results: Sequence[Result], methods: Sequence[str], classifier: Classi
         cut = {name: (None if view is None else view[inside_square], note) for name, (view, note) in views.items()}
         rows.append({"photo": (framed, ""), **cut})
     return _grid(results, rows, classifier, 1.5 * INCHES)
+
+
+def _framed(result: Result) -> Explanation | Attribution:
+    """The last result by FGVis; without one, the last of all."""
+    found = list(result.found.values())
+    return ([one for one in found if isinstance(one, Explanation)] or found)[-1]
 
 
 # --- whose evidence? ---

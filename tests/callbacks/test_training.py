@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,14 +48,14 @@ class Lit(pl.LightningModule):
 IMAGES = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
-def train(folder: Path, *callbacks: pl.Callback, logger: bool = True) -> Lit:
+def train(folder: Path, *callbacks: pl.Callback, logger: Any = True) -> Lit:
     pl.seed_everything(1)
     data = TensorDataset(torch.rand(24, 3, 12, 12), torch.randint(3, (24,)))
     model = Lit()
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=3,
-        logger=TensorBoardLogger(str(folder), name="", version="") if logger else False,
+        logger=TensorBoardLogger(str(folder), name="", version="") if logger is True else logger,
         callbacks=list(callbacks),
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -95,6 +96,30 @@ def test_it_explains_the_module_as_it_is(tmp_path: Path) -> None:
     assert callback.latest is not None
     assert torch.equal(again.score_image, callback.latest.score_image)
     assert torch.equal(again.mask, callback.latest.mask)
+
+
+@pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers")
+def test_loggers_of_the_other_package_of_lightning_get_panels(tmp_path: Path) -> None:
+    """``lightning.pytorch.loggers.TensorBoardLogger`` has the name of ours, and no base in common with it."""
+
+    class Named(pl.loggers.Logger):
+        name, version = "", ""
+        tags: list[str] = []  # noqa: RUF012, of the only logger
+
+        @property
+        def experiment(self) -> Any:
+            return SimpleNamespace(add_image=lambda tag, *_, **__: self.tags.append(tag))
+
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None: ...
+
+        def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+    train(
+        tmp_path,
+        ExplainCallback(IMAGES, every_n_epochs=3, **options()),
+        logger=type("TensorBoardLogger", (Named,), {})(),
+    )
+    assert [tag.partition("_")[0] for tag in Named.tags] == ["explanations/0", "explanations/1"]
 
 
 @pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers")

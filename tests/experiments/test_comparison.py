@@ -21,10 +21,13 @@ from fgvis_lightning import load_explanation
 from fgvis_lightning.baselines import Gradient
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.items import Item
 from fgvis_lightning.experiments import comparison
+from fgvis_lightning.method.games import GAMES
 from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.networks.preprocessing import IMAGENET_MEAN
 from fgvis_lightning.results.attribution import Attribution
+from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.figures import grid
 from fgvis_lightning.results.load import load_item
 
@@ -99,6 +102,29 @@ def test_leaves_maps_figures_and_costs(folder: Path, output: Path, capsys: pytes
     assert (output / "costs.md").read_text() in printed
     assert "gradient: 3 of 3 items done" in printed
     assert str(output / "comparison.png") in printed
+
+
+@pytest.mark.parametrize("order", [["ours", "other"], ["other", "ours"], ["other"]])
+def test_the_crop_is_where_fgvis_has_most_evidence(order: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it stands; without it, where the last method has most."""
+    monkeypatch.setattr(comparison, "_grid", lambda results, rows, *_: rows)
+    classifier = load_classifier(Tiny(), size=(16, 16))
+    found = {name: made(name == "ours") for name in order}
+    result = comparison.Result(Item("", "", 0), 0, torch.zeros(3, 16, 16), found)
+    rows: Any = comparison._crops([result], order, classifier, 4)
+    photo, _ = rows[0]["photo"]
+    framed = photo[:, 0, 0] if "ours" in order else photo[:, -1, -1]
+    assert framed.tolist() == [1, 1, 0]
+
+
+def made(ours: bool) -> Explanation | Attribution:
+    """Evidence in the first pixel by FGVis, in the last one by another method."""
+    evidence = torch.zeros(1, 3, 16, 16)
+    evidence[..., *((0, 0) if ours else (-1, -1))] = 1
+    target, score = torch.tensor([0]), torch.tensor([0.5])
+    if ours:
+        return Explanation(evidence, target, score, score, GAMES["preservation"])
+    return Attribution(evidence.mean(1), target, score, "other")
 
 
 def test_goes_on_where_it_was_and_computes_nothing_twice(folder: Path, output: Path) -> None:
