@@ -215,7 +215,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "fields" / "wheat.npy", np.random.default_rng(0).random((6, 96, 96), dtype=np.float32))
     examples = [block.code for block in blocks(ROOT / "CONTRIBUTING.md") if block.language == "python"]
     (project / "methods.py").write_text(examples[0])
-    (project / "bias.py").write_text("import torch\n" + examples[-1])
+    (project / "bias.py").write_text(examples[-1])
     return folder
 
 
