@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fgvis_lightning.data.batches import Sweep, SweepData
+from fgvis_lightning.data.batches import Sweep, SweepData, divided
 from fgvis_lightning.data.images import content
 from fgvis_lightning.data.inputs import as_images, as_targets
 from fgvis_lightning.data.items import Item
@@ -119,7 +119,8 @@ def explain(
             networks do), otherwise ImageNet's.
         precision: precision of Lightning's Trainer, e.g. ``bf16-mixed``.
         accelerator: accelerator of Lightning's Trainer, e.g. ``cpu`` or ``gpu``; one device is used.
-        batch_size: number of images at a time; None for all images, ``auto`` for as many as fit on the device.
+        batch_size: number of inputs that pass through the network together, in which an image counts once for each of
+            its ``seeds`` runs; None for all images, ``auto`` for as many as fit on the device.
         progress: whether to show a progress bar of the iterations.
         options: further arguments of `FGVis`, and of its ``classifier`` and ``defense``: ``level``, ``score``,
             ``reference``, ``noise``, ``seed``, ``optimizer``, ``gate``, ``exempt``; ``classes``, ``mean``, ``std``,
@@ -157,7 +158,7 @@ def explain(
         classes = as_targets(targets, len(pictures), model.classifier)
         pictures = pictures.repeat_interleave(len(classes) // len(pictures), 0)
         trainer = {"accelerator": accelerator, "precision": precision}
-        found = explain_with(model, pictures, classes, batch_size or len(pictures), progress, **trainer)
+        found = explain_with(model, pictures, classes, batch_size, progress, **trainer)
         background = model.classifier.preprocessing.background()
         return replace(found, images=pictures.cpu(), background=background, metadata=_where(images, model))
 
@@ -191,7 +192,7 @@ def explain_with(
     model: FGVis,
     images: Tensor,
     targets: Sequence[int],
-    batch_size: int | Literal["auto"],
+    batch_size: int | Literal["auto"] | None,
     progress: bool = False,
     **trainer: Any,
 ) -> Explanation:
@@ -201,13 +202,19 @@ def explain_with(
         model: a new module.
         images: images (B,3,H,W), not normalized.
         targets: class indices (B,); -1 for the predicted class.
-        batch_size: number of images at a time, or ``auto``.
+        batch_size: see `explain`.
         progress: whether to show a progress bar.
         trainer: ``accelerator``, ``precision`` and ``devices`` of Lightning's Trainer; one device is used.
     """
     pairs = enumerate(zip(targets, images, strict=True))
     stream = ((Item(str(number), "", target, number), image) for number, (target, image) in pairs)
     collector = _Collector()
+    size: int | Literal["auto"] = len(images)
+    together = None
+    if batch_size == "auto":
+        size = "auto"
+    elif batch_size is not None:
+        size, together = divided(batch_size, model.rows_per_item)
     with quiet(module="pytorch_lightning"):
         with trainer_options():
             trained = pl.Trainer(
@@ -220,7 +227,7 @@ def explain_with(
                 enable_model_summary=False,
             )
         try:
-            trained.fit(model, datamodule=SweepData(Sweep(stream, batch_size, len(images))))
+            trained.fit(model, datamodule=SweepData(Sweep(stream, size, len(images), together=together)))
         except SystemExit as stopped:  # Lightning turns Ctrl-C into an exit
             if isinstance(stopped.__context__, KeyboardInterrupt):
                 raise stopped.__context__ from None

@@ -37,7 +37,7 @@ def explain_normalized(
         classes = as_targets(targets, len(images), model.classifier)
         if len(classes) != len(images):
             raise InputError(f"Expected one target for each image, but got {len(classes)} for {len(images)}.")
-        return explain_with(model, images.detach().clone().float(), classes, len(images), **where)
+        return explain_with(model, images.detach().clone().float(), classes, None, **where)
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,9 @@ def test_auto_divides_an_image_that_does_not_fit_with_all_runs() -> None:
     found = explain(Hungry(), batch, iterations=40, seeds=6, batch_size="auto")
     assert found.feasible is not None
     assert found.feasible.all()
+    assert explain(Hungry(), batch, iterations=40, seeds=6, batch_size=3) == found
     with pytest.raises(torch.OutOfMemoryError):
-        explain(Hungry(), batch, iterations=40, seeds=6, batch_size=1)
+        explain(Hungry(), batch, iterations=40, seeds=6, batch_size=6)
 
 
 def test_auto_begins_with_one_run_again_where_one_image_was_divided(
