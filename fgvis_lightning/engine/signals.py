@@ -45,6 +45,14 @@ def as_exceptions(last: bool = False) -> Iterator[None]:
     sys.unraisablehook = lambda lost: _again(lost) if isinstance(lost.exc_value, STOPS) else hook(lost)
     try:
         yield
+    except RuntimeError as error:
+        # A signal inside torch's dispatcher makes the end of a context fail there, with an error instead of its own.
+        cause: BaseException | None = error
+        while type(cause) is RuntimeError:
+            cause = cause.__context__
+        if isinstance(cause, STOPS):
+            raise cause from None
+        raise
     finally:
         sys.unraisablehook = hook
         for number, handler in before.items():

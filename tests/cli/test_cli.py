@@ -381,7 +381,8 @@ def test_mistakes_end_in_one_clear_line(
 ) -> None:
     names = output.parent / "names.txt"
     names.write_text("cat\ndog\nschool bus\ncar\ntree\n")
-    error = fails(capsys, output, folder, "--model.classifier.classes", str(names), *options)
+    images, options = (options[1], []) if options[0] == "--data.images" else (folder, options)
+    error = fails(capsys, output, images, "--model.classifier.classes", str(names), *options)
     assert message in error
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -29,6 +31,23 @@ def test_a_signal_is_an_exception_and_handlers_come_back(number: int, expected: 
     with pytest.raises(expected), as_exceptions():
         signal.raise_signal(number)
     assert signal.getsignal(number) is before
+
+
+@STOPS
+def test_a_signal_counts_if_a_context_fails_at_its_end(number: int, expected: type[BaseException]) -> None:
+    """As torch's do, if the signal comes while a function's mode is off its stack."""
+
+    @contextmanager
+    def mode() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise RuntimeError("trying to pop from empty mode stack")
+
+    with pytest.raises(expected), as_exceptions(), mode(), mode():
+        signal.raise_signal(number)
+    with pytest.raises(RuntimeError), as_exceptions(), mode():
+        pass
 
 
 @STOPS

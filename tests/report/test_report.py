@@ -159,7 +159,7 @@ def test_the_page_explains_itself_as_the_documentation_does(tmp_path: Path) -> N
     words = re.sub(r"\s+", " ", page.words)
     reading = re.sub(r"\s+", " ", (Path(__file__).parents[2] / "docs" / "how-to" / "reading.md").read_text())
     for sentence in (
-        "evidence on the reference's color; everything else is removed",
+        "evidence on the mean color of the network's normalization; everything else is removed",
         "is exactly the picture that the network classifies",
         "they are not colors of the image",
         "The scores are those of the original evidence",
