@@ -209,12 +209,11 @@ def explain_with(
     pairs = enumerate(zip(targets, images, strict=True))
     stream = ((Item(str(number), "", target, number), image) for number, (target, image) in pairs)
     collector = _Collector()
-    size: int | Literal["auto"] = len(images)
+    size: int | Literal["auto"] = "auto"
     together = None
-    if batch_size == "auto":
-        size = "auto"
-    elif batch_size is not None:
-        size, together = divided(batch_size, model.rows_per_item)
+    if batch_size != "auto":
+        runs = model.rows_per_item
+        size, together = divided(batch_size or len(images) * runs, runs)
     with quiet(module="pytorch_lightning"):
         with trainer_options():
             trained = pl.Trainer(

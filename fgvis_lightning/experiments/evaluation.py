@@ -32,7 +32,7 @@ from fgvis_lightning.experiments.evaluation_tables import item_table, summary
 from fgvis_lightning.experiments.judgements import Judgement, Judgements
 from fgvis_lightning.experiments.judging import judge
 from fgvis_lightning.experiments.measured import AGAIN, FLOOR, STANDARD, chosen_metrics, list_metrics
-from fgvis_lightning.experiments.output import check_owner, save_figure, save_table, write_config
+from fgvis_lightning.experiments.output import save_figure, save_table, write_config
 from fgvis_lightning.experiments.own_maps import common_items, find_methods, read, saliency_of, stored
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.randomization import another_photo
@@ -115,7 +115,6 @@ def main(args: Sequence[str]) -> None:
     if left_out:
         print(f"left out because some methods lack them: {left_out}")
     output = Path(config.output)
-    check_owner(output, parser.prog)
     write_config(output, parser.prog, parser.dump(config, skip_none=False))
     says = {
         **profile.describe(),

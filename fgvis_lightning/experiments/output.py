@@ -42,7 +42,12 @@ def check_owner(output: Path, command: str) -> None:
 
 
 def write_config(output: Path, command: str, text: str) -> None:
-    """Write a command's configuration, which also marks the folder as its own; only in the first process."""
+    """Write a command's configuration, which also marks the folder as its own; only in the first process.
+
+    Raises:
+        InputError: see `check_owner`, which long commands call before they begin.
+    """
+    check_owner(output, command)
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / CONFIG, f"# {command}\n{text}".encode(), "rank0")
 

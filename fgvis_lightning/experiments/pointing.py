@@ -35,7 +35,7 @@ from fgvis_lightning.data.images import carried, content, upright_size
 from fgvis_lightning.data.objects import Marked, by_image, read_masks, read_objects
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import build, new_parser
-from fgvis_lightning.experiments.output import check_owner, save_figure, save_table, write_config
+from fgvis_lightning.experiments.output import save_figure, save_table, write_config
 from fgvis_lightning.experiments.own_maps import common_items, find_methods, fitting_map, read, saliency_of, stored
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.statistics import bootstrap, wilson, with_intervals
@@ -115,7 +115,6 @@ def main(args: Sequence[str]) -> None:
         )
     items = measure(targets, methods, config.tolerance)
     output = Path(config.output)
-    check_owner(output, parser.prog)
     write_config(output, parser.prog, parser.dump(config, skip_none=False))
     table = summary(items, [*methods, UNIFORM, CENTER])
     write_whole(output / "pointing_items.csv", items.csv().encode())

@@ -48,7 +48,7 @@ from fgvis_lightning.data.images import as_float, load_image
 from fgvis_lightning.data.items import list_items
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.experiments.arguments import add_device, build, chosen_device, new_parser
-from fgvis_lightning.experiments.output import check_owner, save_figure, save_table, write_config
+from fgvis_lightning.experiments.output import save_figure, save_table, write_config
 from fgvis_lightning.experiments.parsing import Parser
 from fgvis_lightning.experiments.randomization import Order, Smoothed, Weights, layers, randomized
 from fgvis_lightning.experiments.sanity_measures import (
@@ -143,7 +143,6 @@ def main(args: Sequence[str]) -> None:
     trained = Trained(network, x, targets, logits.argmin(1), [item.image_id for item in items])
     print(f"network: {classifier.name}; {len(items)} items", flush=True)
     output = Path(config.output)
-    check_owner(output, parser.prog)
     write_config(output, parser.prog, parser.dump(config, skip_none=False))
     for test in dict.fromkeys(config.tests):
         order: Order = config.order or ("top_down" if test == "mprt" else "bottom_up")
