@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fgvis_lightning import Explanation
+from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.method.games import log_odds
 from fgvis_lightning.results.figures import brightened, explanation_image, grid, heat
 
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("--settings_images", type=int, default=8, help="of each kind, for the table of settings")
     parser.add_argument("--iterations", type=int, default=50, help="of FGVis")
     parser.add_argument("--seed", type=int, default=0, help="of the networks")
-    parser.add_argument("--figure", type=Path, help="PNG or PDF file to draw")
+    parser.add_argument("--figure", type=Path, help="figure to draw, as PDF and as PNG")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*does not have many workers")
 
@@ -205,7 +206,7 @@ def main() -> None:
                 shown(over_classes(hit, values, truth)),
             )
     if options.figure:
-        draw(networks, scenes, found).savefig(options.figure)
+        save_figure(options.figure.with_suffix(""), draw(networks, scenes, found))
 
 
 def draw(networks: dict[str, nn.Module], scenes: dict[str, Scenes], found: dict[str, list[Explanation]]) -> Figure:

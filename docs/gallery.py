@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
@@ -18,6 +17,7 @@ from fgvis_lightning import Explanation, load_explanations
 from fgvis_lightning.cli import main
 from fgvis_lightning.data.images import load_image
 from fgvis_lightning.data.photos import packaged
+from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.networks.preprocessing import Preprocessing
 from fgvis_lightning.results.figures import brightened, explanation_image, grid
@@ -45,12 +45,11 @@ Row = list[tuple[Tensor | None, str]]
 
 def save(name: str, rows: list[Row], columns: list[str], names: list[str], inches: float) -> None:
     """A figure as JPEG, of at most 1600 pixels in width."""
-    data = BytesIO()
-    grid(rows, columns, names, inches).savefig(data)
-    with Image.open(data) as drawn:
+    save_figure(RESULTS / name, grid(rows, columns, names, inches))
+    with Image.open(RESULTS / f"{name}.png") as drawn:
         image = drawn.convert("RGB")
-        image.thumbnail((1600, 1600), Image.Resampling.LANCZOS)
-        image.save(ROOT / "docs" / f"gallery_{name}.jpg", quality=80, optimize=True)
+    image.thumbnail((1600, 1600), Image.Resampling.LANCZOS)
+    image.save(ROOT / "docs" / f"gallery_{name}.jpg", quality=80, optimize=True)
 
 
 def views(found: Explanation, image: Tensor, preprocessing: Preprocessing) -> tuple[tuple[Tensor, str], ...]:

@@ -213,7 +213,7 @@ def explain_with(
     together = None
     if batch_size != "auto":
         runs = model.rows_per_item
-        size, together = divided(batch_size or len(images) * runs, runs)
+        size, together = divided(batch_size or len(images) * runs, runs, len(images))
     with quiet(module="pytorch_lightning"):
         with trainer_options():
             trained = pl.Trainer(

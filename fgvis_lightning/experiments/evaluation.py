@@ -103,12 +103,14 @@ def main(args: Sequence[str]) -> None:
     methods = find_methods(config.results, config.maps)
     ids = common_items(methods)
     reference = _chosen_reference(config.reference, list(methods))
+    told = f"{len(ids):,} items by {', '.join(methods)}"
     if config.floors:
         methods |= floors(methods, ids)
+        told += ", and by their maps of other photos"
     objects = build(parser, config)
     classifier = from_options(**vars(objects.model))
     left_out = {name: len(found) - len(ids) for name, found in methods.items() if len(found) > len(ids)}
-    print(f"{classifier.described}\n{len(ids):,} items by {', '.join(methods)}")
+    print(f"{classifier.described}\n{told}")
     made_for = load_item(stored(methods)[ids[0]]).metadata.get("network", classifier.name)
     if made_for != classifier.name:
         print(f"The maps were made for {made_for}, but are judged by {classifier.name}.")
@@ -131,8 +133,8 @@ def main(args: Sequence[str]) -> None:
     place = {name: number for number, name in enumerate(methods)}
     judgements.sort(key=lambda one: (one.id, place[one.method]))
     known.keep((name, id, paths[id]) for name, paths in methods.items() for id in ids)
-    told = {**says, "reference": reference}
-    write_whole(output / "evaluation.json", (json.dumps(told, indent=2) + "\n").encode())
+    about = {**says, "reference": reference}
+    write_whole(output / "evaluation.json", (json.dumps(about, indent=2) + "\n").encode())
     write_whole(output / "evaluation_items.csv", item_table(judgements, metrics, config.profile).csv().encode())
     table, markdown = summary(judgements, list(methods), reference, metrics, config.profile)
     save_table(output / "evaluation", table, markdown)

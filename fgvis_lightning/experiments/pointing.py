@@ -113,9 +113,9 @@ def main(args: Sequence[str]) -> None:
             f"Expected objects of the items' images and classes, but {config.truth} has none for {len(ids):,} items "
             f"({', '.join(f'{count:,} {what}' for what, count in left_out.items())})."
         )
-    items = measure(targets, methods, config.tolerance)
     output = Path(config.output)
     write_config(output, parser.prog, parser.dump(config, skip_none=False))
+    items = measure(targets, methods, config.tolerance)
     table = summary(items, [*methods, UNIFORM, CENTER])
     write_whole(output / "pointing_items.csv", items.csv().encode())
     markdown = with_intervals(table)

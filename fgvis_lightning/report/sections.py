@@ -66,7 +66,7 @@ _KINDS = (
         "The same items by several methods. Maps range from black (lowest value) to bright (99.8 % quantile).",
         {
             "comparison": "Items by methods",
-            "crop": "The same at pixel resolution, where the last method has most evidence",
+            "crop": "The same at pixel resolution, where FGVis has most evidence",
             "discrimination": "Images with several classes: whose evidence is it?",
         },
         {"costs": "Cost of one image", "discrimination": "Remaining scores after deletion of a map's pixels"},
