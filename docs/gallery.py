@@ -20,7 +20,7 @@ from fgvis_lightning.data.photos import packaged
 from fgvis_lightning.experiments.output import save_figure
 from fgvis_lightning.networks.load import load_classifier
 from fgvis_lightning.networks.preprocessing import Preprocessing
-from fgvis_lightning.results.figures import brightened, explanation_image, grid
+from fgvis_lightning.results.figures import brightened, explanation_image, grid, made_visible
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "gallery"
@@ -53,11 +53,17 @@ def save(name: str, rows: list[Row], columns: list[str], names: list[str], inche
 
 
 def views(found: Explanation, image: Tensor, preprocessing: Preprocessing) -> tuple[tuple[Tensor, str], ...]:
-    """The explanation with both scores, and the brightened mask with its mean."""
-    evidence = found.evidence[0]
+    """The explanation with both scores, brightened if it is faint, and the brightened mask with its mean."""
+    evidence, how = made_visible(found.evidence[0])
     scores = f"p = {float(found.score_image):.2f} → {float(found.score_explanation):.2f}"
     shown = explanation_image(image, evidence, preprocessing.background())
-    return (shown, scores), (brightened(evidence), f"mean {100 * float(evidence.mean()):.1f} %")
+    return (shown, "\n".join(filter(None, (scores, how)))), masked(found)
+
+
+def masked(found: Explanation) -> tuple[Tensor, str]:
+    """The brightened mask with its mean."""
+    evidence = found.evidence[0]
+    return brightened(evidence), f"mean {100 * float(evidence.mean()):.1f} %"
 
 
 def games(preprocessing: Preprocessing) -> None:
@@ -108,8 +114,8 @@ def defense(preprocessing: Preprocessing) -> None:
         for defended in ("false", "true"):
             output = f"defense/{game}_{defended}"
             (found,) = fit(game, "rocket.jpg", output, *options, "--model.defended", defended)
-            (shown, _), (mask, mean) = views(found, image, preprocessing)
-            row += [(shown, f"p(strawberry) = {float(found.score_explanation):.3f}"), (mask, mean)]
+            shown = explanation_image(image, found.evidence[0], preprocessing.background())
+            row += [(shown, f"p(strawberry) = {float(found.score_explanation):.3f}"), masked(found)]
         rows.append(row)
     columns = ["image", "undefended:\nexplanation", "mask", "defended:\nexplanation", "mask"]
     save("defense", rows, columns, ["generation", "preservation"], 1.6)

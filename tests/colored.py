@@ -107,6 +107,7 @@ def arguments(folder: Path, colors: bool = True) -> list[str]:
     network = ["--model.network.class_path", "colored.small_cnn", "--model.network.init_args.colors", str(colors)]
     return [
         *("bias", "--data.images", str(folder / "images"), "--data.classes", "[color, shape, both]"),
+        *("--data.batch_size", "96"),  # small images: 16 pass together, each in six runs
         *(*network, "--model.classifier.checkpoint", str(folder / f"{'sees' if colors else 'does_not_see'}.pth")),
         *(
             "--model.classifier.size",

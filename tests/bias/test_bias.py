@@ -210,7 +210,7 @@ def test_no_image_of_the_classes(photo: PhotoMaker, tmp_path: Path, capsys: pyte
 @pytest.mark.slow
 def test_planted_color_is_found(tmp_path: Path) -> None:
     """Both measures put the class that has only a color first, and the one that has only a shape last."""
-    torch.save(colored.train().state_dict(), tmp_path / "sees.pth")
+    torch.save(colored.train(200).state_dict(), tmp_path / "sees.pth")
     colored.write(tmp_path / "images", 16)
     main([*colored.arguments(tmp_path), "--output", str(tmp_path / "out")])
     found = {row["class"]: row for row in rows(tmp_path / "out" / "color_ranking.csv")}
