@@ -144,14 +144,7 @@ def explain(
     with undisturbed():
         with quiet(module="pytorch_lightning"):
             model = FGVis.of(
-                network,
-                game=game,
-                lam=lam,
-                iterations=iterations,
-                seeds=seeds,
-                task=task,
-                defended=defended,
-                **options,
+                network, game=game, lam=lam, iterations=iterations, seeds=seeds, task=task, defended=defended, **options
             )
         pictures = as_images(images, model.classifier.preprocessing)
         pictures = pictures.clone() if pictures.is_inference() else pictures
@@ -164,11 +157,7 @@ def explain(
 
 
 def _normalization(normalize: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel.
-
-    Raises:
-        InputError: if there are not two sequences of numbers.
-    """
+    """Mean and standard deviation of each channel; raises `InputError` unless they are two sequences of numbers."""
     try:
         mean, std = (tuple(map(float, values)) for values in normalize)
     except (TypeError, ValueError) as error:

@@ -14,11 +14,7 @@ class InputError(ValueError):
 
 
 def one_of(known: Iterable[str], **options: str) -> None:
-    """Check that each option, given by its name, is one of the known words.
-
-    Raises:
-        InputError: if it is not.
-    """
+    """Raise `InputError` unless each option, given by its name, is one of the known words."""
     for name, given in options.items():
         if given not in known:
             raise InputError(
@@ -26,8 +22,8 @@ def one_of(known: Iterable[str], **options: str) -> None:
             )
 
 
-def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
     """Return a sentence that lists the known words nearest to ``word``, or an empty string."""
     by_lower = {name.lower(): name for name in known}
-    names = [by_lower[match] for match in get_close_matches(word.lower(), by_lower, n=n, cutoff=0.5)]
+    names = [by_lower[match] for match in get_close_matches(word.lower(), by_lower, cutoff=0.5)]
     return f" Nearest: {', '.join(names)}." if names else ""

@@ -42,7 +42,7 @@ def _with_checks(attribute: Callable[..., Any]) -> Callable[..., Any]:
         if len(targets) != len(images) or targets.min() < 0:
             raise InputError(f"Expected {len(images)} targets, class indices from 0, but got {targets.tolist()}.")
         with torch.inference_mode(False), torch.enable_grad():
-            images, targets = (given.clone() if given.is_inference() else given for given in (images, targets))
+            images, targets = (one.clone() if one.is_inference() else one.detach() for one in (images, targets))
             return attribute(self, network, images, targets)
 
     return checked
@@ -156,11 +156,7 @@ def scores(network: nn.Module, images: Tensor, targets: Tensor, advance: Callabl
 
 
 def require(method: Method, least: float, *names: str) -> None:
-    """Check that parameters of a method are numbers of at least ``least``.
-
-    Raises:
-        InputError: if one of the named parameters is smaller, or NaN.
-    """
+    """Raise `InputError` if one of a method's parameters with these names is less than ``least``, or NaN."""
     for name in names:
         value = getattr(method, name)
         if not value >= least:

@@ -64,7 +64,7 @@ class CAM(Method):
             made.activations_and_grads.release()
             made.activations_and_grads = LastCall(made.model, [layer], None)
             try:
-                for image, target in zip(images.detach().split(1), targets.tolist(), strict=True):
+                for image, target in zip(images.split(1), targets.tolist(), strict=True):
                     found = made(image.clone().requires_grad_(), [ClassifierOutputTarget(target)])
                     maps.append(torch.from_numpy(found).to(images.device))
                     advance()

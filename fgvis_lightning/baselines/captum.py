@@ -77,11 +77,7 @@ class Captum(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the class.
-
-        Raises:
-            InputError: if the class does not exist.
-        """
+        """Raise `InputError` if the class does not exist."""
         if class_at(self.attribution, Attribution) is None:
             raise InputError(
                 f"Expected attribution to be the class_path of one of Captum's classes, e.g. "

@@ -15,12 +15,9 @@ def grid(images: Tensor, cells: int) -> tuple[int, int]:
 
 
 def blur(images: Tensor, sigma: float, radius: int) -> Tensor:
-    """Blur images (B,3,H,W) with a Gaussian, along each axis in turn.
+    """Blur images (B,3,H,W) with a Gaussian of ``sigma`` > 0 pixels, along each axis in turn.
 
-    Args:
-        images: the images.
-        sigma: standard deviation in pixels, greater than 0.
-        radius: radius of the kernel in pixels; limited by the shorter side.
+    The ``radius`` of the kernel in pixels is limited by the shorter side.
     """
     kernel = 2 * min(radius, (min(images.shape[-2:]) - 1) // 2) + 1
     rows = tvf.gaussian_blur(images, [kernel, 1], [sigma, sigma])

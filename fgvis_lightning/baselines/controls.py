@@ -38,7 +38,7 @@ class Edges(Method):
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         smooth, slope = torch.tensor([1.0, 2, 1]).to(images.device), torch.tensor([-1.0, 0, 1]).to(images.device)
         kernels = torch.stack([smooth[:, None] * slope, slope[:, None] * smooth])[:, None]
-        gray = F.pad(images.detach().float().mean(1, keepdim=True), [1] * 4, mode="replicate")
+        gray = F.pad(images.float().mean(1, keepdim=True), [1] * 4, mode="replicate")
         with torch.autocast(images.device.type, enabled=False):
             return F.conv2d(gray, kernels).norm(dim=1)
 

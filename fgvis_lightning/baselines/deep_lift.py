@@ -96,9 +96,9 @@ class DeepLIFT(Method):
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         with differentiable(network, images):
-            both = torch.cat([images.detach(), torch.zeros_like(images)]).requires_grad_()
+            both = torch.cat([images, torch.zeros_like(images)]).requires_grad_()
             with _Multipliers():
                 logits = network(both.clone())
-            logit = logits[: len(images)].gather(1, targets.clone()[:, None]).sum()
+            logit = logits[: len(images)].gather(1, targets[:, None]).sum()
             multipliers = torch.autograd.grad(logit, both)[0][: len(images)]
-        return (multipliers * images.detach()).sum(1).float()
+        return (multipliers * images).sum(1).float()

@@ -79,15 +79,13 @@ class ExtremalPerturbation(MaskMethod):
             )
 
     def explanation(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad():
-            images, targets = images.clone().detach(), targets.clone()
-            with torch.autocast(images.device.type, enabled=False):
-                pyramid = self.pyramid(images)
-            masks = self.learned(network, pyramid, targets)
-            with torch.autocast(images.device.type, enabled=False), torch.no_grad():
-                inside = self.within(self.smoothed(masks, images), images)
-                mean = inside.unflatten(0, (len(images), -1)).mean(1)
-                return perturbed(pyramid, mean).float(), mean[:, 0].float()
+        with torch.autocast(images.device.type, enabled=False):
+            pyramid = self.pyramid(images)
+        masks = self.learned(network, pyramid, targets)
+        with torch.autocast(images.device.type, enabled=False), torch.no_grad():
+            inside = self.within(self.smoothed(masks, images), images)
+            mean = inside.unflatten(0, (len(images), -1)).mean(1)
+            return perturbed(pyramid, mean).float(), mean[:, 0].float()
 
     def learned(self, network: nn.Module, pyramid: Tensor, targets: Tensor) -> Tensor:
         """The coarse masks (B·A,1,h,w) in [0,1] of all areas, image by image."""

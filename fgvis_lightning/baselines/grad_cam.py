@@ -28,7 +28,7 @@ class GradCAM(Method):
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         layer = cam_layer(network, self.layer, images[:1])
-        maps = LayerGradCam(network, layer).attribute(images.detach(), targets, relu_attributions=True)
+        maps = LayerGradCam(network, layer).attribute(images, targets, relu_attributions=True)
         return LayerAttribution.interpolate(maps, images.shape[-2:], "bilinear")[:, 0].detach().float()
 
 
@@ -70,11 +70,7 @@ def last_convolutional(network: nn.Module, image: Tensor) -> str:
 
 
 def module_called(network: nn.Module, name: str) -> nn.Module:
-    """Return the module named ``name``.
-
-    Raises:
-        InputError: if it does not exist; the message lists similar names.
-    """
+    """The module with this name; raises `InputError` with similar names if it does not exist."""
     modules = dict(network.named_modules())
     if name not in modules:
         raise InputError(

@@ -28,8 +28,7 @@ class GradientXInput(Method):
     black_box = True
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        image = images.detach().clone().requires_grad_()
-        found: Tensor = InputXGradient(network).attribute(image, targets)
+        found: Tensor = InputXGradient(network).attribute(images.clone().requires_grad_(), targets)
         return found.detach().sum(1).float()
 
 

@@ -73,21 +73,19 @@ class IGOSPlusPlus(MaskMethod):
         require(self, 1, "path", "cells", "batch_size")
 
     def explanation(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad():
-            images, targets = images.clone().detach(), targets.clone()
-            with torch.autocast(images.device.type, enabled=False):
-                reference = self.reference(images)
-            masks = [self.start(image) for image in images.split(1)]
-            with steps(len(images) * self.iterations, type(self).__name__) as advance:
-                for i, mask in enumerate(masks):
-                    problem = images[i, None], reference[i, None], targets[i, None]
-                    generator = torch.Generator(images.device).manual_seed(self.seed)
-                    for _ in range(self.iterations):
-                        mask.copy_(self.improved(network, mask, *problem, generator))
-                        advance()
-            with torch.autocast(images.device.type, enabled=False):
-                evidence = 1 - upsampled(torch.cat(masks), images).prod(1, keepdim=True)
-                return blend(images, evidence.to(images.dtype), reference).float(), evidence[:, 0].float()
+        with torch.autocast(images.device.type, enabled=False):
+            reference = self.reference(images)
+        masks = [self.start(image) for image in images.split(1)]
+        with steps(len(images) * self.iterations, type(self).__name__) as advance:
+            for i, mask in enumerate(masks):
+                problem = images[i, None], reference[i, None], targets[i, None]
+                generator = torch.Generator(images.device).manual_seed(self.seed)
+                for _ in range(self.iterations):
+                    mask.copy_(self.improved(network, mask, *problem, generator))
+                    advance()
+        with torch.autocast(images.device.type, enabled=False):
+            evidence = 1 - upsampled(torch.cat(masks), images).prod(1, keepdim=True)
+            return blend(images, evidence.to(images.dtype), reference).float(), evidence[:, 0].float()
 
     def improved(
         self,

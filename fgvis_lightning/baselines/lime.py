@@ -86,7 +86,7 @@ class LIME(Method):
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         with steps(len(images) * ceil(self.samples / self.batch_size), type(self).__name__) as advance:
             score = partial(scores, network, advance=advance)
-            return torch.cat([self.one(score, images[i, None].detach(), targets[i, None]) for i in range(len(images))])
+            return torch.cat([self.one(score, images[i, None], targets[i, None]) for i in range(len(images))])
 
     def one(self, score: Any, image: Tensor, target: Tensor) -> Tensor:
         """The map (1,H,W) of an image (1,3,H,W) for ``score(x, target)``."""

@@ -140,10 +140,10 @@ class LRP(Method):
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         with differentiable(network, images):
-            leaf = images.detach().clone().requires_grad_()
+            leaf = images.clone().requires_grad_()
             plain, _ = folded(network, tuple(images.shape[1:]))
             with _Relevance(self.epsilon):
                 logits = plain(leaf.clone())
-            logit = logits.gather(1, targets.clone()[:, None]).sum()
+            logit = logits.gather(1, targets[:, None]).sum()
             relevance = torch.autograd.grad(logit, leaf)[0]
         return relevance.sum(1).float()

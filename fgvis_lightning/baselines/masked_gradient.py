@@ -41,8 +41,7 @@ class MaskedGradient(RISE):
         return {}
 
     def __call__(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        with torch.enable_grad():
-            return self.total(network, images, targets) / self.masks
+        return self.total(network, images, targets) / self.masks
 
     def term(self, network: nn.Module, image: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
         mask = masks.to(image.dtype).repeat(1, len(image), 1, 1).requires_grad_()

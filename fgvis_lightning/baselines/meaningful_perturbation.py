@@ -69,11 +69,9 @@ class MeaningfulPerturbation(MaskMethod):
         require(self, 2, "beta")  # smaller values have no gradient in flat parts of the mask
 
     def explanation(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad():
-            images, targets = images.clone().detach(), targets.clone()
-            evidence = 1 - self.upsampled(self.learned(network, images, targets), images).detach()
-            shown = blend(images, evidence.to(images.dtype), self.reference(images))
-            return shown.float(), evidence[:, 0].float()
+        evidence = 1 - self.upsampled(self.learned(network, images, targets), images).detach()
+        shown = blend(images, evidence.to(images.dtype), self.reference(images))
+        return shown.float(), evidence[:, 0].float()
 
     def reference(self, images: Tensor) -> Tensor:
         """The blurred images (B,3,H,W)."""

@@ -53,17 +53,16 @@ class Occlusion(Method):
         sides = images.shape[-2:]
         window, stride = (max(1, round(size * min(sides) / 224)) for size in (self.window, self.stride))
         positions = (ceil((sides[0] - window) / stride) + 1) * (ceil((sides[1] - window) / stride) + 1)
-
         with steps(len(images) * (1 + ceil(positions / self.batch_size)), type(self).__name__) as advance:
             maps = [
                 SlidingWindow(partial(scores, network, advance=advance)).attribute(
-                    images[i : i + 1].detach(),
+                    image,
                     sliding_window_shapes=(images.shape[1], window, window),
                     strides=(images.shape[1], stride, stride),
-                    additional_forward_args=(targets[i : i + 1],),
+                    additional_forward_args=(target,),
                     perturbations_per_eval=self.batch_size,
                 )
-                for i in range(len(images))
+                for image, target in zip(images.split(1), targets.split(1), strict=True)
             ]
         return torch.cat(maps)[:, 0].float()  # all channels are equal
 

@@ -54,7 +54,6 @@ class RISE(Method):
 
     def total(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """Sums (B,H,W) of all masks' terms."""
-        images = images.detach()
         maps = torch.zeros(images[:, 0].shape, device=images.device)
         with steps(len(images) * ceil(self.masks / self.batch_size), type(self).__name__) as advance:
             for masks in self.drawn(images.shape[-2], images.shape[-1], images.device):
@@ -79,12 +78,8 @@ class RISE(Method):
             grids = kept[start : start + self.batch_size].float().to(device)
             with torch.autocast(device.type, enabled=False):
                 large = rows @ grids @ columns.T
-            yield torch.stack(
-                [
-                    mask[:, y : y + height, x : x + width]
-                    for mask, y, x in zip(large, down[start:], right[start:], strict=False)
-                ]
-            )
+            places = zip(large, down[start:], right[start:], strict=False)
+            yield torch.stack([mask[:, y : y + height, x : x + width] for mask, y, x in places])
 
 
 def upsampling(cells: int, pixels: int) -> Tensor:

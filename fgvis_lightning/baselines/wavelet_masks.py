@@ -83,10 +83,8 @@ class CartoonX(MaskMethod):
 
     def explanation(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         passes = 1 + self.iterations * ceil(self.samples / self.batch_size)
-        with torch.inference_mode(False), torch.enable_grad():
-            images, targets = images.clone().detach(), targets.clone()
-            with steps(len(images) * passes, type(self).__name__) as advance:
-                found = [self.one(network, images[i, None], targets[i, None], advance) for i in range(len(images))]
+        with steps(len(images) * passes, type(self).__name__) as advance:
+            found = [self.one(network, images[i, None], targets[i, None], advance) for i in range(len(images))]
         shown, maps = (torch.cat(parts).float() for parts in zip(*found, strict=True))
         return shown, maps
 
@@ -104,13 +102,7 @@ class CartoonX(MaskMethod):
             return black + span * shown, map[:, 0]
 
     def learned(
-        self,
-        network: nn.Module,
-        image: Tensor,
-        bands: Bands,
-        gray: Bands,
-        target: Tensor,
-        advance: Callable[[], None],
+        self, network: nn.Module, image: Tensor, bands: Bands, gray: Bands, target: Tensor, advance: Callable[[], None]
     ) -> Bands:
         """The mask (1,1,1 or 3,h,w) of each band."""
         goal = self.goal(scores(network, image, target, advance))
@@ -231,11 +223,7 @@ class WaveletX(CartoonX):
 
 
 def toolbox() -> ModuleType:
-    """The package with the wavelet transform.
-
-    Raises:
-        InputError: if the package is not installed.
-    """
+    """The package with the wavelet transform; raises `InputError` if it is not installed."""
     try:
         import ptwt
     except ImportError as error:

@@ -35,13 +35,7 @@ class ColorStatistic(ChannelStatistic):
     * ``opponent``: see `ChannelStatistic`.
     """
 
-    names = (
-        *(f"mask {name}" for name in COLORS),
-        *COLORS,
-        *(f"{name} hues" for name in HUES),
-        "gray",
-        "opponent",
-    )
+    names = (*(f"mask {name}" for name in COLORS), *COLORS, *(f"{name} hues" for name in HUES), "gray", "opponent")
     parts: Mapping[str, str] = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4"}
 
     def __call__(self, images: Tensor, weights: Tensor, reference: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,46 +20,27 @@ If the best evidence so far has a smaller margin, that margin suffices: even the
 class Run:
     """A solver's state for one mask (C,H,W), or the common state of all masks of an image.
 
-    Attributes:
-        best: the smallest evidence that has reached the level; before that, the closest to it. Common evidence made
-            from the mean replaces that of single runs, even if it is larger.
-        lead: lead of ``best``, see `fgvis_lightning.method.level.lead`.
-        worth: moving average of gated gradients, at least 0.
-        ranking: how long and strongly an entry was evidence (`Pruning`), or its worth (`Thresholding`); at least 0.
-        amount: depends on the solver: the share to drop, the share that is evidence, or the size of a step.
-        memory: decay factor of the moving average.
-        shake: standard deviation of the perturbations; 0 for a single run.
-        threshold: the worth below which an entry loses evidence, as a multiple of the mean worth.
-        even: the share of a step that reduces all entries.
-        draws: random generator of the perturbations.
-        reached: the iteration in which the level was first reached, from 0; -1 before.
-        margin: the amount by which the level must be exceeded.
-        sure: the best evidence when it was last confirmed; None before.
-        mean: mean of the runs' evidence or worth, until evidence made from it has reached the level.
-        trials: factors of the mean that the masks are trying.
-        low: the largest factor that was too small.
-        high: the smallest factor that was large enough.
-        size: mean of ``best``, 0 to 1.
+    Common evidence made from the mean replaces that of single runs, even if it is larger.
     """
 
-    best: Tensor
-    worth: Tensor
-    ranking: Tensor
-    amount: float
-    memory: float
-    shake: float
-    draws: torch.Generator
-    threshold: float = 1.0
-    even: float = 0.0
-    lead: float = -math.inf
-    reached: int = -1
-    margin: float = MARGIN
-    sure: Tensor | None = None
-    mean: Tensor | None = None
-    trials: list[float] = field(default_factory=list)
-    low: float = 0.0
-    high: float = math.inf
-    size: float = field(init=False)
+    best: Tensor  # the smallest evidence that has reached the level; before that, the closest to it
+    worth: Tensor  # moving average of gated gradients, at least 0
+    ranking: Tensor  # how long and strongly an entry was evidence (`Pruning`), or its worth (`Thresholding`); ≥ 0
+    amount: float  # depends on the solver: the share to drop, the share that is evidence, or the size of a step
+    memory: float  # decay factor of the moving average
+    shake: float  # standard deviation of the perturbations; 0 for a single run
+    draws: torch.Generator  # random generator of the perturbations
+    threshold: float = 1.0  # the worth below which an entry loses evidence, as a multiple of the mean worth
+    even: float = 0.0  # the share of a step that reduces all entries
+    lead: float = -math.inf  # lead of ``best``, see `fgvis_lightning.method.level.lead`
+    reached: int = -1  # the iteration in which the level was first reached, from 0; -1 before
+    margin: float = MARGIN  # the amount by which the level must be exceeded
+    sure: Tensor | None = None  # the best evidence when it was last confirmed; None before
+    mean: Tensor | None = None  # mean of the runs' evidence or worth, until evidence made from it has reached the level
+    trials: list[float] = field(default_factory=list)  # factors of the mean that the masks are trying
+    low: float = 0.0  # the largest factor that was too small
+    high: float = math.inf  # the smallest factor that was large enough
+    size: float = field(init=False)  # mean of ``best``, 0 to 1
 
     def __post_init__(self) -> None:
         self.size = float(self.best.mean())
@@ -123,9 +103,6 @@ def top(worth: Tensor, share: float) -> Tensor:
 
 def agreement(evidence: Sequence[Tensor]) -> float:
     """Mean pairwise Pearson correlation of evidence (C,H,W), -1 to 1; NaN if all pairs contain a constant one."""
-    rows = torch.stack([one.flatten().double() for one in evidence])
-    rows = rows - rows.mean(1, keepdim=True)
-    rows = rows / rows.norm(dim=1, keepdim=True)
-    pairs = [float(one @ other) for one, other in itertools.combinations(rows, 2)]
-    known = [pair for pair in pairs if not math.isnan(pair)]
-    return sum(known) / len(known) if known else math.nan
+    matrix = torch.corrcoef(torch.stack([one.flatten().double() for one in evidence]))
+    first, second = torch.triu_indices(*matrix.shape, offset=1, device=matrix.device)
+    return float(matrix[first, second].nanmean())

@@ -77,8 +77,8 @@ def sensitivity_n(
             found.append(torch.full((len(shares),), torch.nan))
             continue
         sums = taken.flatten(1).cpu().double() @ flat
-        pairs = zip(sums.split(subsets), torch.cat(drops).split(subsets), strict=True)
-        found.append(torch.stack([_correlation(*pair) for pair in pairs]))
+        pairs = torch.stack([sums, torch.cat(drops).double().cpu()]).split(subsets, dim=1)
+        found.append(torch.stack([pair.corrcoef()[0, 1] for pair in pairs]).float())
     return torch.stack(found)
 
 
@@ -217,11 +217,6 @@ def _logit(network: Network, pictures: Tensor, *, target: int) -> Tensor:
     logits = network(pictures).float()
     check_classes(logits, torch.tensor([target]), len(pictures))
     return logits[:, target]
-
-
-def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    a, b = (values.double().cpu() - values.double().cpu().mean() for values in (a, b))
-    return ((a / a.norm()) * (b / b.norm())).sum().clamp(-1, 1).float()
 
 
 def _check(x: Tensor, targets: Tensor, batch_size: int) -> None:

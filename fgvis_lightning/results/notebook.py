@@ -127,14 +127,14 @@ def as_pil(picture: Tensor) -> Image.Image:
     return Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
-def png(explanation: Explanation, most: int = 5) -> bytes | None:
-    """The panels of the first few items, stacked vertically, for a notebook; None if there are no images."""
+def png(explanation: Explanation) -> bytes | None:
+    """The panels of the first five items, stacked vertically, for a notebook; None if there are no images."""
     with suppress(ValueError):  # an image file is missing or has changed, or a stranger's file names no path at all
         explanation = with_images(explanation)
     if explanation.images is None or not len(explanation):
         return None
     file = BytesIO()
-    draw(explanation[:most]).save(file, "PNG")
+    draw(explanation[:5]).save(file, "PNG")
     return file.getvalue()
 
 
