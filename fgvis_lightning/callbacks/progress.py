@@ -102,13 +102,7 @@ class SweepProgress(ProgressBar):
 
 
 class Meter:
-    """Text of the progress line.
-
-    Args:
-        data: the items and their results folder.
-        model: the module with the current batch.
-        ranks: number of processes; each is assumed to have as many current items as this one.
-    """
+    """Text of the progress line; each of the ``ranks`` is assumed to have as many current items as this one."""
 
     def __init__(self, data: ImageData, model: SweepModule, ranks: int) -> None:
         self.data = data

@@ -207,13 +207,7 @@ def _bars(coverage: Coverage, closed: Tensor) -> Any:
 
 
 def _card(item: Explanation, image: Tensor, background: Tensor) -> Any:
-    """Image, evidence, mask and overlay of one item, in a row under one line, as pixels (H,W,3).
-
-    Args:
-        item: with the name of its class.
-        image: (C,H,W) in [0,1].
-        background: (C,1,1) in [0,1].
-    """
+    """Image (C,H,W) in [0,1], evidence, mask and overlay of one item, in a row under one line, as pixels (H,W,3)."""
     evidence, bands = item.evidence[0].float().cpu(), item.bands
     bright, state = brightened(evidence), state_of(evidence)
     dimmed = state or overlay_words(evidence).replace(" or more", "+")

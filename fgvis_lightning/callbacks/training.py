@@ -64,11 +64,7 @@ class ExplainCallback(pl.Callback):
         self.latest: Explanation | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the attribute ``network`` before the first epoch.
-
-        Raises:
-            InputError: if the attribute does not exist.
-        """
+        """Raise `InputError` before the first epoch if the attribute ``network`` does not exist."""
         if self.network is not None and not isinstance(getattr(pl_module, self.network, None), torch.nn.Module):
             names = ", ".join(name for name, _ in pl_module.named_children())
             raise InputError(

@@ -141,15 +141,9 @@ class ExplanationWriter(ExplanationCallback):
             write_whole(self.folder / "panels" / f"{id}.{kind}", as_file(figure, kind), self._owner)
 
     def draw_missing(self, ids: Sequence[str]) -> int:
-        """Draw the panels that earlier runs have not drawn in the chosen formats.
+        """Draw the panels that earlier runs have not drawn in the chosen formats, and return the number of items drawn.
 
         Items whose image is missing or has changed are left out.
-
-        Args:
-            ids: ids of explanations in the folder.
-
-        Returns:
-            The number of items drawn.
         """
         if not self.panels:
             return 0

@@ -20,11 +20,7 @@ SECONDS = 5
 
 
 class Output:
-    """Standard output that remembers errors of writing.
-
-    Args:
-        stream: standard output.
-    """
+    """Standard output that remembers errors of writing."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -68,11 +64,7 @@ def stopped_by_sigterm() -> NoReturn:
 
 
 def stop(code: int, message: str) -> NoReturn:
-    """End the process.
-
-    Raises:
-        SystemExit: with this code.
-    """
+    """Print one line on standard error, and raise `SystemExit` with this code."""
     lightning = sys.modules.get("pytorch_lightning.utilities")
     rank = getattr(getattr(lightning, "rank_zero_only", None), "rank", 0)  # set by the strategy
     print(f"fgvis: {f'rank {rank}: ' if rank else ''}{message}", file=sys.stderr, flush=True)

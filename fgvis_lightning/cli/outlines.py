@@ -26,11 +26,7 @@ LIBRARIES = ("jsonargparse", "pytorch_lightning", "torch")
 
 
 def outline(module: str) -> Outline:
-    """The outline of a command's parser, from the cache, or made and added to the cache.
-
-    Args:
-        module: module of the command, with ``make_parser``.
-    """
+    """The outline of the parser of a command's module, from the cache, or made and added to the cache."""
     if (known := remembered(module)) is not None:
         return known
     from fgvis_lightning.results.tensor_files import write_whole  # imports torch, as making a parser does

@@ -27,12 +27,9 @@ QUIET = (
 
 
 def run(module: str, rest: Sequence[str], args: Sequence[str] | None) -> None:
-    """Run the command of a module.
+    """Run the command of a module with the arguments ``rest``.
 
-    Args:
-        module: module of the command, with ``main``.
-        rest: arguments of the command.
-        args: the command with its arguments, if they differ from those of the process.
+    ``args`` are the command and its arguments, if they differ from those of the process.
 
     Raises:
         SystemExit: with the exit code of a failed or stopped run.

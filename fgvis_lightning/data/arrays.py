@@ -76,13 +76,7 @@ def _read_tiff(path: str, most: float) -> NDArray[Any]:
 
 
 def as_channels(array: NDArray[Any], count: int, levels: Levels, name: str) -> Tensor:
-    """Convert an array (H,W), (C,H,W) or (H,W,C) to an image (C,H,W) in [0,1].
-
-    Args:
-        array: array of numbers. In 8 bits, black is 0 and white is 255; otherwise see `to_unit`.
-        count: number of channels C.
-        levels: values of black and white.
-        name: name of the image, for messages.
+    """Convert an array (H,W), (C,H,W) or (H,W,C) of ``count`` channels to an image (C,H,W) in [0,1], see `to_unit`.
 
     Raises:
         InputError: if the shape is invalid, or if the values need levels.
@@ -103,11 +97,6 @@ def to_unit(gray: NDArray[np.generic], levels: Levels, name: str) -> NDArray[np.
     By default, black and white are 0 and 1 for floating point, 0 and 255 for 8-bit numbers, and 0 and 65535 for other
     integers. Values outside this range, or integers that are all below 4096, as those of 12-bit cameras and scanners,
     are refused, since the file does not tell whether they are dark or have another unit.
-
-    Args:
-        gray: values of any numeric type.
-        levels: values of black and white.
-        name: name of the image, for messages.
 
     Raises:
         InputError: if values are not finite, or if they need levels.

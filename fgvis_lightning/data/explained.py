@@ -49,11 +49,7 @@ def explained_image(metadata: Mapping[str, str], preprocessing: Preprocessing) -
 
 
 def check_same_input(metadata: Mapping[str, str], id: str, preprocessing: Preprocessing) -> None:
-    """Refuse a network whose input shows another part of the image than the item with these metadata.
-
-    Raises:
-        InputError: if the size or the crop differs.
-    """
+    """Raise `InputError` if a network's input has another size or crop than the item with these metadata."""
     own = json.loads(json.dumps({"size": preprocessing.size, "resize": preprocessing.resize}))
     theirs = {name: value for name, value in json.loads(metadata.get("settings", "{}")).items() if name in own}
     if differing := [

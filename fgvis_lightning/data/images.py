@@ -99,13 +99,7 @@ def content(path: str) -> str:
 
 
 def prepare(image: Image.Image, preprocessing: Preprocessing, name: str, *, upscale: bool = False) -> Tensor:
-    """Convert a PIL image to the network's channels (C,H,W), resized and center-cropped to its input.
-
-    Args:
-        image: an image of any mode.
-        preprocessing: preprocessing of the network.
-        name: name of the image, for messages.
-        upscale: whether the image may be smaller than half of the network's input.
+    """Convert a PIL image of any mode to the network's channels (C,H,W) and size, as `load_image` does.
 
     Raises:
         InputError: if the image is too small, or has other channels.

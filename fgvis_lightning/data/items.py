@@ -108,12 +108,8 @@ def split_by_done(
 ) -> tuple[list[Item], list[tuple[Item, str]]]:
     """Split items into those without a finished file, and those with a file, together with the file's id.
 
-    An item whose target is a rank is finished if there is a file for any class of this rank.
-
-    Args:
-        items: items from `list_items`.
-        classifier: the classifier, for class names.
-        done: ids of the items that have a file.
+    An item whose target is a rank is finished if there is a file for any class of this rank. ``done`` are the ids of
+    all files.
     """
     files: dict[str, str] = {}  # part of an id known before the network has seen the image → id
     for id in done:

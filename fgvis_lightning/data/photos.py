@@ -40,11 +40,9 @@ IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extension
 
 
 def find_photos(source: str, arrays: bool = False) -> list[Photo]:
-    """Find the image files of ``source``, sorted, or in the order of the CSV file.
+    """Find the images of a file, glob, folder, CSV file or installed package's file, sorted or in the CSV file's order.
 
-    Args:
-        source: a file, a glob, a folder, a CSV file, or a file of an installed package.
-        arrays: whether NumPy arrays in a folder count as images; explicitly named arrays always do.
+    NumPy arrays in a folder count as images if ``arrays``; explicitly named arrays always do.
     """
     if not source.strip():
         raise InputError("Expected a file, a glob, a folder or a CSV file with images, but got an empty name.")

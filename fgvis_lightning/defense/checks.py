@@ -20,16 +20,7 @@ class UngatedActivationError(InputError):
 
 
 def require_open(name: str, layers: Sequence[Layer], closed: Tensor) -> None:
-    """Check that no gate is closed on the image itself.
-
-    Args:
-        name: name of the network.
-        layers: the gated layers.
-        closed: share of closed gates (B,L) on the image.
-
-    Raises:
-        InputError: if a gate is closed, since then rounding or randomness would close gates during explanations.
-    """
+    """Raise `InputError` if a gate is closed on the image itself, given the shares ``closed`` (B,L) of the layers."""
     shut = [
         f"{layer.name} in {layer.module or 'the network itself'} ({100 * share:.2g} % of its neurons)"
         for layer, share in zip(layers, closed.amax(0).tolist(), strict=True)
@@ -77,11 +68,7 @@ def judge_graph(name: str, found: Findings) -> None:
 
 
 def refuse(name: str, problems: Found) -> None:
-    """Refuse a network with nonlinearities that cannot be gated.
-
-    Raises:
-        UngatedActivationError: if there are any; the message names them.
-    """
+    """Raise `UngatedActivationError` with the nonlinearities that cannot be gated, if there are any."""
     if problems:
         raise UngatedActivationError(
             f"Expected every nonlinearity of {name} to be gated, but these cannot be: "

@@ -39,13 +39,7 @@ class DefenseOptions:
 
 
 def defend(classifier: Classifier, options: DefenseOptions, gate: str) -> DefendedCNN:
-    """Wrap a classifier in the container, after folding its batch normalization if requested.
-
-    Args:
-        classifier: the frozen classifier.
-        options: options of the defense.
-        gate: the gate, which replaces ``options.gate``.
-    """
+    """Wrap a classifier in the container, after folding if requested; ``gate`` replaces that of the options."""
     frozen, gated, exempt = classifier.network, as_entries(options.gated or ()), as_entries(options.exempt or ())
     output: str | int | None = None
     if isinstance(frozen, Selected):  # the container selects the output itself, and paths of modules stay the network's

@@ -15,13 +15,7 @@ from fgvis_lightning.errors import InputError
 
 
 def bounds(h: Tensor, name: str, fused: bool) -> Tensor | Ceiling | Range:
-    """Copy the part of h(x) that a gate needs, since the network may change its activation in place later.
-
-    Args:
-        h: h(x).
-        name: name of the activation.
-        fused: whether the gate is fused with the activation.
-    """
+    """Copy the part of h(x) that a gate needs, since the network may change its activation in place later."""
     if fused:
         return Ceiling(h, LIMITS[name])
     return h.detach().clone() if name in NONNEGATIVE else Range(h)

@@ -69,8 +69,7 @@ def largest_batch_size(
 class FreeMemory:
     """Estimate of the batch that fits into half of a CPU's free memory, based on the peak of the sizes tried so far.
 
-    Args:
-        processes: number of processes that share the memory.
+    The ``processes`` share the memory.
     """
 
     def __init__(self, processes: int = 1) -> None:

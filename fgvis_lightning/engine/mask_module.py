@@ -30,25 +30,15 @@ from fgvis_lightning.results.explanation import Explanation
 
 
 class MaskModule(SweepModule):
-    """The part of `FGVis` that scores masks and makes explanations; the optimization of masks is in `FGVis` itself.
+    """The part of `FGVis` that scores masks and makes explanations; the optimization of masks is in `FGVis` itself."""
 
-    Attributes:
-        mask: the only parameter (B·seeds,3,H,W).
-        network: the classifier with its gates.
-        rows: the current batch.
-        options: options of the method.
-        game: the game.
-        defended: whether the gradient is gated.
-        coverage: coverage of the last pass.
-    """
-
-    mask: nn.Parameter
-    network: DefendedCNN
-    rows: Rows
+    mask: nn.Parameter  # the only parameter (B·seeds,3,H,W)
+    network: DefendedCNN  # the classifier with its gates
+    rows: Rows  # the current batch
     options: Options
     game: Game
-    defended: bool
-    coverage: Coverage
+    defended: bool  # whether the gradient is gated
+    coverage: Coverage  # of the last pass
     _logits: Tensor | None = None
 
     def __init__(self, classifier: Classifier) -> None:

@@ -28,11 +28,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def say_if_slow(trainer: pl.Trainer) -> None:
-    """Print a line, on one rank, if the trainer's precision is measurably slower than float32 on this CPU.
-
-    Args:
-        trainer: the trainer, before it starts.
-    """
+    """Print a line, on one rank, if the trainer's precision is measurably slower than float32 on this CPU."""
     kind = TYPES.get(str(trainer.precision).partition("-")[0])
     if kind is None or not trainer.is_global_zero or not isinstance(trainer.accelerator, CPUAccelerator):
         return

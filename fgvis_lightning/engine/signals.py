@@ -26,11 +26,7 @@ _told = threading.Event()  # Lightning restores our handlers when it ends, so th
 
 @contextmanager
 def as_exceptions(last: bool = False) -> Iterator[None]:
-    """Raise an exception at the first such signal, and ignore further signals.
-
-    Args:
-        last: whether the process ends after this context, so that signals stay ignored.
-    """
+    """Raise an exception at the first such signal, and ignore further ones; if ``last``, also after this context."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

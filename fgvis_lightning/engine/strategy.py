@@ -127,11 +127,7 @@ def _how(code: int) -> str:
 
 
 def check_strategy(strategy: Strategy, world_size: int) -> None:
-    """Refuse strategies that would mix the masks of different ranks.
-
-    Raises:
-        InputError: if the strategy is neither `IndependentStrategy` nor Lightning's strategy for one device.
-    """
+    """Raise `InputError` for a strategy that would mix the masks of different ranks."""
     if isinstance(strategy, IndependentStrategy) or (isinstance(strategy, SingleDeviceStrategy) and world_size == 1):
         return
     raise InputError(

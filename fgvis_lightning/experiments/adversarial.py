@@ -131,12 +131,7 @@ def make_parser() -> Parser:
 
 
 def main(args: Sequence[str]) -> None:
-    """Parse the command line, run all games, and count.
-
-    Raises:
-        InputError: a user's mistake, or images that could not be read.
-        RankFailedError: a process ended before its shard was done.
-    """
+    """Parse the command line, run all games, and count."""
     parser = make_parser()
     config = parser.parse_args(list(args))
     rows = _rows(config)

@@ -32,23 +32,14 @@ PAIRS = (
 
 
 class Row(NamedTuple):
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        game: of the masks.
-        games: the games that the row represents, in words.
-        optimizer: its name among the options.
-        start: of the masks.
-        defended: whether the gradient is gated.
-        runs: names of the sweeps, one for each restart.
-    """
-
-    game: str
-    games: str
-    optimizer: str
-    start: Start
-    defended: bool
-    runs: tuple[str, ...]
+    game: str  # of the masks
+    games: str  # the games that the row represents, in words
+    optimizer: str  # its name among the options
+    start: Start  # of the masks
+    defended: bool  # whether the gradient is gated
+    runs: tuple[str, ...]  # names of the sweeps, one for each restart
 
     @property
     def cells(self) -> tuple[str, str, str, str]:
@@ -58,45 +49,26 @@ class Row(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Result of an attack on a pair, judged by the plain network; the greater outcome is the better attack.
+    """Result of an attack on a pair, judged by the plain network; the greater outcome is the better attack."""
 
-    Attributes:
-        topped: whether the network decided for the false class, on the way or at the end.
-        highest: its highest score, on the way or at the end.
-        on_top: whether it did so at the end.
-        score: of the false class at the end.
-        watched: whether masks on the way were judged.
-    """
-
-    topped: bool
-    highest: float
-    on_top: bool
-    score: float
-    watched: bool
+    topped: bool  # whether the network decided for the false class, on the way or at the end
+    highest: float  # its highest score, on the way or at the end
+    on_top: bool  # whether it did so at the end
+    score: float  # of the false class at the end
+    watched: bool  # whether masks on the way were judged
 
 
 class About(NamedTuple):
-    """A pair of image and class.
+    """A pair of image and class."""
 
-    Attributes:
-        name: of the class.
-        before: its score on the image.
-        empty: its score on an empty image, the reference.
-        counted: whether it is not on top on an empty image.
-    """
-
-    name: str
-    before: float
-    empty: float
-    counted: bool
+    name: str  # of the class
+    before: float  # its score on the image
+    empty: float  # its score on an empty image, the reference
+    counted: bool  # whether it is not on top on an empty image
 
 
 def count(runs: dict[str, SweepRun], rows: Sequence[Row]) -> tuple[Table, Table]:
     """Count how often the false class is the most probable one on its evidence, judged by the plain network.
-
-    Args:
-        runs: by name.
-        rows: of the first table.
 
     Returns:
         The table by network, game, optimizer, start and defense, with 95 % Wilson intervals over images; of several

@@ -21,13 +21,7 @@ GET_MODEL = "torchvision.models.get_model"
 
 
 def new_parser(command: str, description: str, output: str) -> Parser:
-    """A parser for a command that loads a network and fills a folder.
-
-    Args:
-        command: its name.
-        description: its purpose.
-        output: the default results folder.
-    """
+    """A parser for a command that loads a network and fills a folder, by default ``output``."""
     parser = network_parser(command, description)
     parser.add_argument("--output", type=str, default=output, help="Results folder.")
     return parser
@@ -44,11 +38,7 @@ def network_parser(command: str, description: str) -> Parser:
 
 
 def build(parser: Parser, config: Namespace) -> Namespace:
-    """Make the objects of a configuration that this parser has parsed, including the network.
-
-    Raises:
-        InputError: the network cannot be built.
-    """
+    """The objects of a configuration of this parser; raises `InputError` if its network cannot be built."""
     check_optimizers(config)
     complete_network(config.model)
     with building(config.model.network):
@@ -78,11 +68,7 @@ def chosen_device(name: str) -> str:
 
 
 def complete_network(model: Namespace) -> None:
-    """Take the preprocessing from torchvision's weights entry, which the network forgets; drop arguments not given.
-
-    Args:
-        model: has ``network`` and ``classifier.weights``.
-    """
+    """Take the preprocessing from torchvision's weights entry, which the network forgets; drop arguments not given."""
     if not isinstance(model.network, Namespace):
         return
     if model.network.class_path.startswith("torchvision.models.") and model.network.class_path != GET_MODEL:
@@ -106,11 +92,7 @@ def complete_network(model: Namespace) -> None:
 
 
 def check_optimizers(config: Namespace) -> None:
-    """Refuse anything that is not an optimizer; the parser accepts every callable.
-
-    Raises:
-        InputError: if an option for an optimizer names something else.
-    """
+    """Raise `InputError` if an option for an optimizer names something else; the parser accepts every callable."""
     for key, value in config.items():
         name = key.removesuffix(".class_path")
         if name.rpartition(".")[2] != "optimizer" or value is None or isinstance(value, Namespace):
@@ -126,11 +108,7 @@ def check_optimizers(config: Namespace) -> None:
 
 @contextmanager
 def building(network: Namespace | str) -> Iterator[None]:
-    """Turn an error of a network's own constructor into one line.
-
-    Raises:
-        InputError: the error in one line.
-    """
+    """Turn an error of a network's own constructor into an `InputError` of one line."""
     try:
         yield
     except ValueError as error:

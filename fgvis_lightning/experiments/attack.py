@@ -32,14 +32,10 @@ class Attack(FGVis):
     The last mask may not be the best, and an attacker would choose the best. The scores of masks on the way are known
     if each step computes them anyway: if the mask is the evidence (preservation and generation), in the precision of
     the network itself, and without noise.
-
-    Attributes:
-        start: of the masks; with ``random`` each pair of an image and a class has its own draw.
-        restart: number of the draw.
     """
 
-    start: Start = OWN
-    restart: int = 1
+    start: Start = OWN  # of the masks; with ``random`` each pair of an image and a class has its own draw
+    restart: int = 1  # number of the draw
     _highest: Tensor
     _topped: Tensor
 

@@ -69,12 +69,7 @@ def make_parser() -> Parser:
 
 
 def main(args: Sequence[str]) -> None:
-    """Parse the command line, explain, intervene, and compare.
-
-    Raises:
-        InputError: a user's mistake, or images that could not be read.
-        RankFailedError: a process ended before its shard was done.
-    """
+    """Parse the command line, explain, intervene, and compare."""
     parser = make_parser()
     config = parser.parse_args(list(args))
     if not config.pairs:

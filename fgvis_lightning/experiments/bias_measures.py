@@ -25,48 +25,28 @@ ROWS = 32
 
 @dataclass(frozen=True)
 class Measured:
-    """Measurements of one image.
+    """Measurements of one image."""
 
-    Attributes:
-        id: of the item.
-        image: its file.
-        target: index of its class.
-        right: whether the network predicts that class.
-        evidence: the statistic of the explanation (K,).
-        contrast: the statistic of the image itself (K,).
-        stays: intervention → whether the network still predicts the class.
-        scores: intervention → the class's probability; the empty name stands for the unchanged image.
-    """
-
-    id: str
-    image: str
-    target: int
-    right: bool
-    evidence: Tensor
-    contrast: Tensor
-    stays: dict[str, bool]
-    scores: dict[str, float]
+    id: str  # of the item
+    image: str  # its file
+    target: int  # index of its class
+    right: bool  # whether the network predicts that class
+    evidence: Tensor  # the statistic of the explanation (K,)
+    contrast: Tensor  # the statistic of the image itself (K,)
+    stays: dict[str, bool]  # intervention → whether the network still predicts the class
+    scores: dict[str, float]  # intervention → the class's probability; the empty name stands for the unchanged image
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Measurements of one pair.
+    """Measurements of one pair."""
 
-    Attributes:
-        pair: the suspicion.
-        items: the images.
-        classes: index → name of all requested classes, including classes without images.
-        interventions: names of the interventions whose mean effect is the dependence.
-        controls: names of the other interventions.
-        averages: name → interventions whose mean is shown.
-    """
-
-    pair: Pair
-    items: list[Measured]
-    classes: dict[int, str]
-    interventions: list[str]
-    controls: list[str]
-    averages: dict[str, list[str]]
+    pair: Pair  # the suspicion
+    items: list[Measured]  # the images
+    classes: dict[int, str]  # index → name of all requested classes, including classes without images
+    interventions: list[str]  # names of the interventions whose mean effect is the dependence
+    controls: list[str]  # names of the other interventions
+    averages: dict[str, list[str]]  # name → interventions whose mean is shown
 
     def images(self, target: int) -> list[Measured]:
         """A class's images."""

@@ -32,9 +32,7 @@ class Ranked(NamedTuple):
 class Tables:
     """The findings by class. Values without any image are NaN, shown as "undefined" in tables.
 
-    Args:
-        found: the findings.
-        published: class → intervention → published share that stayed right; and ``images``, their number.
+    ``published``: class → intervention → published share that stayed right; and ``images``, their number.
     """
 
     def __init__(self, found: Findings, published: Mapping[str, Mapping[str, float]]) -> None:

@@ -61,19 +61,12 @@ Views = dict[str, tuple[Tensor | None, str]]
 
 @dataclass(frozen=True)
 class Result:
-    """An item with the results of all methods.
+    """An item with the results of all methods."""
 
-    Attributes:
-        item: image and target class.
-        target: index of the target class.
-        image: (C,H,W) in [0,1].
-        found: by method, each with B = 1; methods without a result are missing.
-    """
-
-    item: Item
-    target: int
-    image: Tensor
-    found: dict[str, Explanation | Attribution]
+    item: Item  # image and target class
+    target: int  # index of the target class
+    image: Tensor  # (C,H,W) in [0,1]
+    found: dict[str, Explanation | Attribution]  # by method, each with B = 1; methods without a result are missing
 
 
 def make_parser() -> Parser:
@@ -91,12 +84,7 @@ def make_parser() -> Parser:
 
 
 def main(args: Sequence[str]) -> None:
-    """Parse the command line, run all methods, and draw.
-
-    Raises:
-        InputError: a user's mistake, images that could not be read, or methods that cannot explain the network.
-        RankFailedError: a process ended before its shard was done.
-    """
+    """Parse the command line, run all methods, and draw."""
     parser = make_parser()
     config = parser.parse_args(list(args))
     if not config.methods:

@@ -84,11 +84,7 @@ def make_parser() -> Parser:
 
 
 def main(args: Sequence[str]) -> None:
-    """Parse the command line, judge, and write tables and figures.
-
-    Raises:
-        InputError: if there is nothing to judge, a file cannot be read, or a map has the wrong size.
-    """
+    """Parse the command line, judge, and write tables and figures."""
     parser = make_parser()
     config = parser.parse_args(list(args))
     profile = replace(find_profile(config.profile), ties=config.ties)
@@ -162,10 +158,6 @@ def _chosen_reference(name: str, methods: Sequence[str]) -> str:
 
 def floors(methods: Mapping[str, dict[str, Path]], ids: Sequence[str]) -> dict[str, dict[str, Path]]:
     """Each method's maps, assigned to the next photo: their metrics do not depend on the photo.
-
-    Args:
-        methods: of `find_methods`.
-        ids: the items.
 
     Raises:
         InputError: if there is only one photo.

@@ -14,25 +14,15 @@ from fgvis_lightning.results.tensor_files import write_whole
 
 @dataclass(frozen=True)
 class Judgement:
-    """Metrics and curves of one item by one method.
+    """Metrics and curves of one item by one method."""
 
-    Attributes:
-        id: of the item.
-        image: path of the image.
-        target: index of the class.
-        method: name of the method.
-        values: by metric; metrics of masks are missing for a map without a mask.
-        deletion: the curve, S scores.
-        insertion: the curve, S scores.
-    """
-
-    id: str
-    image: str
-    target: int
-    method: str
-    values: dict[str, float]
-    deletion: list[float]
-    insertion: list[float]
+    id: str  # of the item
+    image: str  # path of the image
+    target: int  # index of the class
+    method: str  # name of the method
+    values: dict[str, float]  # by metric; metrics of masks are missing for a map without a mask
+    deletion: list[float]  # the curve, S scores
+    insertion: list[float]  # the curve, S scores
 
 
 class Judgements:

@@ -129,11 +129,8 @@ def _of_maps(
 def explained(item: Tensor | Explanation | Attribution, image: Tensor, classifier: Classifier) -> Tensor | None:
     """The image that an item leaves (C,H,W), before normalization; None for a map without one.
 
-    Args:
-        item: of one image.
-        image: (C,H,W) in [0,1].
-        classifier: its mean color replaces everything that is not evidence, unless the item's own settings have the
-            blurred image as the reference; with other references, there is no image.
+    The classifier's mean color replaces everything that is not evidence, unless the item's own settings have the
+    blurred image as the reference; with other references, there is no image.
     """
     if isinstance(item, Explanation):
         background = classifier.preprocessing.background().to(image).expand_as(image)
@@ -171,17 +168,10 @@ def of_pictures(
     classifier: Classifier,
     passes: bool,
 ) -> dict[str, Tensor]:
-    """Metrics of the images that items leave; none if one leaves none.
+    """Metrics of the images that one method's items leave; none if one leaves none.
 
-    Args:
-        network: of the classifier.
-        x: normalized images (B,C,H,W).
-        items: by one method.
-        images: the images, each (C,H,W) in [0,1].
-        targets: (B,).
-        clean: logits of the images (B,K).
-        classifier: as in `explained`.
-        passes: whether to measure metrics with a network pass.
+    The items' images are given before normalization, (C,H,W) in [0,1], and after it, ``x`` (B,C,H,W), with their
+    logits ``clean`` (B,K). Metrics with a network pass are measured if ``passes``.
     """
     pictures = [explained(item, image, classifier) for item, image in zip(items, images, strict=True)]
     if any(picture is None for picture in pictures):

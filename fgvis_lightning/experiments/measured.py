@@ -20,19 +20,12 @@ FLOOR = " (another photo's)"
 
 @dataclass(frozen=True)
 class Measured:
-    """A column of the tables.
+    """A column of the tables."""
 
-    Attributes:
-        higher: whether higher is better.
-        passes: network passes per image and method; S is the number of the profile, 29 for RISE's at 224 by 224.
-        standard: whether it is measured by default.
-        shares: the metric whose passes it shares.
-    """
-
-    higher: bool
-    passes: str = ""
-    standard: bool = True
-    shares: str = ""
+    higher: bool  # whether higher is better
+    passes: str = ""  # network passes per image and method; S is the number of the profile, 29 for RISE's at 224 by 224
+    standard: bool = True  # whether it is measured by default
+    shares: str = ""  # the metric whose passes it shares
 
 
 METRICS = {
@@ -60,14 +53,7 @@ METRICS = {
 
 
 def chosen_metrics(names: str | Sequence[str]) -> list[str]:
-    """Names of metrics in the order of the columns.
-
-    Args:
-        names: some of `METRICS`, ``standard`` for the standard ones, ``all`` for all.
-
-    Raises:
-        InputError: an unknown name.
-    """
+    """Names of metrics in the order of the columns, given by name, ``standard`` or ``all``; raises `InputError`."""
     names = [names] if isinstance(names, str) else names
     for name in names:
         one_of((ALL, STANDARD, *METRICS), **{"--metrics": name})

@@ -39,43 +39,25 @@ FOREIGN = "print_shtab"
 
 
 class Option(NamedTuple):
-    """An option or an argument.
+    """An option or an argument."""
 
-    Attributes:
-        names: as written, such as ``--model.game`` and ``--data.images+``; empty for an argument.
-        dest: its name in the configuration.
-        help: the first clause of its help text.
-        default: as text; empty if there is none.
-        choices: its values, if they can be listed.
-        group: whether it takes a file with all options of a group.
-        listed: whether it takes a list of texts.
-    """
-
-    names: list[str]
-    dest: str
-    help: str
-    default: str
-    choices: list[str] | None
-    group: bool
-    listed: bool
+    names: list[str]  # as written, such as ``--model.game`` and ``--data.images+``; empty for an argument
+    dest: str  # its name in the configuration
+    help: str  # the first clause of its help text
+    default: str  # as text; empty if there is none
+    choices: list[str] | None  # its values, if they can be listed
+    group: bool  # whether it takes a file with all options of a group
+    listed: bool  # whether it takes a list of texts
 
 
 class Outline(NamedTuple):
-    """A command's options.
+    """A command's options."""
 
-    Attributes:
-        prog: the command as written.
-        description: its purpose.
-        needed: required options.
-        former: former options, which the parser replaces by new ones.
-        options: all other options.
-    """
-
-    prog: str
-    description: str
-    needed: list[str]
-    former: list[str]
-    options: list[Option]
+    prog: str  # the command as written
+    description: str  # its purpose
+    needed: list[str]  # required options
+    former: list[str]  # former options, which the parser replaces by new ones
+    options: list[Option]  # all other options
 
 
 def required(parser: argparse.ArgumentParser) -> list[str]:
@@ -168,11 +150,7 @@ def _is_own(option: Option) -> bool:
 
 
 def check_names(args: Sequence[str], outline: Outline) -> None:
-    """Refuse an option that the command does not have, or a list that is given twice; the parser checks the values.
-
-    Raises:
-        InputError: with the same line as from the parser.
-    """
+    """Raise `InputError`, as the parser would, for an option that the command lacks, or a list that is given twice."""
     known = {name for option in outline.options for name in option.names} | {*outline.former, f"--{FOREIGN}"}
     # Options of an object's class, such as --model.network.init_args.depth; all options of a group are known.
     takes_more = tuple(f"{name}." for name in known - {name for o in outline.options if o.group for name in o.names})
@@ -186,11 +164,7 @@ def check_names(args: Sequence[str], outline: Outline) -> None:
 
 
 def check_lists(args: Sequence[str], outline: Outline) -> None:
-    """Refuse a list that is given twice, of which the parser would take the second one in silence.
-
-    Raises:
-        InputError: with the way to write lists.
-    """
+    """Raise `InputError` for a list that is given twice, of which the parser would take the second one in silence."""
     given = [arg.split("=")[0] for arg in args]
     for option in outline.options:
         name = f"--{option.dest}"

@@ -19,14 +19,9 @@ CONFIG = "config.yaml"
 
 
 def check_owner(output: Path, command: str) -> None:
-    """Refuse the folder of another command, whose ``config.yaml`` and tables this one would replace.
+    """Raise `InputError` for the folder of another command, whose ``config.yaml`` and tables this one would replace.
 
-    Args:
-        output: the folder; it need not exist.
-        command: e.g. ``fgvis compare``, the first line of the ``config.yaml`` that `write_config` writes.
-
-    Raises:
-        InputError: if the folder's ``config.yaml``, or its explanations, are of another command.
+    The folder need not exist. The command, e.g. ``fgvis compare``, is in the first line of a ``config.yaml``.
     """
     line = ""
     with suppress(OSError, ValueError), (output / CONFIG).open(encoding="utf-8", errors="replace") as file:

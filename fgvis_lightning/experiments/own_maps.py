@@ -59,11 +59,7 @@ def find_methods(results: Sequence[str] | str, maps: dict[str, str]) -> dict[str
 
 
 def common_items(methods: Mapping[str, Mapping[str, Path]]) -> list[str]:
-    """The ids of the items that all methods of `find_methods` have.
-
-    Raises:
-        InputError: if there are none.
-    """
+    """The ids of the items that all methods of `find_methods` have; raises `InputError` if there are none."""
     ids = sorted(set.intersection(*map(set, methods.values())))
     if not ids:
         counts = ", ".join(f"{name} {len(found)}" for name, found in methods.items())

@@ -55,21 +55,13 @@ COLOR = (0.0, 1.0, 0.85)
 
 @dataclass(frozen=True)
 class Target:
-    """The object at which an item's maps should point.
+    """The object at which an item's maps should point."""
 
-    Attributes:
-        id: of the item.
-        metadata: of its file.
-        target: index of the class.
-        mask: of the object or objects, booleans (H,W) of the input's size.
-        objects: number of objects.
-    """
-
-    id: str
-    metadata: Mapping[str, str]
-    target: int
-    mask: Tensor
-    objects: int
+    id: str  # of the item
+    metadata: Mapping[str, str]  # of its file
+    target: int  # index of the class
+    mask: Tensor  # of the object or objects, booleans (H,W) of the input's size
+    objects: int  # number of objects
 
 
 def make_parser() -> Parser:
@@ -86,11 +78,7 @@ def make_parser() -> Parser:
 
 
 def main(args: Sequence[str]) -> None:
-    """Parse the command line, measure, and write tables and a figure.
-
-    Raises:
-        InputError: a user's mistake, or a file that cannot be read.
-    """
+    """Parse the command line, measure, and write tables and a figure."""
     parser = make_parser()
     config = parser.parse_args(list(args))
     if not config.results or config.tolerance < 0 or config.sheet < 0:
@@ -130,10 +118,7 @@ def main(args: Sequence[str]) -> None:
 def find_targets(paths: Mapping[str, Path], truth: str, classifier: Classifier) -> tuple[list[Target], dict[str, int]]:
     """The items with an object in the network's input, and the reasons for leaving items out → counts.
 
-    Args:
-        paths: item id → its file.
-        truth: see the module.
-        classifier: of the network.
+    ``paths``: item id → its file; for ``truth``, see the module.
 
     Raises:
         InputError: a file cannot be read, does not fit, or belongs to another image or network.
@@ -169,13 +154,7 @@ def find_targets(paths: Mapping[str, Path], truth: str, classifier: Classifier) 
 
 
 def _marked(images: Mapping[str, str], truth: str, classifier: Classifier) -> dict[str, list[Marked]]:
-    """Item id → the objects of its image, of all classes.
-
-    Args:
-        images: item id → path of its image.
-        truth: as in `find_targets`.
-        classifier: has the classes.
-    """
+    """Item id → the objects of its image, of all classes; ``images``: item id → path of its image."""
     if not Path(truth).is_dir():
         found = by_image(read_objects(truth, classifier), dict.fromkeys(images.values()))
         return {id: found.get(path, []) for id, path in images.items()}

@@ -30,11 +30,7 @@ def make_parser() -> Parser:
 
 
 def main(args: Sequence[str]) -> None:
-    """Parse the command line and print the predictions.
-
-    Raises:
-        InputError: a user's mistake, or images that could not be read; the others are printed before.
-    """
+    """Parse the command line and print the predictions; images that cannot be read are reported at the end."""
     parser = make_parser()
     config = parser.parse_args(list(args))
     if config.top < 1:

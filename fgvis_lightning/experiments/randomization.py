@@ -127,14 +127,10 @@ class Smoothed(Method):
 
 
 def complexity(maps: Tensor, bins: int = 100) -> Tensor:
-    """Entropy of the histogram of a map's values (B), in nats; 0 for a constant map, at most log ``bins``.
+    """Entropy (B,) of the histogram of a map's values (B,H,W), in nats; 0 for a constant map, at most log ``bins``.
 
     Hedström et al. 2024, Efficient MPRT. The bins have equal widths, from the map's smallest value to its largest, so
     that multiples of a map have the same complexity.
-
-    Args:
-        maps: (B,H,W).
-        bins: number of bins of the histogram.
     """
     values = maps.detach().flatten(1).cpu().double()
     low, high = values.aminmax(dim=1, keepdim=True)
@@ -144,12 +140,7 @@ def complexity(maps: Tensor, bins: int = 100) -> Tensor:
 
 
 def output_entropy(logits: Tensor, task: Task) -> Tensor:
-    """Entropy (B,) of the network's output, in nats: of the classes' distribution, or the sum over all labels.
-
-    Args:
-        logits: (B,K).
-        task: the network's.
-    """
+    """Entropy (B,) of outputs (B,K), in nats: of the classes' distribution, or the sum over all labels."""
     logits = logits.detach().cpu().double()
     if task.name == "multilabel":
         present = logits.sigmoid()
@@ -158,11 +149,7 @@ def output_entropy(logits: Tensor, task: Task) -> Tensor:
 
 
 def another_photo(names: Sequence[str]) -> list[int]:
-    """For each item the next item of another image, in a circle; empty if all items have the same image.
-
-    Args:
-        names: of the items' images.
-    """
+    """For each item, by its image's name, the next of another image, in a circle; empty if all have the same image."""
     count = len(names)
     if len(set(names)) < 2:
         return []

@@ -24,13 +24,7 @@ SEVERAL = 5
 
 
 class SweepRun:
-    """A sweep by one module into one folder.
-
-    Args:
-        trainer: has an `ExplanationWriter`.
-        model: explains the items.
-        data: the items; its ``done`` is the results folder.
-    """
+    """A sweep by one module into one folder, ``data.done``; the trainer has an `ExplanationWriter`."""
 
     def __init__(self, trainer: pl.Trainer, model: SweepModule, data: ImageData) -> None:
         assert data.done is not None
@@ -115,14 +109,7 @@ class SweepRun:
         return lines
 
     def check(self, missing: Sequence[Item]) -> None:
-        """Make sure that every item has a usable file.
-
-        Args:
-            missing: the items without a file.
-
-        Raises:
-            InputError: if files are missing or damaged; the message lists them with reasons.
-        """
+        """Raise `InputError` with reasons if files are damaged, or if there are items without a file, ``missing``."""
         if self.writer.damaged:
             raise InputError("\n  ".join(["Some files in the results folder are not used:", *self.writer.damaged]))
         if missing:

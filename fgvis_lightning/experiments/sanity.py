@@ -108,11 +108,7 @@ def make_parser() -> Parser:
 
 
 def main(args: Sequence[str]) -> None:
-    """Parse the command line, randomize, compare, and draw.
-
-    Raises:
-        InputError: a user's mistake, or an image that cannot be read.
-    """
+    """Parse the command line, randomize, compare, and draw."""
     parser = make_parser()
     config = parser.parse_args(list(args))
     if not config.methods or config.steps < 1:
@@ -184,12 +180,7 @@ def _states(
 
 
 def _draw_curves(path: Path, table: Table) -> None:
-    """Correlation over the share of random layers; on the right, the correlation with the controls' maps.
-
-    Args:
-        path: of the figure, without a suffix.
-        table: rows with method, layers, share of the layers (empty for a control), correlation, ceiling and floor.
-    """
+    """Correlation over the share of random layers; on the right, the correlation with the controls' maps."""
     figure = Figure(figsize=(8, 4.2), dpi=200, layout="constrained")
     axes = figure.subplots()
     rows = table.named()
@@ -221,13 +212,7 @@ def _draw_curves(path: Path, table: Table) -> None:
 
 
 def _draw_maps(path: Path, image: Tensor, maps: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """An image and each method's maps of it.
-
-    Args:
-        path: of the figure, without a suffix.
-        image: (3,H,W) in [0,1].
-        maps: name of the method → title of a map → the map (H,W).
-    """
+    """An image (3,H,W) in [0,1] and maps of it: name of the method → title of a map → the map (H,W)."""
     columns = list(dict.fromkeys(title for several in maps.values() for title in several))
     columns.sort(key=lambda title: {"trained": 0, CEILING: 1}.get(title, 2))
     rows = [

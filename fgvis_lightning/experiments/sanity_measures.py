@@ -45,21 +45,13 @@ class Trained:
 
 @dataclass(frozen=True)
 class State:
-    """A network whose maps are compared.
+    """A network whose maps are compared."""
 
-    Attributes:
-        changed: number of random layers, or name of a control.
-        share: of the layers; empty for a control.
-        title: for people.
-        network: the network.
-        targets: the classes (N,) of its maps.
-    """
-
-    changed: str | int
-    share: float | str
-    title: str
+    changed: str | int  # number of random layers, or name of a control
+    share: float | str  # of the layers; empty for a control
+    title: str  # for people
     network: nn.Module
-    targets: Tensor
+    targets: Tensor  # the classes (N,) of its maps
 
 
 States = Callable[[], Iterator[State]]

@@ -67,16 +67,7 @@ def sweep_parser(command: str, description: str, output: str) -> Parser:
 
 
 def folders_of(output: Path, names: Iterable[str], kind: str) -> dict[str, Path]:
-    """Name → folder.
-
-    Args:
-        output: where the folders are.
-        names: of methods or networks.
-        kind: ``methods`` or ``networks``, for the message.
-
-    Raises:
-        InputError: if two names would share a folder.
-    """
+    """Name → folder in ``output``; raises `InputError` if two names, of methods or networks, would share a folder."""
     folders = {name: output / slug(name) for name in names}
     taken: dict[str, str] = {}
     for name, folder in folders.items():
@@ -208,11 +199,7 @@ def _run_all(runs: dict[str, SweepRun]) -> dict[str, str]:
 
 
 def _raise_problems(problems: dict[str, str], runs: dict[str, SweepRun]) -> None:
-    """Report all problems, each one once.
-
-    Raises:
-        InputError: if there are any.
-    """
+    """Raise `InputError` with all problems, each one once, if there are any."""
     for name, run in runs.items():
         if name not in problems:
             try:

@@ -17,26 +17,13 @@ def shape(tensor: Tensor) -> str:
 
 
 def check_tensor(name: str, value: Any) -> None:
-    """Check that a value is a tensor.
-
-    Raises:
-        InputError: if it is not.
-    """
+    """Raise `InputError` unless a value is a tensor."""
     if not isinstance(value, Tensor):
         raise InputError(f"Expected {name} to be a tensor, but got {type(value).__name__}.")
 
 
 def check_maps(name: str, maps: Tensor, *sizes: int) -> Tensor:
-    """Check that maps can be ranked, and return them in float32 or float64.
-
-    Args:
-        name: name of the maps, for messages.
-        maps: maps (B,H,W).
-        sizes: B, H and W, if known.
-
-    Raises:
-        InputError: if the maps are no tensor, or have another shape, or values that are not finite.
-    """
+    """Raise `InputError` unless maps are finite and (B,H,W), of known sizes; return them in float32 or float64."""
     check_tensor(name, maps)
     if maps.ndim != 3 or not maps.numel() or (sizes and maps.shape != sizes):
         wanted = f"({','.join(map(str, sizes))})" if sizes else "(B,H,W)"
@@ -50,11 +37,7 @@ def check_maps(name: str, maps: Tensor, *sizes: int) -> Tensor:
 
 
 def check_network(network: Any) -> None:
-    """Check that a network is callable and, if it is a module, in eval mode.
-
-    Raises:
-        InputError: if it is not.
-    """
+    """Raise `InputError` unless a network is callable and, if it is a module, in eval mode."""
     if not callable(network):
         raise InputError(f"Expected a network that takes normalized images, but got {network!r}.")
     if isinstance(network, nn.Module):
@@ -62,38 +45,21 @@ def check_network(network: Any) -> None:
 
 
 def check_images(x: Tensor) -> None:
-    """Check normalized images (B,3,H,W).
-
-    Raises:
-        InputError: if they are no tensor, or have another shape, or integer values.
-    """
+    """Raise `InputError` unless ``x`` is a tensor of normalized images (B,3,H,W), in floating point."""
     check_tensor("x", x)
     if x.ndim != 4 or not x.numel() or not x.is_floating_point():
         raise InputError(f"Expected x to be normalized images (B,3,H,W), but got {shape(x)} of {x.dtype}.")
 
 
 def check_batch(**tensors: Tensor) -> None:
-    """Check that each tensor has one value for each image.
-
-    Raises:
-        InputError: if a tensor is not (B,), or if their lengths differ.
-    """
+    """Raise `InputError` unless each tensor has one value for each image (B,)."""
     shapes = {name: shape(tensor) for name, tensor in tensors.items()}
     if any(tensor.ndim != 1 for tensor in tensors.values()) or len(set(shapes.values())) > 1:
         raise InputError(f"Expected {' and '.join(shapes)} to be (B,), but got {' and '.join(shapes.values())}.")
 
 
 def check_classes(logits: Tensor, targets: Tensor, count: int) -> None:
-    """Check that targets are classes of the network.
-
-    Args:
-        logits: logits of some or all images.
-        targets: class indices of all images.
-        count: number of images of the logits.
-
-    Raises:
-        InputError: if the logits are not (count,K), or if a target is not one of the K classes.
-    """
+    """Raise `InputError` unless the logits of some images are (count,K), and all targets are among the K classes."""
     if logits.ndim != 2 or len(logits) != count:
         raise InputError(f"Expected logits to be ({count},K), but got {shape(logits)}.")
     low, high = int(targets.min()), int(targets.max())
@@ -102,11 +68,7 @@ def check_classes(logits: Tensor, targets: Tensor, count: int) -> None:
 
 
 def check_targets(targets: Tensor, count: int) -> None:
-    """Check that there is one class index for each image.
-
-    Raises:
-        InputError: if ``targets`` is not an integer tensor of shape (count,).
-    """
+    """Raise `InputError` unless ``targets`` is an integer tensor of shape (count,)."""
     check_tensor("targets", targets)
     if targets.shape != (count,) or targets.is_floating_point() or targets.dtype == torch.bool:
         raise InputError(f"Expected targets to be ({count},) integers, but got {shape(targets)} of {targets.dtype}.")

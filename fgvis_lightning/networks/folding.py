@@ -66,13 +66,7 @@ DESCRIPTIONS = (bool, int, torch.Size, torch.dtype, torch.device, torch.layout)
 
 
 def faster(classifier: Classifier, network: nn.Module | None = None, keep: tuple[type, ...] = ()) -> nn.Module:
-    """A classifier's network, `folded` for images of its own size; made once.
-
-    Args:
-        classifier: the classifier.
-        network: part of its network to fold; None for all of it.
-        keep: see `folded`.
-    """
+    """A classifier's network, or a part of it, `folded` for images of its own size; made once."""
     network = classifier.network if network is None else network
     if (network, keep) not in classifier.folded:
         size = classifier.preprocessing.count, *classifier.preprocessing.size

@@ -64,11 +64,7 @@ class _Finals(TorchFunctionMode):
 
 
 class Inverse(nn.Module):
-    """Converts probabilities to logits; it is not a part of the network, and has no gate.
-
-    Args:
-        function: ``sigmoid`` or ``softmax``, the source of the probabilities.
-    """
+    """Converts probabilities of a ``sigmoid`` or ``softmax`` to logits; no part of the network, and without a gate."""
 
     def __init__(self, function: str) -> None:
         super().__init__()
@@ -116,14 +112,9 @@ class Head(nn.Module):
 def with_head(
     network: nn.Module, output: str | int | None, task: str, kind: str | None, x: Tensor
 ) -> tuple[nn.Module, Task, str]:
-    """Wrap a network so that it returns logits; also returns its task and a description of its outputs.
+    """Wrap a frozen network so that it returns logits; also returns its task and a description of its outputs.
 
-    Args:
-        network: the frozen network.
-        output: the output to use.
-        task: the task given by the user.
-        kind: kind of the outputs, ``logits`` or ``probabilities``; None to detect it.
-        x: normalized images of a valid size and number of channels.
+    ``kind`` of the outputs is ``logits`` or ``probabilities``, or None to detect it on normalized images ``x``.
 
     Raises:
         InputError: if the task does not fit the outputs.

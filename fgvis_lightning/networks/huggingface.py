@@ -14,10 +14,7 @@ PREFIX = "hf:"
 
 
 def load_huggingface(name: str) -> tuple[nn.Module, Preprocessing]:
-    """An image classifier and its preprocessing.
-
-    Args:
-        name: name of a model on HuggingFace's hub, or a folder written by ``save_pretrained``.
+    """An image classifier and its preprocessing, from HuggingFace's hub or a folder written by ``save_pretrained``.
 
     Raises:
         InputError: if transformers is not installed, or cannot load it.

@@ -70,14 +70,7 @@ SIZE = (
 
 
 def why_not(network: nn.Module, name: str, x: Tensor, error: Exception) -> str:
-    """An error message for a network that cannot run on its first images, with a remedy.
-
-    Args:
-        network: the network.
-        name: name of the network.
-        x: the images (B,3,H,W).
-        error: the error it raised.
-    """
+    """An error message, with a remedy, for a network that raised this error on its first images (B,3,H,W)."""
     says = (str(error).splitlines() or [type(error).__name__])[0]
     types = {tensor.dtype for tensor in network.buffers() if tensor.is_floating_point()}
     if types and x.dtype not in types:

@@ -47,11 +47,7 @@ class Preprocessing:
     source: str = "ImageNet's usual values, since the network has none"
 
     def __post_init__(self) -> None:
-        """Check all values.
-
-        Raises:
-            InputError: if a value is invalid, or if two values contradict each other.
-        """
+        """Raise `InputError` if a value is invalid, or if two values contradict each other."""
         mean, std = self.mean, self.std
         if not mean or len(mean) != len(std) or min(std) <= 0:
             raise InputError(

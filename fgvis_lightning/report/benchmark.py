@@ -113,11 +113,7 @@ def _merged(options: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(command: str, config: dict[str, Any]) -> bool:
-    """Run a command in its own process; return whether it left something out.
-
-    Raises:
-        SystemExit: if it failed.
-    """
+    """Run a command in its own process, exit if it fails, and return whether it left something out."""
     output = Path(config["output"])
     output.mkdir(parents=True, exist_ok=True)
     path = output.with_name(f"{command}.yaml")

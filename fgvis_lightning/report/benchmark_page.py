@@ -29,12 +29,7 @@ COSTS = ("forward passes", "backward passes", "seconds")
 
 
 def write_benchmark(output: Path, networks: Sequence[str]) -> None:
-    """Write ``index.html`` from the files of ``compare`` and ``evaluate``.
-
-    Args:
-        output: the benchmark's folder.
-        networks: their names; networks without a folder are listed as missing.
-    """
+    """Write ``index.html`` into a benchmark's folder; networks without results are listed as missing."""
     done = [name for name in networks if (output / slug(name) / "evaluation" / "evaluation.csv").exists()]
     page = fill(
         "benchmark.html.j2",

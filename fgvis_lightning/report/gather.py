@@ -37,43 +37,24 @@ FAILED, DAMAGED = "failed", "damaged"
 
 @dataclass(frozen=True)
 class Entry:
-    """An item by one method; or a missing item, with the reason.
+    """An item by one method; or a missing item, with the reason."""
 
-    Attributes:
-        method: name of the method, or of its folder.
-        id: of the item; of the image, if it could not be read.
-        state: one of `REACHED`, `MISSED`, `EXPLAINED`, `FAILED` and `DAMAGED`.
-        path: its explanation file, if there is one.
-        reason: of the failure or damage.
-        name: of the target class.
-        target: index of the target class.
-        image: path of the image.
-        score_image: of the target class on the image.
-        score_explanation: of the target class on the explanation; None for a map.
-        evidence: mean evidence in [0,1], 1 - sparsity; None for a map.
-        agreement: mean pairwise correlation of the masks of its runs; None for a single run, NaN if a mask is constant.
-        values: measured by ``evaluate``, by metric.
-        curves: deletion and insertion, measured by ``evaluate``.
-        metadata: of the file.
-        elsewhere: files with the image's name in the location of images that the user gave.
-    """
-
-    method: str
-    id: str
-    state: str
-    path: Path
-    reason: str = ""
-    name: str = ""
-    target: int | None = None
-    image: str = ""
-    score_image: float | None = None
-    score_explanation: float | None = None
-    evidence: float | None = None
-    agreement: float | None = None
-    values: Mapping[str, float] = field(default_factory=dict)
-    curves: Curves | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    elsewhere: tuple[str, ...] = ()
+    method: str  # name of the method, or of its folder
+    id: str  # of the item; of the image, if it could not be read
+    state: str  # one of `REACHED`, `MISSED`, `EXPLAINED`, `FAILED` and `DAMAGED`
+    path: Path  # its explanation file, if there is one
+    reason: str = ""  # of the failure or damage
+    name: str = ""  # of the target class
+    target: int | None = None  # index of the target class
+    image: str = ""  # path of the image
+    score_image: float | None = None  # of the target class on the image
+    score_explanation: float | None = None  # of the target class on the explanation; None for a map
+    evidence: float | None = None  # mean evidence in [0,1], 1 - sparsity; None for a map
+    agreement: float | None = None  # mean correlation of its runs' masks; None for one run, NaN if a mask is constant
+    values: Mapping[str, float] = field(default_factory=dict)  # measured by ``evaluate``, by metric
+    curves: Curves | None = None  # deletion and insertion, measured by ``evaluate``
+    metadata: Mapping[str, str] = field(default_factory=dict)  # of the file
+    elsewhere: tuple[str, ...] = ()  # files with the image's name in the location of images that the user gave
 
     @property
     def missing(self) -> bool:
@@ -91,21 +72,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Results:
-    """Contents of a results folder.
-
-    Attributes:
-        folder: the folder.
-        title: of the page, by default the folder's name.
-        entries: items and failures.
-        sections: results of commands other than ``fit``.
-        left_out: folders in it with items that the page does not show, since the folder has items of its own.
-    """
+    """Contents of a results folder."""
 
     folder: Path
-    title: str
-    entries: tuple[Entry, ...]
-    sections: tuple[Section, ...]
-    left_out: tuple[Path, ...] = ()
+    title: str  # of the page, by default the folder's name
+    entries: tuple[Entry, ...]  # items and failures
+    sections: tuple[Section, ...]  # results of commands other than ``fit``
+    left_out: tuple[Path, ...] = ()  # folders in it whose items are not shown, since the folder has its own
 
 
 def gather(folder: Path, images: str | None = None) -> Results:
@@ -244,11 +217,7 @@ def _in_order(entries: Iterable[Entry], source: Path) -> list[Entry]:
 
 
 class _Judged:
-    """Numbers and curves of ``evaluate`` by method and item.
-
-    Args:
-        places: folders that may contain them.
-    """
+    """Numbers and curves of ``evaluate`` in some folders, by method and item."""
 
     def __init__(self, places: Sequence[Path]) -> None:
         self.values: dict[str, dict[str, dict[str, float]]] = {}

@@ -38,21 +38,13 @@ GENERATOR = '<meta name="generator" content="fgvis_lightning report">'
 
 @dataclass
 class _Files:
-    """Pictures, kept in memory until they are too large for one file, then written into a folder.
-
-    Attributes:
-        folder: the folder.
-        limit: maximum bytes of one file.
-        apart: whether the pictures are in the folder.
-        kept: number of an entry → JSON of its view, and its thumbnail, while kept in memory.
-        size: bytes of all pictures.
-    """
+    """Pictures, kept in memory until they are too large for one file, then written into a folder."""
 
     folder: Path
-    limit: float
-    apart: bool = False
-    kept: dict[int, tuple[str, bytes]] = field(default_factory=dict)
-    size: int = 0
+    limit: float  # maximum bytes of one file
+    apart: bool = False  # whether the pictures are in the folder
+    kept: dict[int, tuple[str, bytes]] = field(default_factory=dict)  # number of an entry → JSON of its view, thumbnail
+    size: int = 0  # bytes of all pictures
 
     def add(self, number: int, view: str, thumbnail: bytes) -> None:
         """Add the pictures of one entry."""
@@ -193,11 +185,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """Remove the files of an earlier run from this folder.
-
-    Raises:
-        InputError: if something else has its name.
-    """
+    """Remove the files of an earlier run from this folder; raises `InputError` if something else has its name."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"Expected {folder} to be a folder or unused, but it is a file. Choose another --output.")
     for path in (folder, folder / ITEMS, folder / THUMBNAILS):  # their files are removed below, wherever a link leads

@@ -16,35 +16,21 @@ BIAS = "_ranking"
 
 @dataclass(frozen=True)
 class Rows:
-    """A table.
+    """A table."""
 
-    Attributes:
-        caption: of the table.
-        columns: their names.
-        rows: a text for each column.
-    """
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
+    caption: str  # of the table
+    columns: tuple[str, ...]  # their names
+    rows: Sequence[tuple[str, ...]]  # a text for each column
 
 
 @dataclass(frozen=True)
 class Section:
-    """Results of one command.
+    """Results of one command."""
 
-    Attributes:
-        anchor: its place on the page.
-        title: of the section.
-        text: how to read it.
-        plates: files of figures, with captions.
-        tables: tables.
-    """
-
-    anchor: str
-    title: str
-    text: str
-    plates: Sequence[tuple[Path, str]] = ()
+    anchor: str  # its place on the page
+    title: str  # of the section
+    text: str  # how to read it
+    plates: Sequence[tuple[Path, str]] = ()  # files of figures, with captions
     tables: Sequence[Rows] = ()
 
 
@@ -137,11 +123,7 @@ _BIAS = _Kind(
 
 
 def find_sections(places: Sequence[Path]) -> Iterator[Section]:
-    """A section for each command with results.
-
-    Args:
-        places: the results folder, and folders in it.
-    """
+    """A section for each command with results in the results folder, or in folders in it."""
     for number, place in enumerate(places):
         where, suffix = (f" ({printable(place.name)})", f"-{number}") if number else ("", "")
         for kind in _KINDS:

@@ -17,19 +17,12 @@ from fgvis_lightning.results.tensor_files import write_whole
 
 @dataclass
 class Cost:
-    """Accumulated cost of explaining ``images`` images; `of` adds to it.
+    """Accumulated cost of explaining ``images`` images; `of` adds to it."""
 
-    Attributes:
-        images: number of images explained.
-        seconds: wall-clock time.
-        forward: number of images passed through the network.
-        backward: number of images whose gradient was computed.
-    """
-
-    images: int = 0
-    seconds: float = 0.0
-    forward: int = 0
-    backward: int = 0
+    images: int = 0  # explained
+    seconds: float = 0.0  # wall-clock time
+    forward: int = 0  # images passed through the network
+    backward: int = 0  # images whose gradient was computed
 
     @contextmanager
     def of(self, network: nn.Module) -> Iterator[None]:

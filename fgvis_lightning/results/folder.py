@@ -38,11 +38,7 @@ IMAGE = "image_sha256"
 
 
 def prepare_folder(output: Path) -> None:
-    """Create a results folder.
-
-    Raises:
-        InputError: if the folder is not writable.
-    """
+    """Create a results folder; raises `InputError` if it is not writable."""
     # If this process is killed, the next sweep removes the file. It is not in the folder of explanations, whose time of
     # change must stay.
     probe = output / f".writable{os.getpid()}.rank0.tmp"
@@ -72,11 +68,7 @@ def count_finished(output: Path) -> int:
 def why_unusable(output: Path, id: str, fingerprint: str, sha256: str | None = None) -> str | None:
     """Read an item's file completely; the reason why it cannot be kept, or None if it belongs to this configuration.
 
-    Args:
-        output: the results folder.
-        id: id of the item.
-        fingerprint: fingerprint of the configuration.
-        sha256: hash of the current image; None if there is no image to compare with.
+    ``sha256`` is the hash of the current image; None if there is no image to compare with.
     """
     path = item_file(output, id)
     try:

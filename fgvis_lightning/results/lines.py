@@ -20,9 +20,7 @@ WORDS = {"true": True, "false": False}
 def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
     """One line for each item: class, both scores, mean evidence, and whether the level was reached.
 
-    Args:
-        output: the results folder.
-        ids: ids of the items; items with unreadable files are skipped.
+    Items with unreadable files are skipped.
 
     Returns:
         Lines of aligned columns under two lines of headings; empty for more than `MOST` items.
@@ -55,11 +53,6 @@ def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
 
 
 def few_lines(count: int, line: Callable[[int], str]) -> str:
-    """The first lines of several items, and the number of further ones.
-
-    Args:
-        count: number of items.
-        line: function of an item's place that returns its line.
-    """
+    """The lines of the first of ``count`` items, by their places, and the number of further ones."""
     lines = [line(place) for place in range(min(count, MOST))]
     return "\n".join([*lines, f"… and {count - MOST:,} more"] if count > MOST else lines)

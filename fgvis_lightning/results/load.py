@@ -25,11 +25,7 @@ TENSORS = ("mask", "ranking", "map", "explanation")
 
 
 def check_links(output: Path) -> None:
-    """Refuse a folder with links to the outside, which could lead to any file of this machine.
-
-    Raises:
-        InputError: if there is such a link.
-    """
+    """Raise `InputError` if a folder has a link to the outside, which could lead to any file of this machine."""
     real = output.resolve()
     for place, folders, names in os.walk(output):
         for name in (*folders, *names):
@@ -51,11 +47,7 @@ def load_item(path: str | Path) -> Explanation | Attribution:
 
 
 def load_with_texts(path: Path) -> tuple[Explanation | Attribution, dict[str, str]]:
-    """The same as `load_item`, and all entries of the file as texts, also those that are fields of the item.
-
-    Raises:
-        InputError: see `load_item`.
-    """
+    """The same as `load_item`, and all entries of the file as texts, also those that are fields of the item."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})

@@ -21,11 +21,7 @@ DARK, PALE = "#0b6e69", "#c9c9c9"
 
 
 def middle_slices(volume: Tensor, fill: Tensor) -> Tensor:
-    """The middle slices of a volume across its depth, height and width, side by side.
-
-    Args:
-        volume: volume (C,D,H,W).
-        fill: color (C,1,1) of the space around the slices.
+    """The middle slices of a volume (C,D,H,W) across its depth, height and width, side by side on a color (C,1,1).
 
     Returns:
         Picture (C,max(H,D),W+W+H) with the slices (H,W), (D,W) and (D,H).
@@ -38,14 +34,7 @@ def middle_slices(volume: Tensor, fill: Tensor) -> Tensor:
 
 
 def signal_figure(signal: Tensor, evidence: Tensor, title: str, notes: Sequence[str]) -> Figure:
-    """A signal as a pale line for each channel, dark at its evidence.
-
-    Args:
-        signal: signal (C,T).
-        evidence: evidence (C,T) in [0,1], which determines the darkness.
-        title: title of the figure.
-        notes: notes below the title, each on a line of its own, in a smaller font.
-    """
+    """A signal (C,T) as a pale line for each channel, dark at its evidence (C,T) in [0,1], under a title and notes."""
     count = min(len(signal), LINES)
     head = 0.5 + 0.22 * len(notes)
     high = count * TALL + head + 0.45
