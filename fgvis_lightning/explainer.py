@@ -111,7 +111,6 @@ class FGVis(MaskModule):
         self.fold, self.seed = defense.fold, within("seed", seed, 0, 2**62)
         self.mask = nn.Parameter(torch.empty(0))
         self.coverage = self.network.coverage
-        self._logits: Tensor | None = None
         self._warned = False
 
     @classmethod

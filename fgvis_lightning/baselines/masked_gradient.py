@@ -23,14 +23,7 @@ class MaskedGradient(RISE):
     of noisy ones (SmoothGrad, Smilkov et al. 2017). It has no gates, so a method whose maps are more faithful *because*
     of gates must surpass it. It takes a forward and a backward pass for each mask.
 
-    The masks are the same for all images and all calls.
-
-    Args:
-        masks: number of masks N.
-        cells: number of cells on each side of the grid, as in `RISE`.
-        p: probability of keeping a cell, greater than 0 and at most 1.
-        seed: seed of the masks.
-        batch_size: masked images in one network pass, all of the same image.
+    For the arguments, see `RISE`; the masks are the same for all images and all calls.
     """
 
     masks: int = 40

@@ -113,7 +113,6 @@ class Meter:
         self._rate = 0.0
 
     def line(self) -> str:
-        """The current line."""
         data, batch = self.data, self.model.batch
         done, failed = data.progress()
         left = data.total - done - failed

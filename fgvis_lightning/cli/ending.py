@@ -27,11 +27,9 @@ class Output:
         self.error: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write to the stream."""
         return self._remembering(self._stream.write, text)
 
     def flush(self) -> None:
-        """Flush the stream."""
         self._remembering(self._stream.flush)
 
     def _remembering(self, function: Callable[..., Any], *args: str) -> Any:

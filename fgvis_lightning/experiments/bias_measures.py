@@ -49,7 +49,6 @@ class Findings:
     averages: dict[str, list[str]]  # name → interventions whose mean is shown
 
     def images(self, target: int) -> list[Measured]:
-        """A class's images."""
         return self._by_class.get(target, [])
 
     def right(self, target: int) -> list[Measured]:

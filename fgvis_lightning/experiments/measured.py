@@ -53,7 +53,7 @@ METRICS = {
 
 
 def chosen_metrics(names: str | Sequence[str]) -> list[str]:
-    """Names of metrics in the order of the columns, given by name, ``standard`` or ``all``; raises `InputError`."""
+    """Names of metrics in the order of the columns, from names, ``standard`` or ``all``; others raise `InputError`."""
     names = [names] if isinstance(names, str) else names
     for name in names:
         one_of((ALL, STANDARD, *METRICS), **{"--metrics": name})

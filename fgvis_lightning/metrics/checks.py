@@ -72,3 +72,11 @@ def check_targets(targets: Tensor, count: int) -> None:
     check_tensor("targets", targets)
     if targets.shape != (count,) or targets.is_floating_point() or targets.dtype == torch.bool:
         raise InputError(f"Expected targets to be ({count},) integers, but got {shape(targets)} of {targets.dtype}.")
+
+
+def check_inputs(x: Tensor, targets: Tensor, batch_size: int) -> None:
+    """Raise `InputError` unless images, as in `check_images`, their classes (B,) and the batch size are valid."""
+    check_images(x)
+    check_targets(targets, len(x))
+    if batch_size < 1:
+        raise InputError(f"Expected batch_size to be at least 1, but got {batch_size}.")

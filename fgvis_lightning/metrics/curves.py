@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.tasks import task_of
-from fgvis_lightning.metrics.checks import check_classes, check_images, check_maps, check_network, check_targets, shape
+from fgvis_lightning.metrics.checks import check_classes, check_inputs, check_maps, check_network, shape
 from fgvis_lightning.metrics.order import ranked
 from fgvis_lightning.metrics.profiles import AREAS, Profile, find_profile
 
@@ -101,11 +101,8 @@ def _scores(
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
     """Deletion and insertion scores (B,S); (B,0) for curves that are not wanted."""
-    check_images(x)
+    check_inputs(x, targets, batch_size)
     saliency = check_maps("saliency", saliency, len(x), *x.shape[-2:])
-    check_targets(targets, len(x))
-    if batch_size < 1:
-        raise InputError(f"Expected batch_size to be at least 1, but got {batch_size}.")
     counts = profile.counts(*x.shape[-2:]).to(x.device)
     common = all(wanted)
     same = common and profile.deletion == profile.insertion

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fgvis_lightning.errors import InputError
-from fgvis_lightning.metrics.checks import check_classes, check_images, check_maps, check_network, check_targets, shape
+from fgvis_lightning.metrics.checks import check_classes, check_inputs, check_maps, check_network, shape
 from fgvis_lightning.metrics.curves import Network
 
 SHARES = 0.01, 0.1, 0.5
@@ -55,7 +55,7 @@ def sensitivity_n(
         InputError: if shapes do not match, maps contain NaN, the network lacks a class, or numbers are out of range.
     """
     check_network(network)
-    _check(x, targets, batch_size)
+    check_inputs(x, targets, batch_size)
     saliency = check_maps("saliency", saliency, len(x), *x.shape[-2:]).to(x.device)
     if subsets < 2 or not shares or not all(0 < share < 1 for share in shares):
         raise InputError(
@@ -120,7 +120,7 @@ def infidelity(
         saliency = saliency[:, None].expand(-1, x.shape[1], -1, -1)
     if saliency.shape != x.shape:
         raise InputError(f"Expected saliency to be (B,H,W) or {shape(x)}, but got {shape(saliency)}.")
-    _check(x, targets, batch_size)
+    check_inputs(x, targets, batch_size)
     check_maps("saliency", saliency.flatten(2))
     if samples < 1 or not deviation > 0:
         raise InputError(f"Expected samples of at least 1 and deviation above 0, but got {samples} and {deviation}.")
@@ -166,7 +166,7 @@ def max_sensitivity(
     Raises:
         InputError: if shapes do not match, or if numbers are out of range.
     """
-    _check(x, targets, batch_size)
+    check_inputs(x, targets, batch_size)
     if samples < 1 or not radius > 0:
         raise InputError(f"Expected samples of at least 1 and radius above 0, but got {samples} and {radius}.")
     found = []
@@ -217,10 +217,3 @@ def _logit(network: Network, pictures: Tensor, *, target: int) -> Tensor:
     logits = network(pictures).float()
     check_classes(logits, torch.tensor([target]), len(pictures))
     return logits[:, target]
-
-
-def _check(x: Tensor, targets: Tensor, batch_size: int) -> None:
-    check_images(x)
-    check_targets(targets, len(x))
-    if batch_size < 1:
-        raise InputError(f"Expected batch_size to be at least 1, but got {batch_size}.")

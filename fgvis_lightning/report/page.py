@@ -47,7 +47,6 @@ class _Files:
     size: int = 0  # bytes of all pictures
 
     def add(self, number: int, view: str, thumbnail: bytes) -> None:
-        """Add the pictures of one entry."""
         self.kept[number] = view, thumbnail
         self.size += len(view) + (len(thumbnail) if self.apart else 4 * len(thumbnail) // 3)
         if self.size > self.limit and not self.apart:
