@@ -12,11 +12,8 @@ from typing import Any, NoReturn, TextIO
 
 from fgvis_lightning.errors import GO_ON
 
-STOPPED = (75, 130)
-"""Exit codes of stopped runs."""
-
-SECONDS = 5
-"""Seconds that stopped runs wait for images that are being decoded."""
+STOPPED = (75, 130)  # exit codes of stopped runs
+SECONDS = 5  # seconds that stopped runs wait for images that are being decoded
 
 
 class Output:

@@ -42,8 +42,7 @@ from fgvis_lightning.results.tensor_files import item_file
 
 METHOD = "FGVis"
 
-MOST = 12
-"""Classes in the bars, half of them from each end of the ranking."""
+MOST = 12  # classes in the bars, half of them from each end of the ranking
 
 
 def make_parser() -> Parser:

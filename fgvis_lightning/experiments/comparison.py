@@ -49,8 +49,7 @@ from fgvis_lightning.results.tensor_files import item_file, write_whole
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Shares of an image's pixels that are deleted to find out whose evidence they are."""
 
-SHOWN = 0.05
-"""The share in the figure."""
+SHOWN = 0.05  # the share in the figure
 OWN = "its mask"
 INCHES = 1.15
 NOTHING = None, ""

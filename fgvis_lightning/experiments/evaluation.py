@@ -45,8 +45,7 @@ from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.tensor_files import save_tensors, write_whole
 
 OURS = "FGVis"
-NAMED = 8
-"""Methods with their own color in each panel of the curves: the best ones, and FGVis; the rest are gray."""
+NAMED = 8  # methods with their own color in each panel of the curves: the best ones, and FGVis; the rest are gray
 
 
 def make_parser() -> Parser:

@@ -8,14 +8,9 @@ from dataclasses import dataclass
 from fgvis_lightning.errors import one_of
 
 ALL, STANDARD = "all", "standard"
-ALWAYS = "deletion", "insertion"
-"""Always measured, since their curves are drawn."""
-
-AGAIN = " (another seed)"
-"""Suffix of a method's second run, which shows how much two runs of one method differ."""
-
-FLOOR = " (another photo's)"
-"""Suffix of a method whose maps are assigned to other photos."""
+ALWAYS = "deletion", "insertion"  # always measured, since their curves are drawn
+AGAIN = " (another seed)"  # suffix of a method's second run, which shows how much two runs of one method differ
+FLOOR = " (another photo's)"  # suffix of a method whose maps are assigned to other photos
 
 
 @dataclass(frozen=True)

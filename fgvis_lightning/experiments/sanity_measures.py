@@ -21,8 +21,7 @@ from fgvis_lightning.results.tables import Table
 OTHER = "another class"
 CEILING, FLOOR = "another seed", "another photo"
 DETERMINISTIC = "deterministic"
-ROUNDING = 1e-6
-"""Largest deviation from 1 of a correlation of equal maps."""
+ROUNDING = 1e-6  # largest deviation from 1 of a correlation of equal maps
 
 Interval = tuple[float, float, float]
 """A mean, and the ends of its interval."""

@@ -108,11 +108,8 @@ def wilson(successes: float, trials: int) -> tuple[float, float]:
     return middle - half if successes > 0 else 0.0, middle + half if successes < trials else 1.0
 
 
-EXACT = 13
-"""Maximum number of images for which all signs are tried."""
-
-SAMPLES = 10_000
-"""Number of drawn choices of signs for more images."""
+EXACT = 13  # maximum number of images for which all signs are tried
+SAMPLES = 10_000  # number of drawn choices of signs for more images
 
 
 def sign_flip(differences: Tensor, groups: Sequence[str]) -> float:

@@ -34,8 +34,7 @@ from fgvis_lightning.networks.load import from_options
 from fgvis_lightning.results.folder import prepare_folder
 from fgvis_lightning.results.tensor_files import write_whole
 
-NAMES = "methods.json"
-"""File in the folder of a comparison with the names of the methods in its folders."""
+NAMES = "methods.json"  # file in the folder of a comparison with the names of the methods in its folders
 
 REPEATED = r"`LightningModule.configure_optimizers` returned `None`"
 """Lightning's warning about modules without anything to train."""

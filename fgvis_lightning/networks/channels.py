@@ -9,11 +9,8 @@ from torch import nn
 
 from fgvis_lightning.networks.preprocessing import Preprocessing
 
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in gray (ITU-R BT.601), as in torchvision's Grayscale."""
-
-UNKNOWN = 0.5, 0.25
-"""Mean and standard deviation of unknown channels."""
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in gray (ITU-R BT.601), as in torchvision's Grayscale
+UNKNOWN = 0.5, 0.25  # mean and standard deviation of unknown channels
 
 
 KINDS = {1: "signals (B,C,T)", 2: "images (B,C,H,W)", 3: "volumes (B,C,D,H,W)"}

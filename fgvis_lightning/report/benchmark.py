@@ -30,11 +30,8 @@ from fgvis_lightning.experiments.sweeps import folders_of, sweep_parser
 from fgvis_lightning.report.benchmark_page import write_benchmark
 from fgvis_lightning.results.tensor_files import write_whole
 
-ONLY = "network"
-"""Name of the network if there is only one."""
-
-MISTAKE = 2
-"""Exit code of a command that left something out and reported it."""
+ONLY = "network"  # name of the network if there is only one
+MISTAKE = 2  # exit code of a command that left something out and reported it
 
 
 def make_parser() -> Parser:

@@ -14,17 +14,10 @@ from fgvis_lightning.results.numbers import USUAL, percent, score_after
 
 EVIDENCE = "mean evidence"
 BINS = 20
-SEVERAL = 2
-"""Minimum number of items for an overview."""
-
-ENOUGH = 5
-"""Minimum number of items for medians; fewer are described by their lowest and highest value."""
-
-MANY = 10
-"""Minimum number of items for plots."""
-
-MOST_POINTS = 3000
-"""Maximum number of points in a plot, evenly spread over the items."""
+SEVERAL = 2  # minimum number of items for an overview
+ENOUGH = 5  # minimum number of items for medians; fewer are described by their lowest and highest value
+MANY = 10  # minimum number of items for plots
+MOST_POINTS = 3000  # maximum number of points in a plot, evenly spread over the items
 
 
 def look_over(results: Results) -> dict[str, Any]:

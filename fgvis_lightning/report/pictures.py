@@ -30,17 +30,10 @@ from fgvis_lightning.results.folder import IMAGE
 from fgvis_lightning.results.load import load_item
 from fgvis_lightning.results.notebook import as_pil
 
-THUMBNAIL = 160
-"""Height of a thumbnail, and width of each of its two pictures."""
-
-LARGE = 320
-"""The same, if there are few items."""
-
-WIDEST = 2400
-"""Maximum width of figures; wider figures are scaled down."""
-
-SMALL = 300_000
-"""Size in bytes up to which a figure stays unchanged."""
+THUMBNAIL = 160  # height of a thumbnail, and width of each of its two pictures
+LARGE = 320  # the same, if there are few items
+WIDEST = 2400  # maximum width of figures; wider figures are scaled down
+SMALL = 300_000  # size in bytes up to which a figure stays unchanged
 
 
 def make_pictures(entry: Entry, side: int = THUMBNAIL) -> tuple[bytes, dict[str, Any]]:

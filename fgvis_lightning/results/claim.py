@@ -15,8 +15,7 @@ from filelock import FileLock, Timeout
 from fgvis_lightning.errors import InputError
 
 LOCKS = ".locks"
-SECONDS = 2
-"""Time to wait for another rank that is checking whether this rank is alive."""
+SECONDS = 2  # time to wait for another rank that is checking whether this rank is alive
 
 
 class Claim:

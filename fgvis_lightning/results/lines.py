@@ -10,11 +10,8 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.results.numbers import level_of, percent, probability, score_after
 from fgvis_lightning.results.tensor_files import item_file, load_metadata
 
-MOST = 20
-"""Maximum number of items to list or print."""
-
-WORDS = {"true": True, "false": False}
-"""Boolean entries of a file's metadata."""
+MOST = 20  # maximum number of items to list or print
+WORDS = {"true": True, "false": False}  # boolean entries of a file's metadata
 
 
 def item_lines(output: Path, ids: Sequence[str]) -> list[str]:
