@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-GO_ON = "Finished items are kept. Run the same command again to continue."
-"""Last message of an interrupted command."""
+GO_ON = "Finished items are kept. Run the same command again to continue."  # last message of an interrupted command
 
 
 class InputError(ValueError):

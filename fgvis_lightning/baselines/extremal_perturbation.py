@@ -13,8 +13,7 @@ from fgvis_lightning.baselines.base import MaskMethod, require, steps
 from fgvis_lightning.baselines.coarse import blur
 from fgvis_lightning.errors import InputError
 
-COLDNESS = 20
-"""1 / T."""
+COLDNESS = 20  # 1 / T
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from fgvis_lightning.baselines.coarse import blur, grid
 from fgvis_lightning.method.games import blend
 from fgvis_lightning.method.tasks import task_of
 
-LEAST = 1e-5
-"""Step size below which the line search stops."""
+LEAST = 1e-5  # step size below which the line search stops
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from fgvis_lightning.networks.folding import faster
 from fgvis_lightning.networks.logits import resolve
 from fgvis_lightning.results.attribution import Attribution
 
-LARGEST = 8
-"""Batch size for ``auto``; most methods form their own batches for each image."""
+LARGEST = 8  # batch size for ``auto``; most methods form their own batches for each image
 
 
 class MapModule(SweepModule):

@@ -13,8 +13,7 @@ Report = Callable[[int, int], None]
 
 _report: ContextVar[Report | None] = ContextVar("report", default=None)
 
-PATIENCE = 3
-"""Seconds after which a progress bar appears."""
+PATIENCE = 3  # seconds after which a progress bar appears
 
 
 @contextmanager

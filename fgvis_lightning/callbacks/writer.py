@@ -39,8 +39,7 @@ def image_in_work(model: SweepModule, place: int) -> tuple[Tensor, Tensor]:
     return image, model.classifier.preprocessing.background().to(image)
 
 
-GRACE = 60
-"""Seconds that rank 0 waits for ranks that it has not started, if none of them is running."""
+GRACE = 60  # seconds that rank 0 waits for ranks that it has not started, if none of them is running
 
 Format = Literal["png", "svg", "pdf"]
 

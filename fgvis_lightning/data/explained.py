@@ -21,8 +21,7 @@ from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX
 
 SETTINGS = ("size", "resize", "interpolation", "mean", "std")
 
-LARGEST = 16
-"""Maximum size of an image before the crop, in multiples of the explanation's size."""
+LARGEST = 16  # maximum size of an image before the crop, in multiples of the explanation's size
 
 
 def stored_preprocessing(settings: Mapping[str, Any], size: tuple[int, ...]) -> Preprocessing:

@@ -21,8 +21,7 @@ from fgvis_lightning.results import folder
 from fgvis_lightning.results.tensor_files import EXPLANATIONS, SUFFIX, change_metadata, item_file
 from fgvis_lightning.results.unchanged import QuickCheck
 
-LARGE = 512 * 512
-"""Inputs of more pixels are mentioned: several of them take some gigabytes."""
+LARGE = 512 * 512  # inputs of more pixels are mentioned: several of them take some gigabytes
 
 
 class ImageData(SweepData):

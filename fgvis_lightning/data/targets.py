@@ -14,8 +14,7 @@ from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.logits import checked
 
-MOST = 10_000
-"""Maximum number of ranks for an image if the number of classes is unknown."""
+MOST = 10_000  # maximum number of ranks for an image if the number of classes is unknown
 
 
 class Targets:

@@ -29,8 +29,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from fgvis_lightning.errors import InputError
 
-PATIENCE = 60
-"""Seconds that other ranks have to end cleanly after this rank was stopped, before they are killed."""
+PATIENCE = 60  # seconds that other ranks have to end cleanly after this rank was stopped, before they are killed
 
 
 class RankFailedError(RuntimeError):

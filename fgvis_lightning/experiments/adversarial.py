@@ -38,8 +38,7 @@ from fgvis_lightning.method.options import sgd, within
 from fgvis_lightning.results.tensor_files import write_whole
 
 GAMES = ("generation", "preservation", "deletion", "repression")
-TWINS = GAMES[:2]
-"""With λ = 0 they differ only in their starts; with any other start, the first game represents both."""
+TWINS = GAMES[:2]  # with λ = 0 they differ only in their starts; with any other start, the first game represents both
 
 
 class SignSGD(Optimizer):

@@ -19,8 +19,7 @@ from fgvis_lightning.experiments.statistics import bootstraps, interval, resampl
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.results.tensor_files import item_file
 
-ROWS = 32
-"""Images in memory at once."""
+ROWS = 32  # images in memory at once
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from fgvis_lightning.metrics import rank_correlation
 from fgvis_lightning.results.tables import Table
 
 NAN = float("nan")
-IMAGES = "images"
-"""Key for the number of images behind the published shares."""
+IMAGES = "images"  # key for the number of images behind the published shares
 
 
 class Ranked(NamedTuple):

@@ -12,8 +12,7 @@ from fgvis_lightning.experiments.measured import AGAIN, FLOOR, METRICS
 from fgvis_lightning.experiments.statistics import bootstrap, holm, sign_flip, with_interval
 from fgvis_lightning.results.tables import Table
 
-LEVEL = 0.05
-"""Corrected p values below this level are marked."""
+LEVEL = 0.05  # corrected p values below this level are marked
 
 
 def item_table(judgements: Sequence[Judgement], metrics: Sequence[str], profile: str) -> Table:

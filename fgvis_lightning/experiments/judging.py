@@ -44,8 +44,7 @@ from fgvis_lightning.results.attribution import Attribution
 from fgvis_lightning.results.explanation import Explanation
 from fgvis_lightning.results.load import load_item
 
-ROWS = 8
-"""Items whose images are in memory at once."""
+ROWS = 8  # items whose images are in memory at once
 
 
 def judge(

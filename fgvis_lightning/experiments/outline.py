@@ -34,8 +34,7 @@ SHOWN = {
 
 HIDDEN = {"help", "help_all", "print_config", "seed_everything", "ckpt_path", "weights_only"}
 
-FOREIGN = "print_shtab"
-"""jsonargparse's completion option, which parsers get after parsing; ``completion`` is better."""
+FOREIGN = "print_shtab"  # jsonargparse's completion option, which parsers get after parsing; ``completion`` is better
 
 
 class Option(NamedTuple):

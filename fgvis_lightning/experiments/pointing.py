@@ -49,8 +49,7 @@ from fgvis_lightning.results.tensor_files import load_metadata, write_whole
 
 UNIFORM, CENTER = "uniform map, random point", "center of the picture"
 
-COLOR = (0.0, 1.0, 0.85)
-"""Color of the outline: unlike skin, grass and wood in photos, and unlike the colors of maps."""
+COLOR = (0.0, 1.0, 0.85)  # color of the outline: unlike skin, grass and wood in photos, and unlike the colors of maps
 
 
 @dataclass(frozen=True)

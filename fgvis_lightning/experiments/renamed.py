@@ -28,8 +28,7 @@ FORMER = {
 }
 PLACES = ("data", "model", "trainer", "writer", "tensorboard", "progress")
 """Groups of options; of some, the parser ignores a value that is no group."""
-NAMES = FORMER | SHORT
-"""All options that `with_new_names` replaces, with their names."""
+NAMES = FORMER | SHORT  # all options that `with_new_names` replaces, with their names
 
 
 def with_new_names(args: Sequence[str]) -> list[str]:

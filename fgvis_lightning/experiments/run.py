@@ -19,8 +19,7 @@ from fgvis_lightning.errors import GO_ON, InputError
 from fgvis_lightning.results import folder
 from fgvis_lightning.results.numbers import USUAL, percent
 
-SEVERAL = 5
-"""Minimum number of items for advice on which to look at first."""
+SEVERAL = 5  # minimum number of items for advice on which to look at first
 
 
 class SweepRun:

@@ -16,11 +16,8 @@ from torch import Tensor, nn
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.names import class_at, missing
 
-LIGHTNING = "lightning:"
-"""Prefix of the class_path of a LightningModule to build from its checkpoint."""
-
-KEYS = ("state_dict", "model_state_dict", "model")
-"""Default names of a checkpoint's entry with the state_dict."""
+LIGHTNING = "lightning:"  # prefix of the class_path of a LightningModule to build from its checkpoint
+KEYS = ("state_dict", "model_state_dict", "model")  # default names of a checkpoint's entry with the state_dict
 
 
 def load_weights(network: nn.Module, path: str | Path, key: str | None = None) -> str:

@@ -24,8 +24,7 @@ from torch.overrides import TorchFunctionMode
 from fgvis_lightning.networks.classifier import Classifier
 from fgvis_lightning.networks.outputs import tensors_in
 
-CLOSE = 1e-3
-"""Largest difference of logits attributed to rounding, relative to the largest logit."""
+CLOSE = 1e-3  # largest difference of logits attributed to rounding, relative to the largest logit
 
 
 def folded(network: nn.Module, size: tuple[int, ...], keep: tuple[type, ...] = ()) -> tuple[nn.Module, int]:

@@ -22,16 +22,13 @@ FINAL: dict[Any, str] = {
     **dict.fromkeys((torch.sigmoid, torch.Tensor.sigmoid, F.sigmoid, torch.special.expit), "sigmoid"),
     **dict.fromkeys((torch.softmax, torch.Tensor.softmax, F.softmax, torch.special.softmax), "softmax"),
 }
-IMAGES = 2
-"""Number of noise images for a trial pass."""
-
+IMAGES = 2  # number of noise images for a trial pass
 NO_REGRESSION = (
     "An amount is not a probability and cannot be explained. Turn it into a yes-or-no question: a module that "
     "returns (amount - threshold) / scale, with task binary."
 )
 
-MANY = 8
-"""Number of outputs from which logits are unlikely to be all between 0 and 1."""
+MANY = 8  # number of outputs from which logits are unlikely to be all between 0 and 1
 
 
 class OnCopy(nn.Module):

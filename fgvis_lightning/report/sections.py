@@ -10,8 +10,7 @@ from pathlib import Path
 
 from fgvis_lightning.names import printable
 
-BIAS = "_ranking"
-"""Ending of a file that exists for every pair of a bias analysis."""
+BIAS = "_ranking"  # ending of a file that exists for every pair of a bias analysis
 
 
 @dataclass(frozen=True)

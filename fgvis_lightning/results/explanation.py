@@ -22,8 +22,7 @@ from fgvis_lightning.results.notebook import evidence_picture, figure_of, html, 
 from fgvis_lightning.results.numbers import level_of, percent, probability
 from fgvis_lightning.results.tensor_files import SUFFIX, save_tensors, write_whole
 
-ALWAYS = ("mask", "targets", "score_image", "score_explanation")
-"""Fields with one row for each item."""
+ALWAYS = ("mask", "targets", "score_image", "score_explanation")  # fields with one row for each item
 
 ROWS: dict[str, Callable[[str], float]] = {
     "feasible": WORDS.__getitem__,

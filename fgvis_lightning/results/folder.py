@@ -33,8 +33,7 @@ from fgvis_lightning.results.unchanged import QuickCheck
 
 FAILURES = "failures"
 SWEEP = "sweep.json"
-IMAGE = "image_sha256"
-"""Name of the metadata entry with the content hash of the explained image."""
+IMAGE = "image_sha256"  # name of the metadata entry with the content hash of the explained image
 
 
 def prepare_folder(output: Path) -> None:

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from fgvis_lightning.results.layout import FONT, STYLE, TEXT, TITLE
 
-LINES = 12
-"""Maximum number of channels to draw for a signal."""
-
+LINES = 12  # maximum number of channels to draw for a signal
 WIDE, TALL = 9.0, 1.1  # inches of a signal's channel
 LEFT = 0.09  # of the lines, in shares of the figure
 DARK, PALE = "#0b6e69", "#c9c9c9"

@@ -15,8 +15,7 @@ from pathlib import Path
 from fgvis_lightning.results.tensor_files import write_whole
 
 CHECKED = ".checked"
-SETTLED = 60
-"""Seconds that files must have been unchanged before they were read, since clocks of file servers differ."""
+SETTLED = 60  # seconds that files must have been unchanged before they were read, since clocks of file servers differ
 
 
 class QuickCheck:
