@@ -149,7 +149,7 @@ def _is_own(option: Option) -> bool:
 
 
 def check_names(args: Sequence[str], outline: Outline) -> None:
-    """Raise `InputError`, as the parser would, for an option that the command lacks, or a list that is given twice."""
+    """Raise `InputError`, as the parser would, for an option that the command lacks, or a list given twice."""
     known = {name for option in outline.options for name in option.names} | {*outline.former, f"--{FOREIGN}"}
     # Options of an object's class, such as --model.network.init_args.depth; all options of a group are known.
     takes_more = tuple(f"{name}." for name in known - {name for o in outline.options if o.group for name in o.names})

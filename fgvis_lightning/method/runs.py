@@ -104,5 +104,5 @@ def top(worth: Tensor, share: float) -> Tensor:
 def agreement(evidence: Sequence[Tensor]) -> float:
     """Mean pairwise Pearson correlation of evidence (C,H,W), -1 to 1; NaN if all pairs contain a constant one."""
     matrix = torch.corrcoef(torch.stack([one.flatten().double() for one in evidence]))
-    first, second = torch.triu_indices(*matrix.shape, offset=1, device=matrix.device)
+    first, second = torch.triu_indices(len(matrix), len(matrix), offset=1, device=matrix.device)
     return float(matrix[first, second].nanmean())

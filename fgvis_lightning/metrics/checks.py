@@ -23,7 +23,7 @@ def check_tensor(name: str, value: Any) -> None:
 
 
 def check_maps(name: str, maps: Tensor, *sizes: int) -> Tensor:
-    """Raise `InputError` unless maps are finite and (B,H,W), of known sizes; return them in float32 or float64."""
+    """Maps (B,H,W), with these sizes if known, in float32 or float64; raises `InputError` unless they are finite."""
     check_tensor(name, maps)
     if maps.ndim != 3 or not maps.numel() or (sizes and maps.shape != sizes):
         wanted = f"({','.join(map(str, sizes))})" if sizes else "(B,H,W)"
