@@ -20,6 +20,7 @@ from fgvis_lightning.networks.outputs import select
 
 FINAL: dict[Any, str] = {
     **dict.fromkeys((torch.sigmoid, torch.Tensor.sigmoid, F.sigmoid, torch.special.expit), "sigmoid"),
+    **dict.fromkeys((torch.sigmoid_, torch.Tensor.sigmoid_, F.logsigmoid), "sigmoid"),
     **dict.fromkeys((torch.softmax, torch.Tensor.softmax, F.softmax, torch.special.softmax), "softmax"),
 }
 IMAGES = 2  # number of noise images for a trial pass
@@ -101,7 +102,7 @@ class Head(nn.Module):
             with _Finals(self.skip):
                 outputs = self.network(x)
         logits = select(outputs, self.output, type(self.network).__name__)
-        logits = logits[:, None] if logits.ndim == 1 else logits
+        logits = logits.reshape(len(x), -1) if logits.ndim < 2 else logits  # squeeze() also drops a batch of one image
         logits = logits if self.inverse is None else self.inverse(logits)
         return torch.cat([-logits / 2, logits / 2], 1) if self.two else logits
 
@@ -129,9 +130,13 @@ def with_head(
     network = network if torch.equal(given, x) else OnCopy(network)
     if found.ndim not in (1, 2) or found.shape[0] != len(x):
         return network, TASKS[task], ""
+    flat, calls = found.ndim == 1 or _drops_one(network, output, x), finals.calls
     count = 1 if found.ndim == 1 else found.shape[1]
-    number, final = next(((n, name) for n, (name, made) in enumerate(finals.calls) if made is found), (None, ""))
+    whole = ((number, name) for number, (name, made) in enumerate(calls) if _is_all_of(found, made, name))
+    number, final = next(whole, (None, ""))
     inverse, seen = None, True if kind else None if final else _are_probabilities(found)
+    if seen is None and not final and _are_values_of(found, [made for _, made in calls]):
+        seen = True
     if seen is None and not final and count >= MANY and bool((found > 0).all()):
         if task != "multilabel":
             raise InputError(
@@ -159,9 +164,32 @@ def with_head(
     says += f"; the network's outputs are probabilities ({final})" if final else ""
     if not final and seen is None:
         says += "; outputs from 0 to 1 treated as logits: set --model.outputs if they are probabilities"
-    if number is None and inverse is None and not two:
+    if number is None and inverse is None and not two and not flat:
         return network, TASKS[task], says
     return Head(network, output, number, inverse, two), TASKS[task], says
+
+
+def _drops_one(network: nn.Module, output: str | int | None, x: Tensor) -> bool:
+    """Whether a network drops the first dimension of a single image's outputs, as ``squeeze()`` does."""
+    try:
+        with torch.no_grad():
+            return select(network(x[:1].clone()), output, "").ndim < 2
+    except Exception:  # the first pass of real images raises an error, if it has one image
+        return False
+
+
+def _is_all_of(found: Tensor, made: Tensor, name: str) -> bool:
+    """Whether outputs are those of a sigmoid or softmax, or a view of those of a sigmoid, such as ``squeeze(1)``."""
+    if made is found or name != "sigmoid":
+        return made is found
+    same = made.untyped_storage().data_ptr() == found.untyped_storage().data_ptr()
+    return same and bool(((found >= 0) & (found <= 1)).all())
+
+
+def _are_values_of(found: Tensor, made: list[Tensor]) -> bool:
+    """Whether each output is a value of a sigmoid or softmax, such as a column of it, or the outputs of several."""
+    values = [tensor.flatten().to(found) for tensor in made]
+    return bool(values) and bool(torch.isin(found, torch.cat(values)).all())
 
 
 def _are_probabilities(found: Tensor) -> bool | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,17 @@ class Flat(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return z.squeeze(1)
+
+
+class Called(nn.Module):
+    """A module that applies a function."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.function(z)
 
 
 @pytest.fixture
@@ -127,6 +139,53 @@ def test_one_output_is_two_classes(images: Tensor, end: nn.Module | None, option
     named = load_classifier(network, size=(16, 16), classes=["pneumonia"], **options)
     assert named.classes == ("no pneumonia", "pneumonia")
     assert "task: binary, sigmoid of the one output" in named.described
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda z: z.sigmoid().squeeze(1),
+        lambda z: z.sigmoid().squeeze(),
+        lambda z: z.squeeze(),
+        lambda z: z.sigmoid()[:, 0],
+        lambda z: z.sigmoid().view(-1),
+        lambda z: z.sigmoid_(),
+        lambda z: z.sigmoid().double().float(),
+        lambda z: z.sigmoid().clamp(1e-7, 1 - 1e-7),
+        lambda z: torch.cat([0 * z, z], 1).softmax(1)[:, 1],
+    ],
+)
+def test_one_probability_in_any_shape_is_two_classes(images: Tensor, end: Callable[[Tensor], Tensor]) -> None:
+    own = Quadrants(1)(images).sigmoid().squeeze(1)
+    for some in (images, images[:1]):  # squeeze() also drops a batch of one image
+        found = run(Quadrants(1, Called(end)), some, 1)
+        assert torch.allclose(found.score_image, own[: len(some)], atol=1e-5)
+        assert quarter(found.evidence, 0).min() > 0.97
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda z: torch.cat([part.sigmoid() for part in z.split(1, 1)], 1),
+        lambda z: z.sigmoid().view(-1, 2, 2).flatten(1),
+        lambda z: z[:, :, None].repeat(1, 1, 3).sigmoid().amax(2),
+        nn.functional.logsigmoid,
+    ],
+)
+def test_probabilities_of_labels_in_any_shape(images: Tensor, end: Callable[[Tensor], Tensor]) -> None:
+    own = Quadrants()(images).sigmoid()[:, 1]
+    for options in ({}, {"task": "multilabel"}):
+        found = run(Quadrants(4, Called(end)), images, 1, **options)
+        assert torch.allclose(found.score_image, own, atol=1e-5)
+
+
+def test_a_network_that_squeezes_explains_one_image(images: Tensor) -> None:
+    squeezing = Quadrants(4, Called(torch.squeeze))
+    found = run(squeezing, images[:1], iterations=8, seeds=2)
+    assert torch.allclose(found.score_image, Quadrants()(images[:1]).softmax(1).amax(1))
+    labels = Quadrants(1, Called(torch.squeeze))
+    one = run(labels, images[:1], 0, task="multilabel", iterations=4)
+    assert torch.allclose(one.score_image, Quadrants(1)(images[:1]).sigmoid()[:, 0])
 
 
 def test_a_softmax_at_the_end_is_left_out(images: Tensor) -> None:
