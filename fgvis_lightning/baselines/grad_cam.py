@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fgvis_lightning.baselines.base import Method
 from fgvis_lightning.errors import InputError, nearest
+from fgvis_lightning.networks.outputs import own_network
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def cam_layer(network: nn.Module, name: str | None, image: Tensor) -> nn.Module:
         return module_called(network, last_convolutional(network, image))
     module = module_called(network, name)
     with torch.no_grad():
-        shapes = [shape for done, _, shape in completed(network, image) if done == name]
+        shapes = [shape for _, done, shape in completed(network, image) if done is module]
     if not shapes or len(shapes[-1]) != 4:
         does = f"returns {shapes[-1]}" if shapes else "does not run, or returns several tensors"
         raise InputError(
@@ -71,10 +72,11 @@ def last_convolutional(network: nn.Module, image: Tensor) -> str:
 
 def module_called(network: nn.Module, name: str) -> nn.Module:
     """The module with this name; raises `InputError` with similar names if it does not exist."""
-    modules = dict(network.named_modules())
+    own = own_network(network)
+    modules = {**dict(own.named_modules()), **dict(network.named_modules())}
     if name not in modules:
         raise InputError(
-            f"Expected layer to be a module of {type(network).__name__}, but got {name!r}.{nearest(name, modules)}"
+            f"Expected layer to be a module of {type(own).__name__}, but got {name!r}.{nearest(name, modules)}"
         )
     return modules[name]
 

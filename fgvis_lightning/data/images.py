@@ -105,7 +105,7 @@ def prepare(image: Image.Image, preprocessing: Preprocessing, name: str, *, upsc
         InputError: if the image is too small, or has other channels.
     """
     if preprocessing.chosen_channels == "all":
-        array = as_channels(np.asarray(image), preprocessing.count, preprocessing.levels, name)
+        array = as_channels(np.asarray(ImageOps.exif_transpose(image)), preprocessing.count, preprocessing.levels, name)
         return _fitted(array, preprocessing, name, upscale)
     image = _as_rgb(image, preprocessing.levels, name)
     gray = preprocessing.chosen_channels == "gray"

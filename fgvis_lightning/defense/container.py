@@ -37,7 +37,7 @@ from fgvis_lightning.defense.selection import Selection
 from fgvis_lightning.errors import one_of
 from fgvis_lightning.method.gates import RULES
 from fgvis_lightning.networks.classifier import check_module, constant, require_eval_mode
-from fgvis_lightning.networks.outputs import select
+from fgvis_lightning.networks.outputs import own_network, select
 
 
 class DefendedCNN(nn.Module):
@@ -91,7 +91,7 @@ class DefendedCNN(nn.Module):
         check_module(network)
         self.selection = Selection(network, exempt, gated)
         self.network = network
-        self._name = type(network).__name__
+        self._name = type(own_network(network)).__name__
         self._weights = list(nn.Module.parameters(network))  # none if it is frozen
         self.output = output
         self.defended = True
@@ -128,7 +128,7 @@ class DefendedCNN(nn.Module):
         references: list[Reference] = []
         outputs: list[tuple[Tensor, int]] = []
         layers: list[Layer] = []
-        modules = Modules(self.network)
+        modules = Modules(own_network(self.network))
 
         def visit(name: str, h: Tensor) -> None:
             if self.selection.passes(name):

@@ -215,6 +215,10 @@ def freeze(network: nn.Module) -> nn.Module:
             f"Expected a network that copy.deepcopy can copy, but {type(network).__name__} cannot be: {error}"
         ) from error
     for module in frozen.modules():
+        for name, child in module.named_children():  # compiled code hides its activations
+            if isinstance(original := getattr(child, "_orig_mod", None), nn.Module):
+                setattr(module, name, original)
+    for module in frozen.modules():
         parameters = dict(module._parameters)
         setattr(module, FROZEN, (*getattr(module, FROZEN, ()), *parameters))
         for name, parameter in parameters.items():

@@ -31,6 +31,10 @@ class FixedInputs(nn.Module):
             self.register_buffer(f"input{place}", inputs[name])
         self.others = {name: value for name, value in inputs.items() if name not in self.names}
 
+    def several(self) -> list[str]:
+        """Names of the tensors that are not repeated for each image of a batch."""
+        return [name for place, name in enumerate(self.names) if getattr(self, f"input{place}").shape[:1] != (1,)]
+
     def forward(self, x: Tensor) -> Any:
         values = {name: getattr(self, f"input{place}") for place, name in enumerate(self.names)}
         each = {

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.networks.channels import KINDS, dimensions_of
 from fgvis_lightning.networks.classifier import Classifier
+from fgvis_lightning.networks.inputs import FixedInputs
 
 
 def checked(logits: Tensor, x: Tensor, classifier: Classifier) -> Tensor:
@@ -22,7 +23,9 @@ def checked(logits: Tensor, x: Tensor, classifier: Classifier) -> Tensor:
     name = classifier.name
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"Expected {name} to return logits of shape ({len(x)}, classes), but got {shape}.")
+        dense = isinstance(logits, Tensor) and logits.ndim > 2
+        remedy = " Set --model.classifier.reduce for dense outputs (reduce in Python)." if dense else ""
+        raise InputError(f"Expected {name} to return logits of shape ({len(x)}, classes), but got {shape}.{remedy}")
     if logits.shape[1] < 2 and classifier.task.name == "multiclass":
         raise InputError(
             f"Expected {name} to return logits of at least two classes, but got one on images of "
@@ -93,6 +96,13 @@ def why_not(network: nn.Module, name: str, x: Tensor, error: Exception) -> str:
         return (
             f"Expected {name} to take only images, but it has further inputs ({says}). Set them with "
             f"--model.classifier.inputs, or with functools.partial."
+        )
+    fixed = next((module for module in network.modules() if isinstance(module, FixedInputs)), None)
+    if fixed is not None and (several := fixed.several()):
+        return (
+            f"Expected {name} to run on {len(x)} images with its further inputs, but it does not ({says}). The input "
+            f"{several[0]} is not repeated for each image, since its first dimension is not 1. Explain the images one "
+            f"by one, each with its own inputs."
         )
     height, width = x.shape[-2:]
     sized = re.search(SIZE, says, re.IGNORECASE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +18,13 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
     elif isinstance(values, tuple | list | Mapping):
         for one in values.values() if isinstance(values, Mapping) else values:
             yield from tensors_in(one)
+
+
+def own_network(network: nn.Module) -> nn.Module:
+    """The user's network inside the wrappers of this package, such as a head; messages and paths are about it."""
+    while type(network).__module__.startswith("fgvis_lightning.networks.") and hasattr(network, "network"):
+        network = network.get_submodule("network")
+    return network
 
 
 def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
@@ -40,7 +48,8 @@ def select(outputs: Any, output: str | int | None, name: str) -> Tensor:
     elif isinstance(outputs, tuple | list):
         known = {**dict(enumerate(outputs)), **dict(zip(getattr(outputs, "_fields", ()), outputs, strict=False))}
     else:
-        known = dict(getattr(outputs, "__dict__", {}))
+        named = [one.name for one in fields(outputs)] if is_dataclass(outputs) else []  # it may have no __dict__
+        known = {**{one: getattr(outputs, one, None) for one in named}, **getattr(outputs, "__dict__", {})}
     choice = "logits" if output is None else output
     found = known.get(choice)
     alone = {id(value): value for value in known.values() if isinstance(value, Tensor)}

@@ -94,6 +94,8 @@ class SegmentationLogits(nn.Module):
         logits = select(outputs, "out" if named else None, "the segmentation network")
         if logits.ndim < 3:
             raise InputError(f"Expected dense logits (B,K,H,W), but got {tuple(logits.shape)}. Leave reduce out.")
+        if logits.shape[1] == 1:  # a sigmoid at each pixel: two classes, as for one logit
+            logits = torch.cat([-logits / 2, logits / 2], 1)
         odds = pixel_log_odds(logits)
         if self.region is not None:
             region = F.interpolate(self.region.to(odds)[None, None], odds.shape[2:])[0, 0].expand_as(odds)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, TiffImagePlugin
 
 from fgvis_lightning import InputError
-from fgvis_lightning.data.images import load_image
+from fgvis_lightning.data.images import load_image, prepare
 from fgvis_lightning.data.photos import FORMATS
 from fgvis_lightning.networks.preprocessing import Preprocessing
 
@@ -56,6 +56,15 @@ def test_exif_orientation(photo: PhotoMaker, tmp_path: Path) -> None:
     image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
     turned, upright = (load_image(str(tmp_path / f"{name}.png"), SMALL) for name in ("turned", "upright"))
     assert torch.equal(turned, upright)
+
+
+def test_exif_orientation_of_bands(photo: PhotoMaker, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(photo("a.png", 32, 32)).convert("RGBA").save(tmp_path / "turned.png", exif=exif)
+    bands = Preprocessing(size=(16, 16), resize=16, mean=(0.5,) * 4, std=(0.5,) * 4)
+    file = load_image(str(tmp_path / "turned.png"), bands)
+    assert torch.equal(prepare(Image.open(tmp_path / "turned.png"), bands, "the image"), file)
 
 
 @pytest.mark.parametrize(

@@ -152,3 +152,20 @@ def test_torchvision_segments(name: str) -> None:
     odds = pixel_log_odds(logits)[:, 1]
     expected = odds[region].mean() if region.any() else odds.max()
     torch.testing.assert_close(found.score_image, expected.sigmoid()[None], atol=1e-4, rtol=0)
+
+
+def test_one_channel_of_segmentation_is_two_classes() -> None:
+    """A sigmoid at each pixel, as most networks of medical segmentation have it."""
+    network = nn.Sequential(nn.Conv2d(3, 1, 1), nn.ReLU(), nn.Conv2d(1, 1, 1))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([0.0, 1.0, 0.0])[None, :, None, None])
+        network[0].bias.zero_()
+        network[2].weight.fill_(10.0)
+        network[2].bias.fill_(-2.0)
+    image, z = picture_of_two(), network(picture_of_two())
+    as_it_is: Any = {**QUICK, "normalize": ((0.0,) * 3, (1.0,) * 3), "iterations": 60, "reduce": SegmentationLogits()}
+    found = explain(network, image, 1, **as_it_is)
+    torch.testing.assert_close(found.score_image, z[..., :6].mean().sigmoid()[None].detach())
+    assert found.evidence[0, 1, :, :6].sum() > 0.99 * found.evidence.sum()
+    other = explain(network, image, 0, **as_it_is)
+    torch.testing.assert_close(other.score_image, (-z[..., 6:]).mean().sigmoid()[None].detach())

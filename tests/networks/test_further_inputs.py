@@ -13,7 +13,9 @@ from test_shapes import QUICK
 from torch import Tensor, nn
 
 from fgvis_lightning import explain
+from fgvis_lightning.baselines import GradCAM
 from fgvis_lightning.errors import InputError
+from fgvis_lightning.networks.load import load_classifier
 
 
 class WithAge(nn.Module):
@@ -56,3 +58,23 @@ def test_missing_inputs_are_pointed_out(given: dict[str, Any], message: str) -> 
         explain(WithAge(), torch.rand(1, 3, 8, 8), 0, **QUICK, **given)
     with pytest.raises(InputError, match="by name, but got some by position"):
         explain(partial(WithAge(), torch.rand(1, 3, 8, 8)), torch.rand(1, 3, 8, 8), 0, **QUICK)
+
+
+def test_messages_are_about_the_users_network() -> None:
+    class Distance(WithAge):
+        def forward(self, x: Tensor, age: Tensor, scale: float = 1.0) -> Tensor:
+            return super().forward(x, age, scale).pow(2).sum(1)
+
+    with pytest.raises(
+        InputError, match=r"every nonlinearity of Distance to be gated, but these cannot be: 1 of pow\."
+    ):
+        explain(Distance(), torch.rand(1, 3, 8, 8), 0, inputs={"age": [63]}, **QUICK)
+    bound = load_classifier(WithAge(), inputs={"age": [63]}, size=(8, 8)).network
+    image, target = torch.rand(1, 3, 8, 8), torch.tensor([0])
+    assert torch.equal(GradCAM("conv")(bound, image, target), GradCAM("network.conv")(bound, image, target))
+
+
+def test_inputs_of_several_images_are_pointed_out() -> None:
+    bound = partial(WithAge(), age=torch.tensor([[63.0], [20.0]]))
+    with pytest.raises(InputError, match="The input age is not repeated for each image, since its first dimension"):
+        explain(bound, torch.rand(2, 3, 8, 8), 0, **{**QUICK, "seeds": 2})

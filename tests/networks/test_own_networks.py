@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fgvis_lightning import InputError, explain
 from fgvis_lightning.cli import main
 from fgvis_lightning.networks.huggingface import preprocessing_of
 from fgvis_lightning.networks.load import load_classifier
+from fgvis_lightning.networks.outputs import select
 
 
 class Lit(pl.LightningModule):
@@ -221,3 +223,18 @@ def test_quantized_layers_are_refused_by_name() -> None:
     quantized = torch.ao.quantization.quantize_dynamic(network, {nn.Linear})
     with pytest.raises(InputError, match=r"layers have gradients, but 4 \(Linear\) is quantized"):
         explain(quantized, torch.rand(1, 3, 12, 12), 0)
+
+
+@dataclass(slots=True)
+class Slots:
+    """Outputs without a ``__dict__``."""
+
+    logits: Tensor
+    features: Tensor | None = None
+
+
+def test_dataclasses_with_slots_are_outputs() -> None:
+    logits, features = torch.rand(2, 3), torch.rand(2, 5)
+    assert select(Slots(logits, features), None, "") is logits
+    assert select(Slots(logits, features), "features", "") is features
+    assert select(Slots(logits), None, "") is logits
