@@ -105,6 +105,9 @@ def explained(message: str, known: Sequence[str]) -> str:
                 )
             return f"Expected options that begin with --, but got {match[1]!r}.{hint}"
         return unknown_option(option, known)
+    foreign = re.match(r"Option '([^']+)' is not accepted", text)  # of a configuration, or of a class
+    if foreign and "--config" in known and "init_args" not in foreign[1]:
+        return unknown_option(f"--{foreign[1]}", known)
     if re.search(r"multilabel.*'?regression'?$", text):
         return f"--model.task: Expected multiclass, multilabel or binary, but got regression. {NO_REGRESSION}"
     text = re.sub(r"^Parser key \"([\w.]+)\":", r"--\1:", text)
@@ -116,8 +119,8 @@ def explained(message: str, known: Sequence[str]) -> str:
         text,
     )
     text = re.sub(r"Option '([^']+)' is not accepted", r"Expected arguments that the class has, but got \1", text)
-    if foreign := re.match(r"(--[\w.]+: ).*- Expected a path but (\S+) either not accessible or invalid", text):
-        return f"{foreign[1]}Expected a class_path that the option accepts, but got {foreign[2]}"
+    if path := re.match(r"(--[\w.]+: ).*- Expected a path but (\S+) either not accessible or invalid", text):
+        return f"{path[1]}Expected a class_path that the option accepts, but got {path[2]}"
     if several := re.search(
         r"Does not validate against any of the Union .* Errors: (.*) Given value type: .*: ?(.*)$", text
     ):

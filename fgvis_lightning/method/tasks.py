@@ -6,6 +6,7 @@ sigmoid; so there are only two rules. All functions take logits (B,K) and target
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -58,10 +59,17 @@ class Binary(Task):
 
 
 class Multilabel(Task):
-    """Each of K labels applies or not, independently of the others: a sigmoid for each."""
+    """Each of K labels applies or not, independently of the others: a sigmoid for each.
+
+    Args:
+        threshold: probability above which a label is predicted.
+    """
 
     name = "multilabel"
     says = "sigmoid of each label"
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        self.threshold = threshold
 
     def log_odds(self, logits: Tensor, targets: Tensor) -> Tensor:
         return logits.gather(1, targets[:, None]).squeeze(1)
@@ -70,11 +78,11 @@ class Multilabel(Task):
         return F.logsigmoid(self.log_odds(logits, targets))
 
     def present(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Whether the target label's probability is above 0.5."""
-        return self.log_odds(logits, targets) > 0
+        """Whether the target label's probability is above the threshold."""
+        return self.log_odds(logits, targets) > math.log(self.threshold / (1 - self.threshold))
 
     def same_decision(self, logits: Tensor, others: Tensor, targets: Tensor) -> Tensor:
-        """Whether the target label is above 0.5 in both or in neither."""
+        """Whether the target label is above the threshold in both or in neither."""
         return self.present(logits, targets) == self.present(others, targets)
 
 

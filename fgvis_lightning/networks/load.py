@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fgvis_lightning.errors import InputError, one_of
-from fgvis_lightning.method.tasks import ATTRIBUTE, Task
+from fgvis_lightning.method.tasks import ATTRIBUTE, Multilabel, Task
 from fgvis_lightning.networks.channels import KINDS, as_they_are, channels_of, dimensions_of, for_channels
 from fgvis_lightning.networks.checkpoint import LIGHTNING, from_hyper_parameters, load_weights
 from fgvis_lightning.networks.classifier import Classifier, Reordered, check_module, freeze
@@ -146,7 +146,8 @@ def from_options(
     frozen = freeze(network)
     frozen, found, says = with_head(frozen, output, meaning, outputs, _noise(frozen, preprocessing))
     frozen = frozen if output is None or isinstance(frozen, Head) else Selected(frozen, output)
-    setattr(frozen, ATTRIBUTE, own_task if isinstance(own_task, Task) else found)
+    meant = own_task if isinstance(own_task, Task) else found
+    setattr(frozen, ATTRIBUTE, Multilabel(threshold) if isinstance(meant, Multilabel) else meant)
     classes = tuple(_class_names(classifier.classes) or classes)
     if found.name == "binary" and len(classes) == 1:
         classes = (f"no {classes[0]}", classes[0])

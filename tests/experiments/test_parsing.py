@@ -190,3 +190,10 @@ def test_bash_completes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert complete("fgvis", "co") == {"compare", "completion"}
     assert complete("fgvis", "fit", "--model.it") == {"--model.iterations"}
     assert complete("fgvis", "fit", "--model.game", "d") == {"deletion"}
+
+
+def test_an_option_of_another_command_in_a_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("data: {images: photos}")
+    error = complaint(capsys, "sanity", "--config", str(config))
+    assert "Expected an option of this command, but got --data.images. Nearest: --images" in error

@@ -222,12 +222,21 @@ def test_what_has_no_explanation_is_said() -> None:
 
 def test_methods_and_metrics_follow_the_task(images: Tensor) -> None:
     classifier = load_classifier(Quadrants(end=nn.Sigmoid()), size=(16, 16), mean=NORMALIZE[0], std=NORMALIZE[1])
-    assert classifier.task is TASKS["multilabel"]
+    assert classifier.task.name == "multilabel"
     targets = torch.tensor([1, 1])
     own = Quadrants()(images)[:, 1].sigmoid()
     assert torch.allclose(scores(classifier.network, images, targets), own)
     curve = deletion_curve(classifier.network, images, images.mean(1), targets)
     assert torch.allclose(curve[:, 0], own)
+
+
+def test_every_measure_predicts_labels_above_the_threshold(images: Tensor) -> None:
+    classifier = load_classifier(Quadrants(bias=20.6), size=(16, 16), task="multilabel", threshold=0.3)
+    logits, targets = classifier.network(images), torch.tensor([1, 1])
+    assert ((logits[:, 1].sigmoid() > 0.3) & (logits[:, 1] < 0)).all(), "between 0.3 and 0.5"
+    assert classifier.task.present(logits, targets).all()
+    assert not classifier.task.same_decision(logits, logits - 1, targets).any()
+    assert not TASKS["multilabel"].present(logits, targets).any(), "by default, it is 0.5"
 
 
 def test_all_labels_above_the_threshold_are_predicted(
