@@ -31,7 +31,7 @@ def as_images(images: Any, preprocessing: Preprocessing) -> Tensor:
         InputError: if the images have another type, shape or range, or if they cannot be read.
     """
     if isinstance(images, Tensor):
-        one = images.ndim == 1 + len(preprocessing.size)
+        one = images.ndim == 1 + len(preprocessing.size) and len(images) == preprocessing.count
         return _checked(images.detach()[None] if one else images.detach(), preprocessing)
     several = [images] if isinstance(images, str | Path | Image.Image) else images
     if not isinstance(several, Sequence) or not several:

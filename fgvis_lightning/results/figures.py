@@ -31,7 +31,7 @@ from torch import Tensor
 
 from fgvis_lightning.results.layout import panel
 from fgvis_lightning.results.numbers import USUAL, percent, probability, score_after
-from fgvis_lightning.results.shapes import middle_slices, signal_figure
+from fgvis_lightning.results.shapes import in_view, middle_slices, signal_figure
 
 if TYPE_CHECKING:
     from fgvis_lightning.results.explanation import Explanation
@@ -105,8 +105,9 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
     game, evidence = explanation.game, explanation.evidence[index].float().cpu()
     count, bands, what = len(evidence), explanation.bands, {2: "signal", 4: "volume"}.get(image.ndim, "image")
     size, scores = f"mean {percent(evidence.mean())}", _scores(explanation, index, what)
-    state = state_of(evidence).replace("image", what)
+    state, values = state_of(evidence).replace("image", what), ""
     if image.ndim == 4:
+        image, background, values = in_view(image.float(), background)
         image, evidence = middle_slices(image, background), middle_slices(evidence, torch.zeros_like(background))
         state = state if state or evidence.any() else "none in these slices"
     how = "" if state else brightening(evidence, AS_IT_IS if what == "signal" else FAINT)
@@ -116,7 +117,7 @@ def explanation_panel(explanation: Explanation, index: int, image: Tensor, backg
     channels = ", ".join(str(place + 1) for place in triple(count, bands))
     named = {1: "mask", 3: "evidence by color channel"}.get(count, f"evidence in channels {channels}")
     unseen = "too faint to see; brightened on the right" if how and evidence.max() < UNSEEN else ""
-    views = {what if count <= 3 else f"{what}, channels {channels}": as_rgb(image, bands)}
+    views = {f"{what}{values}" if count <= 3 else f"{what}, channels {channels}{values}": as_rgb(image, bands)}
     views[_joined(f"evidence ({game.name})", state or unseen)] = explanation_image(image, evidence, background, bands)
     dimmed = _joined(f"on the dimmed {what}", state) if state else f"on the dimmed {what}, {overlay_words(evidence)}"
     by_channel = {dimmed: overlay(image, evidence, bands)}

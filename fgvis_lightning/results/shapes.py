@@ -18,6 +18,23 @@ LEFT = 0.09  # of the lines, in shares of the figure
 DARK, PALE = "#0b6e69", "#c9c9c9"
 
 
+def in_view(volume: Tensor, fill: Tensor) -> tuple[Tensor, Tensor, str]:
+    """A volume of any values in [0,1], from its lowest value to its highest, unless its values are in [0,1] already.
+
+    Args:
+        volume: volume (C,D,H,W).
+        fill: color (C,1,1) of removed parts, which is scaled and clipped alike.
+
+    Returns:
+        Both in [0,1], and the values of black and white in words; the words are empty if nothing is scaled.
+    """
+    low, high = float(volume.min()), float(volume.max())
+    if low >= 0 and high <= 1:
+        return volume, fill, ""
+    span = high - low or 1.0
+    return (volume - low) / span, ((fill - low) / span).clamp(0, 1), f", black {low:.4g}, white {high:.4g}"
+
+
 def middle_slices(volume: Tensor, fill: Tensor) -> Tensor:
     """The middle slices of a volume (C,D,H,W) across its depth, height and width, side by side on a color (C,1,1).
 

@@ -96,6 +96,11 @@ def test_images_that_cannot(images: Any, message: str) -> None:
         as_images(images, PREPROCESSING)
 
 
+def test_the_message_has_the_shape_that_was_given() -> None:
+    with pytest.raises(InputError, match=r"Expected images of shape \(B,3,H,W\) or \(3,H,W\), but got \(8, 16, 16\)"):
+        as_images(torch.rand(8, 16, 16), PREPROCESSING)
+
+
 def test_explain_takes_a_path_and_a_name(photo: Callable[..., Path]) -> None:
     options: dict[str, Any] = {"iterations": 2, "seeds": 1, "size": (16, 16), "classes": list(CLASSIFIER.classes)}
     found = explain(Tiny(), photo("a.png"), "dog", **options)

@@ -31,6 +31,7 @@ from fgvis_lightning.results.figures import (
 )
 from fgvis_lightning.results.layout import as_file
 from fgvis_lightning.results.notebook import draw
+from fgvis_lightning.results.shapes import in_view
 
 
 def test_brightness_ends_at_a_quantile_that_a_single_pixel_does_not_move() -> None:
@@ -190,6 +191,20 @@ def test_a_volume_without_evidence_in_its_middle_says_so() -> None:
         "on the dimmed volume: none in these slices",
         "mask: none in these slices",
     ]
+
+
+def test_a_volume_of_any_values_is_drawn_from_its_lowest_to_its_highest() -> None:
+    score, evidence = torch.tensor([0.75]), torch.rand(1, 1, 4, 4, 4)
+    explanation = Explanation(evidence, torch.tensor([3]), score, score, GAMES["preservation"])
+    volume = torch.linspace(-1000, 1000, 64).view(1, 4, 4, 4)
+    figure = explanation_panel(explanation, 0, volume, torch.zeros(1, 1, 1), "cat")
+    assert names(figure)[0] == "volume, black -1000, white 1000"
+    drawn = figure.axes[0].get_images()[0].get_array()
+    assert drawn is not None
+    assert len(np.unique(drawn)) > 30, "not black and white"
+    image, fill, words = in_view(volume, torch.zeros(1, 1, 1))
+    assert (image.min(), image.max(), fill.item(), words) == (0, 1, 0.5, ", black -1000, white 1000")
+    assert torch.equal(in_view(evidence[0], fill)[0], evidence[0]), "values in [0,1] are as they are"
 
 
 def test_a_panel_says_what_was_missed_and_how_well_runs_agree() -> None:
