@@ -156,12 +156,10 @@ def test_torchvision_segments(name: str) -> None:
 
 def test_one_channel_of_segmentation_is_two_classes() -> None:
     """A sigmoid at each pixel, as most networks of medical segmentation have it."""
-    network = nn.Sequential(nn.Conv2d(3, 1, 1), nn.ReLU(), nn.Conv2d(1, 1, 1))
-    with torch.no_grad():
-        network[0].weight.copy_(torch.tensor([0.0, 1.0, 0.0])[None, :, None, None])
-        network[0].bias.zero_()
-        network[2].weight.fill_(10.0)
-        network[2].bias.fill_(-2.0)
+    first, last = nn.Conv2d(3, 1, 1, bias=False), nn.Conv2d(1, 1, 1)
+    first.weight = nn.Parameter(torch.tensor([0.0, 1.0, 0.0])[None, :, None, None])
+    last.weight, last.bias = nn.Parameter(torch.full((1, 1, 1, 1), 10.0)), nn.Parameter(torch.tensor([-2.0]))
+    network = nn.Sequential(first, nn.ReLU(), last)
     image, z = picture_of_two(), network(picture_of_two())
     as_it_is: Any = {**QUICK, "normalize": ((0.0,) * 3, (1.0,) * 3), "iterations": 60, "reduce": SegmentationLogits()}
     found = explain(network, image, 1, **as_it_is)

@@ -272,7 +272,8 @@ def test_wrappers_are_taken_off() -> None:
 def test_compiled_parts_of_a_network_are_taken_as_they_were_before() -> None:
     network, part = nn.Sequential(Tiny(seed=1)), Tiny(seed=1)
     network[0] = torch.compile(part, backend="aot_eager")  # type: ignore[assignment]
-    image, quick = torch.rand(1, 3, 16, 16), {"iterations": 2, "seeds": 1, "accelerator": "cpu"}
+    image = torch.rand(1, 3, 16, 16)
+    quick: Any = {"iterations": 2, "seeds": 1, "accelerator": "cpu"}
     assert torch.equal(explain(network, image, **quick).mask, explain(part, image, **quick).mask)
     assert network[0]._orig_mod is part, "the caller's network is not changed"
 
