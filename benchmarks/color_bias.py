@@ -6,7 +6,7 @@ images::
 
     python benchmarks/color_bias.py --output results/planted_color
 
-Takes four minutes on two cores.
+Takes two minutes on two cores.
 """
 
 from __future__ import annotations
