@@ -49,7 +49,7 @@ def save(name: str, rows: list[Row], columns: list[str], names: list[str], inche
     with Image.open(RESULTS / f"{name}.png") as drawn:
         image = drawn.convert("RGB")
     image.thumbnail((1600, 1600), Image.Resampling.LANCZOS)
-    image.save(ROOT / "docs" / f"gallery_{name}.jpg", quality=80, optimize=True)
+    image.save(ROOT / "docs" / f"gallery_{name}.jpg", quality=70, optimize=True)
 
 
 def views(found: Explanation, image: Tensor, preprocessing: Preprocessing) -> tuple[tuple[Tensor, str], ...]:
