@@ -6,7 +6,8 @@ et al., NeurIPS 2018, section 4.2), which it can only learn by heart, and compar
 
     python benchmarks/random_labels.py --output results/random_labels
 
-Takes about two minutes on two cores. A method whose maps are the same for both shows digits, not what the network knows.
+Takes about two minutes on two cores. A method whose maps are the same for both shows digits, not what the network
+knows.
 """
 
 from __future__ import annotations
