@@ -120,7 +120,8 @@ def explain(
         precision: precision of Lightning's Trainer, e.g. ``bf16-mixed``.
         accelerator: accelerator of Lightning's Trainer, e.g. ``cpu`` or ``gpu``; one device is used.
         batch_size: number of inputs that pass through the network together, in which an image counts once for each of
-            its ``seeds`` runs; None for all images, ``auto`` for as many as fit on the device.
+            its ``seeds`` runs; None for all images, ``auto`` for as many as fit on the device. A number also is the
+            size of a batch with fewer images, which is filled with copies, so that rounding does not depend on them.
         progress: whether to show a progress bar of the iterations.
         options: further arguments of `FGVis`, and of its ``classifier`` and ``defense``: ``level``, ``score``,
             ``reference``, ``noise``, ``seed``, ``optimizer``, ``gate``, ``exempt``; ``classes``, ``mean``, ``std``,
@@ -202,7 +203,7 @@ def explain_with(
     together = None
     if batch_size != "auto":
         runs = model.rows_per_item
-        size, together = divided(batch_size or len(images) * runs, runs, len(images))
+        size, together = divided(batch_size or len(images) * runs, runs)
     with quiet(module="pytorch_lightning"):
         with trainer_options():
             trained = pl.Trainer(

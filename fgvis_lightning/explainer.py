@@ -239,7 +239,7 @@ class FGVis(MaskModule):
 
     def _divide(self, rows: int) -> int:
         """Let at most so many rows pass through the network together, and return the number of items in a batch."""
-        size, self.sweep.together = divided(rows, self.options.seeds, self.sweep.largest)
+        size, self.sweep.together = divided(rows, self.options.seeds)
         self.sweep.size = size
         return size
 

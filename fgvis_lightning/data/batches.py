@@ -102,15 +102,15 @@ class Sweep:
                 yield batch
 
 
-def divided(rows: int, runs: int, items: int) -> tuple[int, int | None]:
-    """How so many items with several runs each are divided into passes of at most this many rows.
+def divided(rows: int, runs: int) -> tuple[int, int | None]:
+    """How items with several runs are divided into passes of at most this many rows.
 
     Returns:
         Number of items in a batch; and, if a single item has too many runs, the number of its runs that pass together.
         All passes have the same number of rows, since rounding, and therefore gates, depend on it.
     """
     if rows >= runs:
-        return min(rows // runs, items), None
+        return rows // runs, None
     return 1, max(number for number in range(1, rows + 1) if runs % number == 0)
 
 

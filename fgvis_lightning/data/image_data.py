@@ -110,7 +110,8 @@ class ImageData(SweepData):
         # Limited by all items, not by the unfinished ones: the size must be the same after an interruption.
         size, together = self.batch_size, None
         if size != "auto":
-            size, together = divided(size, self._model.rows_per_item, self.total)
+            size, together = divided(size, self._model.rows_per_item)
+            size = min(size, self.total)
         # The size that auto found once is an upper limit; a larger one would round differently after an interruption.
         largest = known or -(-self.total // ranks)
         first = None if known == 1 else known  # the runs of a single item may have been divided

@@ -20,11 +20,10 @@ from fgvis_lightning.method.games import GAMES, log_probability
 
 
 def test_items_and_runs_are_divided_into_equal_passes() -> None:
-    assert [divided(rows, 6, 9) for rows in (1, 2, 3, 4, 5)] == [(1, 1), (1, 2), (1, 3), (1, 3), (1, 3)]
-    assert [divided(rows, 6, 9) for rows in (6, 11, 12)] == [(1, None), (1, None), (2, None)]
-    assert divided(4, 5, 9) == (1, 1)
-    assert divided(8, 1, 9) == (8, None)
-    assert divided(8, 1, 3) == (3, None), "no places without an item"
+    assert [divided(rows, 6) for rows in (1, 2, 3, 4, 5)] == [(1, 1), (1, 2), (1, 3), (1, 3), (1, 3)]
+    assert [divided(rows, 6) for rows in (6, 11, 12)] == [(1, None), (1, None), (2, None)]
+    assert divided(4, 5) == (1, 1)
+    assert divided(8, 1) == (8, None)
 
 
 @pytest.mark.parametrize("game", ["preservation", "deletion"])
@@ -101,10 +100,6 @@ def test_auto_divides_an_image_that_does_not_fit_with_all_runs() -> None:
     assert explain(Hungry(), batch, iterations=40, seeds=6, batch_size=3) == found
     with pytest.raises(torch.OutOfMemoryError):
         explain(Hungry(), batch, iterations=40, seeds=6, batch_size=6)
-
-
-def test_a_batch_is_not_larger_than_its_images() -> None:
-    assert len(explain(Hungry(), images(2), iterations=2, seeds=1, batch_size=1000)) == 2
 
 
 def test_auto_begins_with_one_run_again_where_one_image_was_divided(
