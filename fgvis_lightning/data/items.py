@@ -96,8 +96,8 @@ def list_items(
     )
     if not pairs:
         raise InputError(
-            f"Expected labels with a probability above {classifier.threshold}, but none of {len(photos)} images has "
-            f"one. Lower --model.threshold, or name the labels with --data.targets."
+            f"Expected labels with a probability above {classifier.task.threshold}, but none of {len(photos)} images "
+            f"has one. Lower --model.threshold, or name the labels with --data.targets."
         )
     return [Item(names[path], path, target, number) for number, (path, target) in enumerate(pairs)]
 

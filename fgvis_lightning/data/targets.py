@@ -62,7 +62,9 @@ class Targets:
         network = classifier.network.to("cuda" if torch.cuda.is_available() else "cpu")
         weight = next((tensor for tensor in network.buffers() if tensor.is_floating_point()), image)
         x = classifier.preprocessing.normalize(as_float(image))[None].to(weight)
-        found = checked(network(x), x, classifier).float().sigmoid()[0] > classifier.threshold
+        logits = checked(network(x), x, classifier).float()
+        every = torch.arange(logits.shape[1], device=logits.device)
+        found = classifier.task.present(logits.expand(len(every), -1), every)
         labels: list[int] = found.nonzero().flatten().tolist()
         return labels
 

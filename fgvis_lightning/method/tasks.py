@@ -24,6 +24,7 @@ class Task:
 
     name = "multiclass"
     says = "softmax over the classes"
+    threshold = 0.5  # probability above which a label is predicted, if several can apply
 
     def log_odds(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Log p/(1 - p) of the target class, exact for p near 0 or 1."""

@@ -34,7 +34,6 @@ class Classifier:
         order: order of the color channels in the network's training; ``network`` itself always takes RGB.
         note: a sentence about ignored weights of the checkpoint.
         outputs: description of the network's outputs, for messages; empty if unknown.
-        threshold: probability above which a label is predicted in a multilabel task.
         folded: cache of `fgvis_lightning.networks.folding.faster`.
     """
 
@@ -45,7 +44,6 @@ class Classifier:
     order: str = "RGB"
     note: str = ""
     outputs: str = ""
-    threshold: float = 0.5
     folded: dict[Any, nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property

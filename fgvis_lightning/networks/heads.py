@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.tasks import TASKS, Task
-from fgvis_lightning.networks.outputs import select
+from fgvis_lightning.networks.outputs import select, two_classes
 
 FINAL: dict[Any, str] = {
     **dict.fromkeys((torch.sigmoid, torch.Tensor.sigmoid, F.sigmoid, torch.special.expit), "sigmoid"),
@@ -104,7 +104,7 @@ class Head(nn.Module):
         logits = select(outputs, self.output, type(self.network).__name__)
         logits = logits.reshape(len(x), -1) if logits.ndim < 2 else logits  # squeeze() also drops a batch of one image
         logits = logits if self.inverse is None else self.inverse(logits)
-        return torch.cat([-logits / 2, logits / 2], 1) if self.two else logits
+        return two_classes(logits) if self.two else logits
 
 
 def with_head(

@@ -151,7 +151,7 @@ def from_options(
     classes = tuple(_class_names(classifier.classes) or classes)
     if found.name == "binary" and len(classes) == 1:
         classes = (f"no {classes[0]}", classes[0])
-    return Classifier(frozen, preprocessing, classes, name, classifier.order, note, says, threshold)
+    return Classifier(frozen, preprocessing, classes, name, classifier.order, note, says)
 
 
 def load_classifier(

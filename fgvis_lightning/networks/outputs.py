@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fgvis_lightning.errors import InputError
@@ -18,6 +19,11 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
     elif isinstance(values, tuple | list | Mapping):
         for one in values.values() if isinstance(values, Mapping) else values:
             yield from tensors_in(one)
+
+
+def two_classes(logit: Tensor) -> Tensor:
+    """One logit (B,1,…) of a sigmoid as logits (B,2,…) of two classes, the second of which has its probability."""
+    return torch.cat([-logit / 2, logit / 2], 1)
 
 
 def own_network(network: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fgvis_lightning.errors import InputError
 from fgvis_lightning.method.tasks import ATTRIBUTE, TASKS
-from fgvis_lightning.networks.outputs import select
+from fgvis_lightning.networks.outputs import select, two_classes
 
 Reduce = Callable[[Any], Tensor]
 """Function that turns a network's outputs into class scores (B,K)."""
@@ -94,8 +94,8 @@ class SegmentationLogits(nn.Module):
         logits = select(outputs, "out" if named else None, "the segmentation network")
         if logits.ndim < 3:
             raise InputError(f"Expected dense logits (B,K,H,W), but got {tuple(logits.shape)}. Leave reduce out.")
-        if logits.shape[1] == 1:  # a sigmoid at each pixel: two classes, as for one logit
-            logits = torch.cat([-logits / 2, logits / 2], 1)
+        if logits.shape[1] == 1:  # a sigmoid at each pixel
+            logits = two_classes(logits)
         odds = pixel_log_odds(logits)
         if self.region is not None:
             region = F.interpolate(self.region.to(odds)[None, None], odds.shape[2:])[0, 0].expand_as(odds)
