@@ -382,7 +382,7 @@ def test_closed_gates_on_the_image_stop_the_run(game: str, precision: str, monke
 @pytest.mark.parametrize(
     ("network", "told"),
     [
-        (lambda: torch.jit.trace(Tiny().eval(), torch.rand(1, 3, 16, 16)), "scripted or traced"),
+        (lambda: torch.jit.trace(Tiny().eval(), torch.rand(1, 3, 16, 16)), "scripted, traced or exported"),
         (lambda: Tiny().double(), "but its weights are torch.float64"),
         (lambda: Tiny().half(), "but its weights are torch.float16"),
     ],

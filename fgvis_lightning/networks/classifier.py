@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.method.tasks import Task, task_of
@@ -139,6 +139,13 @@ def channels_last(network: nn.Module) -> nn.Module:
     return network._apply(lambda tensor: tensor.contiguous(memory_format=last) if tensor.ndim == 4 else tensor)
 
 
+def _exported(module: nn.Module) -> bool:
+    """Whether it calls ATen's operators, as modules of ``torch.export`` do, instead of torch's functions."""
+    return isinstance(module, fx.GraphModule) and any(
+        type(node.target).__module__ == "torch._ops" for node in module.graph.nodes if node.op == "call_function"
+    )
+
+
 FROZEN = "frozen_parameters"
 """Attribute of a frozen module: the names of its buffers that were parameters."""
 
@@ -151,12 +158,14 @@ def check_module(network: Any) -> None:
     """
     if not isinstance(network, nn.Module):
         hint = "its name" if network is None else "an instance" if isinstance(network, type) else "a module"
+        if type(network).__name__ == "ExportedProgram":
+            network, hint = "exported program", "the original module"
         raise InputError(f"Expected a network as a torch.nn.Module, but got {network!r}. Pass {hint}.")
     for path, module in network.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
+        if isinstance(module, torch.jit.ScriptModule) or _exported(module):
             raise InputError(
                 f"Expected a Python module, but {path or getattr(network, 'original_name', type(network).__name__)} is "
-                f"scripted or traced, and its activations cannot be gated. Pass the original module."
+                f"scripted, traced or exported, and its activations cannot be gated. Pass the original module."
             )
         if ".quantized" in type(module).__module__:
             raise InputError(

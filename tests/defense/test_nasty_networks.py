@@ -310,7 +310,7 @@ def test_scripted_code_is_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(nn.Sequential(nn.ReLU(), nn.Sigmoid()))
-    with pytest.raises(InputError, match="Expected a Python module, but activation is scripted or traced"):
+    with pytest.raises(InputError, match="Expected a Python module, but activation is scripted, traced or exported"):
         DefendedCNN(spelled(scripted))
     for _ in range(3):  # from the third call on it runs as one node of autograd's graph
         with pytest.raises(InputError, match="Expected every nonlinearity of Spelled to be gated"):

@@ -110,8 +110,16 @@ def test_a_scripted_part() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted: Any = torch.jit.script(nn.ReLU())
-    with pytest.raises(InputError, match="but 1 is scripted or traced"):
+    with pytest.raises(InputError, match="but 1 is scripted, traced or exported"):
         freeze(nn.Sequential(nn.Conv2d(3, 3, 1), scripted))
+
+
+def test_an_exported_network() -> None:
+    exported = torch.export.export(Tiny().eval(), (torch.rand(1, 3, 16, 16),))
+    with pytest.raises(InputError, match="but got 'exported program'. Pass the original module"):
+        freeze(exported)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="is scripted, traced or exported"):
+        freeze(exported.module())
 
 
 def test_a_mode_without_a_result() -> None:
