@@ -24,10 +24,8 @@ FADED_IN, BRIGHTER = 0.1, 2.0
 """First evidence of all entries of `Pruning` in games that start without any, and its growth factor."""
 LARGEST_FACTOR = 4.0  # of a mean
 CLOSE_ENOUGH = 1.05  # ratio of the factors that are and are not enough
-STALLED = 0.1
+STALLED = 0.2
 """Step size below which a soft pruning restarts with a larger step and a shorter memory."""
-LIGHTER, LIGHTEST = 1.2, 4.0
-"""Growth factor of the evidence from which a soft pruning restarts after restarts in vain, and the largest factor."""
 
 
 class Pruning(Solver):
@@ -36,14 +34,13 @@ class Pruning(Solver):
     Several runs prune hard: each drops a share of its entries, those with the least slightly perturbed worth. The share
     grows after a success and shrinks after a failure. Masks from hard pruning are grainy; their mean, scaled by the
     smallest factor that reaches the level, is smooth, stable and smaller. From there (or from the start, for a single
-    run), evidence is pruned softly: entries below a threshold of worth fade, faster the less worth they have, while the
-    others fade a little, too, or grow::
+    run), evidence is pruned softly: all of it fades a little, and entries below a threshold of worth fade faster, the
+    less worth they have::
 
-        evidence ← evidence · exp(-step · max(even, 1 - worth / threshold)), even = 0.15 or -0.5
+        evidence ← best · exp(-step · max(even, 1 - worth / threshold))
 
-    Fading evenly keeps the image smooth during pruning, since roughness by itself costs score. When the pruning stalls
-    because no evidence can be spared, it restarts, with growth instead of the even part or the other way round. After
-    restarts in vain, it starts from brighter and brighter evidence, which leaves room to drop other entries.
+    The even part keeps the image smooth during pruning, since roughness by itself costs score. When the pruning stalls
+    because no evidence can be spared, it restarts, alternately with and without the even part.
 
     In games that start without evidence, the image fades in evenly until the level is reached.
 
@@ -53,7 +50,6 @@ class Pruning(Solver):
         shake: standard deviation of the logarithm of the factor that perturbs the worth in hard prunings.
         step: first step size of the soft pruning of a single run; a third of it after a stall, or after several runs.
         even: part of a step that all entries take, until it stalls, and after every other stall.
-        grow: largest part of a step by which entries grow after the other stalls.
         memory: decay factor of the moving average of gradients in hard prunings.
         long: decay factor in a soft pruning from the start.
         short: decay factor after a stall.
@@ -68,13 +64,12 @@ class Pruning(Solver):
         shake: float = 0.5,
         step: float = 0.9,
         even: float = 0.15,
-        grow: float = 0.5,
         memory: float = 0.8,
         long: float = 0.9,
         short: float = 0.6,
         alone: float = 0.15,
     ) -> None:
-        options = {"share": share, "shake": shake, "step": step, "even": even, "grow": grow, "alone": alone}
+        options = {"share": share, "shake": shake, "step": step, "even": even, "alone": alone}
         super().__init__(params, {**options, "memory": memory, "long": long, "short": short})
 
     def begin(self, evidence: Tensor, group: dict[str, Any], number: int) -> Run:
@@ -96,17 +91,8 @@ class Pruning(Solver):
             run.amount = min(run.amount * (1.2 if good else 0.7), 1.5)
             run.threshold *= 1.1 if good else 0.9
             if run.amount < STALLED:
-                self._restart(run, group)
-
-    def _restart(self, run: Run, group: dict[str, Any]) -> None:
-        self._refresh(run, group)
-        run.even = -group["grow"] if run.even == group["even"] else group["even"]
-        run.vain = 0 if run.size < run.spared else run.vain + 1
-        if run.vain and LIGHTER**run.vain <= LIGHTEST:
-            run.amount = group["step"]
-        else:
-            run.vain = 0
-        run.spared, run.latest = run.size, (LIGHTER**run.vain * run.best).clamp(max=1)
+                self._refresh(run, group)
+                run.even = 0.0 if run.even else group["even"]
 
     @staticmethod
     def _refresh(run: Run, group: dict[str, Any]) -> None:
@@ -154,10 +140,10 @@ class Pruning(Solver):
 
     def _fade(self, run: Run) -> Tensor:
         """A soft pruning."""
-        start = run.best if run.latest is None else run.latest
-        mean = run.worth.sum() / (start > 0).sum().clamp(min=1)  # there is hardly any worth outside
+        inside = run.best > 0
+        mean = run.worth.sum() / inside.sum().clamp(min=1)  # there is hardly any worth outside
         missing = (1 - run.worth / (run.threshold * mean).clamp(min=1e-30)).clamp(min=run.even)
-        evidence = (start * (-run.amount * missing).exp()).clamp(max=1)
+        evidence = run.best * (-run.amount * missing).exp()
         return torch.where(evidence < DROPPED, 0, evidence)
 
     def _drop(self, run: Run) -> Tensor:
