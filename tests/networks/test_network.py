@@ -116,7 +116,7 @@ def test_a_scripted_part() -> None:
 
 def test_an_exported_network() -> None:
     exported = torch.export.export(Tiny().eval(), (torch.rand(1, 3, 16, 16),))
-    with pytest.raises(InputError, match="but got 'exported program'. Pass the original module"):
+    with pytest.raises(InputError, match=r"but got 'exported program'\. Pass the original module"):
         freeze(exported)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="is scripted, traced or exported"):
         freeze(exported.module())
