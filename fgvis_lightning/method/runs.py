@@ -32,6 +32,9 @@ class Run:
     draws: torch.Generator  # random generator of the perturbations
     threshold: float = 1.0  # the worth below which an entry loses evidence, as a multiple of the mean worth
     even: float = 0.0  # the share of a step that reduces all entries
+    brighter: Tensor | None = None  # evidence larger than ``best`` that is pruned instead
+    vain: int = 0  # successive restarts of the pruning before which nothing was spared
+    spared: float = math.inf  # size of the pruned evidence at the latest restart
     lead: float = -math.inf  # lead of ``best``, see `fgvis_lightning.method.level.lead`
     reached: int = -1  # the iteration in which the level was first reached, from 0; -1 before
     margin: float = MARGIN  # the amount by which the level must be exceeded
@@ -50,6 +53,8 @@ class Run:
         good = lead >= min(max(self.lead, 0.0), self.margin)
         size = float(evidence.mean())
         first = self.reached < 0
+        if good and self.brighter is not None:
+            self.brighter = None if size <= self.size else evidence.clone()
         if (good and (first or size <= self.size)) or (first and lead > self.lead):
             self.best, self.lead, self.size = evidence.clone(), lead, size
         if good and first:

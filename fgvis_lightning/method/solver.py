@@ -219,7 +219,7 @@ class Solver(Optimizer, ABC):
             return
         run.margin = max(run.margin, run.lead - lead + MARGIN)
         run.best = run.sure if run.sure is not None else run.best + 0.2 * (1 - run.best)
-        run.size, run.lead = float(run.best.mean()), run.margin
+        run.size, run.lead, run.brighter = float(run.best.mean()), run.margin, None
 
     # --- decisions of a solver ---
 

@@ -26,6 +26,8 @@ LARGEST_FACTOR = 4.0  # of a mean
 CLOSE_ENOUGH = 1.05  # ratio of the factors that are and are not enough
 STALLED = 0.2
 """Step size below which a soft pruning restarts with a larger step and a shorter memory."""
+IN_VAIN, LIGHTER = 2, 1.2
+"""Successive restarts in vain after which a soft pruning goes on from this multiple of the best evidence."""
 
 
 class Pruning(Solver):
@@ -40,7 +42,9 @@ class Pruning(Solver):
         evidence ← best · exp(-step · max(even, 1 - worth / threshold))
 
     The even part keeps the image smooth during pruning, since roughness by itself costs score. When the pruning stalls
-    because no evidence can be spared, it restarts, alternately with and without the even part.
+    because no evidence can be spared, it restarts, alternately with and without the even part. After restarts in vain,
+    it goes on from brighter evidence than the best, which can spare other entries: a search by hops from one local
+    minimum to the next (basin hopping, Wales and Doye, 1997).
 
     In games that start without evidence, the image fades in evenly until the level is reached.
 
@@ -91,8 +95,17 @@ class Pruning(Solver):
             run.amount = min(run.amount * (1.2 if good else 0.7), 1.5)
             run.threshold *= 1.1 if good else 0.9
             if run.amount < STALLED:
-                self._refresh(run, group)
-                run.even = 0.0 if run.even else group["even"]
+                self._restart(run, group)
+
+    def _restart(self, run: Run, group: dict[str, Any]) -> None:
+        self._refresh(run, group)
+        run.even = 0.0 if run.even else group["even"]
+        size = run.size if run.brighter is None else float(run.brighter.mean())
+        run.vain = 0 if size < run.spared else run.vain + 1
+        run.spared = size
+        if run.vain == IN_VAIN:
+            run.vain, run.brighter = 0, (LIGHTER * run.best).clamp(max=1)
+            run.spared = float(run.brighter.mean())
 
     @staticmethod
     def _refresh(run: Run, group: dict[str, Any]) -> None:
@@ -140,10 +153,10 @@ class Pruning(Solver):
 
     def _fade(self, run: Run) -> Tensor:
         """A soft pruning."""
-        inside = run.best > 0
-        mean = run.worth.sum() / inside.sum().clamp(min=1)  # there is hardly any worth outside
+        start = run.best if run.brighter is None else run.brighter
+        mean = run.worth.sum() / (start > 0).sum().clamp(min=1)  # there is hardly any worth outside
         missing = (1 - run.worth / (run.threshold * mean).clamp(min=1e-30)).clamp(min=run.even)
-        evidence = run.best * (-run.amount * missing).exp()
+        evidence = start * (-run.amount * missing).exp()
         return torch.where(evidence < DROPPED, 0, evidence)
 
     def _drop(self, run: Run) -> Tensor:

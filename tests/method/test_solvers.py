@@ -100,6 +100,44 @@ def test_entries_are_chosen_by_gradients_alone(game: Game) -> None:
     assert torch.equal(found[0].best, found[1].best)  # type: ignore[union-attr]
 
 
+def test_a_pruning_that_can_spare_nothing_goes_on_from_brighter_evidence() -> None:
+    """It made the same few attempts again and again."""
+    masks = nn.Parameter(torch.ones(1, *SHAPE))
+    solver = Pruning([{"params": [masks], "runs": 1, "keeps": True, "iterations": 100}])
+    draw = torch.Generator().manual_seed(0)
+    tried: list[float] = []
+    size = 1.0
+    for _ in range(100):
+        tried.append(float(masks.detach().mean()))
+        masks.grad = -torch.rand(masks.shape, generator=draw)
+        solver.tell(torch.tensor([1.0 if size > 0.3 or tried[-1] >= 1.1 * size else -1.0]))
+        solver.step()
+        size = float(solver.best().mean())
+    stuck = tried[tried.index(size) + 1 :]
+    assert len(stuck) > 80
+    assert 0.2 < size < 0.3
+    assert max(stuck) == pytest.approx(1.2 * size, rel=0.05)
+    assert sum(one > size for one in stuck) > 10
+    assert len({round(one, 6) for one in stuck}) > 40
+
+
+def test_entries_of_much_worth_take_the_place_of_others() -> None:
+    """Entries of a photo that fades in are equally bright; those of ten times the weight alone need less in total."""
+    weight = torch.zeros(SHAPE)
+    weight[0], weight[1] = 10, 1
+    weight /= weight.sum()
+    masks = nn.Parameter(torch.zeros(1, *SHAPE))
+    solver = Pruning([{"params": [masks], "runs": 1, "keeps": True, "iterations": 60}])
+    for _ in range(60):
+        masks.grad = -weight.expand_as(masks).clone()
+        solver.tell((masks * weight).sum((1, 2, 3)).detach() - 0.39)  # after 0.1 and 0.2, all entries have 0.4
+        solver.step()
+    heavy, light, none = solver.best()[0].mean((1, 2)).tolist()
+    assert heavy == pytest.approx(0.429, rel=0.03)  # 0.39 · 11 / 10
+    assert light < 0.02
+    assert none == 0
+
+
 def test_reached_is_the_first_time_in_any_run() -> None:
     """Not in the run with the smallest evidence, which changes until the runs are joined."""
     masks = masks_of(GAMES["deletion"], 2)
