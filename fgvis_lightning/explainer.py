@@ -31,7 +31,7 @@ from fgvis_lightning.defense.options import DefenseOptions, defend
 from fgvis_lightning.engine.batch_size import FreeMemory, largest_batch_size
 from fgvis_lightning.engine.mask_module import MaskModule
 from fgvis_lightning.engine.rows import Rows
-from fgvis_lightning.engine.strategy import check_strategy
+from fgvis_lightning.engine.strategy import check_steps
 from fgvis_lightning.errors import InputError, nearest
 from fgvis_lightning.method.convergence import Plateau
 from fgvis_lightning.method.games import divide_by_largest
@@ -135,7 +135,7 @@ class FGVis(MaskModule):
     # --- Lightning's hooks, in the order in which they run ---
 
     def setup(self, stage: str) -> None:
-        check_strategy(self.trainer.strategy, self.trainer.world_size)
+        check_steps(self.trainer, learning_rate=not self.options.auto)
         super().setup(stage)
 
     def configure_optimizers(self) -> Optimizer:

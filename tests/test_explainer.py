@@ -11,6 +11,8 @@ import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_lightning import callbacks
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
 from torch import Tensor, nn
 from toy_networks import NotANumber, Plain, Tiny, WrongShape
@@ -310,6 +312,51 @@ def test_strategies_that_average_masks_are_refused(options: dict[str, Any]) -> N
         InputError, match="Expected the strategy independent, or auto, but got DDPStrategy: it would average the masks"
     ):
         model.setup("fit")
+
+
+@pytest.mark.parametrize("option", [{"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.5}])
+def test_options_for_training_networks_are_refused(option: dict[str, Any]) -> None:
+    """Half of the steps would be lost, or the masks of different images would share one norm."""
+    model = FGVis(Tiny(), iterations=2)
+    model.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **option)
+    name, given = next(iter(option.items()))
+    with pytest.raises(InputError, match=f"Expected no --trainer.{name}, .* but got {given}. Remove it"):
+        model.setup("fit")
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        callbacks.BatchSizeFinder(),
+        callbacks.GradientAccumulationScheduler({0: 2}),
+        callbacks.LearningRateFinder(),
+        callbacks.StochasticWeightAveraging(0.1),
+    ],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_callbacks_for_training_networks_are_refused(callback: pl.Callback) -> None:
+    model = FGVis(Tiny(), iterations=2)
+    model.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[callback])
+    with pytest.raises(InputError, match=f"Expected callbacks .* but got {type(callback).__name__}. Remove it"):
+        model.setup("fit")
+
+
+@pytest.mark.filterwarnings("ignore::lightning_fabric.utilities.warnings.PossibleUserWarning")
+def test_learning_rates_are_watched_where_there_is_one(tmp_path: Path) -> None:
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    lam: Any
+    for lam in ("auto", 0.01):
+        watch = callbacks.LearningRateMonitor()
+        logger = CSVLogger(tmp_path)
+        trainer = pl.Trainer(accelerator="cpu", max_epochs=1, logger=logger, callbacks=[watch], **quiet)  # type: ignore[arg-type]
+        model = FGVis(Tiny(), iterations=2, seeds=1, lam=lam)
+        data = SweepData(Sweep([(Item("0", "", -1), images(1)[0])], 1, 1))
+        if lam == "auto":
+            with pytest.raises(InputError, match=r"but got LearningRateMonitor\. Remove it"):
+                trainer.fit(model, datamodule=data)
+        else:
+            trainer.fit(model, datamodule=data)
+            assert watch.lrs == {"lr-SGD": [0.1]}
 
 
 def test_defense_holds_back_a_false_class_that_autograd_reaches() -> None:

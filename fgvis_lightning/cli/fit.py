@@ -100,7 +100,9 @@ class FGVisCLI(LightningCLI):
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
-        if config.get("enable_progress_bar") is False:
+        own = config.get("callbacks") or []
+        another = any(isinstance(each, pl.callbacks.ProgressBar) for each in (own if isinstance(own, list) else [own]))
+        if another or config.get("enable_progress_bar") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, SweepProgress)]
         with trainer_options():
             trainer: pl.Trainer = super()._instantiate_trainer(config, callbacks)

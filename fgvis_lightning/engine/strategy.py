@@ -23,7 +23,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 # Private: Lightning has neither a public launcher to derive from nor a public function to set the number of threads.
 from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -125,14 +125,44 @@ def _how(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-def check_strategy(strategy: Strategy, world_size: int) -> None:
-    """Raise `InputError` for a strategy that would mix the masks of different ranks."""
-    if isinstance(strategy, IndependentStrategy) or (isinstance(strategy, SingleDeviceStrategy) and world_size == 1):
-        return
-    raise InputError(
-        f"Expected the strategy independent, or auto, but got {type(strategy).__name__}: it would average the masks of "
-        f"different images, and stall if ranks have different numbers of images. Use --trainer.strategy independent."
-    )
+FOR_TRAINING = {
+    *("BaseFinetuning", "BatchSizeFinder", "GradientAccumulationScheduler", "LearningRateFinder", "ModelPruning"),
+    *("StochasticWeightAveraging", "WeightAveraging"),
+}
+"""Lightning's callbacks that change a network in training, or how it is trained; older versions lack some of them."""
+
+
+def check_steps(trainer: pl.Trainer, learning_rate: bool = True) -> None:
+    """Check that every batch is one step of its masks, and that masks of different images have nothing in common.
+
+    Args:
+        trainer: the trainer.
+        learning_rate: whether the masks' optimizer has a learning rate.
+
+    Raises:
+        InputError: for a strategy, an option or a callback that does not fit.
+    """
+    strategy = trainer.strategy
+    single = isinstance(strategy, SingleDeviceStrategy) and trainer.world_size == 1
+    if not (single or isinstance(strategy, IndependentStrategy)):
+        raise InputError(
+            f"Expected the strategy independent, or auto, but got {type(strategy).__name__}: it would average the "
+            f"masks of different images, and stall if ranks have different numbers of images. Use --trainer.strategy "
+            f"independent."
+        )
+    for name, neutral in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
+        if (given := getattr(trainer, name) or neutral) != neutral:
+            raise InputError(
+                f"Expected no --trainer.{name}, since every batch is one step of its masks, each with its own "
+                f"gradient, but got {given}. Remove it."
+            )
+    unfit = FOR_TRAINING if learning_rate else FOR_TRAINING | {"LearningRateMonitor"}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if unfit & {kind.__name__ for kind in type(callback).__mro__}:
+            raise InputError(
+                f"Expected callbacks that suit a network that is not trained and masks without a learning rate, but "
+                f"got {type(callback).__name__}. Remove it."
+            )
 
 
 def check_trainer(trainer: pl.Trainer) -> None:
@@ -140,7 +170,7 @@ def check_trainer(trainer: pl.Trainer) -> None:
 
     Raises:
         InputError: if the numbers differ, since each process would explain the wrong part of the sweep; or see
-            `check_strategy`.
+            `check_steps`.
     """
     for name, kind in (("torchrun", TorchElasticEnvironment), ("SLURM", SLURMEnvironment)):
         started = kind().world_size() if kind.detect() else None
@@ -149,7 +179,7 @@ def check_trainer(trainer: pl.Trainer) -> None:
                 f"Expected --trainer.devices times --trainer.num_nodes to be {started}, the number of processes that "
                 f"{name} has started, but got {trainer.num_devices} times {trainer.num_nodes}."
             )
-    check_strategy(trainer.strategy, trainer.world_size)
+    check_steps(trainer)
 
 
 def chosen_strategy(**trainer: Any) -> str:

@@ -155,6 +155,16 @@ def test_resuming_explains_what_is_missing(folder: Path, output: Path, capsys: p
     assert "0 of 6 items explained, 6 were already there" in capsys.readouterr().out
 
 
+def test_another_progress_bar_takes_the_place_of_ours(
+    folder: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(output, folder, "--trainer.callbacks+=TQDMProgressBar")
+    printed = capsys.readouterr()
+    assert "Epoch 0: 100%" in printed.out + printed.err
+    assert "items/min" not in printed.out
+    assert "3 of 3 items explained" in printed.out
+
+
 def test_levels_that_were_missed_are_told(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(output, folder, "--data.targets", "[top1, top2]")
     paths = sorted((output / "explanations").iterdir())
