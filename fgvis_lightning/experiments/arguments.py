@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, get_type_hints
@@ -108,13 +109,19 @@ def check_optimizers(config: Namespace) -> None:
 
 @contextmanager
 def building(network: Namespace | str) -> Iterator[None]:
-    """Turn an error of a network's own constructor into an `InputError` of one line."""
+    """Turn an error of the constructor of a network, a logger or a callback into an `InputError` of one line."""
     try:
         yield
     except ValueError as error:
-        if not isinstance(network, Namespace) or f"class_path={network.class_path!r}" not in str(error):
-            raise
-        raise InputError(
-            f"Expected to build the network {network.class_path}, but it raised {error.__cause__!r}. "
-            f"If weights cannot be downloaded, give them as a file with --model.classifier.checkpoint."
-        ) from error
+        if isinstance(network, Namespace) and f"class_path={network.class_path!r}" in str(error):
+            raise InputError(
+                f"Expected to build the network {network.class_path}, but it raised {error.__cause__!r}. "
+                f"If weights cannot be downloaded, give them as a file with --model.classifier.checkpoint."
+            ) from error
+        if name := re.search(r"given class_path '(\S+)'", str(error)):
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            reason = " ".join(str(cause).split()).rstrip(".")
+            raise InputError(f"Expected to make {name[1]}, but it reports: {reason}.") from error
+        raise

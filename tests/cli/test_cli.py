@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -163,6 +164,16 @@ def test_another_progress_bar_takes_the_place_of_ours(
     assert "Epoch 0: 100%" in printed.out + printed.err
     assert "items/min" not in printed.out
     assert "3 of 3 items explained" in printed.out
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="needs a logger whose package is missing")
+def test_a_logger_whose_package_is_missing(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        fit(output, folder, "--trainer.logger", "WandbLogger")
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fgvis: Expected to make pytorch_lightning.loggers.WandbLogger, but it reports: ")
+    assert "wandb" in error.partition("reports: ")[2]
 
 
 def test_levels_that_were_missed_are_told(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
