@@ -118,10 +118,7 @@ def building(network: Namespace | str) -> Iterator[None]:
                 f"Expected to build the network {network.class_path}, but it raised {error.__cause__!r}. "
                 f"If weights cannot be downloaded, give them as a file with --model.classifier.checkpoint."
             ) from error
-        if name := re.search(r"given class_path '(\S+)'", str(error)):
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            reason = " ".join(str(cause).split()).rstrip(".")
-            raise InputError(f"Expected to make {name[1]}, but it reports: {reason}.") from error
+        if made := re.search(r"given class_path '(\S+)':\s*(.+)", str(error)):
+            reason = made[2].strip().rstrip(".")
+            raise InputError(f"Expected to make {made[1]}, but it reports: {reason}.") from error
         raise
