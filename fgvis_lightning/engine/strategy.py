@@ -160,7 +160,7 @@ def check_steps(trainer: pl.Trainer, learning_rate: bool = True) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if unfit & {kind.__name__ for kind in type(callback).__mro__}:
             raise InputError(
-                f"Expected callbacks that suit a network that is not trained and masks without a learning rate, but "
+                f"Expected callbacks that are not for training a network, since explanations leave it as it is, but "
                 f"got {type(callback).__name__}. Remove it."
             )
 
