@@ -330,6 +330,7 @@ def test_options_for_training_networks_are_refused(option: dict[str, Any]) -> No
         callbacks.BatchSizeFinder(),
         callbacks.GradientAccumulationScheduler({0: 2}),
         callbacks.LearningRateFinder(),
+        callbacks.LearningRateMonitor(),  # a solver has no learning rate
         callbacks.StochasticWeightAveraging(0.1),
     ],
     ids=lambda callback: type(callback).__name__,
@@ -343,20 +344,12 @@ def test_callbacks_for_training_networks_are_refused(callback: pl.Callback) -> N
 
 @pytest.mark.filterwarnings("ignore::lightning_fabric.utilities.warnings.PossibleUserWarning")
 def test_learning_rates_are_watched_where_there_is_one(tmp_path: Path) -> None:
-    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    lam: Any
-    for lam in ("auto", 0.01):
-        watch = callbacks.LearningRateMonitor()
-        logger = CSVLogger(tmp_path)
-        trainer = pl.Trainer(accelerator="cpu", max_epochs=1, logger=logger, callbacks=[watch], **quiet)  # type: ignore[arg-type]
-        model = FGVis(Tiny(), iterations=2, seeds=1, lam=lam)
-        data = SweepData(Sweep([(Item("0", "", -1), images(1)[0])], 1, 1))
-        if lam == "auto":
-            with pytest.raises(InputError, match=r"but got LearningRateMonitor\. Remove it"):
-                trainer.fit(model, datamodule=data)
-        else:
-            trainer.fit(model, datamodule=data)
-            assert watch.lrs == {"lr-SGD": [0.1]}
+    watch = callbacks.LearningRateMonitor()
+    quiet: Any = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=1, logger=CSVLogger(tmp_path), callbacks=[watch], **quiet)
+    data = SweepData(Sweep([(Item("0", "", -1), images(1)[0])], 1, 1))
+    trainer.fit(FGVis(Tiny(), iterations=2, lam=0.01), datamodule=data)
+    assert watch.lrs == {"lr-SGD": [0.1]}
 
 
 def test_defense_holds_back_a_false_class_that_autograd_reaches() -> None:

@@ -48,6 +48,11 @@ class Run:
     def __post_init__(self) -> None:
         self.size = float(self.best.mean())
 
+    @property
+    def pruned(self) -> Tensor:
+        """The evidence that a soft pruning continues from."""
+        return self.best if self.brighter is None else self.brighter
+
     def take(self, evidence: Tensor, lead: float, iteration: int) -> bool:
         """Keep evidence that was tried if it is the best so far, and return whether it reaches the level."""
         good = lead >= min(max(self.lead, 0.0), self.margin)

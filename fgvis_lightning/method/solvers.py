@@ -100,12 +100,12 @@ class Pruning(Solver):
     def _restart(self, run: Run, group: dict[str, Any]) -> None:
         self._refresh(run, group)
         run.even = 0.0 if run.even else group["even"]
-        size = run.size if run.brighter is None else float(run.brighter.mean())
+        size = float(run.pruned.mean())
         run.vain = 0 if size < run.spared else run.vain + 1
         run.spared = size
         if run.vain == IN_VAIN:
             run.vain, run.brighter = 0, (LIGHTER * run.best).clamp(max=1)
-            run.spared = float(run.brighter.mean())
+            run.spared = float(run.pruned.mean())
 
     @staticmethod
     def _refresh(run: Run, group: dict[str, Any]) -> None:
@@ -153,10 +153,9 @@ class Pruning(Solver):
 
     def _fade(self, run: Run) -> Tensor:
         """A soft pruning."""
-        start = run.best if run.brighter is None else run.brighter
-        mean = run.worth.sum() / (start > 0).sum().clamp(min=1)  # there is hardly any worth outside
+        mean = run.worth.sum() / (run.pruned > 0).sum().clamp(min=1)  # there is hardly any worth outside
         missing = (1 - run.worth / (run.threshold * mean).clamp(min=1e-30)).clamp(min=run.even)
-        evidence = start * (-run.amount * missing).exp()
+        evidence = run.pruned * (-run.amount * missing).exp()
         return torch.where(evidence < DROPPED, 0, evidence)
 
     def _drop(self, run: Run) -> Tensor:
