@@ -314,13 +314,24 @@ def test_strategies_that_average_masks_are_refused(options: dict[str, Any]) -> N
         model.setup("fit")
 
 
-@pytest.mark.parametrize("option", [{"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.5}])
-def test_options_for_training_networks_are_refused(option: dict[str, Any]) -> None:
-    """Half of the steps would be lost, or the masks of different images would share one norm."""
+OPTIONS: list[tuple[str, Any]] = [
+    ("accumulate_grad_batches", 2),  # half of the steps would be lost
+    ("gradient_clip_val", 0.5),  # the masks of different images would share one norm
+    ("fast_dev_run", True),  # ends after one iteration
+    ("overfit_batches", 3),
+    ("limit_train_batches", 0),
+    ("limit_train_batches", 1),
+    ("limit_train_batches", 0.5),
+    ("max_steps", 3),
+]
+
+
+@pytest.mark.parametrize(("name", "given"), OPTIONS)
+def test_options_for_training_networks_are_refused(name: str, given: Any) -> None:
     model = FGVis(Tiny(), iterations=2)
-    model.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **option)
-    name, given = next(iter(option.items()))
-    with pytest.raises(InputError, match=f"Expected no --trainer.{name}, .* but got {given}. Remove it"):
+    options: dict[str, Any] = {name: given}
+    model.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **options)
+    with pytest.raises(InputError, match=f"Expected no --trainer.{name}, since .* but got {given}. Remove it"):
         model.setup("fit")
 
 

@@ -150,12 +150,19 @@ def check_steps(trainer: pl.Trainer, learning_rate: bool = True) -> None:
             f"masks of different images, and stall if ranks have different numbers of images. Use --trainer.strategy "
             f"independent."
         )
-    for name, neutral in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
-        if (given := getattr(trainer, name) or neutral) != neutral:
-            raise InputError(
-                f"Expected no --trainer.{name}, since every batch is one step of its masks, each with its own "
-                f"gradient, but got {given}. Remove it."
-            )
+    own = "every batch is one step of its masks, each with its own gradient", ""
+    short = "a batch is one iteration", " For a short run, use fewer --model.iterations, or --trainer.max_time."
+    for name, neutral, (reason, instead) in (
+        ("accumulate_grad_batches", ("1",), own),
+        ("gradient_clip_val", ("None", "0", "0.0"), own),
+        ("fast_dev_run", ("False", "0"), short),
+        ("overfit_batches", ("0", "0.0"), short),
+        ("limit_train_batches", ("None", "1.0"), short),  # 1 is a single batch; the two options above set it, too
+        ("max_steps", ("-1",), short),
+    ):
+        given = getattr(trainer, name)
+        if str(given) not in neutral:
+            raise InputError(f"Expected no --trainer.{name}, since {reason}, but got {given}. Remove it.{instead}")
     unfit = FOR_TRAINING if learning_rate else FOR_TRAINING | {"LearningRateMonitor"}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if unfit & {kind.__name__ for kind in type(callback).__mro__}:
