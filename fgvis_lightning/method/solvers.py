@@ -26,7 +26,7 @@ LARGEST_FACTOR = 4.0  # of a mean
 CLOSE_ENOUGH = 1.05  # ratio of the factors that are and are not enough
 STALLED = 0.2
 """Step size below which a soft pruning restarts with a larger step and a shorter memory."""
-IN_VAIN, LIGHTER = 2, 1.2
+IN_VAIN, LIGHTER = 8, 1.2
 """Successive restarts in vain after which a soft pruning goes on from this multiple of the best evidence."""
 
 
