@@ -68,7 +68,7 @@ class Explanation:
         reread: adds the images to an explanation from a file when a picture needs them, as `with_image` does; None for
             images in memory.
 
-    An explanation prints one line for each item, ``espresso 0.951 → 0.956, 20.4 %, reached``: class, both scores, mean
+    An explanation prints one line for each item, ``moped 0.537 → 0.548, 1.0 %, reached``: class, both scores, mean
     of the evidence, and whether the level was reached. A notebook displays the panels of the first items. Indexing and
     slicing select items.
 
