@@ -58,24 +58,40 @@ def gate(h: Tensor, reference: Tensor | Range, rule: str = "strict") -> None:
     # Both variants below select; a product would turn 0 * inf into NaN. On CPUs the first one, which selects the
     # gradient where room > below_zero, is faster than a boolean mask, but it fails if such small numbers count as zero.
     by_threshold = known.is_cpu and torch.tensor(below_zero, dtype=known.dtype).item() < 0
+    select = torch.ops.aten.threshold_backward.grad_input
     if rule == "restoring":
         excess = reference.excess(known) if isinstance(reference, Range) else (known - reference).clamp_(min=0)
-        side = excess.sign_()
+        sides = [excess.sign_()]
 
         def restore(gradient: Tensor) -> Tensor:
-            room = side * gradient
+            room = sides.pop().mul_(gradient) if _is_last_backward() else sides[0] * gradient
             if by_threshold:
-                return torch.ops.aten.threshold_backward.grad_input(gradient, room, below_zero, grad_input=room)
+                return select(gradient, room, below_zero, grad_input=room)
             return torch.where(room < 0, 0, gradient)
 
         h.register_hook(restore)
         return
-    room = reference.excess(known).abs_().neg_() if isinstance(reference, Range) else reference - known
+    rooms = [reference.excess(known).abs_().neg_() if isinstance(reference, Range) else reference - known]
+
+    def block(gradient: Tensor) -> Tensor:
+        room = rooms.pop() if _is_last_backward() else rooms[0].clone()
+        return select(gradient, room, below_zero, grad_input=room)
+
     if by_threshold:
-        h.register_hook(lambda gradient: torch.ops.aten.threshold_backward(gradient, room, below_zero))
+        h.register_hook(block)
     else:
-        closed = room < 0
+        closed = rooms[0] < 0
         h.register_hook(lambda gradient: torch.where(closed, 0, gradient))
+
+
+def _is_last_backward() -> bool:
+    """Whether the backward pass in progress frees its graph, so what a hook has kept for it may be overwritten.
+
+    New memory costs more than arithmetic.
+    """
+    # Private: torch has no public function for it, and its older versions may lack this one.
+    keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return keeps_graph is not None and not keeps_graph()
 
 
 class Ceiling:

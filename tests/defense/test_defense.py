@@ -49,6 +49,23 @@ def test_gradient_equals_slow_reference(activation: str, rule: str, seed: int) -
     assert not torch.equal(ours, gradient(network, e)), "no gate was closed: the test shows nothing"
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_gates_of_a_kept_graph_work_again(activation: str, rule: str) -> None:
+    """Only the last pass may overwrite what a gate has kept for it."""
+    torch.manual_seed(0)
+    network = Plain(copy.deepcopy(ACTIVATIONS[activation][0])).double().eval()
+    x, e = images(0)
+    defended = DefendedCNN(network, gate=rule)
+    defended.record(x)
+    e.requires_grad_()
+    logits = defended(e)
+    passes = [torch.autograd.grad(logits[:, 1].sum(), e, retain_graph=kept)[0] for kept in (True, True, False)]
+    once = gradient(defended, e)
+    assert all(torch.equal(found, once) for found in passes)
+    assert not torch.equal(once, gradient(network, e)), "no gate was closed: the test shows nothing"
+
+
 @settings(max_examples=8, deadline=None)
 @given(seed=seeds)
 @pytest.mark.parametrize("rule", RULES)
