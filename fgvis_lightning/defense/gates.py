@@ -58,24 +58,29 @@ def gate(h: Tensor, reference: Tensor | Range, rule: str = "strict") -> None:
     # Both variants below select; a product would turn 0 * inf into NaN. On CPUs the first one, which selects the
     # gradient where room > below_zero, is faster than a boolean mask, but it fails if such small numbers count as zero.
     by_threshold = known.is_cpu and torch.tensor(below_zero, dtype=known.dtype).item() < 0
-    select = torch.ops.aten.threshold_backward.grad_input
+    select, in_place = torch.ops.aten.threshold_backward, torch.ops.aten.threshold_backward.grad_input
     if rule == "restoring":
         excess = reference.excess(known) if isinstance(reference, Range) else (known - reference).clamp_(min=0)
         sides = [excess.sign_()]
 
         def restore(gradient: Tensor) -> Tensor:
-            room = sides.pop().mul_(gradient) if _is_last_backward() else sides[0] * gradient
-            if by_threshold:
-                return select(gradient, room, below_zero, grad_input=room)
-            return torch.where(room < 0, 0, gradient)
+            last = _is_last(gradient)
+            room = sides.pop().mul_(gradient) if last else sides[0] * gradient
+            if not by_threshold:
+                return torch.where(room < 0, 0, gradient)
+            if last:
+                return in_place(gradient, room, below_zero, grad_input=room)
+            return select(gradient, room, below_zero)
 
         h.register_hook(restore)
         return
     rooms = [reference.excess(known).abs_().neg_() if isinstance(reference, Range) else reference - known]
 
     def block(gradient: Tensor) -> Tensor:
-        room = rooms.pop() if _is_last_backward() else rooms[0].clone()
-        return select(gradient, room, below_zero, grad_input=room)
+        if _is_last(gradient):
+            room = rooms.pop()
+            return in_place(gradient, room, below_zero, grad_input=room)
+        return select(gradient, rooms[0], below_zero)
 
     if by_threshold:
         h.register_hook(block)
@@ -84,14 +89,15 @@ def gate(h: Tensor, reference: Tensor | Range, rule: str = "strict") -> None:
         h.register_hook(lambda gradient: torch.where(closed, 0, gradient))
 
 
-def _is_last_backward() -> bool:
-    """Whether the backward pass in progress frees its graph, so what a hook has kept for it may be overwritten.
+def _is_last(gradient: Tensor) -> bool:
+    """Whether the backward pass of a hook's gradient frees its graph, so the hook may overwrite what it has kept.
 
-    New memory costs more than arithmetic.
+    New memory costs more than arithmetic. False for several passes in one (``is_grads_batched``).
     """
-    # Private: torch has no public function for it, and its older versions may lack this one.
-    keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return keeps_graph is not None and not keeps_graph()
+    # Private: torch has no public functions for it, and its older versions may lack these.
+    keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+    is_batched = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda _: True)
+    return not (keeps_graph() or is_batched(gradient))
 
 
 class Ceiling:

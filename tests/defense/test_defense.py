@@ -66,6 +66,20 @@ def test_gates_of_a_kept_graph_work_again(activation: str, rule: str) -> None:
     assert not torch.equal(once, gradient(network, e)), "no gate was closed: the test shows nothing"
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_passes_for_several_classes_at_once(rule: str) -> None:
+    torch.manual_seed(0)
+    network = Plain(nn.GELU()).double().eval()
+    x, e = images(0)
+    defended = DefendedCNN(network, gate=rule)
+    defended.record(x)
+    e.requires_grad_()
+    logits = defended(e)
+    classes = torch.eye(logits.shape[1], dtype=e.dtype)[:, None].expand(-1, *logits.shape)
+    (together,) = torch.autograd.grad(logits, e, classes, is_grads_batched=True)
+    torch.testing.assert_close(together, torch.stack([gradient(defended, e, k) for k in range(len(classes))]))
+
+
 @settings(max_examples=8, deadline=None)
 @given(seed=seeds)
 @pytest.mark.parametrize("rule", RULES)
